@@ -1,0 +1,1 @@
+"""Agents: one file is one agent, top to bottom."""

@@ -1,0 +1,142 @@
+"""Behaviour cloning: what the data did in the agent's place, with or without memory, of all or the best episodes.
+
+Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minrl.agent import Agent, Batch, Loss, Moment, Sampler
+from minrl.backbone import Backbone
+from minrl.cells import Cell
+from minrl.data.batches import Packed, Windows
+from minrl.data.episode import Episodes
+from minrl.encoders import Memoryless, Normalizer
+from minrl.heads import ActionHead, ContinuousLoss
+from minrl.task import Task
+
+
+@dataclass(frozen=True)
+class CloneConfig:
+    """What a behaviour-cloning agent is made of."""
+
+    recurrent: bool = field(default=True, metadata={"help": "remember; off, an MLP sees the present alone"})
+    top: float = field(
+        default=1.0,
+        metadata={"help": "share of the steps learned from, those of the best episodes (0.1: 10 %% BC)"},
+    )
+    cell: str = field(default="mingru", metadata={"help": "sequence model of the backbone"})
+    width: int = field(default=128, metadata={"help": "width of the backbone"})
+    depth: int = field(default=3, metadata={"help": "blocks of the backbone"})
+    conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
+    mlp: float = field(default=4.0, metadata={"help": "hidden width of each block's MLP over the width"})
+    dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
+    cell_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "options of the cell"})
+    context: int | None = field(
+        default=None, metadata={"help": "train on windows of so many steps instead of whole trajectories"}
+    )
+    previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
+    action_loss: ContinuousLoss = field(
+        default="mse", metadata={"help": "loss of continuous actions; discrete ones have cross-entropy"}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.top <= 1:
+            raise ValueError(f"top must lie in (0, 1], got {self.top}")
+        if self.context is not None and self.context < 1:
+            raise ValueError(f"context must be at least 1 step, got {self.context}")
+
+
+class CloneAgent(Agent):
+    """See the module; `config` says what it is made of, `task` what it was trained for."""
+
+    name = "clone"
+    config_class = CloneConfig
+    config: CloneConfig
+
+    def __init__(self, config: CloneConfig, task: Task) -> None:
+        super().__init__(config, task)
+        width, action = config.width, task.action_size
+        self.normalizer = Normalizer(task.observation_size)
+        self.embed_observation = nn.Linear(task.observation_size, width)
+        self.embed_action = nn.Linear(action, width) if config.previous_action else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.backbone = _backbone(config)
+        self.head = ActionHead(
+            width,
+            task.action_space,
+            low=torch.tensor(task.action_low),
+            high=torch.tensor(task.action_high),
+            continuous=config.action_loss,
+        )
+        self.memory_size = self.backbone.state_size
+        self.state_size = action + self.memory_size
+
+    def fit_normalization(self, episodes: Episodes) -> None:
+        """As `Agent.fit_normalization`."""
+        self.normalizer.fit(episodes)
+
+    def sampler(self, episodes: Episodes, *, batch_size: int, length: int, seed: int) -> Sampler:
+        """As `Agent.sampler`, from the best episodes that hold the share `top` of the steps."""
+        chosen = best_episodes(episodes, self.config.top)
+        if self.config.context is not None:
+            return Windows(chosen, batch_size=batch_size, length=self.config.context, seed=seed)
+        return Packed(chosen, batch_size=batch_size, length=length, seed=seed)
+
+    def loss(self, batch: Batch, memory: Tensor | None = None) -> Loss:
+        """As `Agent.loss`."""
+        token = self.dropout(self._token(batch.observations, batch.previous_actions))
+        features, memory = self.backbone.scan(token, memory, batch.reset)
+        losses = self.head.loss(features, batch.actions) * batch.mask
+        return Loss(total=losses.sum(), count=batch.mask.sum(), memory=memory.detach())
+
+    def predict(self, batch: Batch) -> Tensor:
+        """As `Agent.predict`."""
+        token = self._token(batch.observations, batch.previous_actions)
+        return self.head.act(self.backbone.scan(token, None, batch.reset)[0])
+
+    def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
+        """As `Agent.initial_state`; a target return changes nothing."""
+        memory = self.backbone.initial_state(batch_size)
+        return torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
+
+    def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
+        """As `Agent.act`."""
+        state = torch.where(moment.episode_start.unsqueeze(1), 0.0, state)
+        previous, memory = state.split([self.task.action_size, self.memory_size], dim=1)
+        features, memory = self.backbone.step(self._token(moment.observation, previous), memory)
+        action = self.head.act(features, deterministic=deterministic)
+        return action, torch.cat([action.to(state.dtype), memory], dim=1)
+
+    def _token(self, observation: Tensor, previous: Tensor) -> Tensor:
+        token: Tensor = self.embed_observation(self.normalizer(observation))
+        return token if self.embed_action is None else token + self.embed_action(previous)
+
+
+def best_episodes(episodes: Episodes, share: float) -> Episodes:
+    """The episodes of highest return that together hold `share` of the steps, at least one.
+
+    Counted in steps as in Decision Transformer's %BC (kzl/decision-transformer, gym/experiment.py, `pct_traj`).
+    """
+    order = np.argsort(-episodes.returns, kind="stable")
+    held = np.cumsum(episodes.lengths[order]) <= max(1, share * episodes.num_steps)
+    count = max(1, int(held.sum()))
+    return episodes if count == episodes.num_episodes else episodes.select(np.sort(order[:count]))
+
+
+def _backbone(config: CloneConfig) -> Cell:
+    if not config.recurrent:
+        return Memoryless(config.width, config.depth, mlp=config.mlp, dropout=config.dropout)
+    return Backbone(
+        config.width,
+        config.depth,
+        config.cell,
+        conv=config.conv,
+        mlp=config.mlp,
+        dropout=config.dropout,
+        **config.cell_options,
+    )

@@ -1,0 +1,206 @@
+"""Return-conditioned behaviour cloning, after Decision Transformer (Chen et al. 2021, arXiv 2106.01345).
+
+Differences: it trains on whole trajectories end to end (`context` gives windows instead), with one token for each
+step (`tokens="triple"` gives return-to-go, observation and action), and it acts from the carried state (`refeed`
+feeds the window anew instead).
+
+Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from minrl.agent import Agent, Batch, Loss, Moment, Sampler
+from minrl.backbone import Backbone
+from minrl.cells import Cell
+from minrl.data.batches import Packed, Windows
+from minrl.data.episode import Episodes
+from minrl.encoders import Normalizer
+from minrl.heads import ActionHead, ContinuousLoss
+from minrl.refeed import Refeed
+from minrl.task import Task
+
+
+@dataclass(frozen=True)
+class DecisionConfig:
+    """What a decision agent is made of."""
+
+    cell: str = field(default="mingru", metadata={"help": "sequence model of the backbone"})
+    width: int = field(default=128, metadata={"help": "width of the backbone"})
+    depth: int = field(default=3, metadata={"help": "blocks of the backbone"})
+    conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
+    mlp: float = field(default=4.0, metadata={"help": "hidden width of each block's MLP over the width"})
+    dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
+    cell_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "options of the cell"})
+    tokens: Literal["step", "triple"] = field(
+        default="step", metadata={"help": "one token a step, or return-to-go, observation and action"}
+    )
+    context: int | None = field(
+        default=None, metadata={"help": "train on windows of so many steps instead of whole trajectories"}
+    )
+    refeed: bool = field(
+        default=False,
+        metadata={"help": "act by feeding the last `context` steps anew, as Decision Transformer"},
+    )
+    previous_action: bool = field(default=False, metadata={"help": "the previous action as an input (tokens=step)"})
+    time_embedding: bool = field(
+        default=False,
+        metadata={"help": "a learned embedding of the time step; the last one serves beyond it"},
+    )
+    action_loss: ContinuousLoss = field(
+        default="mse", metadata={"help": "loss of continuous actions; discrete ones have cross-entropy"}
+    )
+    target_return: float | None = field(
+        default=None, metadata={"help": "return asked for when acting; the data set's best by default"}
+    )
+    return_scale: float | None = field(
+        default=None, metadata={"help": "unit of returns; the spread of the data's returns-to-go by default"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.tokens not in ("step", "triple"):
+            raise ValueError(f'tokens must be "step" or "triple", got "{self.tokens}"')
+        if self.context is not None and self.context < 1:
+            raise ValueError(f"context must be at least 1 step, got {self.context}")
+        if self.refeed and self.context is None:
+            raise ValueError("refeed needs context, the number of steps to feed anew")
+
+
+class DecisionAgent(Agent):
+    """See the module; `config` says what it is made of, `task` what it was trained for."""
+
+    name = "decision"
+    config_class = DecisionConfig
+    config: DecisionConfig
+
+    def __init__(self, config: DecisionConfig, task: Task) -> None:
+        super().__init__(config, task)
+        width, observation, action = config.width, task.observation_size, task.action_size
+        self.triple = config.tokens == "triple"
+        self.return_scale = task.return_scale if config.return_scale is None else config.return_scale
+        self.normalizer = Normalizer(observation)
+        self.embed_return = nn.Linear(1, width)
+        self.embed_observation = nn.Linear(observation, width)
+        uses_action = self.triple or config.previous_action
+        self.embed_action = nn.Linear(action, width) if uses_action else None
+        self.embed_time = nn.Embedding(task.longest_episode, width) if config.time_embedding else None
+        self.dropout = nn.Dropout(config.dropout)
+        backbone: Cell = Backbone(
+            width,
+            config.depth,
+            config.cell,
+            conv=config.conv,
+            mlp=config.mlp,
+            dropout=config.dropout,
+            **config.cell_options,
+        )
+        self.tokens_per_step = 3 if self.triple else 1
+        # The last step of the window is not followed by its action yet.
+        window = 0 if config.context is None else self.tokens_per_step * config.context - (1 if self.triple else 0)
+        self.backbone = backbone
+        self.acting = Refeed(backbone, window) if config.refeed else backbone
+        self.head = ActionHead(
+            width,
+            task.action_space,
+            low=torch.tensor(task.action_low),
+            high=torch.tensor(task.action_high),
+            continuous=config.action_loss,
+        )
+        self.memory_size = backbone.state_size
+        self.state_size = _COLUMNS + action + self.acting.state_size
+
+    def fit_normalization(self, episodes: Episodes) -> None:
+        """As `Agent.fit_normalization`."""
+        self.normalizer.fit(episodes)
+
+    def sampler(self, episodes: Episodes, *, batch_size: int, length: int, seed: int) -> Sampler:
+        """As `Agent.sampler`."""
+        if self.config.context is not None:
+            return Windows(episodes, batch_size=batch_size, length=self.config.context, seed=seed)
+        return Packed(episodes, batch_size=batch_size, length=length, seed=seed)
+
+    def loss(self, batch: Batch, memory: Tensor | None = None) -> Loss:
+        """As `Agent.loss`."""
+        features, memory = self._features(batch, memory, self.backbone)
+        losses = self.head.loss(features, batch.actions) * batch.mask
+        return Loss(total=losses.sum(), count=batch.mask.sum(), memory=memory.detach())
+
+    def predict(self, batch: Batch) -> Tensor:
+        """As `Agent.predict`."""
+        features, _ = self._features(batch, None, self.acting)
+        return self.head.act(features)
+
+    def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
+        """As `Agent.initial_state`; `target_return` may differ between environments, (B,)."""
+        if target_return is None:
+            target_return = self.config.target_return
+        if target_return is None:
+            target_return = self.task.best_return
+        memory = self.acting.initial_state(batch_size)
+        state = torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
+        state[:, 0] = state[:, 1] = torch.as_tensor(target_return, dtype=memory.dtype, device=memory.device)
+        state[:, 2] = -1.0
+        return state
+
+    def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
+        """As `Agent.act`."""
+        start = moment.episode_start.unsqueeze(1)
+        target, remaining, time = state[:, :1], state[:, 1:2], state[:, 2:3]
+        previous, memory = state[:, _COLUMNS:].split([self.task.action_size, self.acting.state_size], dim=1)
+        if self.triple and self.embed_action is not None:
+            token = self.embed_action(previous) + self._time(time[:, 0].clamp_min(0))
+            memory = torch.where(time < 0, memory, _remember(self.acting, token, memory))
+        remaining = torch.where(start, target, remaining - moment.reward.unsqueeze(1))
+        time = torch.where(start, 0.0, time + 1)
+        memory = torch.where(start, 0.0, memory)
+        previous = torch.where(start, 0.0, previous)
+        *earlier, token = self._tokens(moment.observation, remaining, previous, time[:, 0])
+        for part in earlier:
+            memory = _remember(self.acting, part, memory)
+        features, memory = self.acting.step(token, memory)
+        action = self.head.act(features, deterministic=deterministic)
+        return action, torch.cat([target, remaining, time, action.to(state.dtype), memory], dim=1)
+
+    def _features(self, batch: Batch, memory: Tensor | None, model: Cell) -> tuple[Tensor, Tensor]:
+        """What the head sees at each step: (B, T, D), and the last memory."""
+        tokens = self._tokens(
+            batch.observations, batch.returns_to_go.unsqueeze(-1), batch.previous_actions, batch.time_steps
+        )
+        if not self.triple or self.embed_action is None:
+            return model.scan(self.dropout(tokens[0]), memory, batch.reset)
+        action = self.embed_action(batch.actions) + self._time(batch.time_steps)
+        # (B, T, 3, D) -> (B, 3T, D): an episode opens with its first return-to-go.
+        x = self.dropout(torch.stack([*tokens, action], dim=2).flatten(1, 2))
+        later = torch.zeros_like(batch.reset)
+        reset = torch.stack([batch.reset, later, later], dim=2).flatten(1, 2)
+        y, last = model.scan(x, memory, reset)
+        return y[:, 1::3], last
+
+    def _tokens(self, observation: Tensor, remaining: Tensor, previous: Tensor, time: Tensor) -> list[Tensor]:
+        """The tokens of a step before its action: (..., O), (..., 1), (..., A), (...) -> (..., D) each."""
+        embedded = self.embed_observation(self.normalizer(observation))
+        of_return, of_time = self.embed_return(remaining / self.return_scale), self._time(time)
+        if self.triple:
+            return [of_return + of_time, embedded + of_time]
+        token = embedded + of_return + of_time
+        if self.embed_action is not None:
+            token = token + self.embed_action(previous)
+        return [token]
+
+    def _time(self, time: Tensor) -> Tensor | float:
+        if self.embed_time is None:
+            return 0.0
+        embedded: Tensor = self.embed_time(time.long().clamp_max(self.embed_time.num_embeddings - 1))
+        return embedded
+
+
+def _remember(model: Cell, token: Tensor, memory: Tensor) -> Tensor:
+    """The memory after a token whose output nobody asks for."""
+    return model.push(token, memory) if isinstance(model, Refeed) else model.step(token, memory)[1]
+
+
+# Columns of the acting state before the previous action and the memory: target, return still to be earned, time.
+_COLUMNS = 3

@@ -1,0 +1,1 @@
+"""Registered Gymnasium ids and wrappers."""

@@ -1,0 +1,115 @@
+"""The contract of an offline agent: what it learns from, what it is asked, what it remembers.
+
+Shapes: B batch, T time, O flat observation width, A flat action width, S state size.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from minrl.data.episode import Episodes
+from minrl.task import Task
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Recorded steps: whole trajectories end to end with reset flags, or padded windows with a mask."""
+
+    observations: Tensor  # (B, T, O)
+    actions: Tensor  # (B, T, A)
+    previous_actions: Tensor  # (B, T, A), zero at the start of an episode
+    returns_to_go: Tensor  # (B, T) undiscounted, the reward of the step itself included
+    time_steps: Tensor  # (B, T) int64, steps since the start of the episode
+    reset: Tensor  # (B, T) bool, True where a step opens an episode or a window
+    mask: Tensor  # (B, T) bool, False at padding
+
+    @classmethod
+    def from_numpy(cls, arrays: Mapping[str, npt.NDArray[Any]], device: torch.device | str = "cpu") -> "Batch":
+        """The arrays of a sampler (see `minrl.data.batches`) as tensors on `device`."""
+        return cls(**{f.name: torch.from_numpy(arrays[f.name]).to(device) for f in fields(cls)})
+
+    def to(self, dtype: torch.dtype) -> "Batch":
+        """The same batch with its real numbers in another precision."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v.to(dtype) if v.is_floating_point() else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What B environments show before an action is taken."""
+
+    observation: Tensor  # (B, O) flattened
+    reward: Tensor  # (B,) that the last action earned; of no account where an episode starts
+    episode_start: Tensor  # (B,) bool, True where the observation opens an episode
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum over the steps that count, so that means over several processes can be formed exactly."""
+
+    total: Tensor  # () sum over steps
+    count: Tensor  # () number of steps
+    memory: Tensor  # (B, memory_size) of the backbone after the last step, without gradient
+
+
+class Sampler(Protocol):
+    """An endless source of batches whose place can be saved and restored exactly."""
+
+    def __next__(self) -> dict[str, npt.NDArray[Any]]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Agent(nn.Module, ABC):
+    """A policy that trains on whole trajectories and acts from a carried state.
+
+    The acting state of B environments is one tensor (B, S): what is still to be earned, time steps and the
+    backbone's memory lie side by side.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[Any]]
+    config: Any
+    task: Task
+    memory_size: int  # of the backbone
+    state_size: int  # S
+
+    def __init__(self, config: Any, task: Task) -> None:
+        super().__init__()
+        self.config, self.task = config, task
+
+    @abstractmethod
+    def fit_normalization(self, episodes: Episodes) -> None:
+        """Take the normalisation of observations from a data set."""
+
+    @abstractmethod
+    def sampler(self, episodes: Episodes, *, batch_size: int, length: int, seed: int) -> Sampler:
+        """Batches of this agent's kind: `batch_size` rows of `length` steps, or windows of its own length."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, memory: Tensor | None = None) -> Loss:
+        """The training loss of a batch from the memory (B, memory_size) that enters it; None is the empty one."""
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> Tensor:
+        """The action at every step of recorded trajectories, from the empty memory: (B, T, A)."""
+
+    @abstractmethod
+    def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
+        """The state (B, S) before the first step; the target return is the task's own by default."""
+
+    @abstractmethod
+    def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
+        """One step of B environments: the flattened action (B, A) and the next state (B, S)."""
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Trainable numbers in `module`."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

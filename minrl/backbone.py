@@ -1,0 +1,131 @@
+"""A stack of cells is itself a cell: blocks of norm, short convolution, cell and MLP with residuals.
+
+Shapes: B batch, T time, D width, S state size.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minrl.cells import CELLS, Cell
+from minrl.choices import check_options, choose
+from minrl.convolution import ShortConvolution
+
+
+class Block(Cell):
+    """norm -> short convolution -> cell -> residual -> norm -> MLP -> residual (arXiv 2410.01201, appendix C).
+
+    The state holds the cell's memory, then the convolution's last inputs.
+
+    Args:
+        cell: the sequence model, of width D.
+        conv: taps of the short causal convolution; 0 leaves it out.
+        mlp: hidden width of the MLP over D; 0 leaves it out.
+        dropout: probability on both residual branches.
+    """
+
+    def __init__(self, cell: Cell, *, conv: int = 4, mlp: float = 4.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        width = cell.width
+        self.width = width
+        self.cell = cell
+        self.norm = nn.LayerNorm(width)
+        self.conv = ShortConvolution(width, conv) if conv else None
+        self.mlp = _mlp(width, round(mlp * width)) if mlp else None
+        self.dropout = nn.Dropout(dropout)
+        self.state_size = cell.state_size + (self.conv.state_size if self.conv else 0)
+
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.scan`."""
+        y = self.norm(x)
+        if self.conv is None:
+            y, last = self.cell.scan(y, state, reset)
+        else:
+            memory, recent = (None, None) if state is None else self._split(state)
+            y, recent = self.conv.scan(y, recent, reset)
+            y, memory = self.cell.scan(y, memory, reset)
+            last = torch.cat([memory, recent], dim=1)
+        return self._mix(x + self.dropout(y)), last
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cell.step`."""
+        y = self.norm(x)
+        if self.conv is None:
+            y, last = self.cell.step(y, state)
+        else:
+            memory, recent = self._split(state)
+            y, recent = self.conv.step(y, recent)
+            y, memory = self.cell.step(y, memory)
+            last = torch.cat([memory, recent], dim=1)
+        return self._mix(x + self.dropout(y)), last
+
+    def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        size = self.cell.state_size
+        return state[:, :size], state[:, size:]
+
+    def _mix(self, x: Tensor) -> Tensor:
+        return x if self.mlp is None else x + self.dropout(self.mlp(x))
+
+
+class Backbone(Cell):
+    """`depth` blocks and a final norm; the state is the blocks' states side by side.
+
+    Args:
+        width: D.
+        depth: number of blocks.
+        cell: a name in `minrl.cells.CELLS`.
+        conv, mlp, dropout: as for `Block`.
+        options: passed to the cell.
+
+    Raises:
+        ValueError: for an unknown cell or an option that the cell does not have.
+    """
+
+    def __init__(
+        self,
+        width: int = 128,
+        depth: int = 3,
+        cell: str = "mingru",
+        *,
+        conv: int = 4,
+        mlp: float = 4.0,
+        dropout: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if width < 1 or depth < 1:
+            raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
+        family = choose(CELLS, cell, "cell")
+        check_options(family.__init__, options, f"cell {cell!r}")
+        self.width = width
+        self.blocks = nn.ModuleList(
+            Block(family(width, **options), conv=conv, mlp=mlp, dropout=dropout) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self._sizes = [block.state_size for block in self._stack()]
+        self.state_size = sum(self._sizes)
+
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.scan`."""
+        states = [None] * len(self._sizes) if state is None else state.split(self._sizes, dim=1)
+        lasts = []
+        for block, memory in zip(self._stack(), states, strict=True):
+            x, last = block.scan(x, memory, reset)
+            lasts.append(last)
+        return self.norm(x), torch.cat(lasts, dim=1)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cell.step`."""
+        lasts = []
+        for block, memory in zip(self._stack(), state.split(self._sizes, dim=1), strict=True):
+            x, last = block.step(x, memory)
+            lasts.append(last)
+        return self.norm(x), torch.cat(lasts, dim=1)
+
+    def _stack(self) -> list[Cell]:
+        return [block for block in self.blocks if isinstance(block, Cell)]
+
+
+def _mlp(width: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))

@@ -1,0 +1,67 @@
+"""The contract of a sequence model: one function, computed over whole sequences or one step at a time.
+
+Shapes: B batch, T time, D width, S state size.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Cell(nn.Module, ABC):
+    """A causal sequence model whose whole memory is one tensor (B, S); the zero tensor is the empty memory.
+
+    `scan` over T steps, T calls of `step`, and any cut of the sequence with the state carried over give the
+    same outputs, final state and gradients. The state is float32 (float64 where the weights are), also under
+    autocast.
+    """
+
+    width: int
+    state_size: int
+
+    @abstractmethod
+    def scan(
+        self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run over whole sequences: (B, T, D), (B, S), (B, T) bool -> (B, T, D), (B, S).
+
+        `reset[b, t]` is True where `x[b, t]` opens an episode: what enters step t is then the empty memory
+        and no gradient crosses. `state=None` is the empty memory, `reset=None` no reset.
+        """
+
+    @abstractmethod
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Run one step: (B, D), (B, S) -> (B, D), (B, S)."""
+
+    def forward(
+        self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same as `scan`."""
+        return self.scan(x, state, reset)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The empty memory, (B, S), on the device and in the precision of the weights."""
+        weight = next(self.parameters())
+        return torch.zeros(batch_size, self.state_size, dtype=state_dtype(weight), device=weight.device)
+
+
+def state_dtype(like: Tensor) -> torch.dtype:
+    """The precision that memory is kept in: float64 for float64 weights, else float32."""
+    return torch.float64 if like.dtype == torch.float64 else torch.float32
+
+
+def hold_bias(size: int, hold: tuple[float, float]) -> Tensor:
+    """Evenly spread log-odds (size,) of keeping the memory at a step, from `hold[0]` to `hold[1]`.
+
+    With zero bias a gated memory halves at each step, and tasks with a delay stay at chance.
+    """
+    return torch.linspace(hold[0], hold[1], size)
+
+
+def inner_width(width: int, expand: float) -> int:
+    """H = expand * width; a ValueError where that is no positive whole number."""
+    inner = round(width * expand)
+    if inner < 1 or abs(inner - width * expand) > 1e-6:
+        raise ValueError(f"expand={expand} times width={width} must be a whole number of at least 1")
+    return inner

@@ -1,0 +1,61 @@
+"""MinLSTM (Were RNNs All We Needed?, arXiv 2410.01201, section 3.2): gates that do not look at the memory.
+
+Shapes: B batch, T time, D width, H inner width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from minrl.cells.base import Cell, hold_bias, inner_width
+from minrl.scan import Candidate, candidate_checked, minlstm_gates, minlstm_scan
+
+
+class MinLSTM(Cell):
+    """MinLSTM with an optional wider inner state and a projection back.
+
+    Args:
+        width: D, of input and output.
+        expand: H / D, the paper's alpha; a projection back to D follows where H is not D.
+        candidate: the map of the candidate: "positive" (the paper's g), "tanh" or "linear".
+        signed: decays in (-1, 1) instead of (0, 1), so that a memory can flip its sign (it solves parity).
+        hold: the first and last log-odds, spread over H, with which the memory is kept at the start of training.
+        bias: whether the gates have one; without it `hold` has no effect.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        expand: float = 1.0,
+        candidate: Candidate = "positive",
+        signed: bool = False,
+        hold: tuple[float, float] = (1.0, 2.5),
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        inner = inner_width(width, expand)
+        self.width = width
+        self.state_size = inner
+        self.candidate: Candidate = candidate_checked(candidate)
+        self.signed = signed
+        self.gates = nn.Linear(width, 3 * inner, bias=bias)  # forget gate | input gate | candidate
+        self.down = nn.Identity() if inner == width else nn.Linear(inner, width, bias=False)
+        if bias:
+            with torch.no_grad():
+                # With f = sigmoid(b) and i = sigmoid(-b) the memory is kept with probability sigmoid(b) exactly.
+                self.gates.bias[:inner] = hold_bias(inner, hold)
+                self.gates.bias[inner : 2 * inner] = -hold_bias(inner, hold)
+
+    def scan(
+        self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `Cell.scan`; the state is h (B, H)."""
+        h, last = minlstm_scan(self.gates(x), state, reset, candidate=self.candidate, signed=self.signed)
+        return self.down(h), last
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cell.step`."""
+        gates = self.gates(x)
+        decay, drive = minlstm_gates(gates, candidate=self.candidate, signed=self.signed)
+        h = torch.addcmul(drive, decay, state)
+        return self.down(h.to(gates.dtype)), h

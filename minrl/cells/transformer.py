@@ -1,0 +1,156 @@
+"""Causal self-attention over a sliding window, with keys and values as its memory.
+
+Shapes: B batch, T time, D width, W = context - 1 slots of the memory, N blocks of Q queries and K keys.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minrl.cells.base import Cell, state_dtype
+
+Positions = Literal["rotary", "none"]
+
+# Episodes are numbered from the one that the carried state is of, 0. No query belongs to these two:
+_EMPTY_SLOT, _PADDING = -1, -2
+
+
+class Transformer(Cell):
+    """Multi-head attention (arXiv 1706.03762, section 3.2) in which step t sees steps t - context + 1 … t.
+
+    A query sees no key from before its episode's start. Time is cut into blocks of `context` queries that
+    attend to their own and the preceding `context - 1` keys, so that cost grows with T * context.
+
+    Args:
+        width: D, of input and output.
+        context: how many steps a query sees, its own included.
+        heads: number of attention heads; it must divide `width`.
+        positions: "rotary" turns queries and keys by their distance (arXiv 2104.09864); "none" leaves the
+            order of steps to the input, as where it carries a learned time-step embedding.
+        dropout: of attention weights, in training.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        context: int = 20,
+        heads: int = 4,
+        positions: Positions = "rotary",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if context < 1:
+            raise ValueError(f"context must be at least 1 step, got {context}")
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads must divide the width, got heads={heads} and width={width}")
+        if positions not in get_args(Positions):
+            raise ValueError(f"positions must be one of {', '.join(get_args(Positions))}, got {positions!r}")
+        if positions == "rotary" and (width // heads) % 2:
+            raise ValueError(
+                f"rotary positions need an even width / heads, got {width} / {heads} = {width // heads}"
+            )
+        self.width = width
+        self.context = context
+        self.heads = heads
+        self.positions: Positions = positions
+        self.dropout = dropout
+        self.state_size = (context - 1) * (2 * width + 1)
+        self.qkv = nn.Linear(width, 3 * width)  # query | key | value
+        self.out = nn.Linear(width, width)
+
+    def scan(
+        self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `Cell.scan`; the state is W slots of key | value | 1 where filled, the latest last."""
+        batch, steps, _ = x.shape
+        query, key, value = self.qkv(x).chunk(3, dim=-1)
+        episode = torch.zeros(batch, steps, dtype=torch.int64, device=x.device)
+        if reset is not None:
+            episode = reset.cumsum(dim=1)
+        slots = torch.cat([self._slots(x, state), _filled(key, value)], dim=1)  # (B, W + T, 2D + 1)
+        episode_of_slot = torch.cat([_episode_carried(slots[:, : self.context - 1]), episode], dim=1)
+
+        # Without a memory, a single block needs no keys but its own.
+        past = 0 if state is None and steps <= self.context else self.context - 1
+        block = min(self.context, steps)
+        beyond = -steps % block
+        first = self.context - 1 - past
+        query = F.pad(query, (0, 0, 0, beyond)).unflatten(1, (-1, block))  # (B, N, Q, D)
+        pairs = F.pad(slots[:, first:, :-1].to(query.dtype), (0, 0, 0, beyond))
+        pairs = pairs.unfold(1, past + block, block).transpose(2, 3)  # (B, N, K, 2D)
+        of_query = F.pad(episode, (0, beyond), value=_PADDING).unflatten(1, (-1, block))
+        of_key = F.pad(episode_of_slot[:, first:], (0, beyond), value=_PADDING)
+        mask = of_query.unsqueeze(-1) == of_key.unfold(1, past + block, block).unsqueeze(-2)
+        mask &= self._window(block, past, x.device)  # (B, N, Q, K)
+
+        y = self._attend(query.flatten(0, 1), pairs.flatten(0, 1), mask.flatten(0, 1))  # (B * N, Q, D)
+        y = y.unflatten(0, (batch, -1)).flatten(1, 2)[:, :steps]
+        left = episode_of_slot[:, steps:] != episode[:, -1:]
+        return self.out(y), slots[:, steps:].masked_fill(left.unsqueeze(-1), 0.0).flatten(1)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cell.step`."""
+        query, key, value = self.qkv(x).unsqueeze(1).chunk(3, dim=-1)
+        slots = torch.cat([self._slots(x, state), _filled(key, value)], dim=1)  # (B, W + 1, 2D + 1)
+        mask = (slots[..., -1] > 0).unsqueeze(1)  # (B, 1, W + 1)
+        y = self._attend(query, slots[..., :-1].to(query.dtype), mask)
+        return self.out(y.squeeze(1)), slots[:, 1:].flatten(1)
+
+    def _attend(self, query: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
+        """Queries (B, Q, D) attend to key | value (B, K, 2D) where `mask` (B, Q, K), last beside last."""
+        split = (self.heads, self.width // self.heads)
+        query, key, value = (
+            part.unflatten(-1, split).transpose(1, 2) for part in (query, *pairs.chunk(2, dim=-1))
+        )
+        if self.positions == "rotary":
+            query = _rotate(query, first=key.shape[2] - query.shape[2])
+            key = _rotate(key, first=0)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(query, key, value, mask.unsqueeze(1), dropout_p=dropout)
+        return y.transpose(1, 2).flatten(2)
+
+    def _slots(self, x: Tensor, state: Tensor | None) -> Tensor:
+        """The state as slots (B, W, 2D + 1)."""
+        slots, columns = self.context - 1, 2 * self.width + 1
+        if state is None:
+            return x.new_zeros(x.shape[0], slots, columns, dtype=state_dtype(self.out.weight))
+        return state.reshape(x.shape[0], slots, columns)
+
+    def _window(self, block: int, past: int, device: torch.device) -> Tensor:
+        """Which of the K = past + Q keys each of the Q queries may see by its distance: (Q, K) bool."""
+        query = torch.arange(past, past + block, device=device)
+        distance = query.unsqueeze(1) - torch.arange(past + block, device=device)
+        return (distance >= 0) & (distance < self.context)
+
+
+def _filled(key: Tensor, value: Tensor) -> Tensor:
+    """Slots (B, T, 2D + 1) of key | value | 1 in the precision of a state, with keys as yet unturned.
+
+    A key is turned by its place in the window when it is used: its place changes with every step.
+    """
+    pairs = torch.cat([key, value], dim=-1)
+    return F.pad(pairs.to(state_dtype(pairs)), (0, 1), value=1.0)
+
+
+def _episode_carried(slots: Tensor) -> Tensor:
+    """Which episode the carried slots (B, W, 2D + 1) belong to: (B, W) int."""
+    return torch.where(slots[..., -1] > 0, 0, _EMPTY_SLOT)
+
+
+def _rotate(x: Tensor, *, first: int) -> Tensor:
+    """Turn pairs of features by position times frequency (arXiv 2104.09864, equation 34).
+
+    `x` is (B, heads, T, E), E even, and its first step stands at position `first`. Positions count from
+    the first key of a block, so that angles stay small and exact however long the sequence is.
+    """
+    half = x.shape[-1] // 2
+    precision = state_dtype(x)
+    frequency = 10000.0 ** (-torch.arange(half, dtype=precision, device=x.device) / half)
+    position = torch.arange(first, first + x.shape[2], dtype=precision, device=x.device)
+    angle = position.unsqueeze(1) * frequency  # (T, E / 2)
+    cos, sin = angle.cos(), angle.sin()
+    left, right = x.to(precision).chunk(2, dim=-1)
+    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1).to(x.dtype)

@@ -1,0 +1,115 @@
+"""Checkpoints: one file with config, weights and all that a run needs to go on, read without running code."""
+
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minrl.agent import Agent
+from minrl.choices import choose
+from minrl.config import build, to_plain
+from minrl.task import Task
+
+FORMAT = 1
+LAST, BEST, CONFIG = "checkpoint.pt", "best.pt", "config.toml"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is in a file: plain values and tensors only."""
+
+    agent: str
+    config: dict[str, Any]
+    task: dict[str, Any]
+    weights: dict[str, Any]  # those that act: averaged ones where averaging is on
+    step: int
+    training: dict[str, Any]  # optimiser, sampler, random states; empty in a file that only acts
+    note: dict[str, Any]  # scores and versions
+
+
+def save(path: Path, agent: Agent, *, step: int, weights: dict[str, Any] | None = None, **parts: Any) -> None:
+    """Write a checkpoint to a temporary name and rename it, so that a file is whole or not there."""
+    content = {
+        "format": FORMAT,
+        "agent": agent.name,
+        "config": to_plain(agent.config),
+        "task": agent.task.to_dict(),
+        "weights": agent.state_dict() if weights is None else weights,
+        "step": step,
+        "training": parts.get("training", {}),
+        "note": parts.get("note", {}),
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path | str) -> Checkpoint:
+    """The checkpoint at `path`, a file or a run's folder (its last one); a ValueError where there is none.
+
+    Only tensors and plain values are accepted: a file that holds code is refused and nothing of it runs.
+    """
+    path = Path(path)
+    file = path / LAST if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"no checkpoint at {file}; a run's folder holds {LAST} once its first one is saved")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(file):
+            raise ValueError(f"checkpoint {file} holds more than tensors and plain values; refused") from error
+        raise ValueError(f"{file} is cut short or no checkpoint") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"checkpoint {file} is damaged or cut short; nothing was loaded") from error
+    names = Checkpoint.__dataclass_fields__
+    if not isinstance(content, dict) or any(name not in content for name in names):
+        raise ValueError(f"{file} is no checkpoint of minrl")
+    if content.get("format") != FORMAT:
+        raise ValueError(f"checkpoint {file} has format {content.get('format')}, this version reads {FORMAT}")
+    return Checkpoint(**{name: content[name] for name in names})
+
+
+def load(path: Path | str) -> Agent:
+    """The agent of a run's folder or checkpoint file, on the CPU, ready to act.
+
+    Raises:
+        ValueError: if there is none, it is damaged, or its agent is not installed.
+    """
+    return restore(read(path), str(path))
+
+
+def restore(checkpoint: Checkpoint, where: str) -> Agent:
+    """The agent that a checkpoint describes, with its weights."""
+    kind = agent_class(checkpoint.agent)
+    config = build(kind.config_class, checkpoint.config, f"checkpoint {where}")
+    try:
+        agent = kind(config, Task.from_dict(checkpoint.task))
+        agent.load_state_dict(checkpoint.weights)
+    except (RuntimeError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"checkpoint {where} does not fit its own configuration: {reason}") from error
+    return agent.eval()
+
+
+def agents() -> dict[str, Any]:
+    """The entry points of all installed agents by name."""
+    return {point.name: point for point in entry_points(group="minrl.agents")}
+
+
+def agent_class(name: str) -> type[Agent]:
+    """The class of an installed agent; a ValueError with the nearest name where there is none."""
+    kind = choose(agents(), name, "agent").load()
+    if not (isinstance(kind, type) and issubclass(kind, Agent)):
+        raise ValueError(f'agent "{name}" is no subclass of minrl.agent.Agent')
+    return kind

@@ -1,0 +1,213 @@
+"""Batches of whole trajectories (Packed) and of fixed windows (Windows).
+
+Both are endless iterators over dicts of numpy arrays and restore their random state exactly.
+Shapes: B rows, T time, N steps of the set, E episodes, O and A flat widths.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minrl.data.episode import BoolArray, Episodes, IntArray
+
+NumpyBatch = dict[str, npt.NDArray[Any]]
+
+
+class Packed:
+    """Whole trajectories end to end in (B, T): no padding, `reset` True where an episode opens.
+
+    Every row is a stream of its own. An episode that does not fit is cut, and the rest opens the same row of the next
+    batch with `reset[b, 0]` False: carry the row's memory over, or start the rest from the empty memory.
+    Episodes come in shuffled order, each once before any comes again; with `weights`, (E,), they are drawn
+    with replacement in proportion to them. The time to draw grows with B x T alone.
+    """
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        batch_size: int,
+        length: int,
+        *,
+        seed: int = 0,
+        weights: npt.ArrayLike | None = None,
+    ) -> None:
+        _check_positive(batch_size=batch_size, length=length)
+        self.episodes = episodes
+        self.length = length
+        self._lengths = episodes.lengths
+        self._draw = _Draw(episodes, weights, seed)
+        self._episode = np.zeros(batch_size, dtype=np.int64)
+        self._step = self._lengths[self._episode].copy()  # every row stands at the end of an episode
+
+    def __iter__(self) -> Iterator[NumpyBatch]:
+        return self
+
+    def __next__(self) -> NumpyBatch:
+        """The next batch; the keys are those of `Windows`, `mask` is True throughout."""
+        shape = len(self._episode), self.length
+        rows = np.empty(shape, dtype=np.int64)
+        steps = np.empty(shape, dtype=np.int64)
+        for b in range(shape[0]):
+            self._fill(b, rows[b], steps[b])
+        return _gather(self.episodes, rows, steps, steps == 0, np.ones(shape, dtype=np.bool_))
+
+    def _fill(self, b: int, rows: IntArray, steps: IntArray) -> None:
+        episode, step, t = int(self._episode[b]), int(self._step[b]), 0
+        while t < self.length:
+            if step == self._lengths[episode]:
+                episode, step = self._draw.one(), 0
+            count = min(self.length - t, int(self._lengths[episode]) - step)
+            steps[t : t + count] = np.arange(step, step + count)
+            rows[t : t + count] = steps[t : t + count] + self.episodes.offsets[episode]
+            step, t = step + count, t + count
+        self._episode[b], self._step[b] = episode, step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next batches depend on, in plain values."""
+        return {
+            "draw": self._draw.state_dict(),
+            "episode": self._episode.tolist(),
+            "step": self._step.tolist(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; raises ValueError for a state of another batch size or data set."""
+        if len(state["episode"]) != len(self._episode):
+            raise ValueError(f"state of {len(state['episode'])} rows, this batch has {len(self._episode)}")
+        self._draw.load_state_dict(state["draw"])
+        self._episode = np.array(state["episode"], dtype=np.int64)
+        self._step = np.array(state["step"], dtype=np.int64)
+
+
+class Windows:
+    """The Decision Transformer's batches: K consecutive steps of one episode in each row, padded on the right.
+
+    An episode is drawn in proportion to its length (times `weights`, (E,), where given), the start uniformly among
+    all its steps (arXiv 2106.01345, algorithm 1). `reset` is True at a row's first step only, `mask` False at padding.
+    """
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        batch_size: int,
+        length: int,
+        *,
+        seed: int = 0,
+        weights: npt.ArrayLike | None = None,
+    ) -> None:
+        _check_positive(batch_size=batch_size, length=length)
+        self.episodes = episodes
+        self.batch_size = batch_size
+        self.length = length
+        by_length = episodes.lengths * _checked(episodes, weights)
+        self._cumulative = np.cumsum(by_length / by_length.sum())
+        self._random = np.random.default_rng(seed)
+
+    def __iter__(self) -> Iterator[NumpyBatch]:
+        return self
+
+    def __next__(self) -> NumpyBatch:
+        """observations (B, K, O), actions and previous_actions (B, K, A), and rewards, returns_to_go,
+        time_steps, reset, mask (B, K); padding is zero, with `mask` False."""
+        draws = self._random.random((2, self.batch_size))
+        # The sum may end an ulp below 1; the last episode that has any weight takes what lies above.
+        episode = np.searchsorted(self._cumulative, draws[0] * self._cumulative[-1], side="right")
+        lengths = self.episodes.offsets[episode + 1] - self.episodes.offsets[episode]
+        start = (draws[1] * lengths).astype(np.int64)
+        steps = start[:, None] + np.arange(self.length)
+        mask = steps < lengths[:, None]
+        steps = np.where(mask, steps, 0)
+        reset = np.zeros(steps.shape, dtype=np.bool_)
+        reset[:, 0] = True
+        rows = np.where(mask, steps + self.episodes.offsets[episode][:, None], 0)
+        return _gather(self.episodes, rows, steps, reset, mask)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next batches depend on, in plain values."""
+        return {"random": _plain(self._random)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        _restore(self._random, state["random"])
+
+
+class _Draw:
+    """Episode after episode: shuffled passes without weights, with replacement with them."""
+
+    def __init__(self, episodes: Episodes, weights: npt.ArrayLike | None, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._count = episodes.num_episodes
+        self._order: IntArray = np.empty(0, dtype=np.int64)
+        self._next = 0
+        self._cumulative = None if weights is None else np.cumsum(_checked(episodes, weights))
+
+    def one(self) -> int:
+        if self._cumulative is not None:
+            draw = self._random.random() * self._cumulative[-1]
+            return int(np.searchsorted(self._cumulative, draw, side="right"))
+        if self._next == len(self._order):
+            self._order, self._next = self._random.permutation(self._count), 0
+        self._next += 1
+        return int(self._order[self._next - 1])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": _plain(self._random), "order": self._order.tolist(), "next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        order = np.array(state["order"], dtype=np.int64)
+        if len(order) not in (0, self._count):
+            raise ValueError(f"state of a data set with {len(order)} episodes, this one has {self._count}")
+        _restore(self._random, state["random"])
+        self._order, self._next = order, int(state["next"])
+
+
+def _gather(
+    episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray, mask: BoolArray
+) -> NumpyBatch:
+    """The batch at given rows of the flat arrays, (B, T); rows that `mask` leaves out become zero."""
+    before = episodes.actions[np.maximum(rows - 1, 0)]
+    before[(steps == 0) | ~mask] = 0.0
+    batch = {
+        "observations": episodes.observations[rows],
+        "actions": episodes.actions[rows],
+        "previous_actions": before,
+        "rewards": episodes.rewards[rows],
+        "returns_to_go": episodes.returns_to_go[rows],
+    }
+    if not mask.all():
+        padding = ~mask
+        for values in batch.values():
+            values[padding] = 0.0
+    return {**batch, "time_steps": steps, "reset": reset, "mask": mask}
+
+
+def _checked(episodes: Episodes, weights: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
+    if weights is None:
+        return np.ones(episodes.num_episodes)
+    checked = np.asarray(weights, dtype=np.float64)
+    if checked.shape != (episodes.num_episodes,):
+        raise ValueError(
+            f"weights have shape {checked.shape}, the data set has {episodes.num_episodes} episodes"
+        )
+    if not np.isfinite(checked).all() or checked.min() < 0 or checked.sum() <= 0:
+        raise ValueError("weights must be finite, not negative, and not all zero")
+    return checked
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be 1 or more, not {size}")
+
+
+def _plain(random: np.random.Generator) -> dict[str, Any]:
+    """The generator's state; its 128-bit integers become strings, which every file format keeps."""
+    state: Any = random.bit_generator.state
+    return {**state, "state": {key: str(value) for key, value in state["state"].items()}}
+
+
+def _restore(random: np.random.Generator, state: dict[str, Any]) -> None:
+    numbers = {key: int(value) for key, value in state["state"].items()}
+    random.bit_generator.state = {**state, "state": numbers}

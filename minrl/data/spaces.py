@@ -1,0 +1,143 @@
+"""Gymnasium spaces as flat float32 columns, a whole episode at once.
+
+Shapes: T rows, S flat width of a space.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import Space, spaces
+
+from minrl.data.episode import FloatArray
+
+AnySpace = Space[Any]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One space without parts, where it lies in the tree, and its columns in the flat row."""
+
+    keys: tuple[str | int, ...]
+    space: AnySpace
+    columns: slice
+
+    @property
+    def raw_width(self) -> int:
+        """Numbers stored for one row before one-hot encoding."""
+        return int(np.prod(self.space.shape or (), dtype=np.int64))
+
+    @property
+    def raw_dtype(self) -> npt.DTypeLike:
+        """What the rows are read as: indices stay whole numbers."""
+        return np.int64 if isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete) else np.float32
+
+
+def leaves(space: AnySpace) -> list[Leaf]:
+    """The parts of a space in the order in which `gymnasium.spaces.flatten` lays them side by side.
+
+    Raises ValueError for a kind of space that has no fixed width (Graph, Sequence) or no meaning here (OneOf).
+    """
+    result: list[Leaf] = []
+    start = 0
+    for keys, part in _walk(space, ()):
+        known = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text
+        if not isinstance(part, known):
+            raise ValueError(f"space {type(part).__name__} at {_path(keys)} cannot be flattened")
+        width = int(spaces.flatdim(part))
+        result.append(Leaf(keys, part, slice(start, start + width)))
+        start += width
+    if start == 0:
+        raise ValueError(f"space {space} holds no numbers")
+    return result
+
+
+def _walk(space: AnySpace, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], AnySpace]]:
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            yield from _walk(part, (*keys, key))
+    elif isinstance(space, spaces.Tuple):
+        for index, part in enumerate(space.spaces):
+            yield from _walk(part, (*keys, index))
+    else:
+        yield keys, space
+
+
+def _path(keys: tuple[str | int, ...]) -> str:
+    return "/".join(str(key) for key in keys) or "the top"
+
+
+def flatten(space: AnySpace, values: Any) -> FloatArray:
+    """A stack of T samples (arrays in the space's tree) as (T, S); each row is what `spaces.flatten` gives."""
+    columns = []
+    for leaf in leaves(space):
+        part = values
+        for key in leaf.keys:
+            part = part[key]
+        columns.append(encode(leaf.space, as_rows(leaf, part)))
+    return np.concatenate(columns, axis=1)
+
+
+def as_rows(leaf: Leaf, values: Any) -> Any:
+    """A leaf's samples as (T, raw width) of its raw type; strings stay a list."""
+    if isinstance(leaf.space, spaces.Text):
+        return list(values)
+    return np.asarray(values).astype(leaf.raw_dtype, copy=False).reshape(len(values), leaf.raw_width)
+
+
+def invalid_row(space: AnySpace, raw: Any) -> int | None:
+    """The first row that is NaN, infinite, or outside the indices of a discrete space; None if there is none."""
+    if isinstance(space, spaces.Text):
+        return None
+    if isinstance(space, spaces.Discrete):
+        bad = (raw < space.start) | (raw >= space.start + space.n)
+    elif isinstance(space, spaces.MultiDiscrete):
+        shifted = raw - space.start.reshape(1, -1)
+        bad = (shifted < 0) | (shifted >= space.nvec.reshape(1, -1))
+    else:
+        bad = ~np.isfinite(raw)
+    return int(np.argmax(bad.any(axis=1))) if bad.any() else None
+
+
+def encode(space: AnySpace, raw: Any) -> FloatArray:
+    """Rows of one leaf, (T, raw width), as (T, S) float32; indices must lie inside the space."""
+    if isinstance(space, spaces.Discrete):
+        return _one_hot(raw[:, 0] - int(space.start), int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        sizes = space.nvec.reshape(-1)
+        first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        flat = np.zeros((len(raw), int(sizes.sum())), dtype=np.float32)
+        flat[np.arange(len(raw))[:, None], raw - space.start.reshape(1, -1) + first] = 1.0
+        return flat
+    if isinstance(space, spaces.Text):
+        # Few strings differ within a data set, so Gymnasium's own per-string code runs once for each.
+        distinct, inverse = np.unique(np.asarray(raw, dtype=object).astype(str), return_inverse=True)
+        table = np.stack([spaces.flatten(space, str(text)) for text in distinct])
+        return table.astype(np.float32)[inverse.reshape(-1)]
+    return np.asarray(raw, dtype=np.float32)
+
+
+def _one_hot(indices: npt.NDArray[np.int64], size: int) -> FloatArray:
+    flat = np.zeros((len(indices), size), dtype=np.float32)
+    flat[np.arange(len(indices)), indices] = 1.0
+    return flat
+
+
+def from_json(text: str) -> AnySpace:
+    """A space from Minari's JSON; raises ValueError where it cannot be read."""
+    from minari.serialization import deserialize_space
+
+    try:
+        space: AnySpace = deserialize_space(text)
+    except Exception as error:
+        raise ValueError(f"space cannot be read from {text[:80]!r}: {error}") from error
+    return space
+
+
+def to_json(space: AnySpace) -> str:
+    """A space in Minari's JSON."""
+    from minari.serialization import serialize_space
+
+    return str(serialize_space(space))

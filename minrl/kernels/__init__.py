@@ -1,0 +1,1 @@
+"""Kernels for the recurrences: one file per way to compute them."""

@@ -1,0 +1,104 @@
+"""One gradient step: AdamW, warm-up and decay of the learning rate, clipping, averaged weights."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minrl.agent import Agent, Batch
+from minrl.distributed import Group
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over a run: linear warm-up to its peak, then constant or a half cosine to zero."""
+
+    peak: float
+    steps: int
+    warmup: float  # share of the steps
+    decay: str  # "cosine" or "constant"
+
+    def at(self, step: int) -> float:
+        """For gradient step `step`, counted from 0."""
+        warm = math.ceil(self.warmup * self.steps)
+        if step < warm:
+            return self.peak * (step + 1) / warm
+        if self.decay == "constant":
+            return self.peak
+        progress = (step - warm) / max(1, self.steps - warm)
+        return self.peak * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def decayed_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and convolutions with weight decay; biases, norms and embeddings of time without."""
+    matrices = [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
+    vectors = [p for p in module.parameters() if p.requires_grad and p.dim() <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+class Optimizer:
+    """AdamW on an agent's loss.
+
+    Args:
+        agent: what is trained.
+        schedule: of the learning rate.
+        weight_decay: of matrices.
+        clip: largest norm of the whole gradient.
+        average: decay per step of the averaged weights, 0 for none.
+        autocast: run the network in bfloat16 (recurrences stay in float32).
+        group: the processes that train together.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        schedule: Schedule,
+        *,
+        weight_decay: float,
+        clip: float,
+        average: float = 0.0,
+        autocast: bool = False,
+        group: Group | None = None,
+    ) -> None:
+        self.agent, self.schedule, self.clip, self.autocast = agent, schedule, clip, autocast
+        self.group = group or Group(0, 1)
+        self.device = next(agent.parameters()).device
+        groups = decayed_groups(agent, weight_decay)
+        self.adam = torch.optim.AdamW(groups, lr=schedule.peak, fused=self.device.type in ("cpu", "cuda"))
+        self.average = average
+        self.averaged = {n: p.detach().clone() for n, p in agent.named_parameters()} if average else {}
+
+    def update(self, batch: Batch, memory: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One step: the loss (mean over the steps of all processes), the gradient's norm, the next memory."""
+        for parameters in self.adam.param_groups:
+            parameters["lr"] = self.schedule.at(step)
+        self.adam.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            loss = self.agent.loss(batch, memory)
+        count = self.group.sum(loss.count.detach().clone())
+        mean = loss.total / count
+        mean.backward()
+        self.group.sum_gradients(self.agent)
+        norm = nn.utils.clip_grad_norm_(self.agent.parameters(), self.clip)
+        self.adam.step()
+        with torch.no_grad():
+            for name, parameter in self.agent.named_parameters() if self.average else ():
+                self.averaged[name].lerp_(parameter, 1 - self.average)
+        return self.group.sum(mean.detach().clone()), norm, loss.memory
+
+    def acting_weights(self) -> dict[str, Any]:
+        """The agent's weights that act: averaged ones where averaging is on."""
+        return {**self.agent.state_dict(), **self.averaged}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next update depends on beside the batch."""
+        return {"adam": self.adam.state_dict(), "weights": self.agent.state_dict(), "averaged": self.averaged}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.agent.load_state_dict(state["weights"])
+        self.adam.load_state_dict(state["adam"])
+        for name, value in state["averaged"].items():
+            self.averaged[name].copy_(value)

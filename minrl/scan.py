@@ -1,0 +1,144 @@
+"""The recurrences by name. Each picks a kernel by device and takes resets and an initial state.
+
+All run in linear space: gates are formed and states kept in float32 (float64 for float64 input), whatever the
+precision of the input. Shapes: B batch, T time, D width.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minrl.kernels import chunked, reference
+
+Candidate = Literal["positive", "tanh", "linear"]
+LinearScan = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
+
+KERNELS: dict[str, LinearScan] = {"reference": reference.linear_scan, "chunked": chunked.linear_scan}
+
+
+def kernel_for(device: torch.device) -> str:
+    """The name in `KERNELS` of the kernel that runs on `device`."""
+    return {"cpu": "chunked", "cuda": "chunked"}.get(device.type, "chunked")
+
+
+def linear_scan(
+    decay: Tensor, drive: Tensor, state: Tensor | None = None, reset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """h_t = decay_t * h_{t-1} + drive_t, with h_{t-1} := 0 where `reset[:, t]`.
+
+    Args:
+        decay: (B, T, D), real or complex.
+        drive: (B, T, D).
+        state: (B, D) the memory that enters the first step; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+
+    Returns:
+        h (B, T, D) and the last state (B, D).
+
+    Raises:
+        ValueError: if the shapes do not fit or there is no step.
+    """
+    _check_shapes(decay, drive, state, reset)
+    decay, drive = _in_state_precision(decay), _in_state_precision(drive)
+    state = None if state is None else state.to(drive.dtype)
+    return KERNELS[kernel_for(drive.device)](decay, drive, state, reset)
+
+
+def mingru_scan(
+    gates: Tensor,
+    state: Tensor | None = None,
+    reset: Tensor | None = None,
+    *,
+    candidate: Candidate = "positive",
+    signed: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """minGRU: z = sigmoid(k), h_t = (1 - z_t) * h_{t-1} + z_t * g(v_t) (arXiv 2410.01201, section 3.1).
+
+    Args:
+        gates: (B, T, 2D) update gate k | candidate v, both before their maps.
+        state: (B, D) or None.
+        reset: (B, T) bool or None.
+        candidate: the map g: "positive" is the paper's x + 0.5 (x >= 0), sigmoid(x) (x < 0).
+        signed: decay 1 - 2z in (-1, 1) instead of 1 - z, which lets a memory flip its sign.
+
+    Returns:
+        h (B, T, D) in the precision of `gates` and the last state (B, D) in float32 or float64.
+    """
+    decay, drive = mingru_gates(gates, candidate=candidate, signed=signed)
+    h, last = linear_scan(decay, drive, state, reset)
+    return h.to(gates.dtype), last
+
+
+def minlstm_scan(
+    gates: Tensor,
+    state: Tensor | None = None,
+    reset: Tensor | None = None,
+    *,
+    candidate: Candidate = "positive",
+    signed: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """minLSTM: f' = f / (f + i), i' = i / (f + i), h_t = f'_t * h_{t-1} + i'_t * g(v_t) (section 3.2).
+
+    Args:
+        gates: (B, T, 3D) forget gate | input gate | candidate v, all before their maps.
+        state, reset, candidate: as for `mingru_scan`.
+        signed: decay 2f' - 1 in (-1, 1) instead of f'.
+
+    Returns:
+        h (B, T, D) in the precision of `gates` and the last state (B, D) in float32 or float64.
+    """
+    decay, drive = minlstm_gates(gates, candidate=candidate, signed=signed)
+    h, last = linear_scan(decay, drive, state, reset)
+    return h.to(gates.dtype), last
+
+
+def mingru_gates(gates: Tensor, *, candidate: Candidate, signed: bool) -> tuple[Tensor, Tensor]:
+    """(..., 2D) update gate | candidate -> decay (..., D) and drive (..., D) of the linear recurrence."""
+    update, content = _in_state_precision(gates).chunk(2, dim=-1)
+    z = torch.sigmoid(update)
+    decay = 1 - 2 * z if signed else 1 - z
+    return decay, z * candidate_map(content, candidate)
+
+
+def minlstm_gates(gates: Tensor, *, candidate: Candidate, signed: bool) -> tuple[Tensor, Tensor]:
+    """(..., 3D) forget gate | input gate | candidate -> decay (..., D) and drive (..., D)."""
+    forget, insert, content = _in_state_precision(gates).chunk(3, dim=-1)
+    # f' is the sigmoid of log f - log i; the quotient itself is 0 / 0 where both gates are shut.
+    i = torch.sigmoid(F.logsigmoid(insert) - F.logsigmoid(forget))
+    decay = 1 - 2 * i if signed else 1 - i
+    return decay, i * candidate_map(content, candidate)
+
+
+def candidate_map(x: Tensor, candidate: Candidate) -> Tensor:
+    """The map g of the candidate (appendix B, listing 6, for "positive")."""
+    if candidate == "positive":
+        return torch.where(x >= 0, x + 0.5, torch.sigmoid(x))
+    return torch.tanh(x) if candidate_checked(candidate) == "tanh" else x
+
+
+def candidate_checked(candidate: Candidate) -> Candidate:
+    """`candidate` itself; a ValueError where there is no such map."""
+    if candidate not in get_args(Candidate):
+        raise ValueError(f"candidate must be one of {', '.join(get_args(Candidate))}, got {candidate!r}")
+    return candidate
+
+
+def _in_state_precision(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _check_shapes(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> None:
+    if drive.dim() != 3 or decay.shape != drive.shape or drive.shape[1] == 0:
+        raise ValueError(f"decay and drive must both be (B, T, D) with T >= 1, got {_shape(decay)} and {_shape(drive)}")
+    batch, steps, width = drive.shape
+    if state is not None and state.shape != (batch, width):
+        raise ValueError(f"state must be (B, D) = {(batch, width)}, got {_shape(state)}")
+    if reset is not None and (reset.shape != (batch, steps) or reset.dtype != torch.bool):
+        raise ValueError(f"reset must be bool of shape (B, T) = {(batch, steps)}, got {reset.dtype} {_shape(reset)}")
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)

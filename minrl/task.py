@@ -1,0 +1,127 @@
+"""What an agent was trained for: spaces, environment, returns; saved with the weights.
+
+Shapes: A flat action width.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from minrl.data.environment import EnvironmentInfo
+from minrl.data.episode import Episodes
+from minrl.data.spaces import AnySpace, from_json, leaves, to_json
+
+
+@dataclass(frozen=True)
+class Task:
+    """The part of a data set that an agent needs to act."""
+
+    dataset: str
+    observation_space: AnySpace
+    action_space: AnySpace
+    action_low: tuple[float, ...]  # (A,) the space's bounds, or the data's where it has none
+    action_high: tuple[float, ...]  # (A,)
+    best_return: float  # of an episode of the data set: the target that is asked for by default
+    return_scale: float  # standard deviation of the data set's returns-to-go
+    longest_episode: int
+    environment: EnvironmentInfo | None
+    reference_scores: tuple[float, float] | None  # returns that score 0 and 100
+
+    @classmethod
+    def of(cls, episodes: Episodes) -> "Task":
+        """The task that a data set was recorded in."""
+        low, high = _action_range(episodes)
+        spread = float(np.std(episodes.returns_to_go, dtype=np.float64))
+        return cls(
+            dataset=episodes.name,
+            observation_space=episodes.observation_space,
+            action_space=episodes.action_space,
+            action_low=low,
+            action_high=high,
+            best_return=float(episodes.returns.max()),
+            return_scale=spread if spread > 0 else 1.0,
+            longest_episode=int(episodes.lengths.max()),
+            environment=episodes.environment,
+            reference_scores=episodes.reference_scores,
+        )
+
+    @property
+    def observation_size(self) -> int:
+        """O, the width of a flattened observation."""
+        return int(spaces.flatdim(self.observation_space))
+
+    @property
+    def action_size(self) -> int:
+        """A, the width of a flattened action."""
+        return int(spaces.flatdim(self.action_space))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        environment = self.environment
+        return {
+            "dataset": self.dataset,
+            "observation_space": to_json(self.observation_space),
+            "action_space": to_json(self.action_space),
+            "action_low": list(self.action_low),
+            "action_high": list(self.action_high),
+            "best_return": self.best_return,
+            "return_scale": self.return_scale,
+            "longest_episode": self.longest_episode,
+            "environment": None if environment is None else dict(vars(environment)),
+            "reference_scores": None if self.reference_scores is None else list(self.reference_scores),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Task":
+        """The inverse of `to_dict`."""
+        environment, scores = values["environment"], values["reference_scores"]
+        return cls(
+            **{
+                **values,
+                "observation_space": from_json(values["observation_space"]),
+                "action_space": from_json(values["action_space"]),
+                "action_low": tuple(values["action_low"]),
+                "action_high": tuple(values["action_high"]),
+                "environment": None if environment is None else EnvironmentInfo(**environment),
+                "reference_scores": None if scores is None else (scores[0], scores[1]),
+            }
+        )
+
+    def check_fits(self, observation_space: AnySpace, action_space: AnySpace, name: str) -> None:
+        """A ValueError where the spaces of environment `name` are not those that the agent was trained for."""
+        pairs = {
+            "observation": (self.observation_space, observation_space),
+            "action": (self.action_space, action_space),
+        }
+        for kind, (ours, theirs) in pairs.items():
+            if _layout(ours) != _layout(theirs):
+                raise ValueError(
+                    f"{name}: its {kind} space {_one_line(theirs)} does not match {_one_line(ours)}, which "
+                    f"this agent was trained for on {self.dataset}"
+                )
+
+
+def _layout(space: AnySpace) -> list[tuple[Any, ...]]:
+    """What must agree for flattened rows to mean the same: kind, place and width of each leaf.
+
+    Precision and bounds of a Box may differ (data sets often store float32).
+    """
+    return [(leaf.keys, type(leaf.space).__name__, leaf.columns.stop) for leaf in leaves(space)]
+
+
+def _one_line(space: AnySpace) -> str:
+    return " ".join(str(space).split())
+
+
+def _action_range(episodes: Episodes) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    low = np.zeros(episodes.actions.shape[1])
+    high = np.ones(episodes.actions.shape[1])
+    for leaf in leaves(episodes.action_space):
+        if isinstance(leaf.space, spaces.Box):
+            bounds = leaf.space.low.reshape(-1), leaf.space.high.reshape(-1)
+            seen = episodes.actions[:, leaf.columns]
+            low[leaf.columns] = np.where(np.isfinite(bounds[0]), bounds[0], seen.min(0))
+            high[leaf.columns] = np.where(np.isfinite(bounds[1]), bounds[1], seen.max(0))
+    return tuple(low.tolist()), tuple(high.tolist())

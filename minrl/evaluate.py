@@ -7,10 +7,12 @@ import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Literal
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
@@ -19,6 +21,7 @@ from tqdm import tqdm
 from minrl.agent import Agent
 from minrl.choices import choose
 from minrl.data.environment import EnvironmentInfo, make_environment
+from minrl.physics import quiet_mujoco
 from minrl.play import Player
 
 Vectorization = Literal["sync", "async"]
@@ -104,11 +107,11 @@ def evaluate(
     Raises:
         ValueError: if there is no environment, it cannot be made or its spaces do not fit the agent's.
     """
-    environment = environment or agent.task.environment
-    if environment is None:
-        raise ValueError(f"{agent.task.dataset} names no environment: say which one to evaluate in")
+    environment = environment or agent.task.known_environment()
     if episodes < 1 or environments < 1:
         raise ValueError(f"episodes and environments must be at least 1, got {episodes} and {environments}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
     asked = [None] if targets is None else list(targets)
     slots = min(environments, episodes)
     rows = _run(agent, environment, asked, slots, episodes, seed, deterministic, vectorization, progress)
@@ -155,7 +158,7 @@ def _run(
         observations, _ = vector.reset(seed=[seed + int(e) for e in running])
         rewards, starts = np.zeros(count), np.ones(count, dtype=np.bool_)
         returns, lengths, left = np.zeros(count), np.zeros(count, dtype=np.int64), len(targets) * episodes
-        with tqdm(total=left, desc="evaluate", unit="episode", disable=not progress, leave=False) as bar:
+        with tqdm(total=left, desc="evaluate", unit="episode", disable=None if progress else True, leave=False) as bar:
             while left:
                 actions = player.act(observations, rewards, starts)
                 observations, rewards, terminated, truncated, _ = vector.step(actions)
@@ -180,8 +183,13 @@ def _run(
 
 def _vector(environment: EnvironmentInfo, count: int, vectorization: Vectorization) -> Any:
     kinds: dict[str, Any] = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}
-    makers = [lambda: make_environment(environment)] * count
+    makers = [partial(_make, environment)] * count
     return choose(kinds, vectorization, "vectorization")(makers, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def _make(environment: EnvironmentInfo) -> gymnasium.Env[Any, Any]:
+    quiet_mujoco()
+    return make_environment(environment)
 
 
 def package_versions() -> dict[str, str]:

@@ -2,7 +2,13 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
+
+
+class Stopped(Exception):
+    """A signal broke off work that can be done again."""
 
 
 class StopRequest:
@@ -10,6 +16,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._raises = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -25,7 +32,21 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A part in which the first signal raises `Stopped`: a long one whose result can be had again."""
+        if self.signal is not None:
+            raise Stopped
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal == signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+        if self._raises:
+            self._raises = False
+            raise Stopped

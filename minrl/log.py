@@ -1,9 +1,13 @@
 """A run's log through Stable-Baselines3's logger: terminal, CSV and TensorBoard, continued on resume."""
 
 import csv
+import math
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import torch
 from stable_baselines3.common.logger import (
     CSVOutputFormat,
     HumanOutputFormat,
@@ -11,14 +15,19 @@ from stable_baselines3.common.logger import (
     Logger,
     TensorBoardOutputFormat,
 )
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 CSV = "progress.csv"
 STEP = "train/n_updates"
 
 
-def open_log(folder: Path, *, step: int = 0, terminal: bool = True) -> Logger:
-    """A logger into `folder`; rows of `progress.csv` up to gradient step `step` are kept, later ones dropped."""
-    formats: list[KVWriter] = [_csv(folder / CSV, step), TensorBoardOutputFormat(str(folder))]
+def open_log(folder: Path, *, step: int = 0, repeats_evaluation: bool = False, terminal: bool = True) -> Logger:
+    """A logger into `folder` that keeps what was logged up to gradient step `step` and drops the rest.
+
+    `repeats_evaluation` drops the evaluation at `step` itself too.
+    """
+    formats: list[KVWriter] = [_csv(folder / CSV, step, repeats_evaluation), _Curves(folder, step)]
     if terminal:
         formats.append(HumanOutputFormat(sys.stdout))
     return Logger(str(folder), formats)
@@ -30,20 +39,79 @@ def silent_log() -> Logger:
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's `progress.csv` in order, without what a row leaves empty."""
+    """The rows of a run's `progress.csv` in order, without what a row leaves empty or a kill cut off."""
     path = folder / CSV
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items() if k and v} for row in csv.DictReader(file)]
+        rows = [{k: _number(v) for k, v in row.items() if k and v} for row in csv.DictReader(file)]
+    return [{k: v for k, v in row.items() if v is not None} for row in rows if row.get(STEP) is not None]
 
 
-def _csv(path: Path, step: int) -> CSVOutputFormat:
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _csv(path: Path, step: int, repeats_evaluation: bool) -> CSVOutputFormat:
     """Written beside the old file and renamed over it, so that a log is never lost."""
-    kept = [row for row in read_log(path.parent) if row.get(STEP, 0) <= step]
     beside = path.with_name(f".{path.name}.new")
     output = CSVOutputFormat(str(beside))
-    for row in kept:
-        output.write(row, {})
+    for row in read_log(path.parent):
+        again = repeats_evaluation and row[STEP] == step and any(name.startswith("eval/") for name in row)
+        if row[STEP] <= step and not again:
+            output.write({k: int(v) if k == STEP else v for k, v in row.items()}, {})
     beside.replace(path)
     return output
+
+
+class _Curves(TensorBoardOutputFormat):
+    """Stable-Baselines3's TensorBoard writer, made to hide what a killed run logged after its checkpoint."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.writer = SummaryWriter(log_dir=str(folder), purge_step=step + 1)
+        self._is_closed = False
+
+
+class Window:
+    """Losses and gradient norms since the last row of the log; on a GPU they are read only for a row."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.norms: list[Tensor] = []
+        self._begin = time.perf_counter()
+        self._counted = 0  # steps before this process's own
+
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        """The values of one gradient step, each of shape ()."""
+        self.losses.append(loss)
+        self.norms.append(norm)
+
+    def is_finite(self) -> bool:
+        """Whether all losses are; True without any."""
+        return not self.losses or math.isfinite(torch.stack(self.losses).sum().item())
+
+    def close(self) -> tuple[float, float, float]:
+        """Mean loss, mean norm and steps per second; then the next row's values are gathered."""
+        loss, norm = (torch.stack(values).mean().item() for values in (self.losses, self.norms))
+        now = time.perf_counter()
+        rate = (len(self.losses) - self._counted) / (now - self._begin)
+        self.losses, self.norms, self._begin, self._counted = [], [], now, 0
+        return loss, norm, rate
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that went into something else than gradient steps."""
+        self._begin += seconds
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Exact: a float32 passes through Python's float unchanged."""
+        values = {"losses": self.losses, "norms": self.norms}
+        return {name: torch.stack(given).tolist() if given else [] for name, given in values.items()}
+
+    def load_state_dict(self, state: dict[str, list[float]], device: torch.device) -> None:
+        """The inverse of `state_dict`."""
+        self.losses = [torch.tensor(value, device=device) for value in state["losses"]]
+        self.norms = [torch.tensor(value, device=device) for value in state["norms"]]
+        self._counted = len(self.losses)

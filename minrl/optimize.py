@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.agent import Agent, Batch
+from minrl.capture import CapturedStep, Step
 from minrl.distributed import Group
 
 
@@ -65,15 +66,30 @@ class Optimizer:
         self.agent, self.schedule, self.clip, self.autocast = agent, schedule, clip, autocast
         self.group = group or Group(0, 1)
         self.device = next(agent.parameters()).device
+        on_gpu = self.device.type == "cuda"
+        # A recorded step reads the learning rate from the GPU.
+        rate = torch.tensor(schedule.peak, device=self.device) if on_gpu else schedule.peak
         groups = decayed_groups(agent, weight_decay)
-        self.adam = torch.optim.AdamW(groups, lr=schedule.peak, fused=self.device.type in ("cpu", "cuda"))
+        self.adam = torch.optim.AdamW(groups, lr=rate, fused=True, capturable=on_gpu)
         self.average = average
         self.averaged = {n: p.detach().clone() for n, p in agent.named_parameters()} if average else {}
+        # Sums over processes are not recorded.
+        self._run: Step = CapturedStep(self._step) if on_gpu and self.group.size == 1 else self._step
 
     def update(self, batch: Batch, memory: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """One step: the loss (mean over the steps of all processes), the gradient's norm, the next memory."""
         for parameters in self.adam.param_groups:
-            parameters["lr"] = self.schedule.at(step)
+            rate = self.schedule.at(step)
+            if isinstance(parameters["lr"], Tensor):
+                parameters["lr"].fill_(rate)
+            else:
+                parameters["lr"] = rate
+        if memory is None:
+            memory = torch.zeros(batch.reset.shape[0], self.agent.memory_size, device=self.device)
+        loss, norm, last = self._run(batch, memory)
+        return loss, norm, last
+
+    def _step(self, batch: Batch, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self.adam.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.agent.loss(batch, memory)

@@ -55,7 +55,7 @@ class Refeed(Cell):
         return torch.cat([state[:, self.width + 1 :], x.to(state.dtype), present], dim=1)
 
     def _unpack(self, state: Tensor) -> Tensor:
-        return state.unflatten(1, (self.window - 1, self.width + 1))
+        return torch.unflatten(state, 1, (self.window - 1, self.width + 1))
 
     def _last_of_windows(self, windows: Tensor, opened: Tensor) -> Tensor:
         """(M, K, D + 1), (M, K) -> (M, D): the output at each window's end."""

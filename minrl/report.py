@@ -1,5 +1,6 @@
 """How a run ended: a table for the terminal and a learning curve as PNG."""
 
+import json
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from minrl.agent import Agent, parameter_count
@@ -17,7 +19,7 @@ from minrl.log import STEP, read_log
 from minrl.play import Player
 from minrl.train import Result
 
-CURVE = "learning_curve.png"
+CURVE, SUMMARY = "learning_curve.png", "summary.json"
 
 
 def write_report(result: Result, out: Path) -> str:
@@ -34,11 +36,31 @@ def write_report(result: Result, out: Path) -> str:
     rows.append(("parameters", str(parameter_count(agent))))
     if result.seconds_per_step is not None:
         rows.append(("time per training step", f"{1e3 * result.seconds_per_step:.1f} ms"))
-    rows.append(("time per action", f"{1e3 * seconds_per_action(agent):.2f} ms"))
+    action_seconds = seconds_per_action(agent)
+    rows.append(("time per action", f"{1e3 * action_seconds:.2f} ms"))
+    _write_summary(result, out, action_seconds)
     if _plot(out):
         rows.append(("learning curve", str(out / CURVE)))
     lines = _table(rows)
     return f"{lines}\n\nwatch the curves: tensorboard --logdir {out}"
+
+
+def _write_summary(result: Result, out: Path, action_seconds: float) -> None:
+    """The table's numbers as JSON beside the checkpoint."""
+    device = next(result.agent.parameters()).device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    values = {
+        "step": result.step,
+        "parameters": parameter_count(result.agent),
+        "seconds_per_training_step": result.seconds_per_step,
+        "seconds_per_action": action_seconds,
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "evaluation": None if result.evaluation is None else result.evaluation.to_dict(),
+    }
+    temporary = out / f".{SUMMARY}"
+    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(out / SUMMARY)
 
 
 def evaluation_table(results: Sequence[Evaluation]) -> str:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.episode import Episodes
 from minrl.data.spaces import AnySpace, from_json, leaves, to_json
+from minrl.trust import checked
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Task:
     longest_episode: int
     environment: EnvironmentInfo | None
     reference_scores: tuple[float, float] | None  # returns that score 0 and 100
+    from_file: bool = False  # read from a checkpoint, which may be a stranger's
 
     @classmethod
     def of(cls, episodes: Episodes) -> "Task":
@@ -86,8 +88,20 @@ class Task:
                 "action_high": tuple(values["action_high"]),
                 "environment": None if environment is None else EnvironmentInfo(**environment),
                 "reference_scores": None if scores is None else (scores[0], scores[1]),
+                "from_file": True,
             }
         )
+
+    def known_environment(self) -> EnvironmentInfo:
+        """The environment of the data set.
+
+        Raises:
+            ValueError: if there is none, or it comes from a checkpoint and would import code that only the
+                checkpoint names.
+        """
+        if self.environment is None:
+            raise ValueError(f"{self.dataset} names no environment; say which one to evaluate in with --env ID")
+        return checked(self.environment) if self.from_file else self.environment
 
     def check_fits(self, observation_space: AnySpace, action_space: AnySpace, name: str) -> None:
         """A ValueError where the spaces of environment `name` are not those that the agent was trained for."""

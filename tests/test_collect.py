@@ -14,6 +14,7 @@ from minari import namespace
 from stable_baselines3 import PPO
 
 from minrl.collect import collect
+from minrl.data import load
 
 
 class Awkward(gym.Env[Any, Any]):
@@ -152,6 +153,21 @@ def test_nested_observations_and_reused_buffers(root: Path) -> None:
         assert episode.observations["bits"].tolist() == [[t % 2] * 3 for t in range(6)]
         np.testing.assert_array_equal(episode.actions[1][:, 0].astype(np.float64), episode.rewards)
         assert episode.actions[0].shape == (5, 2)
+
+
+def test_minrl_loads_what_it_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINRL_CACHE", str(tmp_path / "cache"))
+    dataset = quietly("random", "Hopper-v5", 3, metadata={"ref_min_score": -20.0, "ref_max_score": 3000.0})
+    episodes = load("minari:tests/set-v0")
+    recorded = list(dataset.iterate_episodes())
+    np.testing.assert_allclose(
+        episodes.observations, np.concatenate([e.observations[:-1] for e in recorded]), rtol=1e-6
+    )
+    np.testing.assert_allclose(episodes.final_observations, [e.observations[-1] for e in recorded], rtol=1e-6)
+    np.testing.assert_array_equal(episodes.actions, np.concatenate([e.actions for e in recorded]))
+    assert episodes.terminated.all()
+    assert not episodes.truncated.any()
+    assert episodes.reference_scores == (-20.0, 3000.0)
 
 
 def fails(words: str, root: Path, *arguments: Any, **options: Any) -> None:

@@ -23,7 +23,8 @@ def dataset(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_it_is_what_its_metadata_say(dataset: Any) -> None:
     assert NAME in minari.list_local_datasets()
-    assert dataset.spec.env_spec.id == dataset.spec.eval_env_spec.id == "Hopper-v5"
+    assert dataset.recover_environment().spec.id == "Hopper-v5"
+    assert dataset.recover_environment(eval_env=True).spec.id == "Hopper-v5"
     episodes = list(dataset.iterate_episodes())
     assert len(episodes) == dataset.total_episodes
     assert sum(len(episode.rewards) for episode in episodes) == dataset.total_steps >= 50_000

@@ -163,9 +163,7 @@ class _Draw:
         self._order, self._next = order, int(state["next"])
 
 
-def _gather(
-    episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray, mask: BoolArray
-) -> NumpyBatch:
+def _gather(episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray, mask: BoolArray) -> NumpyBatch:
     """The batch at given rows of the flat arrays, (B, T); rows that `mask` leaves out become zero."""
     before = episodes.actions[np.maximum(rows - 1, 0)]
     before[(steps == 0) | ~mask] = 0.0
@@ -188,9 +186,7 @@ def _checked(episodes: Episodes, weights: npt.ArrayLike | None) -> npt.NDArray[n
         return np.ones(episodes.num_episodes)
     checked = np.asarray(weights, dtype=np.float64)
     if checked.shape != (episodes.num_episodes,):
-        raise ValueError(
-            f"weights have shape {checked.shape}, the data set has {episodes.num_episodes} episodes"
-        )
+        raise ValueError(f"weights have shape {checked.shape}, the data set has {episodes.num_episodes} episodes")
     if not np.isfinite(checked).all() or checked.min() < 0 or checked.sum() <= 0:
         raise ValueError("weights must be finite, not negative, and not all zero")
     return checked

@@ -78,9 +78,7 @@ def _without_cache(convert: Callable[[Allocate], Arrays], error: OSError) -> Arr
 def _write(draft: Path, convert: Callable[[Allocate], Arrays]) -> None:
     def mapped(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         file = draft / f"{name}.npy"
-        array: npt.NDArray[Any] = np.lib.format.open_memmap(
-            file, mode="w+", dtype=np.dtype(dtype), shape=shape
-        )
+        array: npt.NDArray[Any] = np.lib.format.open_memmap(file, mode="w+", dtype=np.dtype(dtype), shape=shape)
         if hasattr(os, "posix_fallocate") and file.stat().st_size:
             # Without room reserved a full disk would kill the process at the first write through the mapping.
             with file.open("r+b") as handle:

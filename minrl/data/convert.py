@@ -104,9 +104,7 @@ def flatten_block(
     Raises ValueError naming file, episode, field and step of the first value that is not finite or not in the space.
     """
     parts = leaves(space)
-    flat = (
-        None if len(parts) == 1 else np.empty((int(lengths.sum()), parts[-1].columns.stop), dtype=np.float32)
-    )
+    flat = None if len(parts) == 1 else np.empty((int(lengths.sum()), parts[-1].columns.stop), dtype=np.float32)
     for leaf in parts:
         raw = read(leaf)
         bad = invalid_row(leaf.space, raw)

@@ -157,9 +157,7 @@ def _bounds(space: spaces.Box, actions: npt.NDArray[Any]) -> spaces.Box:
     return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 
-def _convert(
-    file: Path, task: str, observation_space: AnySpace, action_space: AnySpace, allocate: Allocate
-) -> Arrays:
+def _convert(file: Path, task: str, observation_space: AnySpace, action_space: AnySpace, allocate: Allocate) -> Arrays:
     with open_hdf5(file) as source:
         lengths, terminated, truncated = split(source, task)
         widths = leaves(observation_space)[-1].columns.stop, leaves(action_space)[-1].columns.stop
@@ -205,7 +203,8 @@ def _time_limit_ends(terminals: BoolArray, limit: int) -> BoolArray:
     steps = np.arange(len(terminals))
     starts = np.concatenate([[True], terminals[:-1]])
     begun = np.maximum.accumulate(np.where(starts, steps, 0))
-    return ((steps - begun) % limit == limit - 1) & ~terminals
+    ends: BoolArray = ((steps - begun) % limit == limit - 1) & ~terminals
+    return ends
 
 
 def _blocks(
@@ -230,9 +229,7 @@ def _blocks(
         observations = flatten_block(
             observation_space, lambda leaf: read("observations", leaf), inside, field="observations", **place
         )
-        actions = flatten_block(
-            action_space, lambda leaf: read("actions", leaf), inside, field="actions", **place
-        )
+        actions = flatten_block(action_space, lambda leaf: read("actions", leaf), inside, field="actions", **place)
         rewards = source["rewards"][rows].reshape(-1).astype(np.float32)
         check_finite(rewards, inside, field="rewards", **place)
         final = observations[np.cumsum(inside) - 1]
@@ -246,6 +243,4 @@ def _blocks(
                 **place,
             )
             final = following[np.cumsum(inside) - 1]
-        yield Block(
-            inside, observations, final, actions, rewards, terminated[first:last], truncated[first:last]
-        )
+        yield Block(inside, observations, final, actions, rewards, terminated[first:last], truncated[first:last])

@@ -75,9 +75,7 @@ def _known_files() -> dict[str, str]:
             stem = f"{task}_{quality.replace('-', '_')}"
             files |= {f"{task}-{quality}-{version}": f"{stem}-{version}.hdf5" for version in ("v1", "v2")}
             files[f"bullet-{task}-{quality}-v0"] = f"bullet-{stem}.hdf5"
-        files |= {
-            f"{task}-{quality}-v0": f"{task}_{quality.replace('-', '_')}.hdf5" for quality in _QUALITIES
-        }
+        files |= {f"{task}-{quality}-v0": f"{task}_{quality.replace('-', '_')}.hdf5" for quality in _QUALITIES}
         files[f"{task}-medium-replay-v0"] = f"{task.removesuffix('2d')}_mixed.hdf5"
         del files[f"bullet-{task}-full-replay-v0"]
     files["ant-random-expert-v0"] = "ant_random_expert.hdf5"

@@ -1,6 +1,7 @@
 """The environment that a data set belongs to: a plain record, and how to make it."""
 
 import dataclasses
+import importlib.util
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,18 @@ class EnvironmentInfo:
     kwargs: dict[str, Any] = field(default_factory=dict)
     max_episode_steps: int | None = None
     spec: str | None = None
+
+    def to_spec(self) -> str:
+        """Gymnasium's EnvSpec as JSON; raises ValueError for an id that is not registered here."""
+        if self.spec is not None:
+            return self.spec
+        _register(self.id)
+        try:
+            found = gymnasium.spec(self.id)
+        except gymnasium.error.Error as error:
+            raise ValueError(_cannot_make(self, error)) from error
+        steps = self.max_episode_steps or found.max_episode_steps
+        return dataclasses.replace(found, kwargs={**found.kwargs, **self.kwargs}, max_episode_steps=steps).to_json()
 
 
 def from_spec(text: str) -> EnvironmentInfo:
@@ -78,4 +91,7 @@ def _cannot_make(environment: EnvironmentInfo, error: Exception) -> str:
             named = getattr(error, "name", None) or text
             if module in str(named).lower():
                 return f"environment {environment.id} needs {module}: pip install 'minrl[{extra}]'"
+    robotics = importlib.util.find_spec("gymnasium_robotics")
+    if isinstance(error, gymnasium.error.NameNotFound | gymnasium.error.NamespaceNotFound) and robotics is None:
+        reason += " If it is one of Gymnasium-Robotics: pip install 'minrl[robotics]'"
     return f"environment {environment.id} cannot be made: {type(error).__name__}: {reason}"

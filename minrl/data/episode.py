@@ -55,13 +55,9 @@ class Episodes:
         }
         for field, shape in expected.items():
             if getattr(self, field).shape != shape:
-                raise ValueError(
-                    f"{self.name}: {field} has shape {getattr(self, field).shape}, expected {shape}"
-                )
+                raise ValueError(f"{self.name}: {field} has shape {getattr(self, field).shape}, expected {shape}")
         if episodes < 1 or self.offsets[0] != 0 or self.offsets[-1] != steps or self.lengths.min() < 1:
-            raise ValueError(
-                f"{self.name}: offsets must rise from 0 to {steps}, one step or more per episode"
-            )
+            raise ValueError(f"{self.name}: offsets must rise from 0 to {steps}, one step or more per episode")
 
     def __len__(self) -> int:
         return self.num_episodes

@@ -24,11 +24,10 @@ def decode_frames(frames: Sequence[bytes], leaf: Leaf, where: str) -> FloatArray
     from PIL import Image
 
     result = np.empty((len(frames), leaf.raw_width), dtype=np.float32)
-    for step, frame in enumerate(frames):
-        try:
+    step = 0
+    try:
+        for step, frame in enumerate(frames):
             result[step] = np.asarray(Image.open(io.BytesIO(frame))).reshape(-1)
-        except Exception as error:
-            raise ValueError(
-                f"{where}: step {step} is not a JPEG image of shape {leaf.space.shape}"
-            ) from error
+    except Exception as error:
+        raise ValueError(f"{where}: step {step} is not a JPEG image of shape {leaf.space.shape}") from error
     return result

@@ -87,9 +87,7 @@ def load_minari(dataset_id: str, *, cache: bool, download: bool) -> Episodes:
 def load_folder(data: Path, name: str, *, cache: bool) -> Episodes:
     """A set in Minari's layout by its data folder."""
     metadata = read_metadata(data)
-    arrays = cached(
-        fingerprint(_source_files(metadata)), lambda allocate: _convert(metadata, allocate), enabled=cache
-    )
+    arrays = cached(fingerprint(_source_files(metadata)), lambda allocate: _convert(metadata, allocate), enabled=cache)
     return Episodes(
         name=name,
         observation_space=metadata.observation_space,
@@ -106,9 +104,7 @@ def read_metadata(data: Path) -> Metadata:
     try:
         raw: dict[str, Any] = json.loads(file.read_text())
     except FileNotFoundError:
-        raise ValueError(
-            f"{file} is missing: the set is incomplete, delete its folder and fetch it again"
-        ) from None
+        raise ValueError(f"{file} is missing: the set is incomplete, delete its folder and fetch it again") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     try:

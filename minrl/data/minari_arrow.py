@@ -27,32 +27,34 @@ def read_arrow(
     except ImportError:
         raise ValueError(f"{data} is stored as {format}: pip install 'minrl[arrow]' to read it") from None
     for episode in range(episodes):
-        table = _table(data / str(episode), format)
-        rows = table.num_rows
-        _check_rows(data / str(episode), episode, rows)
-        lengths = np.array([rows - 1])
-        place: Any = {"where": str(data), "first": episode}
+        yield _block(data, format, episode, observation_space, action_space)
 
-        def leaf_rows(field: str, leaf: Leaf, count: int, table: Any = table, episode: int = episode) -> Any:
-            return _leaf(table.column(field), leaf, count, f"{data}, episode {episode}: {field}")
 
-        observations = flatten_block(
-            observation_space,
-            lambda leaf: leaf_rows("observations", leaf, rows),
-            lengths + 1,
-            field="observations",
-            **place,
-        )
-        actions = flatten_block(
-            action_space, lambda leaf: leaf_rows("actions", leaf, rows - 1), lengths, field="actions", **place
-        )
-        rewards = np.asarray(table.column("rewards"), dtype=np.float32)[:-1]
-        check_finite(rewards, lengths, field="rewards", **place)
-        flags = [
-            last_flags(np.asarray(table.column(field), dtype=np.bool_)[:-1], lengths, field=field, **place)
-            for field in ("terminations", "truncations")
-        ]
-        yield Block(lengths, observations[:-1], observations[-1:], actions, rewards, flags[0], flags[1])
+def _block(data: Path, format: str, episode: int, observation_space: AnySpace, action_space: AnySpace) -> Block:
+    table = _table(data / str(episode), format)
+    steps = table.num_rows - 1
+    _check_rows(data / str(episode), episode, table.num_rows)
+    lengths = np.array([steps])
+    place: Any = {"where": str(data), "first": episode}
+
+    def read(field: str, leaf: Leaf, count: int) -> Any:
+        return _leaf(table.column(field), leaf, count, f"{data}, episode {episode}: {field}")
+
+    observations = flatten_block(
+        observation_space,
+        lambda leaf: read("observations", leaf, steps + 1),
+        lengths + 1,
+        field="observations",
+        **place,
+    )
+    actions = flatten_block(action_space, lambda leaf: read("actions", leaf, steps), lengths, field="actions", **place)
+    rewards = np.asarray(table.column("rewards"), dtype=np.float32)[:-1]
+    check_finite(rewards, lengths, field="rewards", **place)
+    terminated, truncated = (
+        last_flags(np.asarray(table.column(field), dtype=np.bool_)[:-1], lengths, field=field, **place)
+        for field in ("terminations", "truncations")
+    )
+    return Block(lengths, observations[:-1], observations[-1:], actions, rewards, terminated, truncated)
 
 
 def _table(folder: Path, format: str) -> Any:

@@ -1,6 +1,7 @@
 """Fetching a Minari set, with one clear line for whatever goes wrong."""
 
 import contextlib
+import importlib
 import os
 import re
 import shutil
@@ -28,10 +29,13 @@ def fetch(dataset_id: str, root: Path, here: str, known: str, *, download: bool)
         )
     if not download:
         raise ValueError(f"{here}, and downloading is off; {known}")
-    host, port = _server()
+    try:
+        host, port = _server()
+    except ImportError as error:
+        raise ValueError(f"{here}, and Minari's remote needs {error.name}; {known}") from error
     if not reachable(host, port):
         raise ValueError(
-            f"{here}, and there is no network to fetch it (no answer from {host}): "
+            f"{here}, and there is no network to fetch it: "
             f"copy the set's folder there or set MINARI_DATASETS_PATH; {known}"
         )
     try:
@@ -62,9 +66,7 @@ def _server() -> tuple[str, int]:
             return "HF_HUB_OFFLINE is set", 0
         address = ENDPOINT
     else:
-        from google.cloud.storage._http import Connection
-
-        address = Connection.API_BASE_URL
+        address = importlib.import_module("google.cloud.storage._http").Connection.API_BASE_URL
     target = urlsplit(address)
     proxy = urllib.request.getproxies().get(target.scheme)
     if proxy and not urllib.request.proxy_bypass(target.hostname or ""):

@@ -32,8 +32,7 @@ _memory_space = lru_cache(maxsize=4096)(lambda count: h5s.create_simple((count,)
 
 def read_hdf5(path: Path, observation_space: AnySpace, action_space: AnySpace, *, episodes: int) -> Iterator[Block]:
     """The blocks of a Minari `main_data.hdf5`; raises ValueError naming file, episode and field of a fault."""
-    # Each array is read once and whole: a cache of chunks would only cost time for every array opened.
-    with open_hdf5(path, rdcc_nslots=521) as file:
+    with open_hdf5(path) as file:
         if len(file) != episodes:
             raise ValueError(f"{path}: holds {len(file)} episodes, the metadata says total_episodes = {episodes}")
         reader = _Reader(file, path, observation_space, action_space)
@@ -44,12 +43,12 @@ def read_hdf5(path: Path, observation_space: AnySpace, action_space: AnySpace, *
             yield block
 
 
-def open_hdf5(path: Path, **options: Any) -> h5py.File:
-    """Open for reading, `options` as for h5py.File; raises ValueError, one line, for a missing, empty, cut or foreign file."""
+def open_hdf5(path: Path) -> h5py.File:
+    """Open for reading; raises ValueError, one line, for a missing, empty, cut or foreign file."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        return h5py.File(path, "r", **options)
+        return h5py.File(path, "r", locking=False)  # a read-only network folder may allow no lock
     except OSError as error:
         reason = " ".join(str(error).split())
         cut = "truncated file" in reason or path.stat().st_size == 0
@@ -117,9 +116,7 @@ class _Reader:
         observations = flatten_block(
             self.observation_space, _source(self.observations), lengths + 1, field="observations", **place
         )
-        actions = flatten_block(
-            self.action_space, _source(self.actions), lengths, field="actions", **place
-        )
+        actions = flatten_block(self.action_space, _source(self.actions), lengths, field="actions", **place)
         rewards = self.rewards.result()[:, 0]
         check_finite(rewards, lengths, field="rewards", **place)
         terminated, truncated = (

@@ -114,8 +114,8 @@ def encode(space: AnySpace, raw: Any) -> FloatArray:
     if isinstance(space, spaces.Text):
         # Few strings differ within a data set, so Gymnasium's own per-string code runs once for each.
         distinct, inverse = np.unique(np.asarray(raw, dtype=object).astype(str), return_inverse=True)
-        table = np.stack([spaces.flatten(space, str(text)) for text in distinct])
-        return table.astype(np.float32)[inverse.reshape(-1)]
+        table = [np.asarray(spaces.flatten(space, str(text)), dtype=np.float32) for text in distinct]
+        return np.stack(table)[inverse.reshape(-1)]
     return np.asarray(raw, dtype=np.float32)
 
 

@@ -1,0 +1,38 @@
+# Two commands for everyone, `make demo` and `make test`; each makes its own .venv from pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	@rm -rf $(DEMO)
+	$(BIN)/minrl train decision --config configs/demo.toml --out $(DEMO)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# The learning tests too.
+test-all: $(VENV)/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/decision_step.py
+	$(BIN)/python benchmarks/cpu_kernel.py
+	$(BIN)/python benchmarks/data_loading.py
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	# torch first: with the pinned one there, nothing else asks for another build of it.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

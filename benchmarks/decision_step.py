@@ -1,0 +1,220 @@
+"""A training step and an action of the decision agent against transformers' DecisionTransformerModel, in one run.
+
+    python benchmarks/decision_step.py [--rounds 20] [--json FILE]
+
+Both see the same batch (B=64, K=20, 11 observations, 3 actions, width 128, 3 layers) in interleaved rounds; every
+figure is a ratio of medians. It prints the thread count, and memory and time along an episode of 10,000 steps.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DecisionTransformerConfig, DecisionTransformerModel
+
+from minrl.agent import Batch, Moment, parameter_count
+from minrl.agents.decision import DecisionAgent, DecisionConfig
+from minrl.optimize import Optimizer, Schedule
+from minrl.task import Task
+
+OBSERVATION, ACTION, WIDTH, DEPTH = 11, 3, 128, 3
+
+
+def make_agent() -> DecisionAgent:
+    """A minGRU agent with one token a step, as `minrl train decision` makes it."""
+    bound = np.full(ACTION, 1.0, dtype=np.float32)
+    task = Task(
+        dataset="random numbers",
+        observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32),
+        action_space=gymnasium.spaces.Box(-bound, bound),
+        action_low=(-1.0,) * ACTION,
+        action_high=(1.0,) * ACTION,
+        best_return=3600.0,
+        return_scale=1000.0,
+        longest_episode=1000,
+        environment=None,
+        reference_scores=None,
+    )
+    return DecisionAgent(DecisionConfig(width=WIDTH, depth=DEPTH), task)
+
+
+def make_peer() -> DecisionTransformerModel:
+    """The Decision Transformer with its published size (arXiv 2106.01345, table 9)."""
+    config = DecisionTransformerConfig(
+        state_dim=OBSERVATION,
+        act_dim=ACTION,
+        hidden_size=WIDTH,
+        max_ep_len=1000,
+        n_layer=DEPTH,
+        n_head=1,
+        n_inner=4 * WIDTH,
+        activation_function="relu",
+        n_positions=1024,
+        resid_pdrop=0.1,
+        attn_pdrop=0.1,
+        embd_pdrop=0.1,
+    )
+    return DecisionTransformerModel(config)
+
+
+def make_batch(rows: int, steps: int) -> Batch:
+    """Random numbers in the shape of a batch; an episode opens in each row."""
+    reset = torch.zeros(rows, steps, dtype=torch.bool)
+    reset[:, 0] = True
+    return Batch(
+        observations=torch.randn(rows, steps, OBSERVATION),
+        actions=torch.rand(rows, steps, ACTION) * 2 - 1,
+        previous_actions=torch.rand(rows, steps, ACTION) * 2 - 1,
+        returns_to_go=torch.rand(rows, steps) * 3000,
+        time_steps=torch.arange(steps).expand(rows, steps).contiguous(),
+        reset=reset,
+        mask=torch.ones(rows, steps, dtype=torch.bool),
+    )
+
+
+def training_step(agent: DecisionAgent, batch: Batch) -> Callable[[], None]:
+    """A whole step of our training loop: loss, gradient, clipping, AdamW."""
+    agent.train()
+    optimizer = Optimizer(agent, Schedule(1e-4, 1000, 0.0, "constant"), weight_decay=1e-4, clip=0.25)
+    return lambda: discard(optimizer.update(batch, None, 0))
+
+
+def peer_training_step(model: DecisionTransformerModel, batch: Batch) -> Callable[[], None]:
+    """The same for the peer, its optimiser fused as ours is."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
+    mask = batch.mask.long()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        out = model(
+            states=batch.observations,
+            actions=batch.actions,
+            rewards=None,
+            returns_to_go=batch.returns_to_go.unsqueeze(-1) / 1000,
+            timesteps=batch.time_steps,
+            attention_mask=mask,
+        )
+        (out.action_preds - batch.actions).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+        optimizer.step()
+
+    return step
+
+
+def acting_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
+    """One action from the carried state, kept from call to call."""
+    agent.eval()
+    state = agent.initial_state(rows)
+    start = torch.zeros(rows, dtype=torch.bool)
+    moment = Moment(torch.randn(rows, OBSERVATION), torch.zeros(rows), start)
+
+    def step() -> None:
+        nonlocal state
+        with torch.inference_mode():
+            _, state = agent.act(moment, state)
+
+    return step
+
+
+def peer_acting_step(model: DecisionTransformerModel, steps: int = 20, rows: int = 1) -> Callable[[], None]:
+    """One action of the peer: its window of the last `steps` steps, fed anew."""
+    model.eval()
+    window = make_batch(rows, steps)
+    mask = torch.ones(rows, steps, dtype=torch.long)
+
+    def step() -> None:
+        with torch.inference_mode():
+            out = model(
+                states=window.observations,
+                actions=window.actions,
+                rewards=None,
+                returns_to_go=window.returns_to_go.unsqueeze(-1),
+                timesteps=window.time_steps,
+                attention_mask=mask,
+            )
+        discard(out.action_preds[:, -1])
+
+    return step
+
+
+def discard(value: Tensor | tuple[Tensor, ...]) -> None:
+    """Take a result and do nothing with it."""
+
+
+def interleaved(steps: dict[str, Callable[[], None]], rounds: int, repeat: int = 1) -> dict[str, float]:
+    """Median seconds of each, one after another in every round, after two rounds that do not count."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 2):
+        for name, step in steps.items():
+            begin = time.process_time()
+            for _ in range(repeat):
+                step()
+            if number >= 2:
+                times[name].append((time.process_time() - begin) / repeat)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def long_episode(agent: DecisionAgent, steps: int = 10_000) -> dict[str, float]:
+    """Time of the last thousand actions over that of the first, and growth of peak memory between them (MiB)."""
+    step = acting_step(agent)
+    thousands, peaks = [], []
+    for _ in range(steps // 1000):
+        begin = time.process_time()
+        for _ in range(1000):
+            step()
+        thousands.append(time.process_time() - begin)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return {"last_over_first": thousands[-1] / thousands[0], "peak_memory_growth_mib": peaks[-1] - peaks[0]}
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    agent, peer = make_agent(), make_peer()
+    lengths = {20: 64, 100: 13, 1000: 2}
+    steps = {f"K={k}": training_step(agent, make_batch(rows, k)) for k, rows in lengths.items()}
+    steps["peer"] = peer_training_step(peer, make_batch(64, 20))
+    training = interleaved(steps, arguments.rounds)
+    acting = interleaved(
+        {"ours": acting_step(agent), "peer": peer_acting_step(peer)}, arguments.rounds, repeat=50
+    )
+    batched = interleaved(
+        {"ours": acting_step(agent, 64), "peer": peer_acting_step(peer, rows=64)}, arguments.rounds // 4 + 1
+    )
+    per_second = {k: rows * k / training[f"K={k}"] for k, rows in lengths.items()}
+    result: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "parameters": parameter_count(agent),
+        "peer_parameters": parameter_count(peer),
+        "training_step_times_faster": training["peer"] / training["K=20"],
+        **{f"steps_per_second_K{k}_over_K20": value / per_second[20] for k, value in per_second.items() if k != 20},
+        "action_times_faster_B1": acting["peer"] / acting["ours"],
+        "action_times_faster_B64": batched["peer"] / batched["ours"],
+        **{f"episode_of_10000_{name}": value for name, value in long_episode(agent).items()},
+    }
+    for name, value in result.items():
+        print(f"{name:<42} {value:.2f}" if isinstance(value, float) else f"{name:<42} {value}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

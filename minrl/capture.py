@@ -1,0 +1,55 @@
+"""A training step recorded once as a CUDA graph and replayed, so that kernel launches do not dominate."""
+
+from collections.abc import Callable
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from minrl.agent import Batch
+
+Step = Callable[[Batch, Tensor], tuple[Tensor, ...]]
+
+# Steps that run as they are before one is recorded: libraries set themselves up and allocators settle.
+_WARM_UP = 3
+
+
+class CapturedStep:
+    """`step` with the same shapes at every call; the first calls run as they are, all others replay one graph.
+
+    `step` must not read values back to the host, and must change its own state in place.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream = torch.cuda.Stream()
+
+    def __call__(self, batch: Batch, memory: Tensor) -> tuple[Tensor, ...]:
+        """The step's results, in tensors of their own."""
+        self.calls += 1
+        if self.calls <= _WARM_UP:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                results = self.step(batch, memory)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return results
+        if self.graph is None:
+            self._record(batch, memory)
+        assert self.graph is not None
+        for held, given in zip(self.inputs, _tensors(batch, memory), strict=True):
+            held.copy_(given)
+        self.graph.replay()
+        return tuple(result.clone() for result in self.results)
+
+    def _record(self, batch: Batch, memory: Tensor) -> None:
+        self.inputs = [given.clone() for given in _tensors(batch, memory)]
+        held = Batch(**{f.name: t for f, t in zip(fields(Batch), self.inputs[:-1], strict=True)})
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.results = self.step(held, self.inputs[-1])
+
+
+def _tensors(batch: Batch, memory: Tensor) -> list[Tensor]:
+    return [*(getattr(batch, f.name) for f in fields(Batch)), memory]

@@ -1,0 +1,60 @@
+"""Which environments a checkpoint may open: a stranger's file must run no code that only the file names."""
+
+import json
+from importlib.util import find_spec
+from typing import Any
+
+import gymnasium
+from gymnasium import wrappers
+
+from minrl.data.environment import EnvironmentInfo
+
+
+def checked(environment: EnvironmentInfo) -> EnvironmentInfo:
+    """`environment` itself if making it runs only what an installed package has registered under its id.
+
+    A specification may name any module of the machine as its entry point or as a wrapper. Here the entry point
+    must be the registered one and the wrappers Gymnasium's own.
+
+    Raises:
+        ValueError: otherwise; it says how to name the environment by hand.
+    """
+    try:
+        spec = None if environment.spec is None else dict(json.loads(environment.spec))
+        reason = _objection(environment, spec)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"the checkpoint's environment cannot be read: {error}") from error
+    if reason:
+        raise ValueError(
+            f"the checkpoint asks for environment {environment.id}, {reason}: if you trust one that you have "
+            f"installed, name it with --env ID (--env MODULE:ID imports MODULE first)"
+        )
+    return environment
+
+
+def _objection(environment: EnvironmentInfo, spec: dict[str, Any] | None) -> str | None:
+    """What speaks against making the environment, None if nothing does."""
+    registered = _registered(environment.id)
+    # GymV26Environment and its like take the id of any other environment, module and all.
+    if registered is None or environment.id.startswith("GymV"):
+        return "which no installed package registers"
+    if spec is None:
+        return None
+    if spec["id"] != environment.id or spec.get("entry_point") != registered.entry_point:
+        return f"whose entry point {spec.get('entry_point')!r} is not the registered {registered.entry_point!r}"
+    for wrapper in spec.get("additional_wrappers") or ():
+        module, _, name = wrapper["entry_point"].partition(":")
+        # Recording wrappers write files where they are told to.
+        harmless = name in wrappers.__all__ and not name.startswith("Record")
+        if not harmless or not f"{module}.".startswith("gymnasium.wrappers."):
+            return f"inside the wrapper {wrapper['entry_point']!r}, which is none of Gymnasium's"
+    return None
+
+
+def _registered(environment_id: str) -> Any:
+    """Gymnasium's entry for an id; Gymnasium-Robotics registers its own only when asked to."""
+    if environment_id not in gymnasium.registry and find_spec("gymnasium_robotics") is not None:
+        import gymnasium_robotics
+
+        gymnasium.register_envs(gymnasium_robotics)
+    return gymnasium.registry.get(environment_id)

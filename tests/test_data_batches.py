@@ -1,0 +1,132 @@
+"""Packed rows hold whole trajectories, windows are drawn by length, and both restore exactly."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_data_episodes import small
+
+from minrl.data import Packed, Windows
+from minrl.data.batches import NumpyBatch
+
+
+def observed(batch: NumpyBatch) -> np.ndarray:
+    return batch["observations"][..., 0]
+
+
+def test_a_packed_row_is_one_stream_of_whole_episodes() -> None:
+    episodes = small((3, 1, 4, 9))
+    packed = Packed(episodes, batch_size=2, length=5, seed=1)
+    batches = [next(packed) for _ in range(40)]
+    for row in range(2):
+        stream = np.concatenate([observed(batch)[row] for batch in batches])
+        reset = np.concatenate([batch["reset"][row] for batch in batches])
+        starts = np.flatnonzero(reset)
+        assert starts[0] == 0
+        pieces = np.split(stream, starts[1:])
+        for piece in pieces[:-1]:  # the last one goes on in a batch that was not drawn
+            e = int(piece[0]) // 1000
+            np.testing.assert_array_equal(piece, 1000 * e + np.arange(episodes.lengths[e]))
+
+
+def test_packed_fields_belong_to_the_same_step() -> None:
+    episodes = small((3, 1, 4, 9))
+    for batch, _ in zip(Packed(episodes, 3, 7, seed=0), range(20), strict=False):
+        step = (observed(batch) % 1000).astype(int)
+        np.testing.assert_array_equal(batch["time_steps"], step)
+        np.testing.assert_array_equal(batch["reset"], step == 0)
+        assert batch["mask"].all()
+        np.testing.assert_allclose(batch["actions"][..., 0], observed(batch) / 1000, rtol=1e-6)
+        before = np.where(step == 0, 0, (observed(batch) - 1) / 1000)
+        np.testing.assert_allclose(batch["previous_actions"][..., 1], before, rtol=1e-6)
+        rows = (observed(batch) // 1000).astype(int)
+        index = episodes.offsets[rows] + step
+        np.testing.assert_array_equal(batch["returns_to_go"], episodes.returns_to_go[index])
+        np.testing.assert_array_equal(batch["rewards"], episodes.rewards[index])
+
+
+def test_packed_takes_every_episode_once_before_any_twice() -> None:
+    packed = Packed(small((2,) * 12), batch_size=4, length=6, seed=3)
+    first = [observed(next(packed)) // 1000 for _ in range(2)]
+    drawn, counts = np.unique(np.concatenate(first), return_counts=True)
+    np.testing.assert_array_equal(drawn, range(12))
+    assert set(counts) == {4}  # 2 steps in each of 2 passes
+
+
+def test_windows_are_drawn_by_length_from_every_step() -> None:
+    windows = Windows(small((2, 8)), batch_size=4000, length=3, seed=0)
+    batch = next(windows)
+    starts, counts = np.unique(observed(batch)[:, 0], return_counts=True)
+    np.testing.assert_array_equal(starts, [0, 1, *range(1000, 1008)])
+    # Ten starts of equal probability: 400 each, standard deviation 19.
+    assert np.abs(counts - 400).max() < 5 * 19
+
+
+def test_windows_pad_on_the_right_with_zeros() -> None:
+    batch = next(Windows(small((2, 8)), batch_size=500, length=4, seed=0))
+    length = np.where(observed(batch)[:, 0] < 1000, 2, 8)
+    start = (observed(batch)[:, 0] % 1000).astype(int)
+    np.testing.assert_array_equal(batch["mask"].sum(axis=1), np.minimum(4, length - start))
+    assert (np.diff(batch["mask"].astype(int), axis=1) <= 0).all()
+    for field in ("observations", "actions", "previous_actions", "rewards", "returns_to_go", "time_steps"):
+        assert not batch[field][~batch["mask"]].any(), field
+    np.testing.assert_array_equal(batch["reset"], np.arange(4)[None, :] == np.zeros((500, 1)))
+    mid = start > 0
+    before = (observed(batch)[mid, 0] - 1) / 1000
+    np.testing.assert_allclose(batch["previous_actions"][mid, 0, 0], before, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", [Packed, Windows])
+def test_weights_leave_out_and_prefer(sampler: type[Packed | Windows]) -> None:
+    drawn = sampler(small((5,) * 3), 600, 5, seed=0, weights=[0.0, 1.0, 3.0])
+    episode = observed(next(drawn))[:, 0] // 1000
+    assert not (episode == 0).any()
+    assert abs((episode == 2).mean() - 0.75) < 0.09  # 5 standard deviations
+    with pytest.raises(ValueError, match="weights"):
+        sampler(small(), 1, 1, weights=[1.0])
+    with pytest.raises(ValueError, match="not all zero"):
+        sampler(small(), 1, 1, weights=[0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 3.0, 4.0]])
+@pytest.mark.parametrize("sampler", [Packed, Windows])
+def test_a_restored_state_gives_the_same_batches(
+    sampler: type[Packed | Windows], weights: list[float] | None, tmp_path: Path
+) -> None:
+    episodes = small((3, 1, 4, 9))
+    original = sampler(episodes, 3, 5, seed=4, weights=weights)
+    for _ in range(7):
+        next(original)
+    torch.save(original.state_dict(), tmp_path / "state.pt")
+    expected = [next(original) for _ in range(9)]
+    restored = sampler(episodes, 3, 5, seed=99, weights=weights)
+    restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for batch in expected:
+        for field, values in next(restored).items():
+            np.testing.assert_array_equal(values, batch[field], err_msg=field)
+    other = next(sampler(episodes, 3, 5, seed=5, weights=weights))
+    assert any((other[field] != expected[0][field]).any() for field in other)
+
+
+def test_a_state_of_another_batch_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="state of 2 rows, this batch has 3"):
+        Packed(small(), 3, 4).load_state_dict(Packed(small(), 2, 4).state_dict())
+
+
+@pytest.mark.parametrize("sampler", [Packed, Windows])
+def test_sizes_must_be_positive(sampler: type[Packed | Windows]) -> None:
+    with pytest.raises(ValueError, match="length must be 1 or more, not 0"):
+        sampler(small(), 1, 0)
+
+
+@pytest.mark.parametrize(("sampler", "size", "length"), [(Windows, 64, 20), (Packed, 64, 20), (Packed, 4, 1000)])
+def test_a_batch_costs_little_beside_a_training_step(sampler: type[Packed | Windows], size: int, length: int) -> None:
+    drawn = sampler(small((150,) * 2000), size, length, seed=0)
+    times = []
+    for _ in range(30):
+        start = time.process_time()
+        next(drawn)
+        times.append(time.process_time() - start)
+    assert min(times) < 0.003  # a training step of this size takes 60 ms and more

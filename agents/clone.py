@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from minrl.agent import Agent, Batch, Loss, Moment, Sampler
 from minrl.backbone import Backbone
-from minrl.cells import Cell
+from minrl.cells import CELLS, Cell
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
 from minrl.encoders import Memoryless, Normalizer
@@ -29,13 +29,15 @@ class CloneConfig:
         default=1.0,
         metadata={"help": "share of the steps learned from, those of the best episodes (0.1: 10 %% BC)"},
     )
-    cell: str = field(default="mingru", metadata={"help": "sequence model of the backbone"})
+    cell: str = field(default="mingru", metadata={"help": f"sequence model of the backbone: {', '.join(CELLS)}"})
     width: int = field(default=128, metadata={"help": "width of the backbone"})
     depth: int = field(default=3, metadata={"help": "blocks of the backbone"})
     conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
     mlp: float = field(default=4.0, metadata={"help": "hidden width of each block's MLP over the width"})
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
-    cell_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "options of the cell"})
+    cell_options: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "options of the cell, such as expand=2 candidate=tanh"}
+    )
     context: int | None = field(
         default=None, metadata={"help": "train on windows of so many steps instead of whole trajectories"}
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from minrl.agent import Agent, Batch, Loss, Moment, Sampler
 from minrl.backbone import Backbone
-from minrl.cells import Cell
+from minrl.cells import CELLS, Cell
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
 from minrl.encoders import Normalizer
@@ -28,13 +28,15 @@ from minrl.task import Task
 class DecisionConfig:
     """What a decision agent is made of."""
 
-    cell: str = field(default="mingru", metadata={"help": "sequence model of the backbone"})
+    cell: str = field(default="mingru", metadata={"help": f"sequence model of the backbone: {', '.join(CELLS)}"})
     width: int = field(default=128, metadata={"help": "width of the backbone"})
     depth: int = field(default=3, metadata={"help": "blocks of the backbone"})
     conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
     mlp: float = field(default=4.0, metadata={"help": "hidden width of each block's MLP over the width"})
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
-    cell_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "options of the cell"})
+    cell_options: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "options of the cell, such as expand=2 candidate=tanh"}
+    )
     tokens: Literal["step", "triple"] = field(
         default="step", metadata={"help": "one token a step, or return-to-go, observation and action"}
     )
@@ -67,6 +69,8 @@ class DecisionConfig:
             raise ValueError(f"context must be at least 1 step, got {self.context}")
         if self.refeed and self.context is None:
             raise ValueError("refeed needs context, the number of steps to feed anew")
+        if self.return_scale is not None and not self.return_scale > 0:
+            raise ValueError(f"return_scale must be positive, got {self.return_scale}")
 
 
 class DecisionAgent(Agent):
@@ -81,6 +85,7 @@ class DecisionAgent(Agent):
         width, observation, action = config.width, task.observation_size, task.action_size
         self.triple = config.tokens == "triple"
         self.return_scale = task.return_scale if config.return_scale is None else config.return_scale
+        self.target_return = task.best_return if config.target_return is None else config.target_return
         self.normalizer = Normalizer(observation)
         self.embed_return = nn.Linear(1, width)
         self.embed_observation = nn.Linear(observation, width)
@@ -136,9 +141,7 @@ class DecisionAgent(Agent):
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
         """As `Agent.initial_state`; `target_return` may differ between environments, (B,)."""
         if target_return is None:
-            target_return = self.config.target_return
-        if target_return is None:
-            target_return = self.task.best_return
+            target_return = self.target_return
         memory = self.acting.initial_state(batch_size)
         state = torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
         state[:, 0] = state[:, 1] = torch.as_tensor(target_return, dtype=memory.dtype, device=memory.device)

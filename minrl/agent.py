@@ -78,6 +78,7 @@ class Agent(nn.Module, ABC):
     config_class: ClassVar[type[Any]]
     config: Any
     task: Task
+    target_return: float | None = None  # asked for by default; None where the agent is not asked for any
     memory_size: int  # of the backbone
     state_size: int  # S
 
@@ -103,7 +104,7 @@ class Agent(nn.Module, ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
-        """The state (B, S) before the first step; the target return is the task's own by default."""
+        """The state (B, S) before the first step; the target return is the agent's own by default."""
 
     @abstractmethod
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:

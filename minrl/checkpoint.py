@@ -1,12 +1,13 @@
 """Checkpoints: one file with config, weights and all that a run needs to go on, read without running code."""
 
+import errno
 import os
 import pickle
 import zipfile
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import torch
 
@@ -32,8 +33,20 @@ class Checkpoint:
     note: dict[str, Any]  # scores and versions
 
 
-def save(path: Path, agent: Agent, *, step: int, weights: dict[str, Any] | None = None, **parts: Any) -> None:
-    """Write a checkpoint to a temporary name and rename it, so that a file is whole or not there."""
+def save(
+    path: Path,
+    agent: Agent,
+    *,
+    step: int,
+    weights: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    note: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint to a temporary name and rename it, so that a file is whole or not there.
+
+    Raises:
+        OSError: if it cannot be written; what was there before is kept.
+    """
     content = {
         "format": FORMAT,
         "agent": agent.name,
@@ -41,8 +54,8 @@ def save(path: Path, agent: Agent, *, step: int, weights: dict[str, Any] | None 
         "task": agent.task.to_dict(),
         "weights": agent.state_dict() if weights is None else weights,
         "step": step,
-        "training": parts.get("training", {}),
-        "note": parts.get("note", {}),
+        "training": training or {},
+        "note": note or {},
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -51,6 +64,8 @@ def save(path: Path, agent: Agent, *, step: int, weights: dict[str, Any] | None 
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except RuntimeError as error:  # torch's word for a full disk
+        raise OSError(errno.EIO, f"checkpoint cannot be written ({' '.join(str(error).split())})", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -72,12 +87,15 @@ def read(path: Path | str) -> Checkpoint:
         raise ValueError(f"{file} is cut short or no checkpoint") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"checkpoint {file} is damaged or cut short; nothing was loaded") from error
-    names = Checkpoint.__dataclass_fields__
-    if not isinstance(content, dict) or any(name not in content for name in names):
+    if not isinstance(content, dict) or "format" not in content or "agent" not in content:
         raise ValueError(f"{file} is no checkpoint of minrl")
-    if content.get("format") != FORMAT:
-        raise ValueError(f"checkpoint {file} has format {content.get('format')}, this version reads {FORMAT}")
-    return Checkpoint(**{name: content[name] for name in names})
+    if content["format"] != FORMAT:
+        raise ValueError(f"checkpoint {file} has format {content['format']}, this version reads {FORMAT}")
+    for name, hint in get_type_hints(Checkpoint).items():
+        kind = get_origin(hint) or hint
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"checkpoint {file} holds no {name} of type {kind.__name__}")
+    return Checkpoint(**{name: content[name] for name in get_type_hints(Checkpoint)})
 
 
 def load(path: Path | str) -> Agent:
@@ -96,9 +114,9 @@ def restore(checkpoint: Checkpoint, where: str) -> Agent:
     try:
         agent = kind(config, Task.from_dict(checkpoint.task))
         agent.load_state_dict(checkpoint.weights)
-    except (RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ValueError(f"checkpoint {where} does not fit its own configuration: {reason}") from error
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"checkpoint {where} does not fit its own configuration: {reason[-1].strip()}") from error
     return agent.eval()
 
 

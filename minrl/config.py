@@ -78,11 +78,11 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Any], title: str) -> N
         if hint is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif get_origin(hint) is dict:
-            options |= {"type": _pair, "nargs": "+", "metavar": "KEY=VALUE"}
+            options |= {"type": key_value, "nargs": "+", "metavar": "KEY=VALUE"}
         else:
             options["type"] = str if get_origin(hint) is Literal else hint
-            metavar = "{" + ",".join(get_args(hint)) + "}" if get_origin(hint) is Literal else hint.__name__.upper()
-            options["metavar"] = metavar
+            is_choice = get_origin(hint) is Literal
+            options["metavar"] = "{" + ",".join(get_args(hint)) + "}" if is_choice else _METAVARS[hint]
         group.add_argument(flag, help=item.metadata.get("help", "") + shown, **options)
 
 
@@ -94,7 +94,8 @@ def from_flags(kind: type[Any], arguments: argparse.Namespace) -> dict[str, Any]
     return {name: dict(value) if name in pairs else value for name, value in given.items()}
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def key_value(text: str) -> tuple[str, Any]:
+    """ "KEY=VALUE" as a pair, the value read as TOML where it is TOML and as text where it is not."""
     key, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f'"{text}" should read KEY=VALUE')
@@ -127,6 +128,9 @@ def _without_none(hint: Any) -> Any:
         rest = [part for part in get_args(hint) if part is not type(None)]
         return rest[0] if len(rest) == 1 else hint
     return hint
+
+
+_METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
 def _shown(default: Any) -> str:

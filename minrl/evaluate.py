@@ -118,7 +118,7 @@ def evaluate(
     return [
         Evaluation(
             environment=environment.id,
-            target_return=target,
+            target_return=agent.target_return if target is None else target,
             returns=tuple(rows.returns[k].tolist()),
             lengths=tuple(rows.lengths[k].tolist()),
             seeds=tuple(range(seed, seed + episodes)),

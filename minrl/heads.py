@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class Part(nn.Module, ABC):
 
     inputs: int
     columns: slice
+    whole: bool  # whether actions are whole numbers
 
     @abstractmethod
     def loss(self, raw: Tensor, action: Tensor) -> Tensor:
@@ -77,6 +79,7 @@ class ActionHead(nn.Module):
             else:
                 part = Binary(size)
             part.columns = leaf.columns
+            part.whole = isinstance(leaf.space, spaces.Box) and np.issubdtype(leaf.space.dtype, np.integer)
             self.parts.append(part)
         self.linear = nn.Linear(width, sum(part.inputs for part in self._all()))
         # Small first outputs, so that the first actions lie in the middle of the range.
@@ -94,6 +97,8 @@ class ActionHead(nn.Module):
         """(..., D) -> (..., A): the most likely action, or a sample. Squared error has no spread to sample."""
         raw = self._raw(features)
         actions = [p.act(r, deterministic=deterministic) for p, r in zip(self._all(), raw, strict=True)]
+        # The action remembered is the one that the environment gets.
+        actions = [a.round() if p.whole else a for p, a in zip(self._all(), actions, strict=True)]
         return actions[0] if len(actions) == 1 else torch.cat(actions, dim=-1)
 
     def _raw(self, features: Tensor) -> tuple[Tensor, ...]:

@@ -5,16 +5,14 @@ Shapes: B environments, O flat observation width, A flat action width, S state s
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium import spaces
-from gymnasium.vector.utils import concatenate, create_empty_array
 from torch import Tensor
 
 from minrl.agent import Agent, Moment
-from minrl.data.spaces import AnySpace, flatten
+from minrl.data.spaces import AnySpace, flatten, leaves
 
 
 class Player:
@@ -69,22 +67,30 @@ class Player:
 
 
 def unflatten(space: AnySpace, rows: npt.NDArray[Any]) -> Any:
-    """Flattened rows (B, A) as a batch of the space's samples, inside its bounds."""
+    """Flattened rows (B, A) as a batch of the space's samples, in its structure and inside its bounds."""
+    parts = {leaf.keys: _decoded(leaf.space, rows[:, leaf.columns]) for leaf in leaves(space)}
+    return _assembled(space, (), parts)
+
+
+def _assembled(space: AnySpace, keys: tuple[str | int, ...], parts: dict[tuple[str | int, ...], Any]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _assembled(part, (*keys, key), parts) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_assembled(part, (*keys, i), parts) for i, part in enumerate(space.spaces))
+    return parts[keys]
+
+
+def _decoded(space: AnySpace, rows: npt.NDArray[Any]) -> Any:
+    """Rows of one leaf, (B, P), as a batch of its samples."""
     if isinstance(space, spaces.Box):
+        rows = np.rint(rows) if np.issubdtype(space.dtype, np.integer) else rows
         return np.clip(rows.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype)
     if isinstance(space, spaces.Discrete):
         return rows.argmax(1).astype(space.dtype) + space.start
-    samples = [_clipped(space, spaces.unflatten(space, row)) for row in rows]
-    batch: Any = create_empty_array(space, n=len(rows))
-    return concatenate(space, samples, batch)
-
-
-def _clipped(space: gymnasium.Space[Any], sample: Any) -> Any:
-    """A sample whose Box parts lie inside their bounds."""
-    if isinstance(space, spaces.Box):
-        return np.clip(sample, space.low, space.high).astype(space.dtype)
-    if isinstance(space, spaces.Dict):
-        return {key: _clipped(part, sample[key]) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_clipped(part, s) for part, s in zip(space.spaces, sample, strict=True))
-    return sample
+    if isinstance(space, spaces.MultiDiscrete):
+        cuts = np.cumsum(space.nvec.reshape(-1))[:-1]
+        chosen = np.stack([part.argmax(1) for part in np.split(rows, cuts, axis=1)], axis=1)
+        return (chosen.reshape(-1, *space.shape) + space.start).astype(space.dtype)
+    if isinstance(space, spaces.MultiBinary):
+        return (rows > 0.5).reshape(-1, *space.shape).astype(space.dtype)
+    return tuple(spaces.unflatten(space, row) for row in rows)

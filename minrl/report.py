@@ -31,6 +31,7 @@ def write_report(result: Result, out: Path) -> str:
         ("data set, mean return", _scored(episodes, float(episodes.returns.mean()))),
         ("data set, best return", _scored(episodes, float(episodes.returns.max()))),
     ]
+    rows.append(("checkpoint", f"the last one, after {result.step} steps"))
     if result.evaluation is not None:
         rows += _evaluation_rows(result.evaluation)
     rows.append(("parameters", str(parameter_count(agent))))
@@ -88,7 +89,7 @@ def _evaluation_rows(result: Evaluation) -> list[tuple[str, str]]:
     rows = [("environment", f"{result.environment} ({versions})")]
     if result.target_return is not None:
         rows.append(("return asked for", f"{result.target_return:.1f}"))
-    rows.append(("return, last checkpoint", f"{result.mean_return:.1f} ± {result.standard_error:.1f}"))
+    rows.append(("return", f"{result.mean_return:.1f} ± {result.standard_error:.1f}"))
     if values["normalized_score"] is not None:
         score = f"{values['normalized_score']:.1f} ± {values['normalized_standard_error']:.1f}"
         rows.append(("normalised score", f"{score} (0 random, 100 expert)"))
@@ -121,6 +122,8 @@ def _plot(out: Path) -> bool:
         score = "eval/mean_reward"
     panels = [("train/loss", "training loss"), (score, score.removeprefix("eval/").replace("_", " "))]
     panels = [panel for panel in panels if any(panel[0] in row for row in log)]
+    if not panels:
+        return False
     figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     for position, (name, label) in enumerate(panels, start=1):

@@ -129,6 +129,10 @@ def _one_line(space: AnySpace) -> str:
     return " ".join(str(space).split())
 
 
+# Some spaces write the largest float32 where they mean no bound.
+_NO_BOUND = 1e6
+
+
 def _action_range(episodes: Episodes) -> tuple[tuple[float, ...], tuple[float, ...]]:
     low = np.zeros(episodes.actions.shape[1])
     high = np.ones(episodes.actions.shape[1])
@@ -136,6 +140,6 @@ def _action_range(episodes: Episodes) -> tuple[tuple[float, ...], tuple[float, .
         if isinstance(leaf.space, spaces.Box):
             bounds = leaf.space.low.reshape(-1), leaf.space.high.reshape(-1)
             seen = episodes.actions[:, leaf.columns]
-            low[leaf.columns] = np.where(np.isfinite(bounds[0]), bounds[0], seen.min(0))
-            high[leaf.columns] = np.where(np.isfinite(bounds[1]), bounds[1], seen.max(0))
+            low[leaf.columns] = np.where(np.abs(bounds[0]) < _NO_BOUND, bounds[0], seen.min(0))
+            high[leaf.columns] = np.where(np.abs(bounds[1]) < _NO_BOUND, bounds[1], seen.max(0))
     return tuple(low.tolist()), tuple(high.tolist())

@@ -224,6 +224,20 @@ def test_equal_to_torch_on_the_same_weights(name: str) -> None:
         assert_near(state, left, 1e-12, way)
 
 
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_no_rounding_is_fed_back_under_autocast(name: str) -> None:
+    """The recurrence, memory in and memory out, stays in the precision of the weights."""
+    cell = CELLS[name](WIDTH)
+    x = torch.randn(BATCH, STEPS, WIDTH)
+    exact, exact_last = cell.scan(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, last = cell.scan(x)
+        y_first, _ = cell.step(x[:, 0], cell.initial_state(BATCH))
+    assert_near(y, exact.double(), 1e-6, "y")
+    assert_near(last, exact_last.double(), 1e-6, "last")
+    assert_near(y_first, exact[:, 0].double(), 1e-6, "step")
+
+
 @pytest.mark.parametrize("name", ["mingru", "minlstm", "gru", "lstm"])
 def test_hold_is_the_share_of_memory_kept(name: str) -> None:
     """With weights of zero a unit keeps sigmoid(hold) of its memory at each step."""

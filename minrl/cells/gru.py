@@ -46,9 +46,7 @@ class GRU(Cell):
                 input_bias[inner : 2 * inner] = hold_bias(inner, hold)
                 hidden_bias[inner : 2 * inner] = 0.0
 
-    def scan(
-        self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h (B, H)."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.gru.all_weights[0][0].dtype)

@@ -64,9 +64,7 @@ class Mamba(Cell):
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
             self.dt_proj.weight.uniform_(-(rank**-0.5), rank**-0.5)
 
-    def scan(
-        self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is the convolution's last inputs | h (B, H * N)."""
         if state is None:
             state = self.initial_state(x.shape[0])

@@ -49,9 +49,7 @@ class Transformer(Cell):
         if positions not in get_args(Positions):
             raise ValueError(f"positions must be one of {', '.join(get_args(Positions))}, got {positions!r}")
         if positions == "rotary" and (width // heads) % 2:
-            raise ValueError(
-                f"rotary positions need an even width / heads, got {width} / {heads} = {width // heads}"
-            )
+            raise ValueError(f"rotary positions need an even width / heads, got {width} / {heads} = {width // heads}")
         self.width = width
         self.context = context
         self.heads = heads
@@ -61,9 +59,7 @@ class Transformer(Cell):
         self.qkv = nn.Linear(width, 3 * width)  # query | key | value
         self.out = nn.Linear(width, width)
 
-    def scan(
-        self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is W slots of key | value | 1 where filled, the latest last."""
         batch, steps, _ = x.shape
         query, key, value = self.qkv(x).chunk(3, dim=-1)
@@ -102,9 +98,7 @@ class Transformer(Cell):
     def _attend(self, query: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
         """Queries (B, Q, D) attend to key | value (B, K, 2D) where `mask` (B, Q, K), last beside last."""
         split = (self.heads, self.width // self.heads)
-        query, key, value = (
-            part.unflatten(-1, split).transpose(1, 2) for part in (query, *pairs.chunk(2, dim=-1))
-        )
+        query, key, value = (part.unflatten(-1, split).transpose(1, 2) for part in (query, *pairs.chunk(2, dim=-1)))
         if self.positions == "rotary":
             query = _rotate(query, first=key.shape[2] - query.shape[2])
             key = _rotate(key, first=0)

@@ -53,7 +53,7 @@ def compiled(function: Callable[..., None], fastmath: set[str] = FAST) -> Callab
 
 def inlined(function: Function) -> Function:
     """`function` as a part of the kernels that call it."""
-    kernel: Function = njit(inline="always", fastmath=FAST, error_model="numpy")(function)
+    kernel: Function = njit(forceinline=True, fastmath=FAST, error_model="numpy")(function)
     return kernel
 
 
@@ -173,4 +173,4 @@ def _exponential_64(x: Any) -> Any:
     return p * _float_from_bits((_bits_of(rounded) + 1023) << 52)
 
 
-overload(exponential, inline="always", jit_options={"fastmath": FAST, "error_model": "numpy"})(_exponential_of)
+overload(exponential, jit_options={"forceinline": True, "fastmath": FAST, "error_model": "numpy"})(_exponential_of)

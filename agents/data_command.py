@@ -1,0 +1,69 @@
+"""`minrl data`: what is here, what is in it, and how to bring in more."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from minrl.data import load
+from minrl.data.listing import describe, import_file, local_datasets
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`list`, `info` and `import`."""
+    parser.usage = "minrl data list | info NAME | import FILE"
+    parser.epilog = (
+        "A data set is named minari:NAME (under $MINARI_DATASETS_PATH or ~/.minari/datasets), d4rl:NAME\n"
+        "(under $D4RL_DATASET_DIR or ~/.d4rl/datasets) or hdf5:FILE. What is missing is downloaded where there is\n"
+        "a network."
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, prog=parser.prog)
+    listing = actions.add_parser("list", help="data sets on this machine", description="Data sets on this machine.")
+    listing.add_argument("--json", action="store_true", help="as a JSON array")
+    listing.set_defaults(run=_list)
+    info = actions.add_parser("info", help="size, returns, spaces and environment of a data set")
+    info.add_argument("name", metavar="NAME", help="minari:NAME, d4rl:NAME or hdf5:FILE")
+    info.add_argument("--json", action="store_true", help="as a JSON object")
+    info.set_defaults(run=_info)
+    importing = actions.add_parser("import", help="check a flat HDF5 file (as D4RL's) and make it a Minari set")
+    importing.add_argument("file", metavar="FILE", type=Path, help="the HDF5 file")
+    importing.add_argument("--name", metavar="ID", help="Minari id (default: imported/FILE-v0)")
+    importing.set_defaults(run=_import)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    found = local_datasets()
+    if arguments.json:
+        print(json.dumps([{**vars(item), "path": str(item.path)} for item in found]))
+        return 0
+    width = max((len(item.name) for item in found), default=0)
+    for item in found:
+        shipped = "  ships with minrl" if item.shipped else f"  {item.path}"
+        print(f"{item.name:<{width}}  {item.megabytes:8.1f} MB{shipped}")
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    values = describe(load(arguments.name))
+    if arguments.json:
+        print(json.dumps(values))
+        return 0
+    rows = {key.replace("_", " "): _shown(value) for key, value in values.items() if value is not None}
+    width = max(map(len, rows))
+    for key, value in rows.items():
+        print(f"{key:<{width}}  {value}")
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    episodes = import_file(arguments.file, arguments.name)
+    print(f"{episodes.name}: {episodes.num_episodes} episodes, {episodes.num_steps} steps")
+    return 0
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,74 @@
+"""`minrl train`: a new run, or one that goes on."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from minrl import checkpoint
+from minrl.config import add_flags, build, from_flags, read_toml
+from minrl.train import Result, TrainConfig, resume, train
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One further command for each agent, whose flags are the fields of its config."""
+    names = sorted(checkpoint.agents())
+    parser.usage = "minrl train AGENT --data NAME --out RUN [flags]\n       minrl train --resume RUN"
+    parser.epilog = "minrl train AGENT --help shows the agent's flags."
+    parser.add_argument("--resume", metavar="RUN", type=Path, help="go on with the run in this folder")
+    parser.set_defaults(run=run, agent=None)
+    agents = parser.add_subparsers(title="agents", metavar="AGENT", prog=parser.prog)
+    for name in names:
+        kind = checkpoint.agent_class(name)
+        about = (sys.modules[kind.__module__].__doc__ or name).splitlines()[0]
+        agent = agents.add_parser(
+            name,
+            help=about,
+            description=about,
+            usage=f"minrl train {name} --data NAME --out RUN [--config FILE.toml] [flags]",
+            epilog=f"example:\n  minrl train {name} --data minari:minrl/hopper/medium-replay-v0 --out runs/hopper",
+        )
+        files = agent.add_argument_group("files")
+        files.add_argument("--out", metavar="RUN", type=Path, help="folder for checkpoints, log and config")
+        files.add_argument(
+            "--config", metavar="FILE.toml", type=Path, help=f"tables [{name}] and [train]; flags go over it"
+        )
+        add_flags(agent, TrainConfig, "training")
+        add_flags(agent, kind.config_class, "agent")
+        agent.set_defaults(agent=name)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train as the flags say."""
+    name = arguments.agent
+    if name is None:
+        if arguments.resume is None:
+            known = "|".join(sorted(checkpoint.agents()))
+            raise ValueError(f"train what? minrl train {known} --data NAME --out RUN")
+        return finish(resume(arguments.resume), arguments.resume)
+    if arguments.resume is not None:
+        raise ValueError("--resume takes all settings from the run: minrl train --resume RUN")
+    if arguments.out is None:
+        raise ValueError(f"where to? give a folder for the run: minrl train {name} --data NAME --out RUN")
+    kind = checkpoint.agent_class(name)
+    parts: dict[str, type[Any]] = {name: kind.config_class, "train": TrainConfig}
+    tables = read_toml(arguments.config, parts) if arguments.config else {}
+    configs = {
+        table: build(part, {**tables.get(table, {}), **from_flags(part, arguments)}, "the settings")
+        for table, part in parts.items()
+    }
+    return finish(train(kind, configs[name], configs["train"], arguments.out), arguments.out)
+
+
+def finish(result: Result, path: Path) -> int:
+    """Say how the run ended; the exit code."""
+    from minrl.report import write_report
+
+    out = path if path.is_dir() else path.parent
+    if not result.is_first:
+        return 0 if result.signal is None else 128 + result.signal
+    if result.signal is not None:
+        print(f"stopped at step {result.step} and saved; go on with: minrl train --resume {out}")
+        return 128 + result.signal
+    print(write_report(result, out))
+    return 0

@@ -1,0 +1,236 @@
+"""The recurrences on a CPU as torch operators, each one compiled pass over memory forward and one backward.
+
+They save their inputs and h; gates are formed anew on the way back. What they do not take (complex numbers, other
+devices, no numba) runs in torch operations.
+
+Shapes: B batch, T time, D width, P parts of the gates (2: minGRU, 3: minLSTM).
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minrl.kernels import chunked
+
+# Below so many numbers a second thread costs more than it brings.
+_NUMBERS_PER_THREAD = 1 << 15
+_LANES = 64
+
+
+@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
+@cache
+def available() -> bool:
+    """Whether numba is there and works with the numpy that is."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def takes(x: Tensor) -> bool:
+    """Whether the kernels take an input like `x`."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and bool(available())
+
+
+def linear_scan(
+    decay: Tensor, drive: Tensor, state: Tensor | None = None, reset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `minrl.scan.linear_scan`."""
+    if not takes(drive) or decay.dtype != drive.dtype or decay.device != drive.device:
+        return chunked.linear_scan(decay, drive, state, reset)
+    h, last = torch.ops.minrl.cpu_linear_scan(decay, drive, state, reset)
+    return h, last
+
+
+def gated_scan(
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, *, parts: int, candidate: str, signed: bool
+) -> tuple[Tensor, Tensor]:
+    """The minGRU of gates (B, T, 2D) or the minLSTM of gates (B, T, 3D): h (B, T, D), last state (B, D)."""
+    h, last = torch.ops.minrl.cpu_gated_scan(gates, state, reset, parts, candidate, signed)
+    return h, last
+
+
+def _gated_forward(
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool
+) -> tuple[Tensor, Tensor]:
+    loops = _loops()
+    batch, steps, columns = gates.shape
+    width = columns // parts
+    h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, width)
+    arrays = [_flat(gates), _flat(state, gates), _flags(reset), _flat(h), _flat(last)]
+    options = (steps, width, parts, loops.CANDIDATES[candidate], _flag(signed, gates))
+    _run(loops.gated_forward, arrays, options, h)
+    return h, last
+
+
+def _gated_backward(
+    gates: Tensor,
+    state: Tensor | None,
+    reset: Tensor | None,
+    h: Tensor,
+    dh: Tensor,
+    dlast: Tensor,
+    parts: int,
+    candidate: str,
+    signed: bool,
+) -> tuple[Tensor, Tensor]:
+    loops = _loops()
+    _, steps, width = h.shape
+    dgates, dstate = torch.empty_like(gates, memory_format=torch.contiguous_format), torch.empty_like(dlast)
+    inputs = [_flat(gates), _flat(state, gates), _flags(reset), _flat(h), _flat(dh), _flat(dlast)]
+    options = (steps, width, parts, loops.CANDIDATES[candidate], _flag(signed, gates))
+    _run(loops.gated_backward, [*inputs, _flat(dgates), _flat(dstate)], options, h)
+    return dgates, dstate
+
+
+def _linear_forward(
+    decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    batch, steps, width = drive.shape
+    h, last = drive.new_empty(batch, steps, width), drive.new_empty(batch, width)
+    arrays = [_flat(decay), _flat(drive), _flat(state, drive), _flags(reset), _flat(h), _flat(last)]
+    _run(_loops().linear_forward, arrays, (steps, width), h)
+    return h, last
+
+
+def _linear_backward(
+    decay: Tensor, state: Tensor | None, reset: Tensor | None, h: Tensor, dh: Tensor, dlast: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    _, steps, width = h.shape
+    ddecay, ddrive, dstate = torch.empty_like(h), torch.empty_like(h), h.new_empty(dlast.shape)
+    inputs = [_flat(decay), _flat(state, h), _flags(reset), _flat(h), _flat(dh), _flat(dlast)]
+    _run(_loops().linear_backward, [*inputs, _flat(ddecay), _flat(ddrive), _flat(dstate)], (steps, width), h)
+    return ddecay, ddrive, dstate
+
+
+def _loops() -> Any:
+    from minrl.kernels import cpu_loops  # it imports numba
+
+    return cpu_loops
+
+
+def _flat(x: Tensor | None, like: Tensor | None = None) -> Any:
+    """The numbers of `x` in one row; without `x` none, in the precision of `like`."""
+    if x is None:
+        return np.empty(0, _flag(False, like).dtype)
+    return x.detach().contiguous().view(-1).numpy()
+
+
+def _flags(reset: Tensor | None) -> Any:
+    return np.empty(0, np.bool_) if reset is None else _flat(reset)
+
+
+def _flag(signed: bool, like: Tensor | None) -> Any:
+    """1 or 0 in the precision of `like`."""
+    return (np.float64 if like is not None and like.dtype == torch.float64 else np.float32)(signed)
+
+
+def _run(kernel: Callable[..., None], arrays: list[Any], options: tuple[Any, ...], h: Tensor) -> None:
+    """Share the B * N blocks of lanes of `h` (B, T, D) among as many threads as torch has."""
+    items = h.shape[0] * -(-h.shape[2] // _LANES)
+    threads = min(torch.get_num_threads(), items, h.numel() // _NUMBERS_PER_THREAD)
+    if threads <= 1:
+        kernel(*arrays, 0, items, *options)
+        return
+    cuts = [items * i // threads for i in range(threads + 1)]
+    others = [
+        _pool().submit(kernel, *arrays, first, end, *options) for first, end in zip(cuts[1:], cuts[2:], strict=False)
+    ]
+    kernel(*arrays, 0, cuts[1], *options)
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="minrl-scan")
+
+
+if hasattr(os, "register_at_fork"):
+    # A child process has none of its parent's threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _fake_gated(
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool
+) -> tuple[Tensor, Tensor]:
+    batch, steps, columns = gates.shape
+    return gates.new_empty(batch, steps, columns // parts), gates.new_empty(batch, columns // parts)
+
+
+def _fake_gated_backward(gates: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+    dlast = inputs[4]
+    return torch.empty_like(gates, memory_format=torch.contiguous_format), dlast.new_empty(dlast.shape)
+
+
+def _fake_linear(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    batch, steps, width = drive.shape
+    return drive.new_empty(batch, steps, width), drive.new_empty(batch, width)
+
+
+def _fake_linear_backward(decay: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    h, dlast = inputs[2], inputs[4]
+    return torch.empty_like(h), torch.empty_like(h), dlast.new_empty(dlast.shape)
+
+
+def _keep_gated(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    gates, state, reset, *ctx.options = inputs
+    ctx.save_for_backward(gates, state, reset, output[0])
+
+
+def _gated_gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
+    gates, state, reset, h = ctx.saved_tensors
+    dgates, dstate = torch.ops.minrl.cpu_gated_scan_backward(gates, state, reset, h, dh, dlast, *ctx.options)
+    return dgates, None if state is None else dstate, None, None, None, None
+
+
+def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    decay, _, state, reset = inputs
+    ctx.save_for_backward(decay, state, reset, output[0])
+
+
+def _linear_gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
+    decay, state, reset, h = ctx.saved_tensors
+    ddecay, ddrive, dstate = torch.ops.minrl.cpu_linear_scan_backward(decay, state, reset, h, dh, dlast)
+    return ddecay, ddrive, None if state is None else dstate, None
+
+
+def _register(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    operator = torch.library.custom_op(f"minrl::{name}", run, mutates_args=(), device_types="cpu", schema=schema)
+    operator.register_fake(fake)
+    return operator
+
+
+_GATED = "int parts, str candidate, bool signed"
+_register(
+    "cpu_gated_scan",
+    f"(Tensor gates, Tensor? state, Tensor? reset, {_GATED}) -> (Tensor, Tensor)",
+    _gated_forward,
+    _fake_gated,
+).register_autograd(_gated_gradients, setup_context=_keep_gated)
+_register(
+    "cpu_gated_scan_backward",
+    f"(Tensor gates, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast, {_GATED})"
+    " -> (Tensor, Tensor)",
+    _gated_backward,
+    _fake_gated_backward,
+)
+_register(
+    "cpu_linear_scan",
+    "(Tensor decay, Tensor drive, Tensor? state, Tensor? reset) -> (Tensor, Tensor)",
+    _linear_forward,
+    _fake_linear,
+).register_autograd(_linear_gradients, setup_context=_keep_linear)
+_register(
+    "cpu_linear_scan_backward",
+    "(Tensor decay, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast) -> (Tensor, Tensor, Tensor)",
+    _linear_backward,
+    _fake_linear_backward,
+)

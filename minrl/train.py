@@ -40,7 +40,7 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
     try:
         episodes = load(config.data)
         torch.manual_seed(config.seed)
-        agent = kind(agent_config, Task.of(episodes)).to(device)
+        agent = _new(kind, agent_config, Task.of(episodes)).to(device)
         agent.fit_normalization(episodes)
         if config.evaluate_every:
             _check_environment(agent.task)
@@ -79,6 +79,13 @@ def resume(out: Path) -> Result:
         return run.go()
     finally:
         group.leave()
+
+
+def _new(kind: type[Agent], config: Any, task: Task) -> Agent:
+    try:
+        return kind(config, task)
+    except (TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise ValueError(f"no {kind.name} agent can be made of these settings: {error}") from error
 
 
 def _absolute(data: str) -> str:

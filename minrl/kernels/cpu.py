@@ -65,8 +65,8 @@ def _gated_forward(
     width = columns // parts
     h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, width)
     arrays = [_flat(gates), _flat(state, gates), _flags(reset), _flat(h), _flat(last)]
-    options = (steps, width, parts, loops.CANDIDATES[candidate], _flag(signed, gates))
-    _run(loops.gated_forward, arrays, options, h)
+    kernel = loops.gated_forward(parts, loops.CANDIDATES[candidate], width % loops.LANES != 0)
+    _run(kernel, arrays, (steps, width, _flag(signed, gates)), h)
     return h, last
 
 
@@ -85,8 +85,8 @@ def _gated_backward(
     _, steps, width = h.shape
     dgates, dstate = torch.empty_like(gates, memory_format=torch.contiguous_format), torch.empty_like(dlast)
     inputs = [_flat(gates), _flat(state, gates), _flags(reset), _flat(h), _flat(dh), _flat(dlast)]
-    options = (steps, width, parts, loops.CANDIDATES[candidate], _flag(signed, gates))
-    _run(loops.gated_backward, [*inputs, _flat(dgates), _flat(dstate)], options, h)
+    kernel = loops.gated_backward(parts, loops.CANDIDATES[candidate], width % loops.LANES != 0)
+    _run(kernel, [*inputs, _flat(dgates), _flat(dstate)], (steps, width, _flag(signed, gates)), h)
     return dgates, dstate
 
 
@@ -96,7 +96,8 @@ def _linear_forward(
     batch, steps, width = drive.shape
     h, last = drive.new_empty(batch, steps, width), drive.new_empty(batch, width)
     arrays = [_flat(decay), _flat(drive), _flat(state, drive), _flags(reset), _flat(h), _flat(last)]
-    _run(_loops().linear_forward, arrays, (steps, width), h)
+    loops = _loops()
+    _run(loops.linear_forward(width % loops.LANES != 0), arrays, (steps, width), h)
     return h, last
 
 
@@ -106,7 +107,8 @@ def _linear_backward(
     _, steps, width = h.shape
     ddecay, ddrive, dstate = torch.empty_like(h), torch.empty_like(h), h.new_empty(dlast.shape)
     inputs = [_flat(decay), _flat(state, h), _flags(reset), _flat(h), _flat(dh), _flat(dlast)]
-    _run(_loops().linear_backward, [*inputs, _flat(ddecay), _flat(ddrive), _flat(dstate)], (steps, width), h)
+    loops = _loops()
+    _run(loops.linear_backward(width % loops.LANES != 0), [*inputs, _flat(ddecay), _flat(ddrive), _flat(dstate)], (steps, width), h)
     return ddecay, ddrive, dstate
 
 

@@ -1,11 +1,13 @@
 """The compiled loops of the CPU kernels: gates, recurrence and resets in one pass over memory, and its adjoint.
 
 Time runs inside, and a block of lanes of the width keeps its memory in the first cache. One call does the items
-`first` to `last` of the B * N blocks; an empty array stands for a state, reset or gradient that is not there.
+`first` to `end` of the B * N blocks; an empty array stands for a state or reset that is not there.
 
 Shapes: B batch, T time, D width, L lanes of a block, N blocks of the width, P parts of the gates (2 or 3).
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ CANDIDATES = {"positive": 0, "tanh": 1, "linear": 2}
 # How many steps ahead memory is asked for, and in what pieces.
 _AHEAD, _CACHE_LINE = 8, 16
 _ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
+# exp(40) is so large that one more is lost in it, and so small that its square still fits float32.
+_SHUT = np.float32(40)
 
 
 @inlined
@@ -34,56 +38,88 @@ def ask_to_write(x: Any, at: int, lanes: int) -> None:
 
 
 @inlined
-def shares(gates: Any, at: int, width: int, parts: int, insert: Any, keep: Any, slopes: Any, lanes: int) -> None:
+def shares(first: Any, second: Any, parts: int) -> tuple[Any, Any, Any, Any]:
     """The share of the candidate that goes in and that of the memory that stays, with the slopes of the former.
 
     minGRU: z and 1 - z with dz/dk. minLSTM: i' and f' with di'/d forget and di'/d insert.
     """
     if parts == 2:
-        update, slope = gates[at : at + lanes], slopes[:LANES]
-        for d in range(lanes):
-            shut = exponential(-update[d])
-            share = _ONE / (_ONE + shut)
-            insert[d] = share
-            keep[d] = shut * share
-            slope[d] = share * (shut * share)
-    else:
-        forgets, inserts = gates[at : at + lanes], gates[at + width : at + width + lanes]
-        slope, other = slopes[:LANES], slopes[LANES:]
-        for d in range(lanes):
-            # f' / i' = (1 + exp(-i)) / (1 + exp(-f)), scaled so that the largest exponential is 1.
-            f, i = -forgets[d], -inserts[d]
-            largest = max(f, i)
-            largest = max(largest, _ZERO)
-            unit = exponential(-largest)
-            f = exponential(f - largest)
-            i = exponential(i - largest)
-            scale = _ONE / ((unit + f) + (unit + i))
-            insert[d] = (unit + f) * scale
-            keep[d] = (unit + i) * scale
-            slope[d] = -(unit + i) * scale * (f * scale)
-            other[d] = (unit + f) * scale * (i * scale)
+        shut = exponential(-first)
+        insert = _ONE / (_ONE + shut)
+        keep = shut * insert
+        return insert, keep, insert * keep, insert
+    # f' / i' = (1 + exp(-i)) / (1 + exp(-f)). Where both gates are shut, the exponentials count by their ratio.
+    excess = max(-min(first, second) - _SHUT, _ZERO)
+    f, i = exponential(-first - excess), exponential(-second - excess)
+    scale = _ONE / ((_ONE + f) + (_ONE + i))
+    insert, keep = (_ONE + f) * scale, (_ONE + i) * scale
+    return insert, keep, -keep * (f * scale), insert * (i * scale)
 
 
 @inlined
-def contents(gates: Any, at: int, candidate: int, content: Any, slope: Any, lanes: int) -> None:
+def content_of(v: Any, candidate: int) -> tuple[Any, Any]:
     """The candidate g(v) and its slope."""
-    x = gates[at : at + lanes]
     if candidate == 0:
-        for d in range(lanes):
-            v = x[d]
-            s = _ONE / (_ONE + exponential(-v))
-            content[d] = v + _HALF if v >= _ZERO else s
-            slope[d] = _ONE if v >= _ZERO else s * (_ONE - s)
-    elif candidate == 1:
-        for d in range(lanes):
-            s = _TWO / (_ONE + exponential(-_TWO * x[d])) - _ONE
-            content[d] = s
-            slope[d] = _ONE - s * s
-    else:
-        for d in range(lanes):
-            content[d] = x[d]
-            slope[d] = _ONE
+        s = _ONE / (_ONE + exponential(-v))
+        return (v + _HALF if v >= _ZERO else s), (_ONE if v >= _ZERO else s * (_ONE - s))
+    if candidate == 1:
+        s = _TWO / (_ONE + exponential(-_TWO * v)) - _ONE
+        return s, _ONE - s * s
+    return v, v * _ZERO + _ONE
+
+
+@inlined
+def forward_row(
+    first: Any, second: Any, content: Any, memory: Any, h: Any, parts: int, candidate: int, flip: Any, lanes: int
+) -> None:
+    for d in range(lanes):
+        insert, keep, _, _ = shares(first[d], second[d], parts)
+        g, _ = content_of(content[d], candidate)
+        new = (keep - flip * insert) * memory[d] + insert * g
+        memory[d] = new
+        h[d] = new
+
+
+@inlined
+def backward_row(
+    first: Any, second: Any, content: Any, before: Any, dh: Any, later: Any, dfirst: Any, dsecond: Any, dcontent: Any,
+    parts: int, candidate: int, flip: Any, lanes: int,
+) -> None:  # fmt: skip
+    for d in range(lanes):
+        insert, keep, slope, other = shares(first[d], second[d], parts)
+        g, rise = content_of(content[d], candidate)
+        total = dh[d] + later[d]
+        later[d] = total * (keep - flip * insert)
+        dcontent[d] = total * insert * rise
+        of_insert = total * (g - (_ONE + flip) * before[d])
+        dfirst[d] = of_insert * slope
+        if parts == 3:
+            dsecond[d] = of_insert * other
+
+
+@inlined
+def linear_row(decay: Any, drive: Any, memory: Any, h: Any, lanes: int) -> None:
+    for d in range(lanes):
+        new = decay[d] * memory[d] + drive[d]
+        memory[d] = new
+        h[d] = new
+
+
+@inlined
+def linear_backward_row(
+    decay: Any, before: Any, dh: Any, later: Any, ddecay: Any, ddrive: Any, lanes: int
+) -> None:
+    for d in range(lanes):
+        total = dh[d] + later[d]
+        later[d] = total * decay[d]
+        ddrive[d] = total
+        ddecay[d] = total * before[d]
+
+
+@inlined
+def copy_row(source: Any, target: Any, lanes: int) -> None:
+    for d in range(lanes):
+        target[d] = source[d]
 
 
 @inlined
@@ -91,26 +127,23 @@ def gated_forward_block(
     gates: Any, state: Any, reset: Any, h: Any, last: Any, row: int, at: int, steps: int, width: int,
     parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
-    memory, insert, keep = np.empty(LANES, h.dtype), np.empty(LANES, h.dtype), np.empty(LANES, h.dtype)
-    content, slope, slopes = np.empty(LANES, h.dtype), np.empty(LANES, h.dtype), np.empty(2 * LANES, h.dtype)
-    for d in range(lanes):
-        memory[d] = state[row * width + at + d] if state.size else _ZERO
+    memory, here = np.zeros(LANES, h.dtype), row * width + at
+    if state.size:
+        copy_row(state[here : here + lanes], memory, lanes)
     for t in range(steps):
         of_h = (row * steps + t) * width + at
-        of_gates = of_h * parts - at * (parts - 1)
+        of_gates = (row * steps + t) * width * parts + at
         for part in range(parts):
             ask_to_read(gates, of_gates + (_AHEAD * parts + part) * width, lanes)
         ask_to_write(h, of_h + _AHEAD * width, lanes)
         if reset.size and reset[row * steps + t]:
             memory[:] = _ZERO
-        shares(gates, of_gates, width, parts, insert, keep, slopes, lanes)
-        contents(gates, of_gates + (parts - 1) * width, candidate, content, slope, lanes)
-        out = h[of_h : of_h + lanes]
-        for d in range(lanes):
-            memory[d] = (keep[d] - flip * insert[d]) * memory[d] + insert[d] * content[d]
-            out[d] = memory[d]
-    for d in range(lanes):
-        last[row * width + at + d] = memory[d]
+        second, content = of_gates + (parts - 2) * width, of_gates + (parts - 1) * width
+        forward_row(
+            gates[of_gates : of_gates + lanes], gates[second : second + lanes], gates[content : content + lanes],
+            memory, h[of_h : of_h + lanes], parts, candidate, flip, lanes,
+        )  # fmt: skip
+    copy_row(memory, last[here : here + lanes], lanes)
 
 
 @inlined
@@ -118,49 +151,32 @@ def gated_backward_block(
     gates: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, dgates: Any, dstate: Any, row: int, at: int,
     steps: int, width: int, parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
-    memory, insert, keep = np.empty(LANES, h.dtype), np.empty(LANES, h.dtype), np.empty(LANES, h.dtype)
-    content, slope, slopes = np.empty(LANES, h.dtype), np.empty(LANES, h.dtype), np.empty(2 * LANES, h.dtype)
-    later, total = np.empty(LANES, h.dtype), np.empty(LANES, h.dtype)
-    for d in range(lanes):
-        later[d] = dlast[row * width + at + d]
+    nothing, later, here = np.zeros(LANES, h.dtype), np.empty(LANES, h.dtype), row * width + at
+    copy_row(dlast[here : here + lanes], later, lanes)
     for t in range(steps - 1, -1, -1):
         of_h = (row * steps + t) * width + at
-        of_gates = of_h * parts - at * (parts - 1)
+        of_gates = (row * steps + t) * width * parts + at
         for part in range(parts):
             ask_to_read(gates, of_gates - (_AHEAD * parts - part) * width, lanes)
             ask_to_write(dgates, of_gates - (_AHEAD * parts - part) * width, lanes)
         ask_to_read(h, of_h - (_AHEAD + 1) * width, lanes)
         ask_to_read(dh, of_h - _AHEAD * width, lanes)
         opens = reset.size > 0 and reset[row * steps + t] != 0
-        shares(gates, of_gates, width, parts, insert, keep, slopes, lanes)
-        contents(gates, of_gates + (parts - 1) * width, candidate, content, slope, lanes)
-        if opens or (t == 0 and state.size == 0):
-            memory[:] = _ZERO
-        elif t == 0:
-            for d in range(lanes):
-                memory[d] = state[row * width + at + d]
-        else:
-            earlier = h[of_h - width : of_h - width + lanes]
-            for d in range(lanes):
-                memory[d] = earlier[d]
-        of_this = dh[of_h : of_h + lanes]
-        for d in range(lanes):
-            total[d] = of_this[d] + later[d]
-        of_content = dgates[of_gates + (parts - 1) * width : of_gates + (parts - 1) * width + lanes]
-        for d in range(lanes):
-            of_content[d] = total[d] * insert[d] * slope[d]
-        for d in range(lanes):
-            later[d] = total[d] * (keep[d] - flip * insert[d])
-            total[d] = total[d] * (content[d] - (_ONE + flip) * memory[d])
-        for part in range(parts - 1):
-            of_part = dgates[of_gates + part * width : of_gates + part * width + lanes]
-            by = slopes[part * LANES : part * LANES + lanes]
-            for d in range(lanes):
-                of_part[d] = total[d] * by[d]
+        before = nothing[:lanes]
+        if not opens and t > 0:
+            before = h[of_h - width : of_h - width + lanes]
+        elif not opens and state.size:
+            before = state[here : here + lanes]
+        second, content = of_gates + (parts - 2) * width, of_gates + (parts - 1) * width
+        backward_row(
+            gates[of_gates : of_gates + lanes], gates[second : second + lanes], gates[content : content + lanes],
+            before, dh[of_h : of_h + lanes], later,
+            dgates[of_gates : of_gates + lanes], dgates[second : second + lanes], dgates[content : content + lanes],
+            parts, candidate, flip, lanes,
+        )  # fmt: skip
         if opens:
             later[:] = _ZERO
-    for d in range(lanes):
-        dstate[row * width + at + d] = later[d]
+    copy_row(later, dstate[here : here + lanes], lanes)
 
 
 @inlined
@@ -168,22 +184,18 @@ def linear_forward_block(
     decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, row: int, at: int, steps: int, width: int,
     lanes: int,
 ) -> None:  # fmt: skip
-    memory = np.empty(LANES, h.dtype)
-    for d in range(lanes):
-        memory[d] = state[row * width + at + d] if state.size else _ZERO
+    memory, here = np.zeros(LANES, h.dtype), row * width + at
+    if state.size:
+        copy_row(state[here : here + lanes], memory, lanes)
     for t in range(steps):
-        here = (row * steps + t) * width + at
-        ask_to_read(decay, here + _AHEAD * width, lanes)
-        ask_to_read(drive, here + _AHEAD * width, lanes)
-        ask_to_write(h, here + _AHEAD * width, lanes)
+        of_h = (row * steps + t) * width + at
+        ask_to_read(decay, of_h + _AHEAD * width, lanes)
+        ask_to_read(drive, of_h + _AHEAD * width, lanes)
+        ask_to_write(h, of_h + _AHEAD * width, lanes)
         if reset.size and reset[row * steps + t]:
             memory[:] = _ZERO
-        a, b, out = decay[here : here + lanes], drive[here : here + lanes], h[here : here + lanes]
-        for d in range(lanes):
-            memory[d] = a[d] * memory[d] + b[d]
-            out[d] = memory[d]
-    for d in range(lanes):
-        last[row * width + at + d] = memory[d]
+        linear_row(decay[of_h : of_h + lanes], drive[of_h : of_h + lanes], memory, h[of_h : of_h + lanes], lanes)
+    copy_row(memory, last[here : here + lanes], lanes)
 
 
 @inlined
@@ -191,112 +203,88 @@ def linear_backward_block(
     decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any,
     row: int, at: int, steps: int, width: int, lanes: int,
 ) -> None:  # fmt: skip
-    memory, later, total = np.empty(LANES, h.dtype), np.empty(LANES, h.dtype), np.empty(LANES, h.dtype)
-    for d in range(lanes):
-        later[d] = dlast[row * width + at + d]
+    nothing, later, here = np.zeros(LANES, h.dtype), np.empty(LANES, h.dtype), row * width + at
+    copy_row(dlast[here : here + lanes], later, lanes)
     for t in range(steps - 1, -1, -1):
-        here = (row * steps + t) * width + at
-        ask_to_read(decay, here - _AHEAD * width, lanes)
-        ask_to_read(h, here - (_AHEAD + 1) * width, lanes)
-        ask_to_read(dh, here - _AHEAD * width, lanes)
-        ask_to_write(ddecay, here - _AHEAD * width, lanes)
-        ask_to_write(ddrive, here - _AHEAD * width, lanes)
+        of_h = (row * steps + t) * width + at
+        ask_to_read(decay, of_h - _AHEAD * width, lanes)
+        ask_to_read(h, of_h - (_AHEAD + 1) * width, lanes)
+        ask_to_read(dh, of_h - _AHEAD * width, lanes)
+        ask_to_write(ddecay, of_h - _AHEAD * width, lanes)
+        ask_to_write(ddrive, of_h - _AHEAD * width, lanes)
         opens = reset.size > 0 and reset[row * steps + t] != 0
-        if opens or (t == 0 and state.size == 0):
-            memory[:] = _ZERO
-        elif t == 0:
-            for d in range(lanes):
-                memory[d] = state[row * width + at + d]
-        else:
-            earlier = h[here - width : here - width + lanes]
-            for d in range(lanes):
-                memory[d] = earlier[d]
-        a, of_this = decay[here : here + lanes], dh[here : here + lanes]
-        for d in range(lanes):
-            total[d] = of_this[d] + later[d]
-            later[d] = total[d] * a[d]
-        of_decay, of_drive = ddecay[here : here + lanes], ddrive[here : here + lanes]
-        for d in range(lanes):
-            of_drive[d] = total[d]
-        for d in range(lanes):
-            of_decay[d] = total[d] * memory[d]
+        before = nothing[:lanes]
+        if not opens and t > 0:
+            before = h[of_h - width : of_h - width + lanes]
+        elif not opens and state.size:
+            before = state[here : here + lanes]
+        linear_backward_row(
+            decay[of_h : of_h + lanes], before, dh[of_h : of_h + lanes], later,
+            ddecay[of_h : of_h + lanes], ddrive[of_h : of_h + lanes], lanes,
+        )  # fmt: skip
         if opens:
             later[:] = _ZERO
-    for d in range(lanes):
-        dstate[row * width + at + d] = later[d]
+    copy_row(later, dstate[here : here + lanes], lanes)
 
 
-# Each kernel has its block twice: with the number of lanes known to the compiler, and for the rest of the width.
+def _over_blocks(block: Callable[..., None], width: int) -> Callable[..., None]:
+    """Run `block` for each item: with a number of lanes known to the compiler, and for the rest of the width."""
 
 
-@compiled
-def gated_forward(
-    gates: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int,
-    parts: int, candidate: int, flip: Any,
-) -> None:  # fmt: skip
-    """(B, T, PD) -> h (B, T, D) and the last state (B, D), all flat."""
-    blocks = (width + LANES - 1) // LANES
-    for item in range(first, end):
-        row, at = item // blocks, item % blocks * LANES
-        if width - at >= LANES:
-            gated_forward_block(
-                gates, state, reset, h, last, row, at, steps, width, parts, candidate, flip, LANES
-            )
-        else:
-            gated_forward_block(
-                gates, state, reset, h, last, row, at, steps, width, parts, candidate, flip, width - at
-            )
+@cache
+def gated_forward(parts: int, candidate: int, ragged: bool) -> Callable[..., None]:
+    """(B, T, PD) -> h (B, T, D) and the last state (B, D), all flat; `ragged` where D is no multiple of L."""
+
+    def kernel(gates: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int,
+               flip: Any) -> None:
+        blocks = (width + LANES - 1) // LANES
+        for item in range(first, end):
+            row, at = item // blocks, item % blocks * LANES
+            if not ragged or width - at >= LANES:
+                gated_forward_block(gates, state, reset, h, last, row, at, steps, width, parts, candidate, flip, LANES)
+            else:
+                gated_forward_block(gates, state, reset, h, last, row, at, steps, width, parts, candidate, flip, width - at)
+
+    return compiled(kernel)
 
 
-@compiled
-def gated_backward(
-    gates: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, dgates: Any, dstate: Any, first: int,
-    end: int, steps: int, width: int, parts: int, candidate: int, flip: Any,
-) -> None:  # fmt: skip
+@cache
+def gated_backward(parts: int, candidate: int, ragged: bool) -> Callable[..., None]:
     """The gradients to the gates and the state from those to h and the last state; gates are formed anew."""
-    blocks = (width + LANES - 1) // LANES
-    for item in range(first, end):
-        row, at = item // blocks, item % blocks * LANES
-        if width - at >= LANES:
-            gated_backward_block(
-                gates, state, reset, h, dh, dlast, dgates, dstate, row, at, steps, width, parts, candidate, flip,
-                LANES,
-            )  # fmt: skip
-        else:
-            gated_backward_block(
-                gates, state, reset, h, dh, dlast, dgates, dstate, row, at, steps, width, parts, candidate, flip,
-                width - at,
-            )  # fmt: skip
+
+    def kernel(gates: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, dgates: Any, dstate: Any, first: int,
+               end: int, steps: int, width: int, flip: Any) -> None:
+        blocks = (width + LANES - 1) // LANES
+        for item in range(first, end):
+            row, at = item // blocks, item % blocks * LANES
+            if not ragged or width - at >= LANES:
+                gated_backward_block(gates, state, reset, h, dh, dlast, dgates, dstate, row, at, steps, width, parts, candidate, flip, LANES)
+            else:
+                gated_backward_block(gates, state, reset, h, dh, dlast, dgates, dstate, row, at, steps, width, parts, candidate, flip, width - at)
+    return compiled(kernel)
 
 
-@compiled
-def linear_forward(
-    decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int
-) -> None:
-    """(B, T, D), (B, T, D) -> h (B, T, D) and the last state (B, D), all flat."""
-    blocks = (width + LANES - 1) // LANES
-    for item in range(first, end):
-        row, at = item // blocks, item % blocks * LANES
-        if width - at >= LANES:
-            linear_forward_block(decay, drive, state, reset, h, last, row, at, steps, width, LANES)
-        else:
-            linear_forward_block(decay, drive, state, reset, h, last, row, at, steps, width, width - at)
+@cache
+def linear_forward(ragged: bool) -> Callable[..., None]:
+    def kernel(decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int) -> None:
+        blocks = (width + LANES - 1) // LANES
+        for item in range(first, end):
+            row, at = item // blocks, item % blocks * LANES
+            if not ragged or width - at >= LANES:
+                linear_forward_block(decay, drive, state, reset, h, last, row, at, steps, width, LANES)
+            else:
+                linear_forward_block(decay, drive, state, reset, h, last, row, at, steps, width, width - at)
+    return compiled(kernel)
 
 
-@compiled
-def linear_backward(
-    decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any,
-    first: int, end: int, steps: int, width: int,
-) -> None:  # fmt: skip
-    """The gradients to decay, drive and state from those to h and the last state."""
-    blocks = (width + LANES - 1) // LANES
-    for item in range(first, end):
-        row, at = item // blocks, item % blocks * LANES
-        if width - at >= LANES:
-            linear_backward_block(
-                decay, state, reset, h, dh, dlast, ddecay, ddrive, dstate, row, at, steps, width, LANES
-            )
-        else:
-            linear_backward_block(
-                decay, state, reset, h, dh, dlast, ddecay, ddrive, dstate, row, at, steps, width, width - at
-            )
+@cache
+def linear_backward(ragged: bool) -> Callable[..., None]:
+    def kernel(decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any, first: int, end: int, steps: int, width: int) -> None:
+        blocks = (width + LANES - 1) // LANES
+        for item in range(first, end):
+            row, at = item // blocks, item % blocks * LANES
+            if not ragged or width - at >= LANES:
+                linear_backward_block(decay, state, reset, h, dh, dlast, ddecay, ddrive, dstate, row, at, steps, width, LANES)
+            else:
+                linear_backward_block(decay, state, reset, h, dh, dlast, ddecay, ddrive, dstate, row, at, steps, width, width - at)
+    return compiled(kernel)

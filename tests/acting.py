@@ -1,0 +1,85 @@
+"""An agent at work in a vector environment, and what it saw there as a batch.
+
+Shapes: B environments, T time, O flat observation width, A flat action width.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import flatten
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from worlds import Drift
+
+from minrl.agent import Agent, Batch
+from minrl.play import Player
+
+WAYS = list(AutoresetMode)
+
+
+class Recorder:
+    """What one environment of a vector showed, row by row."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Any, Any, float, bool]] = []  # observation, flat action, earned so far, start
+
+    def batch(self, target: float) -> Batch:
+        """The recorded steps as one row; the return to go is the target minus the rewards so far."""
+        observations, actions, earned, starts = (np.array(column) for column in zip(*self.rows, strict=True))
+        before = np.concatenate([np.zeros_like(actions[:1]), actions[:-1]])
+        before[starts] = 0
+        opening = np.flatnonzero(starts)
+        time = np.arange(len(starts)) - opening[np.cumsum(starts) - 1]
+        arrays = {
+            "observations": observations,
+            "actions": actions.astype(np.float64),
+            "previous_actions": before.astype(np.float64),
+            "returns_to_go": target - earned,
+            "time_steps": time,
+            "reset": starts,
+            "mask": np.ones(len(starts), dtype=np.bool_),
+        }
+        return Batch.from_numpy({name: values[None] for name, values in arrays.items()}).to(torch.float64)
+
+
+def play(
+    agent: Agent, actions: str, targets: list[float], steps: int, way: AutoresetMode = AutoresetMode.NEXT_STEP
+) -> list[Batch]:
+    """`steps` steps of one environment for each target; what each recorded."""
+    vector = SyncVectorEnv([lambda: Drift(actions)] * len(targets), autoreset_mode=way)
+    player = Player(agent, len(targets), target_return=targets)
+    recorders = [Recorder() for _ in targets]
+    observations, _ = vector.reset(seed=5)
+    rewards, starts = np.zeros(len(targets)), np.ones(len(targets), dtype=np.bool_)
+    filler = np.zeros(len(targets), dtype=np.bool_)  # the action goes unused, for the episode is over
+    earned = np.zeros(len(targets))
+    for _ in range(steps):
+        taken = player.act(observations, rewards, starts)
+        for row, recorder in enumerate(recorders):
+            if not filler[row]:
+                action = flatten(vector.single_action_space, _row(taken, row))
+                recorder.rows.append((observations[row], action, earned[row], bool(starts[row])))
+        observations, rewards, terminated, truncated, _ = vector.step(taken)
+        over = terminated | truncated
+        earned = np.where(over | filler, 0.0, earned + rewards)
+        if way is AutoresetMode.NEXT_STEP:
+            starts, filler = filler, over
+        else:
+            starts = over
+            if way is AutoresetMode.DISABLED and over.any():
+                observations, _ = vector.reset(options={"reset_mask": over})
+    return [recorder.batch(target) for recorder, target in zip(recorders, targets, strict=True)]
+
+
+def _row(batched: Any, row: int) -> Any:
+    if isinstance(batched, dict):
+        return {key: _row(part, row) for key, part in batched.items()}
+    if isinstance(batched, tuple):
+        return tuple(_row(part, row) for part in batched)
+    return batched[row]
+
+
+def largest_gap(agent: Agent, batch: Batch) -> float:
+    """Between the actions that were taken and those that `predict` gives for the record."""
+    with torch.inference_mode():
+        return float((agent.predict(batch) - batch.actions).abs().max())

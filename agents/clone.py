@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from minrl.agent import Agent, Batch, Loss, Moment, Sampler
 from minrl.backbone import Backbone
 from minrl.cells import CELLS, Cell
+from minrl.config import check_at_least
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
 from minrl.encoders import Memoryless, Normalizer
@@ -47,6 +48,8 @@ class CloneConfig:
     )
 
     def __post_init__(self) -> None:
+        check_at_least(self, 1, "width", "depth")
+        check_at_least(self, 0, "conv", "mlp", "dropout")
         if not 0 < self.top <= 1:
             raise ValueError(f"top must lie in (0, 1], got {self.top}")
         if self.context is not None and self.context < 1:

@@ -11,11 +11,11 @@ from minrl.physics import quiet_mujoco
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `minrl collect`."""
-    parser.usage = "minrl collect --policy FILE.zip|random|waypoint --env ID --episodes N --out minari:NAME [flags]"
+    parser.usage = "minrl collect --policy POLICY --env ID --episodes N --out minari:NAME [flags]"
     parser.epilog = (
         "examples:\n"
-        "  minrl collect --policy random --env Pendulum-v1 --episodes 100 --out minari:me/pendulum/random-v0\n"
-        "  minrl collect --policy sac.zip --env Hopper-v5 --episodes 50 --out minari:me/hopper/medium-v0 --float32"
+        "  minrl collect --policy random --env Pendulum-v1 --episodes 100 --out minari:me/pendulum-v0\n"
+        "  minrl collect --policy sac.zip --env Hopper-v5 --episodes 50 --out minari:me/hopper-v0"
     )
     add = parser.add_argument
     add(

@@ -13,9 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`list`, `info` and `import`."""
     parser.usage = "minrl data list | info NAME | import FILE"
     parser.epilog = (
-        "A data set is named minari:NAME (under $MINARI_DATASETS_PATH or ~/.minari/datasets), d4rl:NAME\n"
-        "(under $D4RL_DATASET_DIR or ~/.d4rl/datasets) or hdf5:FILE. What is missing is downloaded where there is\n"
-        "a network."
+        "names of data sets:\n"
+        "  minari:NAME   in $MINARI_DATASETS_PATH or ~/.minari/datasets\n"
+        "  d4rl:NAME     in $D4RL_DATASET_DIR or ~/.d4rl/datasets\n"
+        "  hdf5:FILE     a flat file as D4RL's, or a Minari set's folder\n"
+        "A Minari or D4RL set that is not here is downloaded where there is a network."
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, prog=parser.prog)
     listing = actions.add_parser("list", help="data sets on this machine", description="Data sets on this machine.")

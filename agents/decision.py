@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from minrl.agent import Agent, Batch, Loss, Moment, Sampler
 from minrl.backbone import Backbone
 from minrl.cells import CELLS, Cell
+from minrl.config import check_at_least
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
 from minrl.encoders import Normalizer
@@ -63,6 +64,8 @@ class DecisionConfig:
     )
 
     def __post_init__(self) -> None:
+        check_at_least(self, 1, "width", "depth")
+        check_at_least(self, 0, "conv", "mlp", "dropout")
         if self.tokens not in ("step", "triple"):
             raise ValueError(f'tokens must be "step" or "triple", got "{self.tokens}"')
         if self.context is not None and self.context < 1:
@@ -106,7 +109,8 @@ class DecisionAgent(Agent):
         # The last step of the window is not followed by its action yet.
         window = 0 if config.context is None else self.tokens_per_step * config.context - (1 if self.triple else 0)
         self.backbone = backbone
-        self.acting = Refeed(backbone, window) if config.refeed else backbone
+        # In a list, so that the backbone's weights are registered once.
+        self._acting = [Refeed(backbone, window) if config.refeed else backbone]
         self.head = ActionHead(
             width,
             task.action_space,
@@ -116,6 +120,11 @@ class DecisionAgent(Agent):
         )
         self.memory_size = backbone.state_size
         self.state_size = _COLUMNS + action + self.acting.state_size
+
+    @property
+    def acting(self) -> Cell:
+        """What runs when the agent acts: the backbone, or the backbone over a window fed anew."""
+        return self._acting[0]
 
     def fit_normalization(self, episodes: Episodes) -> None:
         """As `Agent.fit_normalization`."""
@@ -144,28 +153,24 @@ class DecisionAgent(Agent):
             target_return = self.target_return
         memory = self.acting.initial_state(batch_size)
         state = torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
-        state[:, 0] = state[:, 1] = torch.as_tensor(target_return, dtype=memory.dtype, device=memory.device)
-        state[:, 2] = -1.0
+        state[:, 0] = torch.as_tensor(target_return, dtype=memory.dtype, device=memory.device)
         return state
 
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
         """As `Agent.act`."""
         start = moment.episode_start.unsqueeze(1)
-        target, remaining, time = state[:, :1], state[:, 1:2], state[:, 2:3]
-        previous, memory = state[:, _COLUMNS:].split([self.task.action_size, self.acting.state_size], dim=1)
+        target, episode = state[:, :1], state[:, 1:].masked_fill(start, 0.0)
+        earned, time, previous, memory = episode.split([1, 1, self.task.action_size, self.acting.state_size], dim=1)
+        earned = earned + moment.reward.unsqueeze(1).masked_fill(start, 0.0)
         if self.triple and self.embed_action is not None:
-            token = self.embed_action(previous) + self._time(time[:, 0].clamp_min(0))
-            memory = torch.where(time < 0, memory, _remember(self.acting, token, memory))
-        remaining = torch.where(start, target, remaining - moment.reward.unsqueeze(1))
-        time = torch.where(start, 0.0, time + 1)
-        memory = torch.where(start, 0.0, memory)
-        previous = torch.where(start, 0.0, previous)
-        *earlier, token = self._tokens(moment.observation, remaining, previous, time[:, 0])
+            token = self.embed_action(previous) + self._time(time[:, 0] - 1)
+            memory = torch.where(time == 0, memory, _remember(self.acting, token, memory))
+        *earlier, token = self._tokens(moment.observation, target - earned, previous, time[:, 0])
         for part in earlier:
             memory = _remember(self.acting, part, memory)
         features, memory = self.acting.step(token, memory)
         action = self.head.act(features, deterministic=deterministic)
-        return action, torch.cat([target, remaining, time, action.to(state.dtype), memory], dim=1)
+        return action, torch.cat([target, earned, time + 1, action.to(state.dtype), memory], dim=1)
 
     def _features(self, batch: Batch, memory: Tensor | None, model: Cell) -> tuple[Tensor, Tensor]:
         """What the head sees at each step: (B, T, D), and the last memory."""
@@ -188,7 +193,9 @@ class DecisionAgent(Agent):
         of_return, of_time = self.embed_return(remaining / self.return_scale), self._time(time)
         if self.triple:
             return [of_return + of_time, embedded + of_time]
-        token = embedded + of_return + of_time
+        token = embedded + of_return
+        if self.embed_time is not None:
+            token = token + of_time
         if self.embed_action is not None:
             token = token + self.embed_action(previous)
         return [token]
@@ -196,7 +203,7 @@ class DecisionAgent(Agent):
     def _time(self, time: Tensor) -> Tensor | float:
         if self.embed_time is None:
             return 0.0
-        embedded: Tensor = self.embed_time(time.long().clamp_max(self.embed_time.num_embeddings - 1))
+        embedded: Tensor = self.embed_time(time.long().clamp(0, self.embed_time.num_embeddings - 1))
         return embedded
 
 
@@ -205,5 +212,5 @@ def _remember(model: Cell, token: Tensor, memory: Tensor) -> Tensor:
     return model.push(token, memory) if isinstance(model, Refeed) else model.step(token, memory)[1]
 
 
-# Columns of the acting state before the previous action and the memory: target, return still to be earned, time.
+# Columns of the acting state before the previous action and the memory: target return, earned return, time step.
 _COLUMNS = 3

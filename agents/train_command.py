@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         agent = agents.add_parser(
             name,
             help=about,
-            description=about,
+            description=textwrap.fill(about, 96),
             usage=f"minrl train {name} --data NAME --out RUN [--config FILE.toml] [flags]",
             epilog=f"example:\n  minrl train {name} --data minari:minrl/hopper/medium-replay-v0 --out runs/hopper",
         )

@@ -191,9 +191,7 @@ def main() -> int:
     steps = {f"K={k}": training_step(agent, make_batch(rows, k)) for k, rows in lengths.items()}
     steps["peer"] = peer_training_step(peer, make_batch(64, 20))
     training = interleaved(steps, arguments.rounds)
-    acting = interleaved(
-        {"ours": acting_step(agent), "peer": peer_acting_step(peer)}, arguments.rounds, repeat=50
-    )
+    acting = interleaved({"ours": acting_step(agent), "peer": peer_acting_step(peer)}, arguments.rounds, repeat=50)
     batched = interleaved(
         {"ours": acting_step(agent, 64), "peer": peer_acting_step(peer, rows=64)}, arguments.rounds // 4 + 1
     )

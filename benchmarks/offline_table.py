@@ -1,6 +1,6 @@
 """Cells against each other on offline data sets: a table of scores, written and resumed by one command.
 
-    python benchmarks/offline_table.py --out runs/table --steps 2000 --jobs 2
+    python benchmarks/offline_table.py --out runs/offline_table --jobs 2
 
 Every run is a plain `minrl train decision`; what is done is skipped, what was cut off is resumed. Protocol: the last
 checkpoint, one fixed target return for each data set, `--episodes` episodes for each seed, mean ± standard error over
@@ -87,7 +87,7 @@ def train_command(run: Run, arguments: argparse.Namespace) -> list[str]:
     command += ["--seed", str(run.seed), "--steps", str(arguments.steps), "--threads", "1"]
     command += ["--target-return", str(run.target), "--evaluate-every", str(arguments.evaluate_every)]
     command += ["--learning-rate", str(arguments.learning_rate)]
-    if "decision_transformer" not in " ".join(METHODS[run.method]):
+    if run.method != "Transformer":
         command += ["--batch-size", str(arguments.rows), "--length", str(arguments.length)]
     return command
 
@@ -110,7 +110,7 @@ def table(numbers: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
 def mean_and_error(scores: list[float]) -> str:
     """Mean ± standard error over seeds."""
     if not scores:
-        return "–"
+        return "-"
     error = np.std(scores, ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else 0.0
     return f"{np.mean(scores):.1f} ± {error:.1f}"
 
@@ -135,8 +135,8 @@ def report(numbers: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
         f"mean ± standard error over seeds; target returns {TARGETS}. minGRU, minLSTM and Mamba train on whole "
         f"trajectories ({arguments.rows} rows of {arguments.length} steps a batch), the Transformer is the Decision "
         f"Transformer (three tokens a step, windows of 20, 64 a batch, window fed anew at each step). Peak learning "
-        f"rate {arguments.learning_rate}, warm-up and cosine decay for all. Trained on {devices}; evaluated in "
-        f"{environments} ({versions}).\n\n"
+        f"rate {arguments.learning_rate}, warm-up and cosine decay for all. Trained on {devices}; "
+        f"evaluated in {environments} ({versions}).\n\n"
         f"Written by `python benchmarks/offline_table.py --steps {arguments.steps} --rows {arguments.rows} "
         f"--length {arguments.length} --learning-rate {arguments.learning_rate}`.\n"
     )
@@ -150,11 +150,11 @@ def main() -> int:
     parser.add_argument("--data", nargs="+", default=list(DATA))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--rows", type=int, default=2, help="rows of a batch of whole trajectories")
-    parser.add_argument("--length", type=int, default=640, help="steps of a row")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--episodes", type=int, default=20, help="for each seed")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--rows", type=int, default=4, help="rows of a batch of whole trajectories")
+    parser.add_argument("--length", type=int, default=500, help="steps of a row")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak, for all")
+    parser.add_argument("--episodes", type=int, default=10, help="for each seed")
     parser.add_argument("--evaluate-every", type=int, default=0, help="as for minrl train")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     arguments = parser.parse_args()

@@ -107,7 +107,12 @@ class Backbone(Cell):
         self.state_size = sum(self._sizes)
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`."""
+        """As `Cell.scan`.
+
+        Raises:
+            ValueError: where a shape or type does not fit.
+        """
+        self._check(x, state, reset)
         states = [None] * len(self._sizes) if state is None else state.split(self._sizes, dim=1)
         lasts = []
         for block, memory in zip(self._stack(), states, strict=True):
@@ -122,6 +127,16 @@ class Backbone(Cell):
             x, last = block.step(x, memory)
             lasts.append(last)
         return self.norm(x), torch.cat(lasts, dim=1)
+
+    def _check(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> None:
+        if x.dim() != 3 or x.shape[1] == 0 or x.shape[2] != self.width:
+            raise ValueError(f"x must be (B, T, {self.width}) with T >= 1, got {tuple(x.shape)}")
+        if state is not None and state.shape != (x.shape[0], self.state_size):
+            raise ValueError(f"state must be {(x.shape[0], self.state_size)}, got {tuple(state.shape)}")
+        if reset is not None and (reset.shape != x.shape[:2] or reset.dtype != torch.bool):
+            raise ValueError(
+                f"reset must be bool of shape {tuple(x.shape[:2])}, got {reset.dtype} {tuple(reset.shape)}"
+            )
 
     def _stack(self) -> list[Cell]:
         return [block for block in self.blocks if isinstance(block, Cell)]

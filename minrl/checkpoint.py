@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import warnings
 import zipfile
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -80,12 +81,17 @@ def read(path: Path | str) -> Checkpoint:
     if not file.is_file():
         raise ValueError(f"no checkpoint at {file}; a run's folder holds {LAST} once its first one is saved")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What torch warns of in a file that is none, the error says.
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(file):
             raise ValueError(f"checkpoint {file} holds more than tensors and plain values; refused") from error
         raise ValueError(f"{file} is cut short or no checkpoint") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # torch's reader fails in many ways on bytes that are no checkpoint
         raise ValueError(f"checkpoint {file} is damaged or cut short; nothing was loaded") from error
     if not isinstance(content, dict) or "format" not in content or "agent" not in content:
         raise ValueError(f"{file} is no checkpoint of minrl")

@@ -59,6 +59,14 @@ def write_toml(path: Path, parts: Mapping[str, Any]) -> None:
     temporary.replace(path)
 
 
+def check_at_least(part: Any, bound: int, *names: str) -> None:
+    """A ValueError if one of the named fields lies below `bound` or is not a number."""
+    for name in names:
+        value = getattr(part, name)
+        if not value >= bound:
+            raise ValueError(f"{name} must be at least {bound}, got {value}")
+
+
 def to_plain(part: Any) -> dict[str, Any]:
     """A dataclass as plain values without those that are None."""
     values = dataclasses.asdict(part)

@@ -13,7 +13,7 @@ class ShortConvolution(Cell):
     """A depthwise causal convolution: y_t = bias + sum_k weight_k * x_{t-k}, k < K, within an episode.
 
     Without it a minGRU layer cannot copy what it saw a few steps ago. The state holds the last K - 1 inputs,
-    oldest first. It starts as the identity plus noise of the usual scale.
+    oldest first.
 
     Args:
         width: D.

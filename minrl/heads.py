@@ -165,8 +165,10 @@ class Gaussian(Part):
         return torch.addcmul(self.center, self.reach, mean)
 
     def _moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        # Below exp(-5) of the range a likelihood would be won by noise in the last digits.
-        return torch.tanh(raw[..., : self.size]), raw[..., self.size :].clamp(-5.0, 1.0)
+        # From exp(-5) of half the range, below which noise in the last digits would win the likelihood, to e times
+        # half of it; exp(-0.5) at first. Smooth, so that a width at either end can still come back.
+        log_std = -5.0 + 6.0 * torch.sigmoid(raw[..., self.size :] + math.log(3.0))
+        return torch.tanh(raw[..., : self.size]), log_std
 
 
 class Binned(Part):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from minrl import checkpoint
 from minrl.agent import Agent, Batch, Sampler
+from minrl.config import check_at_least
 from minrl.data.episode import Episodes
 from minrl.distributed import Group
 from minrl.evaluate import Evaluation, evaluate, package_versions
@@ -58,12 +59,8 @@ class TrainConfig:
     evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "length", "log_every", "checkpoint_every", "evaluate_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "evaluate_every", "threads", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_at_least(self, 1, "steps", "batch_size", "length", "log_every", "checkpoint_every", "evaluate_episodes")
+        check_at_least(self, 0, "seed", "evaluate_every", "threads", "weight_decay")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

@@ -11,17 +11,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minrl.kernels import chunked, reference
+from minrl.kernels import chunked, cpu, reference
 
 Candidate = Literal["positive", "tanh", "linear"]
 LinearScan = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
 
-KERNELS: dict[str, LinearScan] = {"reference": reference.linear_scan, "chunked": chunked.linear_scan}
+KERNELS: dict[str, LinearScan] = {
+    "reference": reference.linear_scan,
+    "chunked": chunked.linear_scan,
+    "cpu": cpu.linear_scan,
+}
+# The kernels that form the gates themselves: each a pass over memory instead of a dozen.
+FUSED = {"cpu": cpu.gated_scan}
 
 
-def kernel_for(device: torch.device) -> str:
-    """The name in `KERNELS` of the kernel that runs on `device`."""
-    return {"cpu": "chunked", "cuda": "chunked"}.get(device.type, "chunked")
+def kernel_for(x: Tensor) -> str:
+    """The name in `KERNELS` of the kernel that runs on inputs like `x`."""
+    return "cpu" if cpu.takes(x) else "chunked"
 
 
 def linear_scan(
@@ -41,10 +47,12 @@ def linear_scan(
     Raises:
         ValueError: if the shapes do not fit or there is no step.
     """
-    _check_shapes(decay, drive, state, reset)
+    if decay.shape != drive.shape or drive.dim() != 3:
+        raise ValueError(f"decay and drive must both be (B, T, D) with T >= 1, got {_shape(decay)} and {_shape(drive)}")
     decay, drive = _in_state_precision(decay), _in_state_precision(drive)
+    _check_shapes(drive, drive.shape[2], state, reset)
     state = None if state is None else state.to(drive.dtype)
-    return KERNELS[kernel_for(drive.device)](decay, drive, state, reset)
+    return KERNELS[kernel_for(drive)](decay, drive, state, reset)
 
 
 def mingru_scan(
@@ -67,9 +75,7 @@ def mingru_scan(
     Returns:
         h (B, T, D) in the precision of `gates` and the last state (B, D) in float32 or float64.
     """
-    decay, drive = mingru_gates(gates, candidate=candidate, signed=signed)
-    h, last = linear_scan(decay, drive, state, reset)
-    return h.to(gates.dtype), last
+    return _gated_scan(gates, state, reset, parts=2, candidate=candidate, signed=signed)
 
 
 def minlstm_scan(
@@ -90,8 +96,24 @@ def minlstm_scan(
     Returns:
         h (B, T, D) in the precision of `gates` and the last state (B, D) in float32 or float64.
     """
-    decay, drive = minlstm_gates(gates, candidate=candidate, signed=signed)
-    h, last = linear_scan(decay, drive, state, reset)
+    return _gated_scan(gates, state, reset, parts=3, candidate=candidate, signed=signed)
+
+
+def _gated_scan(
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, *, parts: int, candidate: Candidate, signed: bool
+) -> tuple[Tensor, Tensor]:
+    """The fused kernel where there is one; else gates in torch operations and a linear scan."""
+    candidate_checked(candidate)
+    if gates.dim() != 3 or gates.shape[2] % parts:
+        raise ValueError(f"gates must be (B, T, {parts}D) with T >= 1, got {_shape(gates)}")
+    pre = _in_state_precision(gates)
+    if fused := FUSED.get(kernel_for(pre)):
+        _check_shapes(pre, pre.shape[2] // parts, state, reset)
+        state = None if state is None else state.to(pre.dtype)
+        h, last = fused(pre, state, reset, parts=parts, candidate=candidate, signed=signed)
+    else:
+        form = mingru_gates if parts == 2 else minlstm_gates
+        h, last = linear_scan(*form(pre, candidate=candidate, signed=signed), state, reset)
     return h.to(gates.dtype), last
 
 
@@ -130,10 +152,10 @@ def _in_state_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def _check_shapes(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> None:
-    if drive.dim() != 3 or decay.shape != drive.shape or drive.shape[1] == 0:
-        raise ValueError(f"decay and drive must both be (B, T, D) with T >= 1, got {_shape(decay)} and {_shape(drive)}")
-    batch, steps, width = drive.shape
+def _check_shapes(x: Tensor, width: int, state: Tensor | None, reset: Tensor | None) -> None:
+    batch, steps, _ = x.shape
+    if steps == 0:
+        raise ValueError(f"a scan needs at least one step, T >= 1, got {_shape(x)}")
     if state is not None and state.shape != (batch, width):
         raise ValueError(f"state must be (B, D) = {(batch, width)}, got {_shape(state)}")
     if reset is not None and (reset.shape != (batch, steps) or reset.dtype != torch.bool):

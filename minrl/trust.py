@@ -1,5 +1,7 @@
 """Which environments a checkpoint may open: a stranger's file must run no code that only the file names."""
 
+import contextlib
+import io
 import json
 from importlib.util import find_spec
 from typing import Any
@@ -40,7 +42,7 @@ def _objection(environment: EnvironmentInfo, spec: dict[str, Any] | None) -> str
         return "which no installed package registers"
     if spec is None:
         return None
-    if spec["id"] != environment.id or spec.get("entry_point") != registered.entry_point:
+    if spec["id"] != environment.id or not _same_class(spec.get("entry_point"), registered.entry_point):
         return f"whose entry point {spec.get('entry_point')!r} is not the registered {registered.entry_point!r}"
     for wrapper in spec.get("additional_wrappers") or ():
         module, _, name = wrapper["entry_point"].partition(":")
@@ -51,10 +53,20 @@ def _objection(environment: EnvironmentInfo, spec: dict[str, Any] | None) -> str
     return None
 
 
+def _same_class(named: Any, registered: Any) -> bool:
+    """Whether two entry points are one, or name the same class of one package: releases move their modules."""
+    if not (isinstance(named, str) and isinstance(registered, str)):
+        return False
+    (module, _, name), (known_module, _, known_name) = named.partition(":"), registered.partition(":")
+    return name == known_name and module.split(".")[0] == known_module.split(".")[0]
+
+
 def _registered(environment_id: str) -> Any:
     """Gymnasium's entry for an id; Gymnasium-Robotics registers its own only when asked to."""
     if environment_id not in gymnasium.registry and find_spec("gymnasium_robotics") is not None:
-        import gymnasium_robotics
+        # It prints advice about environments that nobody asked for.
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            import gymnasium_robotics
 
-        gymnasium.register_envs(gymnasium_robotics)
+            gymnasium.register_envs(gymnasium_robotics)
     return gymnasium.registry.get(environment_id)

@@ -88,7 +88,7 @@ def test_every_parameter_learns(variant: str) -> None:
     assert [n for n, p in agent.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize("share", [0.05, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_the_best_episodes(share: float) -> None:
     """By return, until their steps fill the share: the next best would not fit any more."""
     episodes = drift_episodes(count=60)

@@ -105,8 +105,9 @@ def test_the_return_still_to_be_earned() -> None:
     for reward, start, remaining, time in zip(rewards, starts, wanted, times, strict=True):
         moment = Moment(torch.randn(2, 3).double(), torch.tensor(reward).double(), torch.tensor(start))
         _, state = agent.act(moment, state)
-        assert state[:, 1].tolist() == remaining
-        assert state[:, 2].tolist() == time
+        target, earned, steps = state[:, 0], state[:, 1], state[:, 2]
+        assert (target - earned).tolist() == remaining
+        assert (steps - 1).tolist() == time
 
 
 def test_the_target_is_the_best_return_unless_told() -> None:

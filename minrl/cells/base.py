@@ -21,9 +21,7 @@ class Cell(nn.Module, ABC):
     state_size: int
 
     @abstractmethod
-    def scan(
-        self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run over whole sequences: (B, T, D), (B, S), (B, T) bool -> (B, T, D), (B, S).
 
         `reset[b, t]` is True where `x[b, t]` opens an episode: what enters step t is then the empty memory
@@ -34,9 +32,7 @@ class Cell(nn.Module, ABC):
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Run one step: (B, D), (B, S) -> (B, D), (B, S)."""
 
-    def forward(
-        self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The same as `scan`."""
         return self.scan(x, state, reset)
 

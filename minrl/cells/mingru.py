@@ -44,9 +44,7 @@ class MinGRU(Cell):
             with torch.no_grad():
                 self.gates.bias[:inner] = -hold_bias(inner, hold)
 
-    def scan(
-        self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h (B, H)."""
         h, last = mingru_scan(self.gates(x), state, reset, candidate=self.candidate, signed=self.signed)
         return self.down(h), last

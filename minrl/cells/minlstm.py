@@ -46,9 +46,7 @@ class MinLSTM(Cell):
                 self.gates.bias[:inner] = hold_bias(inner, hold)
                 self.gates.bias[inner : 2 * inner] = -hold_bias(inner, hold)
 
-    def scan(
-        self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h (B, H)."""
         h, last = minlstm_scan(self.gates(x), state, reset, candidate=self.candidate, signed=self.signed)
         return self.down(h), last

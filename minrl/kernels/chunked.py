@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Up to here one operation per step is cheaper than the three passes over chunks.
 _LOOP_LIMIT = 32
@@ -35,6 +36,7 @@ class _LinearScan(torch.autograd.Function):
         return h
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """With G_t the gradient of all that follows from h_t: G_t = dh_t + decay_{t+1} G_{t+1}."""
         decay, state, h = ctx.saved_tensors
@@ -76,9 +78,7 @@ def _loop_into(h: Tensor, decay: Tensor, drive: Tensor, state: Tensor, *, revers
         state = h[:, t]
 
 
-def _chunks_into(
-    h: Tensor, decay: Tensor, drive: Tensor, state: Tensor, chunk: int, *, reverse: bool
-) -> None:
+def _chunks_into(h: Tensor, decay: Tensor, drive: Tensor, state: Tensor, chunk: int, *, reverse: bool) -> None:
     """What each chunk does to a state, then the state that enters each chunk, then all chunks side by side."""
     h, decay, drive = (x.unflatten(1, (-1, chunk)) for x in (h, decay, drive))  # (B, N, C, D)
     order = list(reversed(range(chunk))) if reverse else list(range(chunk))

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from minrl.kernels import chunked
 
 # Below so many numbers a second thread costs more than it brings.
 _NUMBERS_PER_THREAD = 1 << 15
-_LANES = 64
 
 
 @torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
@@ -65,7 +65,7 @@ def _gated_forward(
     width = columns // parts
     h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, width)
     arrays = [_flat(gates), _flat(state, gates), _flags(reset), _flat(h), _flat(last)]
-    kernel = loops.gated_forward(parts, loops.CANDIDATES[candidate], width % loops.LANES != 0)
+    kernel = loops.gated_forward(parts, loops.CANDIDATES[candidate])
     _run(kernel, arrays, (steps, width, _flag(signed, gates)), h)
     return h, last
 
@@ -85,19 +85,17 @@ def _gated_backward(
     _, steps, width = h.shape
     dgates, dstate = torch.empty_like(gates, memory_format=torch.contiguous_format), torch.empty_like(dlast)
     inputs = [_flat(gates), _flat(state, gates), _flags(reset), _flat(h), _flat(dh), _flat(dlast)]
-    kernel = loops.gated_backward(parts, loops.CANDIDATES[candidate], width % loops.LANES != 0)
+    kernel = loops.gated_backward(parts, loops.CANDIDATES[candidate])
     _run(kernel, [*inputs, _flat(dgates), _flat(dstate)], (steps, width, _flag(signed, gates)), h)
     return dgates, dstate
 
 
-def _linear_forward(
-    decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _linear_forward(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, steps, width = drive.shape
     h, last = drive.new_empty(batch, steps, width), drive.new_empty(batch, width)
     arrays = [_flat(decay), _flat(drive), _flat(state, drive), _flags(reset), _flat(h), _flat(last)]
     loops = _loops()
-    _run(loops.linear_forward(width % loops.LANES != 0), arrays, (steps, width), h)
+    _run(loops.linear_forward(), arrays, (steps, width), h)
     return h, last
 
 
@@ -108,7 +106,12 @@ def _linear_backward(
     ddecay, ddrive, dstate = torch.empty_like(h), torch.empty_like(h), h.new_empty(dlast.shape)
     inputs = [_flat(decay), _flat(state, h), _flags(reset), _flat(h), _flat(dh), _flat(dlast)]
     loops = _loops()
-    _run(loops.linear_backward(width % loops.LANES != 0), [*inputs, _flat(ddecay), _flat(ddrive), _flat(dstate)], (steps, width), h)
+    _run(
+        loops.linear_backward(),
+        [*inputs, _flat(ddecay), _flat(ddrive), _flat(dstate)],
+        (steps, width),
+        h,
+    )
     return ddecay, ddrive, dstate
 
 
@@ -136,15 +139,13 @@ def _flag(signed: bool, like: Tensor | None) -> Any:
 
 def _run(kernel: Callable[..., None], arrays: list[Any], options: tuple[Any, ...], h: Tensor) -> None:
     """Share the B * N blocks of lanes of `h` (B, T, D) among as many threads as torch has."""
-    items = h.shape[0] * -(-h.shape[2] // _LANES)
+    items = h.shape[0] * _loops().blocks_of(h.shape[2])
     threads = min(torch.get_num_threads(), items, h.numel() // _NUMBERS_PER_THREAD)
     if threads <= 1:
         kernel(*arrays, 0, items, *options)
         return
     cuts = [items * i // threads for i in range(threads + 1)]
-    others = [
-        _pool().submit(kernel, *arrays, first, end, *options) for first, end in zip(cuts[1:], cuts[2:], strict=False)
-    ]
+    others = [_pool().submit(kernel, *arrays, first, end, *options) for first, end in pairwise(cuts[1:])]
     kernel(*arrays, 0, cuts[1], *options)
     for other in others:
         other.result()
@@ -219,8 +220,7 @@ _register(
 ).register_autograd(_gated_gradients, setup_context=_keep_gated)
 _register(
     "cpu_gated_scan_backward",
-    f"(Tensor gates, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast, {_GATED})"
-    " -> (Tensor, Tensor)",
+    f"(Tensor gates, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast, {_GATED}) -> (Tensor, Tensor)",
     _gated_backward,
     _fake_gated_backward,
 )

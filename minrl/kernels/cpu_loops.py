@@ -14,10 +14,12 @@ import numpy as np
 
 from minrl.kernels.cpu_math import compiled, exponential, inlined, prefetch_read, prefetch_write
 
-LANES = 64
 CANDIDATES = {"positive": 0, "tanh": 1, "linear": 2}
-# How many steps ahead memory is asked for, and in what pieces.
-_AHEAD, _CACHE_LINE = 8, 16
+# A block of lanes is at most so wide; memory is asked for in pieces of so many numbers (of float32).
+LANES, _CACHE_LINE = 256, 16
+# Backward, so many steps are prepared in the order of time before they are gone through against it: memory is
+# read and written twice as fast upwards as downwards.
+_CHUNK = 64
 _ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 # exp(40) is so large that one more is lost in it, and so small that its square still fits float32.
 _SHUT = np.float32(40)
@@ -25,7 +27,7 @@ _SHUT = np.float32(40)
 
 @inlined
 def ask_to_read(x: Any, at: int, lanes: int) -> None:
-    """Have a row of lanes brought to the cache."""
+    """Have a row of lanes brought to the cache, all its lines at once."""
     for line in range(0, lanes, _CACHE_LINE):
         prefetch_read(x, at + line)
 
@@ -81,20 +83,34 @@ def forward_row(
 
 
 @inlined
-def backward_row(
-    first: Any, second: Any, content: Any, before: Any, dh: Any, later: Any, dfirst: Any, dsecond: Any, dcontent: Any,
+def slopes_row(
+    first: Any, second: Any, content: Any, before: Any, decay: Any, dfirst: Any, dsecond: Any, dcontent: Any,
     parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
+    """Of a step: the decay, and what the gradient to h_t is multiplied by for that to each part of the gates."""
     for d in range(lanes):
         insert, keep, slope, other = shares(first[d], second[d], parts)
         g, rise = content_of(content[d], candidate)
-        total = dh[d] + later[d]
-        later[d] = total * (keep - flip * insert)
-        dcontent[d] = total * insert * rise
-        of_insert = total * (g - (_ONE + flip) * before[d])
+        of_insert = g - (_ONE + flip) * before[d]
+        decay[d] = keep - flip * insert
+        dcontent[d] = insert * rise
         dfirst[d] = of_insert * slope
         if parts == 3:
             dsecond[d] = of_insert * other
+
+
+@inlined
+def gradients_row(
+    dh: Any, decay: Any, later: Any, dfirst: Any, dsecond: Any, dcontent: Any, parts: int, lanes: int
+) -> None:
+    """The gradient to h_t with all that follows from it, times what `slopes_row` left."""
+    for d in range(lanes):
+        total = dh[d] + later[d]
+        later[d] = total * decay[d]
+        dfirst[d] *= total
+        dcontent[d] *= total
+        if parts == 3:
+            dsecond[d] *= total
 
 
 @inlined
@@ -106,14 +122,12 @@ def linear_row(decay: Any, drive: Any, memory: Any, h: Any, lanes: int) -> None:
 
 
 @inlined
-def linear_backward_row(
-    decay: Any, before: Any, dh: Any, later: Any, ddecay: Any, ddrive: Any, lanes: int
-) -> None:
+def linear_gradients_row(dh: Any, decay: Any, later: Any, ddecay: Any, ddrive: Any, lanes: int) -> None:
     for d in range(lanes):
         total = dh[d] + later[d]
         later[d] = total * decay[d]
         ddrive[d] = total
-        ddecay[d] = total * before[d]
+        ddecay[d] *= total
 
 
 @inlined
@@ -127,15 +141,15 @@ def gated_forward_block(
     gates: Any, state: Any, reset: Any, h: Any, last: Any, row: int, at: int, steps: int, width: int,
     parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
-    memory, here = np.zeros(LANES, h.dtype), row * width + at
+    memory, here = np.zeros(lanes, h.dtype), row * width + at
     if state.size:
         copy_row(state[here : here + lanes], memory, lanes)
     for t in range(steps):
         of_h = (row * steps + t) * width + at
         of_gates = (row * steps + t) * width * parts + at
         for part in range(parts):
-            ask_to_read(gates, of_gates + (_AHEAD * parts + part) * width, lanes)
-        ask_to_write(h, of_h + _AHEAD * width, lanes)
+            ask_to_read(gates, of_gates + part * width, lanes)
+        ask_to_write(h, of_h, lanes)
         if reset.size and reset[row * steps + t]:
             memory[:] = _ZERO
         second, content = of_gates + (parts - 2) * width, of_gates + (parts - 1) * width
@@ -151,31 +165,37 @@ def gated_backward_block(
     gates: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, dgates: Any, dstate: Any, row: int, at: int,
     steps: int, width: int, parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
-    nothing, later, here = np.zeros(LANES, h.dtype), np.empty(LANES, h.dtype), row * width + at
+    nothing, later, decay = np.zeros(lanes, h.dtype), np.empty(lanes, h.dtype), np.empty(_CHUNK * lanes, h.dtype)
+    here = row * width + at
     copy_row(dlast[here : here + lanes], later, lanes)
-    for t in range(steps - 1, -1, -1):
-        of_h = (row * steps + t) * width + at
-        of_gates = (row * steps + t) * width * parts + at
-        for part in range(parts):
-            ask_to_read(gates, of_gates - (_AHEAD * parts - part) * width, lanes)
-            ask_to_write(dgates, of_gates - (_AHEAD * parts - part) * width, lanes)
-        ask_to_read(h, of_h - (_AHEAD + 1) * width, lanes)
-        ask_to_read(dh, of_h - _AHEAD * width, lanes)
-        opens = reset.size > 0 and reset[row * steps + t] != 0
-        before = nothing[:lanes]
-        if not opens and t > 0:
-            before = h[of_h - width : of_h - width + lanes]
-        elif not opens and state.size:
-            before = state[here : here + lanes]
-        second, content = of_gates + (parts - 2) * width, of_gates + (parts - 1) * width
-        backward_row(
-            gates[of_gates : of_gates + lanes], gates[second : second + lanes], gates[content : content + lanes],
-            before, dh[of_h : of_h + lanes], later,
-            dgates[of_gates : of_gates + lanes], dgates[second : second + lanes], dgates[content : content + lanes],
-            parts, candidate, flip, lanes,
-        )  # fmt: skip
-        if opens:
-            later[:] = _ZERO
+    for start in range((steps - 1) // _CHUNK * _CHUNK, -1, -_CHUNK):
+        end = min(start + _CHUNK, steps)
+        for t in range(start, end):
+            first, of_h = (row * steps + t) * width * parts + at, (row * steps + t) * width + at
+            second, content = first + (parts - 2) * width, first + (parts - 1) * width
+            ask_to_read(dh, of_h, lanes)
+            before = nothing[:lanes]
+            if reset.size == 0 or not reset[row * steps + t]:
+                if t > 0:
+                    before = h[of_h - width : of_h - width + lanes]
+                elif state.size:
+                    before = state[here : here + lanes]
+            slopes_row(
+                gates[first : first + lanes], gates[second : second + lanes], gates[content : content + lanes],
+                before, decay[(t - start) * lanes : (t - start + 1) * lanes],
+                dgates[first : first + lanes], dgates[second : second + lanes], dgates[content : content + lanes],
+                parts, candidate, flip, lanes,
+            )  # fmt: skip
+        for t in range(end - 1, start - 1, -1):
+            first, of_h = (row * steps + t) * width * parts + at, (row * steps + t) * width + at
+            second, content = first + (parts - 2) * width, first + (parts - 1) * width
+            gradients_row(
+                dh[of_h : of_h + lanes], decay[(t - start) * lanes : (t - start + 1) * lanes], later,
+                dgates[first : first + lanes], dgates[second : second + lanes], dgates[content : content + lanes],
+                parts, lanes,
+            )  # fmt: skip
+            if reset.size and reset[row * steps + t]:
+                later[:] = _ZERO
     copy_row(later, dstate[here : here + lanes], lanes)
 
 
@@ -184,14 +204,14 @@ def linear_forward_block(
     decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, row: int, at: int, steps: int, width: int,
     lanes: int,
 ) -> None:  # fmt: skip
-    memory, here = np.zeros(LANES, h.dtype), row * width + at
+    memory, here = np.zeros(lanes, h.dtype), row * width + at
     if state.size:
         copy_row(state[here : here + lanes], memory, lanes)
     for t in range(steps):
         of_h = (row * steps + t) * width + at
-        ask_to_read(decay, of_h + _AHEAD * width, lanes)
-        ask_to_read(drive, of_h + _AHEAD * width, lanes)
-        ask_to_write(h, of_h + _AHEAD * width, lanes)
+        ask_to_read(decay, of_h, lanes)
+        ask_to_read(drive, of_h, lanes)
+        ask_to_write(h, of_h, lanes)
         if reset.size and reset[row * steps + t]:
             memory[:] = _ZERO
         linear_row(decay[of_h : of_h + lanes], drive[of_h : of_h + lanes], memory, h[of_h : of_h + lanes], lanes)
@@ -203,88 +223,105 @@ def linear_backward_block(
     decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any,
     row: int, at: int, steps: int, width: int, lanes: int,
 ) -> None:  # fmt: skip
-    nothing, later, here = np.zeros(LANES, h.dtype), np.empty(LANES, h.dtype), row * width + at
+    nothing, later, here = np.zeros(lanes, h.dtype), np.empty(lanes, h.dtype), row * width + at
     copy_row(dlast[here : here + lanes], later, lanes)
-    for t in range(steps - 1, -1, -1):
-        of_h = (row * steps + t) * width + at
-        ask_to_read(decay, of_h - _AHEAD * width, lanes)
-        ask_to_read(h, of_h - (_AHEAD + 1) * width, lanes)
-        ask_to_read(dh, of_h - _AHEAD * width, lanes)
-        ask_to_write(ddecay, of_h - _AHEAD * width, lanes)
-        ask_to_write(ddrive, of_h - _AHEAD * width, lanes)
-        opens = reset.size > 0 and reset[row * steps + t] != 0
-        before = nothing[:lanes]
-        if not opens and t > 0:
-            before = h[of_h - width : of_h - width + lanes]
-        elif not opens and state.size:
-            before = state[here : here + lanes]
-        linear_backward_row(
-            decay[of_h : of_h + lanes], before, dh[of_h : of_h + lanes], later,
-            ddecay[of_h : of_h + lanes], ddrive[of_h : of_h + lanes], lanes,
-        )  # fmt: skip
-        if opens:
-            later[:] = _ZERO
+    for start in range((steps - 1) // _CHUNK * _CHUNK, -1, -_CHUNK):
+        end = min(start + _CHUNK, steps)
+        for t in range(start, end):
+            of_h = (row * steps + t) * width + at
+            ask_to_read(dh, of_h, lanes)
+            ask_to_read(decay, of_h, lanes)
+            ask_to_write(ddrive, of_h, lanes)
+            before = nothing[:lanes]
+            if reset.size == 0 or not reset[row * steps + t]:
+                if t > 0:
+                    before = h[of_h - width : of_h - width + lanes]
+                elif state.size:
+                    before = state[here : here + lanes]
+            copy_row(before, ddecay[of_h : of_h + lanes], lanes)
+        for t in range(end - 1, start - 1, -1):
+            of_h = (row * steps + t) * width + at
+            linear_gradients_row(
+                dh[of_h : of_h + lanes], decay[of_h : of_h + lanes], later,
+                ddecay[of_h : of_h + lanes], ddrive[of_h : of_h + lanes], lanes,
+            )  # fmt: skip
+            if reset.size and reset[row * steps + t]:
+                later[:] = _ZERO
     copy_row(later, dstate[here : here + lanes], lanes)
 
 
-def _over_blocks(block: Callable[..., None], width: int) -> Callable[..., None]:
-    """Run `block` for each item: with a number of lanes known to the compiler, and for the rest of the width."""
+def blocks_of(width: int) -> int:
+    """How many blocks of lanes a row has."""
+    return -(-width // LANES)
 
 
 @cache
-def gated_forward(parts: int, candidate: int, ragged: bool) -> Callable[..., None]:
-    """(B, T, PD) -> h (B, T, D) and the last state (B, D), all flat; `ragged` where D is no multiple of L."""
+def gated_forward(parts: int, candidate: int) -> Callable[..., None]:
+    """(B, T, PD) -> h (B, T, D) and the last state (B, D), all flat."""
 
-    def kernel(gates: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int,
-               flip: Any) -> None:
+    def kernel(
+        gates: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int, flip: Any
+    ) -> None:
         blocks = (width + LANES - 1) // LANES
         for item in range(first, end):
             row, at = item // blocks, item % blocks * LANES
-            if not ragged or width - at >= LANES:
-                gated_forward_block(gates, state, reset, h, last, row, at, steps, width, parts, candidate, flip, LANES)
-            else:
-                gated_forward_block(gates, state, reset, h, last, row, at, steps, width, parts, candidate, flip, width - at)
+            lanes = min(LANES, width - at)
+            gated_forward_block(
+                gates, state, reset, h, last, row, at, steps, width, parts, candidate, flip, lanes
+            )  # fmt: skip
 
     return compiled(kernel)
 
 
 @cache
-def gated_backward(parts: int, candidate: int, ragged: bool) -> Callable[..., None]:
+def gated_backward(parts: int, candidate: int) -> Callable[..., None]:
     """The gradients to the gates and the state from those to h and the last state; gates are formed anew."""
 
-    def kernel(gates: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, dgates: Any, dstate: Any, first: int,
-               end: int, steps: int, width: int, flip: Any) -> None:
+    def kernel(
+        gates: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, dgates: Any, dstate: Any,
+        first: int, end: int, steps: int, width: int, flip: Any,
+    ) -> None:  # fmt: skip
         blocks = (width + LANES - 1) // LANES
         for item in range(first, end):
             row, at = item // blocks, item % blocks * LANES
-            if not ragged or width - at >= LANES:
-                gated_backward_block(gates, state, reset, h, dh, dlast, dgates, dstate, row, at, steps, width, parts, candidate, flip, LANES)
-            else:
-                gated_backward_block(gates, state, reset, h, dh, dlast, dgates, dstate, row, at, steps, width, parts, candidate, flip, width - at)
+            lanes = min(LANES, width - at)
+            gated_backward_block(
+                gates, state, reset, h, dh, dlast, dgates, dstate, row, at, steps, width, parts, candidate, flip, lanes
+            )
+
     return compiled(kernel)
 
 
 @cache
-def linear_forward(ragged: bool) -> Callable[..., None]:
-    def kernel(decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int) -> None:
+def linear_forward() -> Callable[..., None]:
+    """Decay and drive (B, T, D) -> h (B, T, D) and the last state (B, D), all flat."""
+
+    def kernel(
+        decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int
+    ) -> None:
         blocks = (width + LANES - 1) // LANES
         for item in range(first, end):
             row, at = item // blocks, item % blocks * LANES
-            if not ragged or width - at >= LANES:
-                linear_forward_block(decay, drive, state, reset, h, last, row, at, steps, width, LANES)
-            else:
-                linear_forward_block(decay, drive, state, reset, h, last, row, at, steps, width, width - at)
+            lanes = min(LANES, width - at)
+            linear_forward_block(decay, drive, state, reset, h, last, row, at, steps, width, lanes)
+
     return compiled(kernel)
 
 
 @cache
-def linear_backward(ragged: bool) -> Callable[..., None]:
-    def kernel(decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any, first: int, end: int, steps: int, width: int) -> None:
+def linear_backward() -> Callable[..., None]:
+    """The gradients to decay, drive and state from those to h and the last state."""
+
+    def kernel(
+        decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any,
+        first: int, end: int, steps: int, width: int,
+    ) -> None:  # fmt: skip
         blocks = (width + LANES - 1) // LANES
         for item in range(first, end):
             row, at = item // blocks, item % blocks * LANES
-            if not ragged or width - at >= LANES:
-                linear_backward_block(decay, state, reset, h, dh, dlast, ddecay, ddrive, dstate, row, at, steps, width, LANES)
-            else:
-                linear_backward_block(decay, state, reset, h, dh, dlast, ddecay, ddrive, dstate, row, at, steps, width, width - at)
+            lanes = min(LANES, width - at)
+            linear_backward_block(
+                decay, state, reset, h, dh, dlast, ddecay, ddrive, dstate, row, at, steps, width, lanes
+            )
+
     return compiled(kernel)

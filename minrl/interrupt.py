@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 
-class Stopped(Exception):
-    """A signal broke off work that can be done again."""
+class Stopped(BaseException):
+    """A signal broke off work that can be done again; no `except Exception` on the way may take it for a fault."""
 
 
 class StopRequest:

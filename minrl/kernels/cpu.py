@@ -24,9 +24,13 @@ _NUMBERS_PER_THREAD = 1 << 15
 
 
 @torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
-@cache
 def available() -> bool:
     """Whether numba is there and works with the numpy that is."""
+    return _numba_works()
+
+
+@cache
+def _numba_works() -> bool:
     try:
         import numba  # noqa: F401
     except ImportError:

@@ -40,22 +40,21 @@ def ask_to_write(x: Any, at: int, lanes: int) -> None:
 
 
 @inlined
-def shares(first: Any, second: Any, parts: int) -> tuple[Any, Any, Any, Any]:
-    """The share of the candidate that goes in and that of the memory that stays, with the slopes of the former.
+def shares(first: Any, second: Any, parts: int) -> tuple[Any, Any, Any]:
+    """The share of the candidate that goes in, and its slopes.
 
-    minGRU: z and 1 - z with dz/dk. minLSTM: i' and f' with di'/d forget and di'/d insert.
+    minGRU: z with dz/dk (and nothing). minLSTM: i' with di'/d forget and di'/d insert.
     """
     if parts == 2:
         shut = exponential(-first)
         insert = _ONE / (_ONE + shut)
-        keep = shut * insert
-        return insert, keep, insert * keep, insert
+        return insert, insert * (shut * insert), insert
     # f' / i' = (1 + exp(-i)) / (1 + exp(-f)). Where both gates are shut, the exponentials count by their ratio.
     excess = max(-min(first, second) - _SHUT, _ZERO)
     f, i = exponential(-first - excess), exponential(-second - excess)
     scale = _ONE / ((_ONE + f) + (_ONE + i))
     insert, keep = (_ONE + f) * scale, (_ONE + i) * scale
-    return insert, keep, -keep * (f * scale), insert * (i * scale)
+    return insert, -keep * (f * scale), insert * (i * scale)
 
 
 @inlined
@@ -75,24 +74,25 @@ def forward_row(
     first: Any, second: Any, content: Any, memory: Any, h: Any, parts: int, candidate: int, flip: Any, lanes: int
 ) -> None:
     for d in range(lanes):
-        insert, keep, _, _ = shares(first[d], second[d], parts)
+        insert, _, _ = shares(first[d], second[d], parts)
         g, _ = content_of(content[d], candidate)
-        new = (keep - flip * insert) * memory[d] + insert * g
+        # As a change of the memory: 1 - z near 1 has fewer digits than z, and a long memory adds up what is lost.
+        new = memory[d] + insert * (g - (_ONE + flip) * memory[d])
         memory[d] = new
         h[d] = new
 
 
 @inlined
 def slopes_row(
-    first: Any, second: Any, content: Any, before: Any, decay: Any, dfirst: Any, dsecond: Any, dcontent: Any,
+    first: Any, second: Any, content: Any, before: Any, loss: Any, dfirst: Any, dsecond: Any, dcontent: Any,
     parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
-    """Of a step: the decay, and what the gradient to h_t is multiplied by for that to each part of the gates."""
+    """Of a step: the share of the memory that is lost, and the slopes of h_t by each part of the gates."""
     for d in range(lanes):
-        insert, keep, slope, other = shares(first[d], second[d], parts)
+        insert, slope, other = shares(first[d], second[d], parts)
         g, rise = content_of(content[d], candidate)
         of_insert = g - (_ONE + flip) * before[d]
-        decay[d] = keep - flip * insert
+        loss[d] = (_ONE + flip) * insert
         dcontent[d] = insert * rise
         dfirst[d] = of_insert * slope
         if parts == 3:
@@ -101,12 +101,12 @@ def slopes_row(
 
 @inlined
 def gradients_row(
-    dh: Any, decay: Any, later: Any, dfirst: Any, dsecond: Any, dcontent: Any, parts: int, lanes: int
+    dh: Any, loss: Any, later: Any, dfirst: Any, dsecond: Any, dcontent: Any, parts: int, lanes: int
 ) -> None:
     """The gradient to h_t with all that follows from it, times what `slopes_row` left."""
     for d in range(lanes):
         total = dh[d] + later[d]
-        later[d] = total * decay[d]
+        later[d] = total - total * loss[d]
         dfirst[d] *= total
         dcontent[d] *= total
         if parts == 3:
@@ -165,7 +165,7 @@ def gated_backward_block(
     gates: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, dgates: Any, dstate: Any, row: int, at: int,
     steps: int, width: int, parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
-    nothing, later, decay = np.zeros(lanes, h.dtype), np.empty(lanes, h.dtype), np.empty(_CHUNK * lanes, h.dtype)
+    nothing, later, loss = np.zeros(lanes, h.dtype), np.empty(lanes, h.dtype), np.empty(_CHUNK * lanes, h.dtype)
     here = row * width + at
     copy_row(dlast[here : here + lanes], later, lanes)
     for start in range((steps - 1) // _CHUNK * _CHUNK, -1, -_CHUNK):
@@ -182,7 +182,7 @@ def gated_backward_block(
                     before = state[here : here + lanes]
             slopes_row(
                 gates[first : first + lanes], gates[second : second + lanes], gates[content : content + lanes],
-                before, decay[(t - start) * lanes : (t - start + 1) * lanes],
+                before, loss[(t - start) * lanes : (t - start + 1) * lanes],
                 dgates[first : first + lanes], dgates[second : second + lanes], dgates[content : content + lanes],
                 parts, candidate, flip, lanes,
             )  # fmt: skip
@@ -190,7 +190,7 @@ def gated_backward_block(
             first, of_h = (row * steps + t) * width * parts + at, (row * steps + t) * width + at
             second, content = first + (parts - 2) * width, first + (parts - 1) * width
             gradients_row(
-                dh[of_h : of_h + lanes], decay[(t - start) * lanes : (t - start + 1) * lanes], later,
+                dh[of_h : of_h + lanes], loss[(t - start) * lanes : (t - start + 1) * lanes], later,
                 dgates[first : first + lanes], dgates[second : second + lanes], dgates[content : content + lanes],
                 parts, lanes,
             )  # fmt: skip

@@ -52,10 +52,13 @@ def compiled(function: Callable[..., None], fastmath: set[str] = FAST) -> Callab
 
 
 def inlined(function: Function) -> Function:
-    """`function` as a part of the kernels that call it."""
-    kernel = njit(forceinline=True, fastmath=FAST, error_model="numpy")(function)
+    """`function` as a part of the kernels that call it; arrays that it writes to must not overlap others."""
+    kernel: Any = njit(forceinline=True, fastmath=FAST, error_model="numpy")(function)
+    # Numba has no public way to say what it says of its own loops: without it a loop over more than a few rows
+    # is not vectorised.
     kernel._compiler._customize_flags = _without_aliases
-    return kernel
+    part: Function = kernel
+    return part
 
 
 def _without_aliases(flags: Any) -> Any:
@@ -71,13 +74,11 @@ def _announce(seconds: float) -> None:
         print(f"minrl: compiled a CPU kernel in {seconds:.1f} s (kept on disk for later runs)", file=sys.stderr)
 
 
-@intrinsic  # type: ignore[misc, unused-ignore]
-def _float_from_bits(context: Any, bits: Any) -> Any:
+def _from_bits(context: Any, bits: Any) -> Any:
     return _bitcast(bits, {types.int32: types.float32, types.int64: types.float64})
 
 
-@intrinsic  # type: ignore[misc, unused-ignore]
-def _bits_of(context: Any, x: Any) -> Any:
+def _to_bits(context: Any, x: Any) -> Any:
     return _bitcast(x, {types.float32: types.int32, types.float64: types.int64})
 
 
@@ -90,17 +91,22 @@ def _bitcast(source: Any, targets: dict[Any, Any]) -> Any:
     return target(source), generate
 
 
-@intrinsic  # type: ignore[misc, unused-ignore]
-def _multiply_add(context: Any, a: Any, b: Any, c: Any) -> Any:
+def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once where the processor can."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = arguments[0].type
         name = f"llvm.fmuladd.{'f32' if signature.return_type == types.float32 else 'f64'}"
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+        function = _declare(builder.module, ir.FunctionType(kind, [kind] * 3), name)
         return builder.call(function, arguments)
 
     return a(a, a, a), generate
+
+
+_declare: Any = cgutils.get_or_insert_function
+_float_from_bits: Any = intrinsic(_from_bits)
+_bits_of: Any = intrinsic(_to_bits)
+_multiply_add: Any = intrinsic(_fused)
 
 
 def _prefetch(write: bool) -> Any:
@@ -112,7 +118,7 @@ def _prefetch(write: bool) -> Any:
             address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
             word = ir.IntType(32)
             kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
-            call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            call = _declare(builder.module, kind, "llvm.prefetch.p0")
             builder.call(call, [address, word(int(write)), word(3), word(1)])
             return context.get_dummy_value()
 

@@ -7,7 +7,7 @@ feeds the window anew instead).
 Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -58,6 +58,10 @@ class DecisionConfig:
     )
     target_return: float | None = field(
         default=None, metadata={"help": "return asked for when acting; the data set's best by default"}
+    )
+    cap_return: bool = field(
+        default=True,
+        metadata={"help": "ask at most for the best return of the data: what is asked beyond it is unlike all it saw"},
     )
     return_scale: float | None = field(
         default=None, metadata={"help": "unit of returns; the spread of the data's returns-to-go by default"}
@@ -144,7 +148,7 @@ class DecisionAgent(Agent):
 
     def predict(self, batch: Batch) -> Tensor:
         """As `Agent.predict`."""
-        features, _ = self._features(batch, None, self.acting)
+        features, _ = self._features(self._capped(batch), None, self.acting)
         return self.head.act(features)
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
@@ -165,12 +169,22 @@ class DecisionAgent(Agent):
         if self.triple and self.embed_action is not None:
             token = self.embed_action(previous) + self._time(time[:, 0] - 1)
             memory = torch.where(time == 0, memory, _remember(self.acting, token, memory))
-        *earlier, token = self._tokens(moment.observation, target - earned, previous, time[:, 0])
+        asked = target.clamp_max(self.task.best_return) if self.config.cap_return else target
+        *earlier, token = self._tokens(moment.observation, asked - earned, previous, time[:, 0])
         for part in earlier:
             memory = _remember(self.acting, part, memory)
         features, memory = self.acting.step(token, memory)
         action = self.head.act(features, deterministic=deterministic)
         return action, torch.cat([target, earned, time + 1, action.to(state.dtype), memory], dim=1)
+
+    def _capped(self, batch: Batch) -> Batch:
+        """The batch with what each episode asks for at its start, and so at every step, capped as in `act`."""
+        if not self.config.cap_return:
+            return batch
+        steps = torch.arange(batch.reset.shape[1], device=batch.reset.device)
+        first = torch.where(batch.reset, steps, 0).cummax(dim=1).values
+        excess = (batch.returns_to_go.gather(1, first) - self.task.best_return).clamp_min(0.0)
+        return replace(batch, returns_to_go=batch.returns_to_go - excess)
 
     def _features(self, batch: Batch, memory: Tensor | None, model: Cell) -> tuple[Tensor, Tensor]:
         """What the head sees at each step: (B, T, D), and the last memory."""

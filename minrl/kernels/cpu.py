@@ -69,7 +69,7 @@ def _gated_forward(
     width = columns // parts
     h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, width)
     arrays = [_flat(gates), _flat(state, gates), _flags(reset), _flat(h), _flat(last)]
-    kernel = loops.gated_forward(parts, loops.CANDIDATES[candidate])
+    kernel = loops.gated_forward(parts, _candidate(candidate))
     _run(kernel, arrays, (steps, width, _flag(signed, gates)), h)
     return h, last
 
@@ -89,7 +89,7 @@ def _gated_backward(
     _, steps, width = h.shape
     dgates, dstate = torch.empty_like(gates, memory_format=torch.contiguous_format), torch.empty_like(dlast)
     inputs = [_flat(gates), _flat(state, gates), _flags(reset), _flat(h), _flat(dh), _flat(dlast)]
-    kernel = loops.gated_backward(parts, loops.CANDIDATES[candidate])
+    kernel = loops.gated_backward(parts, _candidate(candidate))
     _run(kernel, [*inputs, _flat(dgates), _flat(dstate)], (steps, width, _flag(signed, gates)), h)
     return dgates, dstate
 
@@ -123,6 +123,12 @@ def _loops() -> Any:
     from minrl.kernels import cpu_loops  # it imports numba
 
     return cpu_loops
+
+
+def _candidate(name: str) -> int:
+    from minrl.kernels import cpu_rows
+
+    return cpu_rows.CANDIDATES[name]
 
 
 def _flat(x: Tensor | None, like: Tensor | None = None) -> Any:

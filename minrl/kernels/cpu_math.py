@@ -21,16 +21,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Products and sums may become fused multiply-adds; infinities, NaN and the order of sums stay as written.
 FAST = {"contract", "nsz"}
-# Compiled code is kept under the name of its function and the text of its file; this makes it depend on this
-# file too.
-_REVISION = f"{zlib.crc32(Path(__file__).read_bytes()):08x}"
+# Compiled code is kept under the name of its function and the text of its file; this makes it depend on all of the
+# files that it is made of.
+_SOURCES = sorted(Path(__file__).parent.glob("cpu_*.py"))
+_REVISION = f"{zlib.crc32(b''.join(path.read_bytes() for path in _SOURCES)):08x}"
 
 _announced = False
 
 
-def compiled(function: Callable[..., None], fastmath: set[str] = FAST) -> Callable[..., None]:
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
     """`function` as machine code that runs without the interpreter's lock, kept on disk where that is possible."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": FAST, "error_model": "numpy"}
     function.__qualname__ = f"{function.__qualname__}_{_REVISION}"
     try:
         kernel = njit(cache=True, **options)(function)
@@ -51,14 +52,19 @@ def compiled(function: Callable[..., None], fastmath: set[str] = FAST) -> Callab
     return call
 
 
-def inlined(function: Function) -> Function:
+def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
     """`function` as a part of the kernels that call it; arrays that it writes to must not overlap others."""
-    kernel: Any = njit(forceinline=True, fastmath=FAST, error_model="numpy")(function)
+    kernel: Any = njit(forceinline=True, fastmath=fastmath, error_model="numpy")(function)
     # Numba has no public way to say what it says of its own loops: without it a loop over more than a few rows
     # is not vectorised.
     kernel._compiler._customize_flags = _without_aliases
     part: Function = kernel
     return part
+
+
+def summing(function: Function) -> Function:
+    """As `inlined`, with sums in whatever order is fastest."""
+    return inlined(function, FAST | {"reassoc"})
 
 
 def _without_aliases(flags: Any) -> Any:
@@ -103,10 +109,20 @@ def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
     return a(a, a, a), generate
 
 
+def _address(context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    pointer: Any = types.CPointer
+    return pointer(types.float32)(types.int64), generate
+
+
 _declare: Any = cgutils.get_or_insert_function
 _float_from_bits: Any = intrinsic(_from_bits)
 _bits_of: Any = intrinsic(_to_bits)
 _multiply_add: Any = intrinsic(_fused)
+# Where float32 numbers lie in memory, from an integer.
+float32_at: Any = intrinsic(_address)
 
 
 def _prefetch(write: bool) -> Any:

@@ -204,3 +204,19 @@ def test_time_beyond_the_longest_episode_is_served() -> None:
 def test_bad_settings(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         agent_of(**options)
+
+
+@pytest.mark.parametrize("cap", [True, False])
+def test_more_than_the_best_return_of_the_data_is_not_asked_for(cap: bool) -> None:
+    """With the cap a target far above the data acts as their best return does; without it, as itself."""
+    agent = agent_of(cap_return=cap)
+    best = agent.task.best_return
+    moment = Moment(torch.randn(1, 3).double(), torch.zeros(1).double(), torch.tensor([True]))
+    at_best, far_above, below = (
+        agent.act(moment, agent.initial_state(1, target))[0] for target in (best, 10 * best, best - 5)
+    )
+    assert torch.equal(at_best, far_above) == cap
+    assert not torch.equal(at_best, below)
+    assert agent.initial_state(1, 10 * best)[0, 0] == 10 * best
+    for batch in play(agent, "box", [3 * best, best + 1.0], 100, AutoresetMode.NEXT_STEP):
+        assert largest_gap(agent, batch) <= 1e-9

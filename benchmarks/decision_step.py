@@ -166,16 +166,16 @@ def interleaved(steps: dict[str, Callable[[], None]], rounds: int, repeat: int =
 
 
 def long_episode(agent: DecisionAgent, steps: int = 10_000) -> dict[str, float]:
-    """Time of the last thousand actions over that of the first, and growth of peak memory between them (MiB)."""
+    """Median time of the last thousand actions over that of the first, and growth of peak memory (MiB)."""
     step = acting_step(agent)
-    thousands, peaks = [], []
-    for _ in range(steps // 1000):
+    times, peaks = [], []
+    for _ in range(steps):
         begin = time.process_time()
-        for _ in range(1000):
-            step()
-        thousands.append(time.process_time() - begin)
+        step()
+        times.append(time.process_time() - begin)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return {"last_over_first": thousands[-1] / thousands[0], "peak_memory_growth_mib": peaks[-1] - peaks[0]}
+    first, last = statistics.median(times[:1000]), statistics.median(times[-1000:])
+    return {"last_over_first": last / first, "peak_memory_growth_mib": peaks[-1] - peaks[999]}
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from minrl.agent import Agent, Batch
 from minrl.capture import CapturedStep, Step
+from minrl.cells import Cell
 from minrl.distributed import Group
 
 
@@ -73,8 +74,10 @@ class Optimizer:
         self.adam = torch.optim.AdamW(groups, lr=rate, fused=True, capturable=on_gpu)
         self.average = average
         self.averaged = {n: p.detach().clone() for n, p in agent.named_parameters()} if average else {}
-        # Sums over processes are not recorded.
-        self._run: Step = CapturedStep(self._step) if on_gpu and self.group.size == 1 else self._step
+        # Sums over processes are not recorded, nor cells that read values back.
+        alone = self.group.size == 1
+        recordable = alone and not any(isinstance(m, Cell) and m.reads_back for m in agent.modules())
+        self._run: Step = CapturedStep(self._step) if on_gpu and recordable else self._step
 
     def update(self, batch: Batch, memory: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """One step: the loss (mean over the steps of all processes), the gradient's norm, the next memory."""

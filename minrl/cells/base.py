@@ -4,6 +4,7 @@ Shapes: B batch, T time, D width, S state size.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ class Cell(nn.Module, ABC):
 
     width: int
     state_size: int
+    # Whether `scan` reads values back to the host: it then cannot be recorded as a CUDA graph.
+    reads_back: ClassVar[bool] = False
 
     @abstractmethod
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:

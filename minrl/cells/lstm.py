@@ -24,6 +24,8 @@ class LSTM(Cell):
         bias: whether the gates have one; without it `hold` has no effect.
     """
 
+    reads_back = True  # where the resets are
+
     def __init__(
         self,
         width: int,

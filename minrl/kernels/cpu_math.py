@@ -56,8 +56,9 @@ def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
     """`function` as a part of the kernels that call it; arrays that it writes to must not overlap others."""
     kernel: Any = njit(forceinline=True, fastmath=fastmath, error_model="numpy")(function)
     # Numba has no public way to say what it says of its own loops: without it a loop over more than a few rows
-    # is not vectorised.
-    kernel._compiler._customize_flags = _without_aliases
+    # is not vectorised. Where a release has moved this, the kernels are right and slower.
+    if hasattr(kernel, "_compiler"):
+        kernel._compiler._customize_flags = _without_aliases
     part: Function = kernel
     return part
 

@@ -51,14 +51,14 @@ _is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
 _plans: WeakKeyDictionary[nn.Module, Plan | None] = WeakKeyDictionary()
 
 
-def step(backbone: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
-    """`Backbone.step` for x (B, D) and state (B, S); None where it is not for this kernel."""
+def step(backbone: nn.Module, block: type[nn.Module], x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
+    """`Backbone.step` for x (B, D), state (B, S) and blocks of type `block`; None where it is not for this kernel."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_tracing():
         return None
     if not (_plain(x) and _plain(state) and 0 < x.shape[0] <= MOST_ROWS) or torch.is_autocast_enabled("cpu"):
         return None
     try:
-        plan = _plan_of(backbone)
+        plan = _plan_of(backbone, block)
         return None if plan is None or _drops(plan) else _run(plan, x, state)
     except RuntimeError:  # a tensor without memory, as under torch.func
         return None
@@ -75,11 +75,11 @@ def _plain(x: Tensor) -> bool:
     return type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu and x.dim() == 2
 
 
-def _plan_of(backbone: nn.Module) -> Plan | None:
+def _plan_of(backbone: nn.Module, block: type[nn.Module]) -> Plan | None:
     """The plan as it is, made anew where something was replaced."""
     plan = _plans.get(backbone)
     if plan is None or not plan.holds():
-        plan = _build(backbone)
+        plan = _build(backbone, block)
         _plans[backbone] = plan
     return plan
 
@@ -100,15 +100,13 @@ def _run(plan: Plan, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
     return y, last
 
 
-def _build(backbone: Any) -> Plan | None:
+def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
     """The plan of a backbone that the kernel takes, else None."""
-    from minrl.backbone import Backbone, Block  # it imports this module
-
     blocks = list(backbone.blocks)
     cell = blocks[0].cell
     if type(cell) not in (MinGRU, MinLSTM) or not cpu.available():
         return None
-    if type(backbone) is not Backbone or any(type(block) is not Block for block in blocks):
+    if any(type(block) is not block_type for block in blocks):
         return None
     rows = [_parts(block) for block in blocks]
     shapes = {(type(block.cell), block.cell.candidate, block.cell.signed, _sizes(block)) for block in blocks}

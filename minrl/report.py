@@ -1,6 +1,9 @@
 """How a run ended: a table for the terminal and a learning curve as PNG."""
 
 import json
+import os
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -43,7 +46,13 @@ def write_report(result: Result, out: Path) -> str:
     if _plot(out):
         rows.append(("learning curve", str(out / CURVE)))
     lines = _table(rows)
-    return f"{lines}\n\nwatch the curves: tensorboard --logdir {out}"
+    return f"{lines}\n\nwatch the curves: {_tensorboard()} --logdir {out}"
+
+
+def _tensorboard() -> str:
+    """How to call TensorBoard from here: by its name where the shell finds it, else by its place beside Python."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    return "tensorboard" if shutil.which("tensorboard") or not beside.exists() else os.path.relpath(beside)
 
 
 def _write_summary(result: Result, out: Path, action_seconds: float) -> None:

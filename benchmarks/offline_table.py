@@ -72,6 +72,7 @@ def complete(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
         draft.write_bytes(done.stdout)
         draft.replace(run.result)
     numbers: dict[str, Any] = json.loads(run.result.read_text())
+    del numbers["run"]  # a folder of one machine
     numbers |= {"method": run.method, "data": run.data, "seed": run.seed}
     return numbers
 

@@ -60,6 +60,8 @@ class Loss:
 class Sampler(Protocol):
     """An endless source of batches whose place can be saved and restored exactly."""
 
+    continues: bool  # whether rows of a batch may go on with the trajectories of the last one
+
     def __next__(self) -> dict[str, npt.NDArray[Any]]: ...
 
     def state_dict(self) -> dict[str, Any]: ...

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minrl.agent import Batch
 
-Step = Callable[[Batch, Tensor], tuple[Tensor, ...]]
+Step = Callable[[Batch, Tensor | None], tuple[Tensor, ...]]
 
 # Steps that run as they are before one is recorded: libraries set themselves up and allocators settle.
 _WARM_UP = 3
@@ -26,8 +26,8 @@ class CapturedStep:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stream = torch.cuda.Stream()
 
-    def __call__(self, batch: Batch, memory: Tensor) -> tuple[Tensor, ...]:
-        """The step's results, in tensors of their own."""
+    def __call__(self, batch: Batch, memory: Tensor | None) -> tuple[Tensor, ...]:
+        """The step's results, in tensors of their own; after the first calls there is always a memory or never."""
         self.calls += 1
         if self.calls <= _WARM_UP:
             self.stream.wait_stream(torch.cuda.current_stream())
@@ -43,13 +43,16 @@ class CapturedStep:
         self.graph.replay()
         return tuple(result.clone() for result in self.results)
 
-    def _record(self, batch: Batch, memory: Tensor) -> None:
+    def _record(self, batch: Batch, memory: Tensor | None) -> None:
         self.inputs = [given.clone() for given in _tensors(batch, memory)]
-        held = Batch(**{f.name: t for f, t in zip(fields(Batch), self.inputs[:-1], strict=True)})
+        names = [f.name for f in fields(Batch)]
+        held = Batch(**dict(zip(names, self.inputs[: len(names)], strict=True)))
+        held_memory = None if memory is None else self.inputs[-1]
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.results = self.step(held, self.inputs[-1])
+            self.results = self.step(held, held_memory)
 
 
-def _tensors(batch: Batch, memory: Tensor) -> list[Tensor]:
-    return [*(getattr(batch, f.name) for f in fields(Batch)), memory]
+def _tensors(batch: Batch, memory: Tensor | None) -> list[Tensor]:
+    of_batch = [getattr(batch, f.name) for f in fields(Batch)]
+    return of_batch if memory is None else [*of_batch, memory]

@@ -170,8 +170,9 @@ class Run:
         arrays = {name: values[rows] for name, values in next(self.sampler).items()}
         batch = Batch.from_numpy(arrays, self.device)
         self.agent.train()
-        memory = self.memory if self.config.carry else None
-        loss, norm, self.memory = self.optimizer.update(batch, memory, self.step)
+        loss, norm, last = self.optimizer.update(batch, self.memory, self.step)
+        # Windows have nothing to carry, and no memory costs less than an empty one.
+        self.memory = last if self.config.carry and self.sampler.continues else None
         self.window.add(loss, norm)
         self.recorded = batch.mask.numel() * self.group.size
         self.step += 1

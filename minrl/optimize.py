@@ -87,12 +87,10 @@ class Optimizer:
                 parameters["lr"].fill_(rate)
             else:
                 parameters["lr"] = rate
-        if memory is None:
-            memory = torch.zeros(batch.reset.shape[0], self.agent.memory_size, device=self.device)
         loss, norm, last = self._run(batch, memory)
         return loss, norm, last
 
-    def _step(self, batch: Batch, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, batch: Batch, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         self.adam.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.agent.loss(batch, memory)

@@ -24,6 +24,8 @@ class Packed:
     with replacement in proportion to them. The time to draw grows with B x T alone.
     """
 
+    continues = True
+
     def __init__(
         self,
         episodes: Episodes,
@@ -87,6 +89,8 @@ class Windows:
     An episode is drawn in proportion to its length (times `weights`, (E,), where given), the start uniformly among
     all its steps (arXiv 2106.01345, algorithm 1). `reset` is True at a row's first step only, `mask` False at padding.
     """
+
+    continues = False
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ import torch
 from minrl.agent import Agent
 from minrl.choices import choose
 from minrl.config import build, to_plain
+from minrl.files import replacing
 from minrl.task import Task
 
 FORMAT = 1
@@ -58,17 +59,13 @@ def save(
         "training": training or {},
         "note": note or {},
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except RuntimeError as error:  # torch's word for a full disk
         raise OSError(errno.EIO, f"checkpoint cannot be written ({' '.join(str(error).split())})", str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path | str) -> Checkpoint:

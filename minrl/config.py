@@ -5,7 +5,6 @@ A file has one table for each part ([train], [decision], ...) and says only what
 
 import argparse
 import dataclasses
-import os
 import sys
 import types
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import tomli_w
 
 from minrl.choices import nearest
+from minrl.files import replacing
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,9 +54,8 @@ def read_toml(path: Path | str, parts: Mapping[str, type[Any]]) -> dict[str, dic
 def write_toml(path: Path, parts: Mapping[str, Any]) -> None:
     """Every value of each part's dataclass, None left out; written to a temporary name and renamed."""
     tables = {name: to_plain(part) for name, part in parts.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(tomli_w.dumps(tables), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(tomli_w.dumps(tables), encoding="utf-8")
 
 
 def check_at_least(part: Any, bound: int, *names: str) -> None:

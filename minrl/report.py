@@ -18,6 +18,7 @@ from minrl.agent import Agent, parameter_count
 from minrl.data import load
 from minrl.data.episode import Episodes
 from minrl.evaluate import Evaluation
+from minrl.files import replacing
 from minrl.log import STEP, read_log
 from minrl.play import Player
 from minrl.train import Result
@@ -68,9 +69,8 @@ def _write_summary(result: Result, out: Path, action_seconds: float) -> None:
         "threads": torch.get_num_threads(),
         "evaluation": None if result.evaluation is None else result.evaluation.to_dict(),
     }
-    temporary = out / f".{SUMMARY}"
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(out / SUMMARY)
+    with replacing(out / SUMMARY) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def evaluation_table(results: Sequence[Evaluation]) -> str:
@@ -141,7 +141,6 @@ def _plot(out: Path) -> bool:
         axes.plot(*zip(*points, strict=True), marker="o" if name == score else "")
         axes.set(xlabel="gradient steps", ylabel=label)
         axes.grid(alpha=0.3)
-    temporary = out / f".{CURVE}"
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(out / CURVE)
+    with replacing(out / CURVE) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
     return True

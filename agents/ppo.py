@@ -1,0 +1,225 @@
+"""Recurrent PPO: a Stable-Baselines3 algorithm that learns from whole rollout segments by one scan.
+
+Constructor, `learn`, `predict`, `save` and `load` follow sb3-contrib's RecurrentPPO
+(https://github.com/Stable-Baselines-Team/stable-baselines3-contrib), whose policy names are taken too.
+
+Shapes: n_envs environments, T steps of a rollout, S state size.
+"""
+
+import time
+import warnings
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from minrl.online.backbone_policy import BackboneCnnPolicy, BackboneMultiInputPolicy, BackbonePolicy
+from minrl.online.policy import RecurrentPolicy
+from minrl.online.rollout import SegmentBuffer
+
+MlpPolicy, CnnPolicy, MultiInputPolicy = BackbonePolicy, BackboneCnnPolicy, BackboneMultiInputPolicy
+
+Self = TypeVar("Self", bound="RecurrentPPO")
+
+
+class RecurrentPPO(PPO):
+    """Proximal policy optimisation (Schulman et al., arXiv 1707.06347) with a memory.
+
+    All arguments mean what they mean in sb3-contrib's RecurrentPPO and Stable-Baselines3's PPO, except:
+
+    Args:
+        batch_size: steps of a minibatch, which is made of whole segments; `None` is the whole rollout.
+        segment_length: most steps of a segment, over which gradients flow through time; by default as many as a
+            minibatch holds.
+        state_refresh: "rollout" trains from the memory stored while acting; "epoch" computes it anew with the
+            weights as they are, by one scan before each epoch but the first.
+    """
+
+    policy: RecurrentPolicy  # type: ignore[assignment]
+    rollout_buffer: SegmentBuffer
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": BackbonePolicy,
+        "CnnPolicy": BackboneCnnPolicy,
+        "MultiInputPolicy": BackboneMultiInputPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[RecurrentPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 128,
+        batch_size: int | None = 128,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        segment_length: int | None = None,
+        state_refresh: Literal["rollout", "epoch"] = "rollout",
+    ) -> None:
+        if state_refresh not in ("rollout", "epoch"):
+            raise ValueError(f'state_refresh must be "rollout" or "epoch", got {state_refresh!r}')
+        if segment_length is not None and segment_length < 1:
+            raise ValueError(f"segment_length must be at least 1 step, got {segment_length}")
+        self.segment_length, self.state_refresh = segment_length, state_refresh
+        with warnings.catch_warnings():
+            # Minibatches are whole segments, shared out evenly.
+            warnings.filterwarnings("ignore", "You have specified a mini-batch size")
+            super().__init__(
+                policy, env, learning_rate, n_steps, max(2, n_steps) if batch_size is None else batch_size, n_epochs,
+                gamma, gae_lambda, clip_range, clip_range_vf, normalize_advantage, ent_coef, vf_coef, max_grad_norm,
+                use_sde, sde_sample_freq, target_kl=target_kl, stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log, policy_kwargs=policy_kwargs, verbose=verbose, seed=seed,
+                device=device, _init_setup_model=False,
+            )  # fmt: skip
+        self.batch_size = batch_size  # type: ignore[assignment]
+        self._last_state: Tensor | None = None
+        self._last_previous: Tensor | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        length = self.segment_length or min(self.n_steps, self.batch_size or self.n_steps)
+        self.rollout_buffer_class = SegmentBuffer
+        self.rollout_buffer_kwargs = {"segment_length": length}
+        super()._setup_model()
+        if not isinstance(self.policy, RecurrentPolicy):
+            raise ValueError("Policy must subclass minrl.online.policy.RecurrentPolicy")
+        self._forget()
+
+    def _forget(self) -> None:
+        self._last_state = self.policy.initial_state(self.n_envs)
+        self._last_previous = None
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """As in Stable-Baselines3; the memory of the last environment is not carried over."""
+        super().set_env(env, force_reset)
+        self._forget()
+        self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Act for `n_rollout_steps` steps in each environment; False where a callback ended it.
+
+        Raises:
+            ValueError: for a reward or an observation that is not finite.
+        """
+        assert self._last_obs is not None, "No previous observation was provided"
+        assert isinstance(rollout_buffer, SegmentBuffer), f"{rollout_buffer} doesn't support recurrent policy"
+        begin = time.perf_counter()
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+        state, previous = self._last_state, self._last_previous
+        remembers = self.policy.previous_size > 0
+        for step in range(n_rollout_steps):
+            if self.use_sde and self.sde_sample_freq > 0 and step % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            entering, told = state, previous
+            reset = torch.from_numpy(self._last_episode_starts).to(self.device)
+            with torch.no_grad():
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+                chosen, values, log_probs, state = self.policy(obs_tensor, entering, reset, told)
+            actions = chosen.cpu().numpy()
+            new_obs, rewards, dones, infos = env.step(self.policy.to_environment(actions))
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(infos, dones)
+            if not np.isfinite(rewards).all():
+                row = int(np.flatnonzero(~np.isfinite(rewards))[0])
+                raise ValueError(
+                    f"environment {row} returned the reward {rewards[row]} at step {self.num_timesteps}: rewards must be finite"
+                )
+            if remembers:
+                previous = self.policy.encode_previous(chosen, torch.as_tensor(rewards, device=self.device))
+            if dones.any():
+                self._bootstrap(rewards, dones, infos, state, previous)
+            rollout_buffer.add_step(
+                self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs,  # type: ignore[arg-type]
+                state=entering, previous=told if remembers else None, filler=getattr(env, "filler", None),
+            )  # fmt: skip
+            self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
+        with torch.no_grad():
+            reset = torch.from_numpy(dones).to(self.device)
+            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, reset, previous)  # type: ignore[arg-type]
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        self._last_state, self._last_previous = state, previous
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        self.logger.record("time/rollout_fps", round(n_rollout_steps * env.num_envs / (time.perf_counter() - begin)))
+        return True
+
+    def _bootstrap(
+        self, rewards: npt.NDArray[Any], dones: npt.NDArray[np.bool_], infos: list[dict[str, Any]], state: Tensor,
+        previous: Tensor | None,
+    ) -> None:  # fmt: skip
+        """Add to the last reward before a time limit the value of the final observation, in the state after the step."""
+        rows = [
+            int(i)
+            for i in np.flatnonzero(dones)
+            if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None
+        ]
+        if not rows:
+            return
+        last: list[Any] = [infos[i]["terminal_observation"] for i in rows]
+        if isinstance(self.observation_space, spaces.Dict):
+            final: Any = {key: np.stack([obs[key] for obs in last]) for key in self.observation_space.spaces}
+        else:
+            final = np.stack(last)
+        with torch.no_grad():
+            tensors, _ = self.policy.obs_to_tensor(final)
+            never = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
+            told = None if previous is None else previous[rows]
+            values = self.policy.predict_values(tensors, state[rows], never, told)
+        rewards[rows] += self.gamma * values.cpu().numpy().reshape(-1)
+
+    def train(self) -> None:
+        """Update the policy from the rollout, as `PPO.train`."""
+        begin = time.perf_counter()
+        super().train()
+        self.logger.record("train/first_ratio_dev", self.policy.first_ratio_dev)
+        steps = self.n_steps * self.n_envs * self.n_epochs
+        self.logger.record("time/update_fps", round(steps / (time.perf_counter() - begin)))
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "RecurrentPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """As in Stable-Baselines3; the memory goes on from the last call where the environment does."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

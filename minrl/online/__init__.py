@@ -1,0 +1,1 @@
+"""Recurrent policies that learn while they act, on Stable-Baselines3."""

@@ -1,0 +1,184 @@
+"""The policies of this project: any cell of `minrl.cells` in a backbone between features and heads.
+
+Shapes: B environments or segments, T time, F features, D width, S state size, P width of the previous action and reward.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtractor, NatureCNN
+from torch import Tensor, nn
+
+from minrl.backbone import Backbone
+from minrl.choices import nearest
+from minrl.online.policy import Array, Features, RecurrentPolicy
+
+
+class Trunk(nn.Module):
+    """Features, the episode start and what came before it into a backbone.
+
+    Args:
+        inputs: F + 1 + P.
+        backbone: of width D.
+    """
+
+    def __init__(self, inputs: int, backbone: Backbone) -> None:
+        super().__init__()
+        self.embed = nn.Linear(inputs, backbone.width)
+        self.backbone = backbone
+
+    def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, F), (B, T, P), (B, S), (B, T) bool -> (B, T, D), (B, S)."""
+        return self.backbone.scan(self._embedded(features, previous, reset), state, reset)
+
+    def step(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F), (B, P), (B, S), (B,) bool -> (B, D), (B, S)."""
+        state = state.masked_fill(reset.unsqueeze(1), 0.0)
+        return self.backbone.step(self._embedded(features, previous, reset), state)
+
+    def _embedded(self, features: Tensor, previous: Tensor, reset: Tensor) -> Tensor:
+        start = reset.unsqueeze(-1).to(features.dtype)
+        embedded: Tensor = self.embed(torch.cat([features, start, previous], dim=-1))
+        return embedded
+
+
+class BackbonePolicy(RecurrentPolicy):
+    """An actor and a critic on one trunk, or one each.
+
+    Args:
+        observation_space, action_space, lr_schedule: as for Stable-Baselines3's `ActorCriticPolicy`.
+        cell: a name in `minrl.cells.CELLS`.
+        width: D.
+        depth: number of blocks.
+        conv: taps of each block's short convolution, 0 for none; without it minGRU cannot copy what it saw a few
+            steps ago.
+        mlp: hidden width of each block's MLP over D, 0 for none.
+        dropout: probability on the blocks' residual branches while training.
+        cell_options: options of the cell.
+        separate_critic: a trunk of its own for the critic.
+        previous_action: the last action as an input.
+        previous_reward: the last reward as an input; `predict` then takes `reward`.
+        net_arch: layers of the heads between the trunk and the outputs, as in Stable-Baselines3; none by default.
+        keywords: all others of `ActorCriticPolicy`.
+
+    Raises:
+        ValueError: for an unknown cell or option, or sizes below 1.
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        lr_schedule: Any,
+        *,
+        cell: str = "mingru",
+        width: int = 128,
+        depth: int = 2,
+        conv: int = 4,
+        mlp: float = 0.0,
+        dropout: float = 0.0,
+        cell_options: dict[str, Any] | None = None,
+        separate_critic: bool = False,
+        previous_action: bool = False,
+        previous_reward: bool = False,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        **keywords: Any,
+    ) -> None:
+        _check_known(keywords)
+        self.backbone_options: dict[str, Any] = {
+            "cell": cell,
+            "width": width,
+            "depth": depth,
+            "conv": conv,
+            "mlp": mlp,
+            "dropout": dropout,
+            **(cell_options or {}),
+        }
+        self.trunk_options: dict[str, Any] = {
+            "cell": cell,
+            "width": width,
+            "depth": depth,
+            "conv": conv,
+            "mlp": mlp,
+            "dropout": dropout,
+            "cell_options": cell_options,
+            "separate_critic": separate_critic,
+            "previous_action": previous_action,
+            "previous_reward": previous_reward,
+        }
+        self.separate_critic = separate_critic
+        self.previous_action, self.previous_reward = previous_action, previous_reward
+        super().__init__(observation_space, action_space, lr_schedule, net_arch=net_arch or [], **keywords)
+
+    def _build_mlp_extractor(self) -> None:
+        if not self.share_features_extractor and not self.separate_critic:
+            raise ValueError(
+                "share_features_extractor=False needs separate_critic=True: one trunk takes one set of features"
+            )
+        inputs = self.features_dim + 1 + self.previous_size
+        self.trunk = Trunk(inputs, Backbone(**self.backbone_options))
+        self.critic_trunk = Trunk(inputs, Backbone(**self.backbone_options)) if self.separate_critic else None
+        self.memory_size = self.trunk.backbone.state_size
+        self.state_size = self.memory_size * (2 if self.separate_critic else 1)
+        width = self.trunk.backbone.width
+        self.mlp_extractor = MlpExtractor(width, self.net_arch, self.activation_fn, device=self.device)
+
+    def _scan(
+        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if self.critic_trunk is None:
+            latent, last = self.trunk.scan(features[0], previous, state, reset)
+            return latent, latent, last
+        of_actor, of_critic = state.tensor_split([self.memory_size], dim=1)
+        actor, last_of_actor = self.trunk.scan(features[0], previous, of_actor, reset)
+        critic, last_of_critic = self.critic_trunk.scan(features[1], previous, of_critic, reset)
+        return actor, critic, torch.cat([last_of_actor, last_of_critic], dim=1)
+
+    def _step(
+        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if self.critic_trunk is None:
+            latent, last = self.trunk.step(features[0], previous, state, reset)
+            return latent, latent, last
+        of_actor, of_critic = state.tensor_split([self.memory_size], dim=1)
+        actor, last_of_actor = self.trunk.step(features[0], previous, of_actor, reset)
+        critic, last_of_critic = self.critic_trunk.step(features[1], previous, of_critic, reset)
+        return actor, critic, torch.cat([last_of_actor, last_of_critic], dim=1)
+
+    def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
+        if len(state) != 1:
+            raise ValueError(f"state must hold one array of memory, got {len(state)}")
+        return self._checked(state[0], (batch_size, self.state_size))
+
+    def _state(self, memory: Tensor) -> tuple[Array, ...]:
+        return (memory.cpu().numpy(),)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self.trunk_options}
+
+
+class BackboneCnnPolicy(BackbonePolicy):
+    """`BackbonePolicy` on images, through Stable-Baselines3's `NatureCNN` unless told otherwise."""
+
+    def __init__(self, *arguments: Any, features_extractor_class: Any = NatureCNN, **keywords: Any) -> None:
+        super().__init__(*arguments, features_extractor_class=features_extractor_class, **keywords)
+
+
+class BackboneMultiInputPolicy(BackbonePolicy):
+    """`BackbonePolicy` on Dict observations, through Stable-Baselines3's `CombinedExtractor` unless told otherwise."""
+
+    def __init__(self, *arguments: Any, features_extractor_class: Any = CombinedExtractor, **keywords: Any) -> None:
+        super().__init__(*arguments, features_extractor_class=features_extractor_class, **keywords)
+
+
+def _check_known(keywords: dict[str, Any]) -> None:
+    known = {
+        *inspect.signature(ActorCriticPolicy.__init__).parameters,
+        *inspect.signature(BackbonePolicy.__init__).parameters,
+    }
+    known -= {"self", "observation_space", "action_space", "lr_schedule", "keywords"}
+    for name in keywords:
+        if name not in known:
+            raise ValueError(f'policy_kwargs: the policy has no option "{name}"; {nearest(name, known)}')

@@ -1,0 +1,42 @@
+"""Log-likelihood and entropy of actions under a policy's heads, without an object for every minibatch.
+
+Shapes: N rows, A action width, K choices.
+"""
+
+import math
+from typing import Any
+
+import torch
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+_LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
+
+
+def evaluated(policy: ActorCriticPolicy, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Log-likelihood (N,) and entropy (N,) of `actions` for the actor's latents.
+
+    Equal to Stable-Baselines3's distributions, which it uses for all but the two commonest.
+    """
+    kind: Any = type(policy.action_dist)
+    if kind is CategoricalDistribution:
+        return categorical(policy.action_net(latent), actions)
+    if kind is DiagGaussianDistribution:
+        return gaussian(policy.action_net(latent), policy.log_std, actions)
+    distribution = policy._get_action_dist_from_latent(latent)
+    return distribution.log_prob(actions), distribution.entropy()
+
+
+def categorical(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, K), (N,) whole numbers -> log-likelihood (N,) and entropy (N,) in nats."""
+    log_p = torch.log_softmax(logits, dim=1)
+    return log_p.gather(1, actions.reshape(-1, 1).long()).squeeze(1), -(log_p.exp() * log_p).sum(1)
+
+
+def gaussian(mean: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, A), (A,), (N, A) -> log-likelihood (N,) and entropy (N,) in nats of a diagonal Gaussian."""
+    error = (actions - mean) * torch.exp(-log_std)
+    width = log_std.sum() + log_std.numel() * _LOG_ROOT_TAU
+    entropy = width + 0.5 * log_std.numel()
+    return -0.5 * error.square().sum(1) - width, entropy.expand(len(mean))

@@ -1,0 +1,250 @@
+"""Recurrent actor-critic policies on Stable-Baselines3: whole segments in one scan, and one step at a time.
+
+Shapes: B environments or segments, T time, F features, S state size, P width of the previous action and reward,
+N = B * T rows that count, A flat action width.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+from torch.nn import functional as F
+
+from minrl.online.likelihood import evaluated
+from minrl.online.rollout import Observations, Segments
+
+# Features for the actor and the critic; the same tensor twice where they share the extractor.
+Features = tuple[Tensor, Tensor]
+Array = npt.NDArray[Any]
+
+
+class RecurrentPolicy(ActorCriticPolicy):
+    """An actor and a critic that carry one memory tensor (B, S); the zero tensor is the empty memory.
+
+    Subclasses say how features become latents, over segments and step by step.
+    """
+
+    state_size: int
+    previous_action: bool = False
+    previous_reward: bool = False
+    # Largest |ratio - 1| of the last first minibatch: 0 but for rounding where acting and training agree.
+    first_ratio_dev: float = 0.0
+
+    @abstractmethod
+    def _scan(
+        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, F), (B, T, P), (B, S), (B, T) bool -> latents of actor and critic (B, T, ·), last state (B, S)."""
+
+    @abstractmethod
+    def _step(
+        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, F), (B, P), (B, S), (B,) bool -> latents of actor and critic (B, ·), next state (B, S)."""
+
+    @abstractmethod
+    def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
+        """The memory (B, S) that `predict`'s state stands for; a ValueError where it does not fit."""
+
+    @abstractmethod
+    def _state(self, memory: Tensor) -> tuple[Array, ...]:
+        """The inverse of `_memory`."""
+
+    @property
+    def previous_size(self) -> int:
+        """P: the flat width of an action and one for the reward, as far as the policy asks for them."""
+        return self.previous_action * spaces.flatdim(self.action_space) + self.previous_reward
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        if self.optimizer_class is torch.optim.Adam and self.optimizer_kwargs.keys() <= {"eps"}:
+            # All parameters in one pass; the same numbers but for rounding.
+            self.optimizer_kwargs = {**self.optimizer_kwargs, "fused": True}
+        super()._build(lr_schedule)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The empty memory, (B, S)."""
+        return torch.zeros(batch_size, self.state_size, device=self.device)
+
+    def forward(  # type: ignore[override]
+        self,
+        obs: Observations,
+        state: Tensor,
+        reset: Tensor,
+        previous: Tensor | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One step: actions (B, *shape), values (B, 1), log-likelihoods (B,) and the next state (B, S)."""
+        latent_pi, latent_vf, state = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
+        values = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
+        distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent_pi))
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        return actions.reshape((-1, *self.action_space.shape)), values, log_prob, state  # type: ignore[misc]
+
+    def evaluate_actions(self, obs: Segments, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
+        """Values (N, 1), log-likelihoods (N,) of `actions` and entropies (N,) by one scan over whole segments."""
+        latent_pi, latent_vf = (x.flatten(0, 1) for x in self._scan_segments(obs)[:2])
+        if obs.kept is not None:
+            latent_pi, latent_vf = latent_pi[obs.kept], latent_vf[obs.kept]
+        values = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
+        log_prob, entropy = evaluated(self, self.mlp_extractor.forward_actor(latent_pi), actions)
+        if obs.old_log_prob is not None:
+            ratio = torch.exp(log_prob.detach() - obs.old_log_prob)
+            self.first_ratio_dev = float((ratio - 1).abs().max())
+        return values, log_prob, entropy
+
+    def predict_values(  # type: ignore[override]
+        self, obs: Observations, state: Tensor, reset: Tensor, previous: Tensor | None = None
+    ) -> Tensor:
+        """The values (B, 1) of observations that `state` (B, S) precedes."""
+        _, latent_vf, _ = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
+        values: Tensor = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
+        return values
+
+    def get_distribution(  # type: ignore[override]
+        self, obs: Observations, state: Tensor, reset: Tensor, previous: Tensor | None = None
+    ) -> tuple[Distribution, Tensor]:
+        """The distribution of actions and the next state (B, S)."""
+        latent_pi, _, state = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent_pi)), state
+
+    @torch.no_grad()
+    def states_at(self, rollout: Segments, cuts: list[int]) -> Tensor:
+        """The memory (n, B, S) that enters each cut of a rollout of B environments, with the weights as they are."""
+        states = [rollout.state]
+        for first, end in zip(cuts[:-2], cuts[1:-1], strict=True):
+            states.append(self._scan_segments(_between(rollout, first, end)._replace(state=states[-1]))[2])
+        return torch.stack(states)
+
+    def encode_previous(self, actions: Tensor, rewards: Tensor | None) -> Tensor:
+        """What the next step is told of this one, (B, P): actions (B, *shape) flattened, rewards (B,)."""
+        parts = []
+        if self.previous_action:
+            parts.append(_flat_actions(self.action_space, actions))
+        if self.previous_reward:
+            parts.append(actions.new_zeros(len(actions), 1) if rewards is None else rewards.reshape(-1, 1))
+        return torch.cat([part.to(torch.float32) for part in parts], dim=1)
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: Array | dict[str, Array],
+        state: tuple[Array, ...] | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+        reward: Array | float | None = None,
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Actions for one observation or a batch of them, and the state to hand in with the next.
+
+        Args:
+            observation: one, or B stacked.
+            state: what the last call returned; `None` is the empty memory.
+            episode_start: (B,) True where the observation opens an episode, so that the memory before it is empty.
+            deterministic: the most likely action instead of a sample.
+            reward: (B,) that the last actions earned, for a policy with `previous_reward`.
+
+        Raises:
+            ValueError: for an observation, state or episode start that does not fit.
+        """
+        self.set_training_mode(False)
+        tensors, vectorized = self.obs_to_tensor(observation)
+        count = len(next(iter(tensors.values())) if isinstance(tensors, dict) else tensors)
+        with torch.no_grad():
+            memory, previous = self._unpacked(state, count, reward)
+            reset = torch.zeros(count, dtype=torch.bool, device=self.device)
+            if episode_start is not None:
+                reset = torch.as_tensor(np.asarray(episode_start) > 0, device=self.device).reshape(-1)
+                if len(reset) != count:
+                    raise ValueError(f"episode_start has {len(reset)} entries for {count} observations")
+            distribution, memory = self.get_distribution(tensors, memory, reset, previous)
+            actions = distribution.get_actions(deterministic=deterministic)
+            actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+            after = self._state(memory)
+            if self.previous_size:
+                after = (*after, self.encode_previous(actions, None).cpu().numpy())
+        chosen = self.to_environment(actions.cpu().numpy())
+        return chosen if vectorized else chosen.squeeze(axis=0), after
+
+    def to_environment(self, actions: Array) -> Array:
+        """Actions of the distribution as the environment takes them: unscaled where squashed, else clipped."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.squash_output:
+            unscaled: Array = self.unscale_action(actions)
+            return unscaled
+        return np.clip(actions, self.action_space.low, self.action_space.high)
+
+    def _unpacked(self, state: tuple[Array, ...] | None, count: int, reward: Any) -> tuple[Tensor, Tensor | None]:
+        """The memory (B, S) and what the last step left (B, P)."""
+        if self.previous_reward and reward is None and state is not None:
+            raise ValueError(
+                "this policy reads the last reward: give predict(..., reward=...); where evaluate_policy or EvalCallback "
+                "calls it, put the reward into the observation with minrl.envs.PreviousReward instead"
+            )
+        if state is None:
+            return self.initial_state(count), None
+        if not isinstance(state, tuple):
+            raise ValueError(f"state must be the tuple that predict returned, got {type(state).__name__}")
+        if not self.previous_size:
+            return self._memory(state, count), None
+        previous = self._checked(state[-1], (count, self.previous_size))
+        if self.previous_reward:
+            previous[:, -1] = torch.as_tensor(np.asarray(reward, dtype=np.float32))
+        return self._memory(state[:-1], count), previous
+
+    def _checked(self, values: Array, shape: tuple[int, ...]) -> Tensor:
+        """A part of a state as a new tensor."""
+        values = np.asarray(values, dtype=np.float32)
+        if values.shape != shape:
+            raise ValueError(f"state must have shape {shape} for {shape[0]} environments, got {values.shape}")
+        return torch.tensor(values, device=self.device)
+
+    def _features(self, obs: Observations) -> Features:
+        features = self.extract_features(obs)  # type: ignore[arg-type]
+        return features if isinstance(features, tuple) else (features, features)
+
+    def _scan_segments(self, rollout: Segments) -> tuple[Tensor, Tensor, Tensor]:
+        shape = rollout.reset.shape
+        actor, critic = self._features(_each(rollout.observations, lambda x: x.flatten(0, 1)))
+        shared = actor is critic
+        actor = actor.unflatten(0, shape)
+        features = (actor, actor if shared else critic.unflatten(0, shape))
+        return self._scan(features, rollout.previous, rollout.state, rollout.reset)
+
+    def _no_previous(self, previous: Tensor | None, reset: Tensor) -> Tensor:
+        """Nothing comes before the first step of an episode."""
+        if previous is None or not self.previous_size:
+            return torch.zeros(len(reset), self.previous_size, device=reset.device)
+        return previous.masked_fill(reset.unsqueeze(1), 0.0)
+
+
+def _each(observations: Observations, change: Callable[[Tensor], Tensor]) -> Observations:
+    if isinstance(observations, dict):
+        return {key: change(x) for key, x in observations.items()}
+    return change(observations)
+
+
+def _between(rollout: Segments, first: int, end: int) -> Segments:
+    """The steps from `first` to before `end`."""
+    return rollout._replace(
+        observations=_each(rollout.observations, lambda x: x[:, first:end]),
+        previous=rollout.previous[:, first:end],
+        reset=rollout.reset[:, first:end],
+    )
+
+
+def _flat_actions(space: spaces.Space[Any], actions: Tensor) -> Tensor:
+    """Actions (B, *shape) as columns (B, A): one-hot where they are choices."""
+    if isinstance(space, spaces.Discrete):
+        return F.one_hot(actions.reshape(-1).long(), int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        choices = actions.reshape(len(actions), -1).long().unbind(1)
+        return torch.cat([F.one_hot(c, int(n)) for c, n in zip(choices, space.nvec.reshape(-1), strict=True)], dim=1)
+    return actions.reshape(len(actions), -1)

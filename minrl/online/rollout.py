@@ -1,0 +1,212 @@
+"""A rollout as segments: stretches of time with the memory at their start, in place of single transitions.
+
+Shapes: B segments, T time, S state size, P width of the previous action and reward, N = B * T rows that count.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from torch import Tensor
+
+Observations = Tensor | dict[str, Tensor]
+
+
+class Segments(NamedTuple):
+    """What a recurrent policy evaluates in place of single observations."""
+
+    observations: Observations  # (B, T, ...)
+    previous: Tensor  # (B, T, P) the last action and reward, where the policy asks for them
+    state: Tensor  # (B, S) the memory that enters the first step
+    reset: Tensor  # (B, T) bool, True where an observation opens an episode
+    kept: Tensor | None = None  # (N,) int64 flat indices of the steps that count; None where all do
+    old_log_prob: Tensor | None = None  # (N,) in the first minibatch after a rollout only
+    reference: Tensor | None = None  # (B, T, K) parameters of the pretrained policy's distributions
+
+
+class SegmentBuffer(RolloutBuffer):
+    """Stable-Baselines3's rollout buffer, whose minibatches are whole segments.
+
+    Segments are cut at the same steps in all environments, into pieces whose lengths differ by one at most. Only
+    the memory at their starts is stored.
+
+    Args:
+        segment_length: most steps of a segment; `None` is the size of a minibatch or the whole rollout, whichever
+            is shorter.
+        keywords: as for `RolloutBuffer`.
+    """
+
+    observations: Any
+
+    def __init__(self, *arguments: Any, segment_length: int, **keywords: Any) -> None:
+        self.segment_length = segment_length
+        # Set by the algorithm: gives the states (n, n_envs, S) at the cuts anew, from the one at the first.
+        self.refresh: Callable[[], Tensor] | None = None
+        super().__init__(*arguments, **keywords)
+        pieces = -(-self.buffer_size // segment_length)
+        self.cuts = [self.buffer_size * i // pieces for i in range(pieces + 1)]
+        self._cut_at = {step: i for i, step in enumerate(self.cuts[:-1])}
+
+    def reset(self) -> None:
+        """Forget the rollout."""
+        steps = (self.buffer_size, self.n_envs)
+        self.actions = np.zeros((*steps, self.action_dim), dtype=self.action_space.dtype)
+        for name in ("rewards", "returns", "values", "log_probs", "advantages", "episode_starts"):
+            setattr(self, name, np.zeros(steps, dtype=np.float32))
+        if isinstance(self.observation_space, spaces.Dict):
+            shapes: dict[str, Any] = dict(self.obs_shape)  # type: ignore[arg-type]
+            self.observations = {
+                key: np.zeros((*steps, *shapes[key]), dtype=space.dtype)
+                for key, space in self.observation_space.spaces.items()
+            }
+        else:
+            self.observations = np.zeros((*steps, *self.obs_shape), dtype=self.observation_space.dtype)
+        self.fillers = np.zeros(steps, dtype=np.bool_)
+        self.previous: npt.NDArray[np.float32] | None = None  # (T, n_envs, P)
+        self.reference: Tensor | None = None  # (T, n_envs, K)
+        self.states: list[Tensor] = []  # (n_envs, S) at each cut
+        self._epochs = 0
+        self.pos, self.full, self.generator_ready = 0, False, False
+
+    def add_step(
+        self,
+        observations: Any,
+        action: npt.NDArray[Any],
+        reward: npt.NDArray[np.float32],
+        episode_start: npt.NDArray[np.bool_],
+        value: Tensor,
+        log_prob: Tensor,
+        *,
+        state: Tensor,
+        previous: Tensor | None = None,
+        filler: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """One step of all environments.
+
+        Args:
+            observations, action, reward, episode_start, value, log_prob: as for `RolloutBuffer.add`.
+            state: (n_envs, S) that entered the step, before any reset.
+            previous: (n_envs, P).
+            filler: (n_envs,) True where the environment only reset itself, so that the step counts for nothing.
+        """
+        at = self.pos
+        if at in self._cut_at:
+            self.states.append(state.clone())
+        if isinstance(observations, dict):
+            for key, values in observations.items():
+                self.observations[key][at] = values.reshape(self.observations[key].shape[1:])
+        else:
+            self.observations[at] = observations.reshape(self.observations.shape[1:])
+        self.actions[at] = action.reshape(self.n_envs, self.action_dim)
+        self.rewards[at] = reward
+        self.episode_starts[at] = episode_start
+        self.values[at] = value.cpu().numpy().reshape(-1)
+        self.log_probs[at] = log_prob.cpu().numpy().reshape(-1)
+        if previous is not None:
+            if self.previous is None:
+                self.previous = np.zeros((self.buffer_size, *previous.shape), dtype=np.float32)
+            self.previous[at] = previous.cpu().numpy()
+        if filler is not None:
+            self.fillers[at] = filler
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
+
+    def get(self, batch_size: int | None = None) -> Iterator[RolloutBufferSamples]:  # type: ignore[override]
+        """One epoch: every step once, in minibatches of whole segments of `batch_size` steps in all, or nearly.
+
+        Segments of one length are shared out evenly, so that no minibatch is much smaller than the others.
+        """
+        if not self.full:
+            raise RuntimeError("the rollout is not complete")
+        if not self.generator_ready:
+            self._groups = self._grouped()
+            self.generator_ready = True
+        if self._epochs and self.refresh is not None:
+            states = self.refresh()
+            for group in self._groups:
+                group.state = states[group.pieces].flatten(0, 1)
+        for number, (group, rows) in enumerate(self._minibatches(batch_size)):
+            yield group.take(rows, first=not self._epochs and number == 0)
+        self._epochs += 1
+
+    def _minibatches(self, batch_size: int | None) -> Iterator[tuple["_Group", Tensor]]:
+        batches = []
+        for group in self._groups:
+            count, length = group.reset.shape
+            wanted = count if batch_size is None else max(1, batch_size // length)
+            order = torch.from_numpy(np.random.permutation(count))  # noqa: NPY002, the generator SB3 seeds
+            batches += [(group, rows) for rows in order.to(self.device).tensor_split(-(-count // wanted))]
+        # Groups of different length take turns, so that none is always the last word.
+        for i in np.random.permutation(len(batches)):  # noqa: NPY002
+            yield batches[i]
+
+    def _grouped(self) -> list["_Group"]:
+        """The segments by their length."""
+        lengths = np.diff(self.cuts)
+        states = torch.stack(self.states)
+        return [
+            _Group(self, np.flatnonzero(lengths == length).tolist(), int(length), states)
+            for length in np.unique(lengths)
+        ]
+
+    def segmented(self, values: npt.NDArray[Any], pieces: list[int]) -> Tensor:
+        """The (T, n_envs, ...) numbers of `pieces` of equal length as (n * n_envs, length, ...)."""
+        rows = [values[self.cuts[i] : self.cuts[i + 1]].swapaxes(0, 1) for i in pieces]
+        return torch.from_numpy(np.concatenate(rows)).to(self.device)
+
+
+class _Group:
+    """All segments of one length as tensors (B, T, ...)."""
+
+    def __init__(self, buffer: SegmentBuffer, pieces: list[int], length: int, states: Tensor) -> None:
+        def cut(values: npt.NDArray[Any]) -> Tensor:
+            return buffer.segmented(values, pieces)
+
+        self.pieces = pieces
+        self.observations: Observations = (
+            {key: cut(values) for key, values in buffer.observations.items()}
+            if isinstance(buffer.observations, dict)
+            else cut(buffer.observations)
+        )
+        self.reset = cut(buffer.episode_starts) > 0.5
+        self.state = states[pieces].flatten(0, 1)
+        count = len(self.reset)
+        self.previous = self.state.new_zeros(count, length, 0) if buffer.previous is None else cut(buffer.previous)
+        # A MultiBinary space's whole numbers do not fit the likelihood.
+        self.actions = cut(buffer.actions.astype(np.float32, copy=False))
+        names = ("values", "log_probs", "advantages", "returns")
+        self.numbers = torch.stack([cut(getattr(buffer, name)) for name in names])  # (4, B, T)
+        self.counts = ~cut(buffer.fillers) if buffer.fillers.any() else None
+        self.reference = None
+        if buffer.reference is not None:
+            bounds = [(buffer.cuts[i], buffer.cuts[i + 1]) for i in pieces]
+            self.reference = torch.cat([buffer.reference[a:b].transpose(0, 1) for a, b in bounds])
+
+    def take(self, rows: Tensor, *, first: bool) -> RolloutBufferSamples:
+        """The minibatch of segments `rows`."""
+        actions = self.actions[rows].flatten(0, 1)
+        numbers = self.numbers[:, rows].flatten(1)
+        kept = None
+        if self.counts is not None:
+            kept = self.counts[rows].flatten().nonzero().flatten()
+            actions, numbers = actions[kept], numbers[:, kept]
+        values, log_prob, advantages, returns = numbers
+        segments = Segments(
+            observations=(
+                {key: x[rows] for key, x in self.observations.items()}
+                if isinstance(self.observations, dict)
+                else self.observations[rows]
+            ),
+            previous=self.previous[rows],
+            state=self.state[rows],
+            reset=self.reset[rows],
+            kept=kept,
+            old_log_prob=log_prob if first else None,
+            reference=None if self.reference is None else self.reference[rows],
+        )
+        return RolloutBufferSamples(segments, actions, values, log_prob, advantages, returns)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ Shapes: n_envs environments, T steps of a rollout, S state size.
 
 import time
 import warnings
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -24,7 +25,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from minrl.online.backbone_policy import BackboneCnnPolicy, BackboneMultiInputPolicy, BackbonePolicy
+from minrl.online.checks import check_observations, check_rewards
 from minrl.online.policy import RecurrentPolicy
+from minrl.online.random_states import random_states, restore_random_states
 from minrl.online.rollout import SegmentBuffer
 
 MlpPolicy, CnnPolicy, MultiInputPolicy = BackbonePolicy, BackboneCnnPolicy, BackboneMultiInputPolicy
@@ -45,7 +48,7 @@ class RecurrentPPO(PPO):
             weights as they are, by one scan before each epoch but the first.
     """
 
-    policy: RecurrentPolicy  # type: ignore[assignment]
+    policy: RecurrentPolicy
     rollout_buffer: SegmentBuffer
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": BackbonePolicy,
@@ -99,8 +102,10 @@ class RecurrentPPO(PPO):
                 device=device, _init_setup_model=False,
             )  # fmt: skip
         self.batch_size = batch_size  # type: ignore[assignment]
-        self._last_state: Tensor | None = None
-        self._last_previous: Tensor | None = None
+        # (n_envs, S) the memory that enters the next step, and (n_envs, P) what the last one left.
+        self._last_state = torch.zeros(0, 0)
+        self._last_previous = torch.zeros(0, 0)
+        self._random_states: dict[str, Any] | None = None  # of a loaded model, until it learns on
         if _init_setup_model:
             self._setup_model()
 
@@ -109,19 +114,36 @@ class RecurrentPPO(PPO):
         self.rollout_buffer_class = SegmentBuffer
         self.rollout_buffer_kwargs = {"segment_length": length}
         super()._setup_model()
+        if self.state_refresh == "epoch":
+            self.rollout_buffer.refresh = self._refreshed_states
         if not isinstance(self.policy, RecurrentPolicy):
             raise ValueError("Policy must subclass minrl.online.policy.RecurrentPolicy")
         self._forget()
 
+    def _refreshed_states(self) -> Tensor:
+        return self.policy.states_at(self.rollout_buffer.whole(), self.rollout_buffer.cuts)
+
     def _forget(self) -> None:
+        """Empty the memory."""
         self._last_state = self.policy.initial_state(self.n_envs)
-        self._last_previous = None
+        self._last_previous = self._last_state.new_zeros(self.n_envs, self.policy.previous_size)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As in Stable-Baselines3; the memory of the last environment is not carried over."""
         super().set_env(env, force_reset)
         self._forget()
         self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[Any, ...] | None = None,
+        episode_start: Any | None = None,
+        deterministic: bool = False,
+        reward: Any | None = None,
+    ) -> tuple[npt.NDArray[Any], tuple[Any, ...] | None]:
+        """As `minrl.online.policy.RecurrentPolicy.predict`."""
+        return self.policy.predict(observation, state, episode_start, deterministic, reward)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -139,12 +161,12 @@ class RecurrentPPO(PPO):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        state, previous = self._last_state, self._last_previous
         remembers = self.policy.previous_size > 0
         for step in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and step % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
-            entering, told = state, previous
+            check_observations(self._last_obs, self.num_timesteps)
+            entering, told = self._last_state, self._last_previous
             reset = torch.from_numpy(self._last_episode_starts).to(self.device)
             with torch.no_grad():
                 obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
@@ -156,25 +178,22 @@ class RecurrentPPO(PPO):
             if not callback.on_step():
                 return False
             self._update_info_buffer(infos, dones)
-            if not np.isfinite(rewards).all():
-                row = int(np.flatnonzero(~np.isfinite(rewards))[0])
-                raise ValueError(
-                    f"environment {row} returned the reward {rewards[row]} at step {self.num_timesteps}: rewards must be finite"
-                )
+            check_rewards(rewards, self.num_timesteps)
+            previous = told
             if remembers:
                 previous = self.policy.encode_previous(chosen, torch.as_tensor(rewards, device=self.device))
             if dones.any():
                 self._bootstrap(rewards, dones, infos, state, previous)
             rollout_buffer.add_step(
                 self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs,  # type: ignore[arg-type]
-                state=entering, previous=told if remembers else None, filler=getattr(env, "filler", None),
+                state=entering, previous=told, filler=getattr(env, "filler", None),
             )  # fmt: skip
             self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
+            self._last_state, self._last_previous = state, previous
         with torch.no_grad():
             reset = torch.from_numpy(dones).to(self.device)
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, reset, previous)  # type: ignore[arg-type]
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-        self._last_state, self._last_previous = state, previous
         callback.update_locals(locals())
         callback.on_rollout_end()
         self.logger.record("time/rollout_fps", round(n_rollout_steps * env.num_envs / (time.perf_counter() - begin)))
@@ -182,9 +201,9 @@ class RecurrentPPO(PPO):
 
     def _bootstrap(
         self, rewards: npt.NDArray[Any], dones: npt.NDArray[np.bool_], infos: list[dict[str, Any]], state: Tensor,
-        previous: Tensor | None,
+        previous: Tensor,
     ) -> None:  # fmt: skip
-        """Add to the last reward before a time limit the value of the final observation, in the state after the step."""
+        """Add to the last reward before a time limit the value of the final observation in the state after the step."""
         rows = [
             int(i)
             for i in np.flatnonzero(dones)
@@ -200,8 +219,7 @@ class RecurrentPPO(PPO):
         with torch.no_grad():
             tensors, _ = self.policy.obs_to_tensor(final)
             never = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-            told = None if previous is None else previous[rows]
-            values = self.policy.predict_values(tensors, state[rows], never, told)
+            values = self.policy.predict_values(tensors, state[rows], never, previous[rows])
         rewards[rows] += self.gamma * values.cpu().numpy().reshape(-1)
 
     def train(self) -> None:
@@ -211,6 +229,38 @@ class RecurrentPPO(PPO):
         self.logger.record("train/first_ratio_dev", self.policy.first_ratio_dev)
         steps = self.n_steps * self.n_envs * self.n_epochs
         self.logger.record("time/update_fps", round(steps / (time.perf_counter() - begin)))
+
+    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """As in Stable-Baselines3, and with the memory and the state of the random generators.
+
+        A model that is loaded and learns on with `reset_num_timesteps=False` draws the same numbers as the one that
+        was saved. Environments are not saved: where they are reset, the memory starts empty.
+        """
+        self._random_states = random_states()
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self._random_states = None
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        ready = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if len(self._last_state) != self.n_envs or np.all(self._last_episode_starts):
+            self._forget()
+        if self._random_states is not None and not reset_num_timesteps:
+            restore_random_states(self._random_states)
+        self._random_states = None
+        return ready
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        modules, tensors = super()._get_torch_save_params()
+        return modules, [*tensors, "_last_state", "_last_previous"]
 
     def learn(
         self: Self,

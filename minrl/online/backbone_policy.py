@@ -1,6 +1,7 @@
 """The policies of this project: any cell of `minrl.cells` in a backbone between features and heads.
 
-Shapes: B environments or segments, T time, F features, D width, S state size, P width of the previous action and reward.
+Shapes: B environments or segments, T time, F features, D width, S state size, P width of the previous
+action and reward.
 """
 
 import inspect

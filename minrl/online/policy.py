@@ -6,7 +6,8 @@ N = B * T rows that count, A flat action width.
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +121,7 @@ class RecurrentPolicy(ActorCriticPolicy):
     def states_at(self, rollout: Segments, cuts: list[int]) -> Tensor:
         """The memory (n, B, S) that enters each cut of a rollout of B environments, with the weights as they are."""
         states = [rollout.state]
-        for first, end in zip(cuts[:-2], cuts[1:-1], strict=True):
+        for first, end in pairwise(cuts[:-1]):
             states.append(self._scan_segments(_between(rollout, first, end)._replace(state=states[-1]))[2])
         return torch.stack(states)
 
@@ -133,7 +134,7 @@ class RecurrentPolicy(ActorCriticPolicy):
             parts.append(actions.new_zeros(len(actions), 1) if rewards is None else rewards.reshape(-1, 1))
         return torch.cat([part.to(torch.float32) for part in parts], dim=1)
 
-    def predict(  # type: ignore[override]
+    def predict(
         self,
         observation: Array | dict[str, Array],
         state: tuple[Array, ...] | None = None,
@@ -185,8 +186,8 @@ class RecurrentPolicy(ActorCriticPolicy):
         """The memory (B, S) and what the last step left (B, P)."""
         if self.previous_reward and reward is None and state is not None:
             raise ValueError(
-                "this policy reads the last reward: give predict(..., reward=...); where evaluate_policy or EvalCallback "
-                "calls it, put the reward into the observation with minrl.envs.PreviousReward instead"
+                "this policy reads the last reward: predict(..., reward=...); for evaluate_policy and EvalCallback, "
+                "which have none to give, put it into the observation with the wrapper PreviousReward instead"
             )
         if state is None:
             return self.initial_state(count), None
@@ -207,7 +208,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         return torch.tensor(values, device=self.device)
 
     def _features(self, obs: Observations) -> Features:
-        features = self.extract_features(obs)  # type: ignore[arg-type]
+        features = self.extract_features(obs)
         return features if isinstance(features, tuple) else (features, features)
 
     def _scan_segments(self, rollout: Segments) -> tuple[Tensor, Tensor, Tensor]:
@@ -216,13 +217,14 @@ class RecurrentPolicy(ActorCriticPolicy):
         shared = actor is critic
         actor = actor.unflatten(0, shape)
         features = (actor, actor if shared else critic.unflatten(0, shape))
-        return self._scan(features, rollout.previous, rollout.state, rollout.reset)
+        previous = self._no_previous(rollout.previous, rollout.reset)
+        return self._scan(features, previous, rollout.state, rollout.reset)
 
     def _no_previous(self, previous: Tensor | None, reset: Tensor) -> Tensor:
         """Nothing comes before the first step of an episode."""
         if previous is None or not self.previous_size:
-            return torch.zeros(len(reset), self.previous_size, device=reset.device)
-        return previous.masked_fill(reset.unsqueeze(1), 0.0)
+            return torch.zeros(*reset.shape, self.previous_size, device=reset.device)
+        return previous.masked_fill(reset.unsqueeze(-1), 0.0)
 
 
 def _each(observations: Observations, change: Callable[[Tensor], Tensor]) -> Observations:

@@ -154,6 +154,25 @@ class SegmentBuffer(RolloutBuffer):
             for length in np.unique(lengths)
         ]
 
+    def whole(self) -> Segments:
+        """The rollout as one segment for each environment, from the memory that entered it."""
+
+        def turned(values: npt.NDArray[Any]) -> Tensor:
+            return torch.from_numpy(values.swapaxes(0, 1)).to(self.device)
+
+        first = self.states[0]
+        previous = first.new_zeros(*self.actions.shape[1::-1], 0) if self.previous is None else turned(self.previous)
+        return Segments(
+            observations=(
+                {key: turned(values) for key, values in self.observations.items()}
+                if isinstance(self.observations, dict)
+                else turned(self.observations)
+            ),
+            previous=previous,
+            state=first,
+            reset=turned(self.episode_starts) > 0.5,
+        )
+
     def segmented(self, values: npt.NDArray[Any], pieces: list[int]) -> Tensor:
         """The (T, n_envs, ...) numbers of `pieces` of equal length as (n * n_envs, length, ...)."""
         rows = [values[self.cuts[i] : self.cuts[i + 1]].swapaxes(0, 1) for i in pieces]

@@ -1,0 +1,25 @@
+"""Numbers from environments that would silently spoil a policy, refused where they come in.
+
+Shapes: n_envs environments.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def check_rewards(rewards: npt.NDArray[Any], steps: int) -> None:
+    """A ValueError for rewards (n_envs,) that are not finite; `steps` says when."""
+    if not np.isfinite(rewards).all():
+        row = int(np.flatnonzero(~np.isfinite(rewards))[0])
+        raise ValueError(f"environment {row} returned the reward {rewards[row]} at step {steps}; it must be finite")
+
+
+def check_observations(observations: Any, steps: int) -> None:
+    """A ValueError for real-valued observations (n_envs, ...), or a dict of them, that are not finite."""
+    named = observations.items() if isinstance(observations, dict) else [("observation", observations)]
+    for name, values in named:
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
+            raise ValueError(f"environment {row} returned an {name!r} that is not finite at step {steps}")

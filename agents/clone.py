@@ -94,14 +94,14 @@ class CloneAgent(Agent):
 
     def loss(self, batch: Batch, memory: Tensor | None = None) -> Loss:
         """As `Agent.loss`."""
-        token = self.dropout(self._token(batch.observations, batch.previous_actions))
+        token = self.dropout(self.embed(batch.observations, batch.previous_actions))
         features, memory = self.backbone.scan(token, memory, batch.reset)
         losses = self.head.loss(features, batch.actions) * batch.mask
         return Loss(total=losses.sum(), count=batch.mask.sum(), memory=memory.detach())
 
     def predict(self, batch: Batch) -> Tensor:
         """As `Agent.predict`."""
-        token = self._token(batch.observations, batch.previous_actions)
+        token = self.embed(batch.observations, batch.previous_actions)
         return self.head.act(self.backbone.scan(token, None, batch.reset)[0])
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
@@ -113,11 +113,12 @@ class CloneAgent(Agent):
         """As `Agent.act`."""
         state = torch.where(moment.episode_start.unsqueeze(1), 0.0, state)
         previous, memory = state.split([self.task.action_size, self.memory_size], dim=1)
-        features, memory = self.backbone.step(self._token(moment.observation, previous), memory)
+        features, memory = self.backbone.step(self.embed(moment.observation, previous), memory)
         action = self.head.act(features, deterministic=deterministic)
         return action, torch.cat([action.to(state.dtype), memory], dim=1)
 
-    def _token(self, observation: Tensor, previous: Tensor) -> Tensor:
+    def embed(self, observation: Tensor, previous: Tensor) -> Tensor:
+        """What enters the backbone, normalisation included: (..., O), (..., A) -> (..., D)."""
         token: Tensor = self.embed_observation(self.normalizer(observation))
         return token if self.embed_action is None else token + self.embed_action(previous)
 

@@ -177,6 +177,21 @@ class DecisionAgent(Agent):
         action = self.head.act(features, deterministic=deterministic)
         return action, torch.cat([target, earned, time + 1, action.to(state.dtype), memory], dim=1)
 
+    def embed(self, observation: Tensor, previous: Tensor) -> Tensor:
+        """What enters the backbone where no reward is known, normalisation included: (..., O), (..., A) -> (..., D).
+
+        The agent is asked for its target return at every step.
+
+        Raises:
+            ValueError: where a step is more than one token or its number an input.
+        """
+        if self.triple or self.embed_time is not None:
+            raise ValueError("a decision agent with tokens=triple or time_embedding cannot act without its returns")
+        assert self.target_return is not None
+        asked = min(self.target_return, self.task.best_return) if self.config.cap_return else self.target_return
+        remaining = observation.new_full((*observation.shape[:-1], 1), asked)
+        return self._tokens(observation, remaining, previous, remaining)[0]
+
     def _capped(self, batch: Batch) -> Batch:
         """The batch with what each episode asks for at its start, and so at every step, capped as in `act`."""
         if not self.config.cap_return:

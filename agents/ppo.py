@@ -105,6 +105,7 @@ class RecurrentPPO(PPO):
         # (n_envs, S) the memory that enters the next step, and (n_envs, P) what the last one left.
         self._last_state = torch.zeros(0, 0)
         self._last_previous = torch.zeros(0, 0)
+        self._last_reference_state = torch.zeros(0, 0)
         self._random_states: dict[str, Any] | None = None  # of a loaded model, until it learns on
         if _init_setup_model:
             self._setup_model()
@@ -118,7 +119,17 @@ class RecurrentPPO(PPO):
             self.rollout_buffer.refresh = self._refreshed_states
         if not isinstance(self.policy, RecurrentPolicy):
             raise ValueError("Policy must subclass minrl.online.policy.RecurrentPolicy")
+        if self.policy_kwargs.get("pretrained") is not None:
+            self._check_normalization()
+            # What is saved is whole without the folder of the run.
+            self.policy_kwargs = {**self.policy_kwargs, "pretrained": self.policy.pretrained}
         self._forget()
+
+    def _check_normalization(self) -> None:
+        if self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs:
+            raise ValueError(
+                "pretrained: the run normalises observations itself; use VecNormalize(..., norm_obs=False)"
+            )
 
     def _refreshed_states(self) -> Tensor:
         return self.policy.states_at(self.rollout_buffer.whole(), self.rollout_buffer.cuts)
@@ -127,6 +138,9 @@ class RecurrentPPO(PPO):
         """Empty the memory."""
         self._last_state = self.policy.initial_state(self.n_envs)
         self._last_previous = self._last_state.new_zeros(self.n_envs, self.policy.previous_size)
+        reference = self.policy.reference
+        size = 0 if reference is None else reference.trunk.backbone.state_size
+        self._last_reference_state = self._last_state.new_zeros(self.n_envs, size)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As in Stable-Baselines3; the memory of the last environment is not carried over."""
@@ -193,6 +207,9 @@ class RecurrentPPO(PPO):
         with torch.no_grad():
             reset = torch.from_numpy(dones).to(self.device)
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, reset, previous)  # type: ignore[arg-type]
+        if self.policy.reference is not None:
+            parameters, last = self.policy.refer(rollout_buffer.whole(), self._last_reference_state)
+            rollout_buffer.reference, self._last_reference_state = parameters.transpose(0, 1), last
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -225,10 +242,20 @@ class RecurrentPPO(PPO):
     def train(self) -> None:
         """Update the policy from the rollout, as `PPO.train`."""
         begin = time.perf_counter()
+        if self.policy.reference is not None:
+            self._weigh_reference()
         super().train()
         self.logger.record("train/first_ratio_dev", self.policy.first_ratio_dev)
         steps = self.n_steps * self.n_envs * self.n_epochs
         self.logger.record("time/update_fps", round(steps / (time.perf_counter() - begin)))
+
+    def _weigh_reference(self) -> None:
+        """Log how far the policy strayed from the pretrained one, and let the cost of it decay."""
+        policy: Any = self.policy
+        if policy.divergences:
+            self.logger.record("train/pretrained_kl", float(np.mean(policy.divergences)))
+        left, weight = self._current_progress_remaining, policy.pretrained_kl
+        policy.divergences, policy.reference_weight = [], weight(left) if callable(weight) else weight * left
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """As in Stable-Baselines3, and with the memory and the state of the random generators.
@@ -260,7 +287,7 @@ class RecurrentPPO(PPO):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, tensors = super()._get_torch_save_params()
-        return modules, [*tensors, "_last_state", "_last_previous"]
+        return modules, [*tensors, "_last_state", "_last_previous", "_last_reference_state"]
 
     def learn(
         self: Self,

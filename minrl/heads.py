@@ -33,6 +33,10 @@ class Part(nn.Module, ABC):
     def act(self, raw: Tensor, *, deterministic: bool) -> Tensor:
         """The mode, or a sample: (..., inputs) -> (..., P)."""
 
+    @abstractmethod
+    def center_of(self, raw: Tensor) -> Tensor:
+        """The mean of continuous columns, with a gradient, or the logits of choices."""
+
 
 class ActionHead(nn.Module):
     """A linear map from features, and one part for each leaf of the action space.
@@ -101,6 +105,10 @@ class ActionHead(nn.Module):
         actions = [a.round() if p.whole else a for p, a in zip(self._all(), actions, strict=True)]
         return actions[0] if len(actions) == 1 else torch.cat(actions, dim=-1)
 
+    def center(self, features: Tensor) -> Tensor:
+        """What the actions of a policy scatter about, (..., D) -> (..., K): means of Box columns, logits of choices."""
+        return torch.cat([p.center_of(r) for p, r in zip(self._all(), self._raw(features), strict=True)], dim=-1)
+
     def _raw(self, features: Tensor) -> tuple[Tensor, ...]:
         raw: Tensor = self.linear(features)
         raw = raw.float() if raw.dtype in (torch.bfloat16, torch.float16) else raw
@@ -134,6 +142,10 @@ class SquaredError(Part):
 
     def act(self, raw: Tensor, *, deterministic: bool) -> Tensor:
         """As `Part.act`."""
+        return self.center_of(raw)
+
+    def center_of(self, raw: Tensor) -> Tensor:
+        """As `Part.center_of`: (..., P)."""
         return torch.addcmul(self.center, self.reach, torch.tanh(raw))
 
 
@@ -163,6 +175,10 @@ class Gaussian(Part):
         if not deterministic:
             mean = (mean + torch.randn_like(mean) * torch.exp(log_std)).clamp(-1.0, 1.0)
         return torch.addcmul(self.center, self.reach, mean)
+
+    def center_of(self, raw: Tensor) -> Tensor:
+        """As `Part.center_of`: (..., P)."""
+        return torch.addcmul(self.center, self.reach, self._moments(raw)[0])
 
     def _moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         # From exp(-5) of half the range, below which noise in the last digits would win the likelihood, to e times
@@ -198,6 +214,12 @@ class Binned(Part):
         index = logits.argmax(-1) if deterministic else _draw(logits)
         return torch.addcmul(self.low, self.interval, index.to(raw.dtype) + 0.5)
 
+    def center_of(self, raw: Tensor) -> Tensor:
+        """As `Part.center_of`: (..., P)."""
+        shares = torch.softmax(raw.unflatten(-1, (self.size, self.bins)), dim=-1)
+        middles = torch.arange(self.bins, dtype=raw.dtype, device=raw.device) + 0.5
+        return torch.addcmul(self.low, self.interval, shares @ middles)
+
 
 class OneHot(Part):
     """One choice (Discrete) or several side by side (MultiDiscrete), as one-hot columns."""
@@ -218,6 +240,10 @@ class OneHot(Part):
         hot = [F.one_hot(c, n) for c, n in zip(choices, self.sizes, strict=True)]
         return torch.cat(hot, dim=-1).to(raw.dtype)
 
+    def center_of(self, raw: Tensor) -> Tensor:
+        """As `Part.center_of`: the logits, (..., inputs)."""
+        return raw
+
 
 class Binary(Part):
     """Independent yes or no columns (MultiBinary)."""
@@ -235,6 +261,10 @@ class Binary(Part):
         if deterministic:
             return (raw > 0).to(raw.dtype)
         return torch.bernoulli(torch.sigmoid(raw))
+
+    def center_of(self, raw: Tensor) -> Tensor:
+        """As `Part.center_of`: the logits, (..., inputs)."""
+        return raw
 
 
 def _draw(logits: Tensor) -> Tensor:

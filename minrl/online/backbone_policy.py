@@ -5,16 +5,21 @@ action and reward.
 """
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from minrl.backbone import Backbone
+from minrl.checkpoint import Checkpoint
 from minrl.choices import nearest
 from minrl.online.policy import Array, Features, RecurrentPolicy
+from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, StartsOnline, check_start, open_run
 
 
 class Trunk(nn.Module):
@@ -61,6 +66,11 @@ class BackbonePolicy(RecurrentPolicy):
         separate_critic: a trunk of its own for the critic.
         previous_action: the last action as an input.
         previous_reward: the last reward as an input; `predict` then takes `reward`.
+        pretrained: the folder of a run whose agent, trained on a data set, is the start: trunk, observation
+            normalisation and actor; the value head is fresh. It brings its own cell, width, depth, conv, mlp and cell
+            options. Exploration then starts at `log_std_init=-1`.
+        pretrained_kl: weight of the divergence KL(policy | pretrained policy) in the loss: a number, which decays
+            linearly to zero over training, or a function of the progress that remains (from 1 to 0).
         net_arch: layers of the heads between the trunk and the outputs, as in Stable-Baselines3; none by default.
         keywords: all others of `ActorCriticPolicy`.
 
@@ -84,30 +94,33 @@ class BackbonePolicy(RecurrentPolicy):
         separate_critic: bool = False,
         previous_action: bool = False,
         previous_reward: bool = False,
+        pretrained: str | Path | Checkpoint | None = None,
+        pretrained_kl: float | Schedule = 0.0,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         **keywords: Any,
     ) -> None:
         _check_known(keywords)
-        self.backbone_options: dict[str, Any] = {
-            "cell": cell,
-            "width": width,
-            "depth": depth,
-            "conv": conv,
-            "mlp": mlp,
-            "dropout": dropout,
-            **(cell_options or {}),
-        }
+        backbone = {"cell": cell, "width": width, "depth": depth, "conv": conv, "mlp": mlp, "dropout": dropout}
+        self.backbone_options: dict[str, Any] = {**backbone, **(cell_options or {})}
+        # In a tuple, so that the agent itself is no part of this module.
+        self._start: tuple[StartsOnline, ...] = ()
+        if pretrained is not None:
+            agent, pretrained = open_run(pretrained)
+            self._start = (agent,)
+            previous_action = True
+            keywords.setdefault("log_std_init", -1.0)
+        elif pretrained_kl:
+            raise ValueError("pretrained_kl needs a pretrained run")
+        self.pretrained: Checkpoint | None = pretrained
+        self.pretrained_kl = pretrained_kl
         self.trunk_options: dict[str, Any] = {
-            "cell": cell,
-            "width": width,
-            "depth": depth,
-            "conv": conv,
-            "mlp": mlp,
-            "dropout": dropout,
+            **backbone,
             "cell_options": cell_options,
             "separate_critic": separate_critic,
             "previous_action": previous_action,
             "previous_reward": previous_reward,
+            "pretrained": pretrained,
+            "pretrained_kl": pretrained_kl,
         }
         self.separate_critic = separate_critic
         self.previous_action, self.previous_reward = previous_action, previous_reward
@@ -118,13 +131,33 @@ class BackbonePolicy(RecurrentPolicy):
             raise ValueError(
                 "share_features_extractor=False needs separate_critic=True: one trunk takes one set of features"
             )
-        inputs = self.features_dim + 1 + self.previous_size
-        self.trunk = Trunk(inputs, Backbone(**self.backbone_options))
-        self.critic_trunk = Trunk(inputs, Backbone(**self.backbone_options)) if self.separate_critic else None
+        self.trunk: Trunk | PretrainedTrunk = self._new_trunk()
+        self.critic_trunk = self._new_trunk() if self.separate_critic else None
         self.memory_size = self.trunk.backbone.state_size
         self.state_size = self.memory_size * (2 if self.separate_critic else 1)
         width = self.trunk.backbone.width
         self.mlp_extractor = MlpExtractor(width, self.net_arch, self.activation_fn, device=self.device)
+
+    def _new_trunk(self) -> Trunk | PretrainedTrunk:
+        if self._start:
+            return PretrainedTrunk(*self._start)
+        return Trunk(self.features_dim + 1 + self.previous_size, Backbone(**self.backbone_options))
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        for start in self._start:
+            check_start(start, self)
+        super()._build(lr_schedule)
+        for start in self._start:
+            self._begin_as(start)
+            parameters = [p for p in self.parameters() if p.requires_grad]
+            self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self._start = ()
+
+    def _begin_as(self, start: StartsOnline) -> None:
+        self.action_net = PretrainedHead(start.head)
+        if self.pretrained_kl:
+            log_std = self.log_std if isinstance(self.action_space, spaces.Box) else torch.zeros(0)
+            self.reference = Reference(PretrainedTrunk(start), self.action_net, self.action_space, log_std)
 
     def _scan(
         self, features: Features, previous: Tensor, state: Tensor, reset: Tensor

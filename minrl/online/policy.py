@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minrl.online.likelihood import evaluated
+from minrl.online.pretrained import Reference, with_loss
 from minrl.online.rollout import Observations, Segments
 
 # Features for the actor and the critic; the same tensor twice where they share the extractor.
@@ -38,6 +39,10 @@ class RecurrentPolicy(ActorCriticPolicy):
     previous_reward: bool = False
     # Largest |ratio - 1| of the last first minibatch: 0 but for rounding where acting and training agree.
     first_ratio_dev: float = 0.0
+    # The policy that this one was before it learned online, where straying from it costs, and the weight of the cost.
+    reference: Reference | None
+    reference_weight: float = 0.0
+    divergences: list[float]  # of the minibatches of an update
 
     @abstractmethod
     def _scan(
@@ -65,6 +70,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         return self.previous_action * spaces.flatdim(self.action_space) + self.previous_reward
 
     def _build(self, lr_schedule: Schedule) -> None:
+        self.reference, self.divergences = None, []
         if self.optimizer_class is torch.optim.Adam and self.optimizer_kwargs.keys() <= {"eps"}:
             # All parameters in one pass; the same numbers but for rounding.
             self.optimizer_kwargs = {**self.optimizer_kwargs, "fused": True}
@@ -96,10 +102,17 @@ class RecurrentPolicy(ActorCriticPolicy):
         if obs.kept is not None:
             latent_pi, latent_vf = latent_pi[obs.kept], latent_vf[obs.kept]
         values = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
-        log_prob, entropy = evaluated(self, self.mlp_extractor.forward_actor(latent_pi), actions)
+        latent_pi = self.mlp_extractor.forward_actor(latent_pi)
+        log_prob, entropy = evaluated(self, latent_pi, actions)
         if obs.old_log_prob is not None:
             ratio = torch.exp(log_prob.detach() - obs.old_log_prob)
             self.first_ratio_dev = float((ratio - 1).abs().max())
+        if self.reference is not None and obs.reference is not None and self.reference_weight > 0:
+            parameters = obs.reference.flatten(0, 1)
+            parameters = parameters if obs.kept is None else parameters[obs.kept]
+            divergence = self.reference.divergence(self._get_action_dist_from_latent(latent_pi), parameters).mean()
+            self.divergences.append(divergence.item())
+            log_prob = with_loss(log_prob, self.reference_weight * divergence)
         return values, log_prob, entropy
 
     def predict_values(  # type: ignore[override]
@@ -117,6 +130,12 @@ class RecurrentPolicy(ActorCriticPolicy):
         latent_pi, _, state = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent_pi)), state
 
+    def refer(self, rollout: Segments, state: Tensor) -> tuple[Tensor, Tensor]:
+        """What the reference would have done in a rollout of B environments: (B, T, K), and its last memory."""
+        assert self.reference is not None
+        features, _ = self._segment_features(rollout)
+        return self.reference.scan(features, self._no_previous(rollout.previous, rollout.reset), state, rollout.reset)
+
     @torch.no_grad()
     def states_at(self, rollout: Segments, cuts: list[int]) -> Tensor:
         """The memory (n, B, S) that enters each cut of a rollout of B environments, with the weights as they are."""
@@ -129,7 +148,8 @@ class RecurrentPolicy(ActorCriticPolicy):
         """What the next step is told of this one, (B, P): actions (B, *shape) flattened, rewards (B,)."""
         parts = []
         if self.previous_action:
-            parts.append(_flat_actions(self.action_space, actions))
+            taken = torch.as_tensor(self.to_environment(actions.cpu().numpy()), device=actions.device)
+            parts.append(_flat_actions(self.action_space, taken))
         if self.previous_reward:
             parts.append(actions.new_zeros(len(actions), 1) if rewards is None else rewards.reshape(-1, 1))
         return torch.cat([part.to(torch.float32) for part in parts], dim=1)
@@ -212,13 +232,17 @@ class RecurrentPolicy(ActorCriticPolicy):
         return features if isinstance(features, tuple) else (features, features)
 
     def _scan_segments(self, rollout: Segments) -> tuple[Tensor, Tensor, Tensor]:
+        features = self._segment_features(rollout)
+        previous = self._no_previous(rollout.previous, rollout.reset)
+        return self._scan(features, previous, rollout.state, rollout.reset)
+
+    def _segment_features(self, rollout: Segments) -> Features:
+        """(B, T, F) for the actor and the critic."""
         shape = rollout.reset.shape
         actor, critic = self._features(_each(rollout.observations, lambda x: x.flatten(0, 1)))
         shared = actor is critic
         actor = actor.unflatten(0, shape)
-        features = (actor, actor if shared else critic.unflatten(0, shape))
-        previous = self._no_previous(rollout.previous, rollout.reset)
-        return self._scan(features, previous, rollout.state, rollout.reset)
+        return actor, actor if shared else critic.unflatten(0, shape)
 
     def _no_previous(self, previous: Tensor | None, reset: Tensor) -> Tensor:
         """Nothing comes before the first step of an episode."""

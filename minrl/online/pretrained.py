@@ -1,0 +1,163 @@
+"""An agent trained on a data set as the start of a policy that learns online.
+
+Shapes: B environments or segments, T time, O flat observation width, A flat action width, D width, S state size, P
+width of the previous action and reward, K parameters of a distribution, N rows.
+"""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution, kl_divergence, make_proba_distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import Tensor, nn
+
+from minrl import checkpoint
+from minrl.backbone import Backbone
+from minrl.checkpoint import Checkpoint
+from minrl.config import build
+from minrl.heads import ActionHead
+from minrl.task import Task
+
+
+@runtime_checkable
+class StartsOnline(Protocol):
+    """An agent whose backbone can go on learning online."""
+
+    task: Task
+    backbone: Backbone
+    head: ActionHead
+
+    def embed(self, observation: Tensor, previous: Tensor) -> Tensor:
+        """What enters the backbone, normalisation included: (..., O), (..., A) -> (..., D)."""
+
+
+def open_run(run: str | Path | Checkpoint) -> tuple[StartsOnline, Checkpoint]:
+    """The agent of a run, without dropout, and its checkpoint without weights, from which it can be built again.
+
+    Raises:
+        ValueError: if there is no run, or its agent has no backbone that could go on online.
+    """
+    saved = run if isinstance(run, Checkpoint) else checkpoint.read(run)
+    where = "of the policy" if isinstance(run, Checkpoint) else str(run)
+    if saved.weights:
+        agent: Any = checkpoint.restore(saved, where)
+    else:
+        kind: Any = checkpoint.agent_class(saved.agent)
+        agent = kind(build(kind.config_class, saved.config, f"checkpoint {where}"), Task.from_dict(saved.task))
+    if not isinstance(agent, StartsOnline) or not isinstance(agent.backbone, Backbone):
+        raise ValueError(f"pretrained: the run {where} has no backbone that could go on online (agent {saved.agent!r})")
+    for module in agent.modules():  # type: ignore[attr-defined]
+        if isinstance(module, nn.Dropout):
+            # Acting and training must agree to the last digit.
+            module.p = 0.0
+    return agent, replace(saved, weights={}, training={}, note={})
+
+
+def check_start(agent: StartsOnline, policy: ActorCriticPolicy) -> None:
+    """A ValueError where `agent` cannot be the start of `policy`."""
+    task = agent.task
+    task.check_fits(policy.observation_space, policy.action_space, "the environment")
+    if policy.features_extractor_class is not FlattenExtractor or policy.features_dim != task.observation_size:
+        raise ValueError("pretrained: the run reads flat observations; leave features_extractor_class as it is")
+    if policy.use_sde:
+        raise ValueError("pretrained: use_sde reads features that the run does not have; leave it off")
+    arch: Any = policy.net_arch
+    if arch and (isinstance(arch, list) or arch.get("pi")):
+        raise ValueError('pretrained: the run brings its own actor; net_arch can only have layers of the critic, "vf"')
+    agent.embed(torch.zeros(1, task.observation_size), torch.zeros(1, task.action_size))
+
+
+class PretrainedTrunk(nn.Module):
+    """The backbone of an agent with all that leads into it; takes `Trunk`'s place.
+
+    The reward is no input: a return-conditioned agent is asked for its target return at every step.
+    """
+
+    def __init__(self, agent: StartsOnline) -> None:
+        super().__init__()
+        copied: Any = copy.deepcopy(agent)
+        self.agent: Any = copied
+        copied.head = nn.Identity()
+        self.backbone: Backbone = copied.backbone
+
+    def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, O), (B, T, A), (B, S), (B, T) bool -> (B, T, D), (B, S)."""
+        return self.backbone.scan(self.agent.embed(features, previous), state, reset)
+
+    def step(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, O), (B, A), (B, S), (B,) bool -> (B, D), (B, S)."""
+        state = state.masked_fill(reset.unsqueeze(1), 0.0)
+        return self.backbone.step(self.agent.embed(features, previous), state)
+
+
+class PretrainedHead(nn.Module):
+    """The action head of an agent as the mean or the logits of a policy's distribution: (..., D) -> (..., K)."""
+
+    def __init__(self, head: ActionHead) -> None:
+        super().__init__()
+        self.head = copy.deepcopy(head)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """As the class says."""
+        return self.head.center(latent)
+
+
+class Reference(nn.Module):
+    """The policy as it was pretrained, frozen: how far the learning one may stray from it costs.
+
+    Args:
+        trunk: its trunk.
+        action_net: its head.
+        action_space: of the policy.
+        log_std: (A,) of its Gaussian; of no account for choices.
+    """
+
+    log_std: Tensor
+
+    def __init__(self, trunk: PretrainedTrunk, action_net: nn.Module, action_space: Any, log_std: Tensor) -> None:
+        super().__init__()
+        self.trunk, self.action_net = copy.deepcopy(trunk), copy.deepcopy(action_net)
+        self.action_space = action_space
+        self.register_buffer("log_std", log_std.detach().clone())
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters of its distributions over whole rollouts: (B, T, K), and its last memory."""
+        latent, last = self.trunk.scan(features, previous, state, reset)
+        return self.action_net(latent), last
+
+    def divergence(self, policy: Distribution, parameters: Tensor) -> Tensor:
+        """KL(policy | pretrained) in nats for N rows, (N,), from the pretrained one's parameters (N, K)."""
+        pretrained: Any = make_proba_distribution(self.action_space)
+        if isinstance(self.action_space, spaces.Box):
+            pretrained.proba_distribution(parameters, self.log_std)
+        else:
+            pretrained.proba_distribution(parameters)
+        divergence: Tensor = kl_divergence(policy, pretrained)
+        return divergence.reshape(len(parameters), -1).sum(1)
+
+
+class _WithLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, loss: Tensor) -> Tensor:
+        ctx.like = loss.detach()
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        return gradients[0], torch.ones_like(ctx.like)
+
+
+def with_loss(x: Tensor, loss: Tensor) -> Tensor:
+    """`x` itself; going back through it, the gradient of `loss` () is added to that of whatever x is used for.
+
+    Stable-Baselines3's `PPO.train` forms its loss from what the policy returns and has no place for another term.
+    """
+    added: Tensor = _WithLoss.apply(x, loss)  # type: ignore[no-untyped-call]
+    return added

@@ -1,1 +1,73 @@
-"""Registered Gymnasium ids and wrappers."""
+"""Registered Gymnasium ids and wrappers.
+
+Importing this module registers them: `gymnasium.make("minrl.envs:minrl/RepeatFirst-v0")`. `minrl` itself finds them
+without the module's name, as it does those of every package with an entry point in the group `minrl.environments`.
+
+| id                                     | what is seen                                       | vectorised |
+|----------------------------------------|----------------------------------------------------|------------|
+| `minrl/CartPoleNoVel-v1`               | cart position, pole angle                          | yes        |
+| `minrl/PendulumNoVel-v1`               | cosine and sine of the angle                       | yes        |
+| `minrl/MountainCarContinuousNoVel-v0`  | position                                           | yes        |
+| `minrl/LunarLanderContinuousNoVel-v3`  | position, angle, contact of the legs (needs Box2D) | no         |
+| `minrl/Hopper-P-v5` and other robots   | positions and angles (needs MuJoCo)                | no         |
+| `minrl/Hopper-V-v5` and other robots   | velocities (needs MuJoCo)                          | no         |
+| `minrl/RepeatFirst-v0`                 | a card; name the first one                         | yes        |
+| `minrl/RepeatPrevious-v0`              | a card; name the k-th last one (`k=4`)             | yes        |
+| `minrl/RepeatPrevious32-v0`, `…64-v0`  | the same with k = 32 and 64                        | yes        |
+
+The robots are Ant, HalfCheetah, Hopper, Humanoid, InvertedDoublePendulum, InvertedPendulum, Swimmer and Walker2d,
+and Reacher by its positions only. `zeroed=True` multiplies what is hidden by zero and keeps the space as it is.
+The vectorised ones are native in numpy: `gymnasium.make_vec(id, num_envs, autoreset_mode="SameStep")`. Time limits
+and reward thresholds are those of the fully observed task.
+"""
+
+from typing import Any
+
+import gymnasium
+
+from .masking import MaskObservation
+from .mujoco import PARTS, POSITIONS_ONLY
+from .previous_reward import PreviousReward
+
+__all__ = ["MaskObservation", "PreviousReward"]
+
+
+def _register(environment_id: str, base: str, entry_point: str, **options: Any) -> None:
+    """Register a view of Gymnasium's `base`, whose time limit and reward threshold it takes."""
+    full = gymnasium.spec(base)
+    gymnasium.register(
+        environment_id,
+        entry_point=f"{__name__}.{entry_point}",
+        max_episode_steps=full.max_episode_steps,
+        reward_threshold=full.reward_threshold,
+        **options,
+    )
+
+
+for _name, _base, _function in (
+    ("CartPoleNoVel-v1", "CartPole-v1", "cartpole"),
+    ("PendulumNoVel-v1", "Pendulum-v1", "pendulum"),
+    ("MountainCarContinuousNoVel-v0", "MountainCarContinuous-v0", "mountain_car"),
+):
+    _vector = f"{__name__}.classic_vector:{_function}"
+    _register(f"minrl/{_name}", _base, f"classic:{_function}", vector_entry_point=_vector)
+_register("minrl/LunarLanderContinuousNoVel-v3", "LunarLanderContinuous-v3", "classic:lunar_lander")
+
+for _base in PARTS:
+    _name, _, _version = _base.rpartition("-")
+    _register(f"minrl/{_name}-P-{_version}", _base, "mujoco:robot", kwargs={"base": _base, "part": "qpos"})
+    if _base not in POSITIONS_ONLY:
+        _register(f"minrl/{_name}-V-{_version}", _base, "mujoco:robot", kwargs={"base": _base, "part": "qvel"})
+
+for _name, _function, _options in (
+    ("RepeatFirst-v0", "repeat_first", {}),
+    ("RepeatPrevious-v0", "repeat_previous", {}),
+    ("RepeatPrevious32-v0", "repeat_previous", {"k": 32}),
+    ("RepeatPrevious64-v0", "repeat_previous", {"k": 64}),
+):
+    gymnasium.register(
+        f"minrl/{_name}",
+        entry_point=f"{__name__}.repeat:{_function}",
+        vector_entry_point=f"{__name__}.repeat:{_function}_vector",
+        kwargs=_options,
+    )

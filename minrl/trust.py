@@ -1,15 +1,12 @@
 """Which environments a checkpoint may open: a stranger's file must run no code that only the file names."""
 
-import contextlib
-import io
 import json
-from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
 from gymnasium import wrappers
 
-from minrl.data.environment import EnvironmentInfo
+from minrl.data.environment import EnvironmentInfo, register
 
 
 def checked(environment: EnvironmentInfo) -> EnvironmentInfo:
@@ -36,7 +33,8 @@ def checked(environment: EnvironmentInfo) -> EnvironmentInfo:
 
 def _objection(environment: EnvironmentInfo, spec: dict[str, Any] | None) -> str | None:
     """What speaks against making the environment, None if nothing does."""
-    registered = _registered(environment.id)
+    register(environment.id)
+    registered = gymnasium.registry.get(environment.id)
     # GymV26Environment and its like take the id of any other environment, module and all.
     if registered is None or environment.id.startswith("GymV"):
         return "which no installed package registers"
@@ -59,14 +57,3 @@ def _same_class(named: Any, registered: Any) -> bool:
         return False
     (module, _, name), (known_module, _, known_name) = named.partition(":"), registered.partition(":")
     return name == known_name and module.split(".")[0] == known_module.split(".")[0]
-
-
-def _registered(environment_id: str) -> Any:
-    """Gymnasium's entry for an id; Gymnasium-Robotics registers its own only when asked to."""
-    if environment_id not in gymnasium.registry and find_spec("gymnasium_robotics") is not None:
-        # It prints advice about environments that nobody asked for.
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            import gymnasium_robotics
-
-            gymnasium.register_envs(gymnasium_robotics)
-    return gymnasium.registry.get(environment_id)

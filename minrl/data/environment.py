@@ -1,19 +1,25 @@
 """The environment that a data set belongs to: a plain record, and how to make it."""
 
+import contextlib
 import dataclasses
 import importlib.util
+import io
 import json
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 _SPEC_FIELDS = {item.name for item in dataclasses.fields(EnvSpec)} - {"namespace", "name", "version"}
-_EXTRAS = {
-    "gymnasium_robotics": "robotics",
-    "mujoco": "mujoco",
-    "d4rl": "d4rl",
+# What to install where a package is missing.
+_PACKAGES = {
+    "gymnasium_robotics": "minrl[robotics]",
+    "mujoco": "minrl[mujoco]",
+    "d4rl": "minrl[d4rl]",
+    "box2d": "gymnasium[box2d]",
+    "popgym": "popgym",
 }
 
 
@@ -34,7 +40,7 @@ class EnvironmentInfo:
         """Gymnasium's EnvSpec as JSON; raises ValueError for an id that is not registered here."""
         if self.spec is not None:
             return self.spec
-        _register(self.id)
+        register(self.id)
         try:
             found = gymnasium.spec(self.id)
         except gymnasium.error.Error as error:
@@ -61,36 +67,69 @@ def from_spec(text: str) -> EnvironmentInfo:
 
 def make_environment(environment: EnvironmentInfo, **options: Any) -> gymnasium.Env[Any, Any]:
     """Make the environment; `options` (render_mode, ...) go to `gymnasium.make`. Raises ValueError, one line."""
+    if environment.spec is None:
+        register(environment.id)
     try:
         if environment.spec is not None:
             return gymnasium.make(EnvSpec.from_json(environment.spec), **options)
         if environment.max_episode_steps is not None:
             options.setdefault("max_episode_steps", environment.max_episode_steps)
-        _register(environment.id)
         return gymnasium.make(environment.id, **{**environment.kwargs, **options})
     except Exception as error:
         raise ValueError(_cannot_make(environment, error)) from error
 
 
-def _register(environment_id: str) -> None:
-    """Gymnasium-Robotics registers its ids only when asked to."""
+def register(environment_id: str) -> None:
+    """Have the installed package that brings `environment_id` register it; one that nobody brings stays unknown.
+
+    Packages name the modules that register their ids in the entry-point group `minrl.environments`. popgym and
+    Gymnasium-Robotics, which do not, are asked as well.
+
+    Raises:
+        ValueError: if it is one of popgym's and popgym is not installed, or such a module cannot be imported.
+    """
+    # Gymnasium itself imports MODULE in MODULE:ID.
     if ":" in environment_id or environment_id in gymnasium.registry:
         return
-    try:
-        import gymnasium_robotics
-    except ImportError:
+    if environment_id.startswith("popgym-"):
+        _import_popgym(environment_id)
         return
-    gymnasium.register_envs(gymnasium_robotics)
+    for entry in entry_points(group="minrl.environments"):
+        try:
+            entry.load()
+        except ImportError as error:
+            raise ValueError(f"environments of {entry.name} ({entry.value}) cannot be imported: {error}") from error
+        if environment_id in gymnasium.registry:
+            return
+    if importlib.util.find_spec("gymnasium_robotics") is not None:
+        # It prints advice about environments that nobody asked for.
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            import gymnasium_robotics
+
+            gymnasium.register_envs(gymnasium_robotics)
+
+
+def _import_popgym(environment_id: str) -> None:
+    try:
+        importlib.import_module("popgym")
+    except ModuleNotFoundError as error:
+        if error.name != "popgym":
+            raise
+        raise ValueError(_needs(environment_id, "popgym")) from error
+
+
+def _needs(environment_id: str, module: str) -> str:
+    return f"environment {environment_id} needs {module}: pip install '{_PACKAGES[module]}'"
 
 
 def _cannot_make(environment: EnvironmentInfo, error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
     text = f"{reason} {environment.spec or ''}"
-    for module, extra in _EXTRAS.items():
+    for module in _PACKAGES:
         if isinstance(error, ImportError) or "not installed" in reason.lower():
             named = getattr(error, "name", None) or text
             if module in str(named).lower():
-                return f"environment {environment.id} needs {module}: pip install 'minrl[{extra}]'"
+                return _needs(environment.id, module)
     robotics = importlib.util.find_spec("gymnasium_robotics")
     if isinstance(error, gymnasium.error.NameNotFound | gymnasium.error.NamespaceNotFound) and robotics is None:
         reason += " If it is one of Gymnasium-Robotics: pip install 'minrl[robotics]'"

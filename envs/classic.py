@@ -1,0 +1,37 @@
+"""Gymnasium's small control tasks without velocities: positions and angles are all that is seen."""
+
+from typing import Any
+
+from .masking import AnyEnv, MaskObservation, Registered, bare
+
+# The entries of each task's observation that are no velocities.
+POSITIONS = {
+    "CartPole-v1": (0, 2),  # cart position, pole angle
+    "Pendulum-v1": (0, 1),  # cosine and sine of the angle
+    "MountainCarContinuous-v0": (0,),  # position
+    "LunarLanderContinuous-v3": (0, 1, 4, 6, 7),  # position x and y, angle, contact of either leg
+}
+
+
+def cartpole(zeroed: bool = False, **options: Any) -> AnyEnv:
+    """CartPole seen by cart position (m) and pole angle (rad)."""
+    return _without_velocities("CartPole-v1", zeroed, options)
+
+
+def pendulum(zeroed: bool = False, **options: Any) -> AnyEnv:
+    """Pendulum seen by cosine and sine of its angle."""
+    return _without_velocities("Pendulum-v1", zeroed, options)
+
+
+def mountain_car(zeroed: bool = False, **options: Any) -> AnyEnv:
+    """MountainCarContinuous seen by its position."""
+    return _without_velocities("MountainCarContinuous-v0", zeroed, options)
+
+
+def lunar_lander(zeroed: bool = False, **options: Any) -> AnyEnv:
+    """LunarLanderContinuous seen by position, angle and the contact of its legs; needs `gymnasium[box2d]`."""
+    return _without_velocities("LunarLanderContinuous-v3", zeroed, options)
+
+
+def _without_velocities(base: str, zeroed: bool, options: dict[str, Any]) -> AnyEnv:
+    return Registered(MaskObservation(bare(base, **options), POSITIONS[base], zeroed))

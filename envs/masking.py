@@ -1,0 +1,87 @@
+"""Parts of an observation hidden: what makes a task need memory.
+
+Shapes: O width of the full observation, K of the visible part, … any leading axes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils import RecordConstructorArgs
+
+AnyEnv = gymnasium.Env[Any, Any]
+Array = npt.NDArray[Any]
+
+
+class Mask:
+    """Which entries of a flat observation are seen; one rule for single and for batched observations."""
+
+    def __init__(self, space: gymnasium.Space[Any], keep: Sequence[int], zeroed: bool = False) -> None:
+        """Keep the entries `keep`: the rest is cut out, or with `zeroed` multiplied by zero in its place.
+
+        Raises:
+            ValueError: if `space` is not a Box with one axis, or an index is not in it.
+        """
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"only entries of a Box with one axis can be masked, not of {space}")
+        if not keep or not all(0 <= index < space.shape[0] for index in keep):
+            raise ValueError(f"entries to keep must lie from 0 to {space.shape[0] - 1}, got {list(keep)}")
+        self._keep = np.array(keep)
+        self._factor: Array | None = None
+        self.space = space
+        if zeroed:
+            self._factor = np.zeros(space.shape, space.dtype)
+            self._factor[self._keep] = 1
+        else:
+            self.space = spaces.Box(space.low[self._keep], space.high[self._keep], dtype=space.dtype.type)
+
+    def apply(self, observation: Array) -> Array:
+        """(…, O) as (…, K), or as (…, O) with zeros."""
+        if self._factor is None:
+            kept: Array = observation.take(self._keep, axis=-1)
+            return kept
+        masked: Array = observation * self._factor
+        return masked
+
+
+class MaskObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+    """An environment of which only some entries of the observation are seen.
+
+    By default the others are cut out and the space shrinks. `zeroed=True` multiplies them by zero and leaves the
+    space as it is, like rl-zoo3's MaskVelocityWrapper
+    (https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/rl_zoo3/wrappers.py).
+    """
+
+    def __init__(self, env: AnyEnv, keep: Sequence[int], zeroed: bool = False) -> None:
+        """See the entries `keep` only; raises ValueError where the observation is not a Box with one axis."""
+        RecordConstructorArgs.__init__(self, keep=[int(index) for index in keep], zeroed=zeroed)
+        gymnasium.ObservationWrapper.__init__(self, env)
+        self._mask = Mask(env.observation_space, keep, zeroed)
+        self.observation_space = self._mask.space
+
+    def observation(self, observation: Array) -> Array:
+        """The visible part."""
+        return self._mask.apply(observation)
+
+
+class Registered(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """What an id of ours stands for, wrappers inside included.
+
+    Its specification is the id's alone. Gymnasium would list the wrappers inside once more, and a data set or a
+    checkpoint that records the specification would name them beside the id that brings them.
+    """
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+        """The registered specification."""
+        return self.env.unwrapped.spec
+
+
+def bare(environment_id: str, **options: Any) -> AnyEnv:
+    """Gymnasium's environment without the time limit and the checks, which our own id brings; `options` go to it."""
+    made: AnyEnv = gymnasium.make(environment_id, max_episode_steps=-1, disable_env_checker=True, **options)
+    return made

@@ -1,0 +1,163 @@
+"""Environments whose spaces Stable-Baselines3 does not take, made to fit.
+
+It takes a Box, Discrete, MultiDiscrete and MultiBinary, and for observations a Dict of these. It knows no Tuple, no
+Dict inside a Dict, no MultiDiscrete with several axes, and counts every discrete choice from 0.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+AnySpace = gymnasium.Space[Any]
+AnyEnv = gymnasium.Env[Any, Any]
+Path = tuple[str | int, ...]
+_LEAVES = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+
+
+def fit_spaces(env: AnyEnv) -> AnyEnv:
+    """`env` itself where Stable-Baselines3 takes its spaces as they are, else `env` inside a wrapper that fits them.
+
+    Observations: a Tuple becomes a Dict with the keys "0", "1", …; what is nested comes up to one level, under keys
+    like "0/position". Actions: a Tuple or Dict of discrete parts becomes one MultiDiscrete, in the order of
+    `gymnasium.spaces.flatten`. Discrete choices are counted from 0 and lie along one axis.
+
+    Raises:
+        ValueError: for kinds of space that have no counterpart (Text, Graph, Sequence, OneOf; actions that mix
+            continuous parts with others), or where two parts would get the same key.
+    """
+    observed, acted = _Observations(env.observation_space), _Actions(env.action_space)
+    if observed.space is env.observation_space and acted.space is env.action_space:
+        return env
+    return FittedSpaces(env)
+
+
+class FittedSpaces(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
+    """An environment with the spaces that `fit_spaces` describes."""
+
+    def __init__(self, env: AnyEnv) -> None:
+        """Raises ValueError as `fit_spaces` does."""
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        self._observations, self._actions = _Observations(env.observation_space), _Actions(env.action_space)
+        self.observation_space, self.action_space = self._observations.space, self._actions.space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The first observation, fitted."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._observations.fit(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step with a fitted action, observe what fits."""
+        observation, reward, terminated, truncated, info = self.env.step(self._actions.restore(action))
+        return self._observations.fit(observation), reward, terminated, truncated, info
+
+
+class _Observations:
+    """From observations of any space to those of `space`."""
+
+    def __init__(self, given: AnySpace) -> None:
+        parts = list(_walk(given, (), "observation"))
+        self._parts = [(path, "/".join(map(str, path)), _counted_from_0(part)) for path, part in parts]
+        fitted = {name: _fitted(part) for (_, part), (_, name, _) in zip(parts, self._parts, strict=True)}
+        if len(fitted) < len(parts) or not parts:
+            raise ValueError(f"the parts of the observation space {given} have no names of their own")
+        self._is_leaf = isinstance(given, _LEAVES)
+        if self._is_leaf:
+            self.space: AnySpace = fitted[""]
+        elif isinstance(given, spaces.Dict) and all(fitted.get(key) is part for key, part in given.items()):
+            self.space = given
+        else:
+            self.space = spaces.Dict(fitted)
+
+    def fit(self, observation: Any) -> Any:
+        if self._is_leaf:
+            return self._parts[0][2](observation)
+        return {name: convert(_at(observation, path)) for path, name, convert in self._parts}
+
+
+class _Actions:
+    """From actions of `space` to those of any space."""
+
+    def __init__(self, given: AnySpace) -> None:
+        self._given = given
+        parts = list(_walk(given, (), "action"))
+        if not parts:
+            raise ValueError(f"the action space {given} has no parts")
+        if isinstance(given, _LEAVES):
+            self.space = _fitted(given)
+        elif any(isinstance(part, spaces.Box) for _, part in parts):
+            raise ValueError(f"an action of several parts must be discrete in all of them, got {given}")
+        else:
+            self.space = spaces.MultiDiscrete(np.concatenate([_choices(part) for _, part in parts]))
+
+    def restore(self, action: Any) -> Any:
+        if self.space is self._given:
+            return action
+        rest = np.asarray(action).reshape(-1)
+        return _restored(self._given, iter(rest))
+
+
+def _walk(space: AnySpace, path: Path, kind: str) -> Iterator[tuple[Path, AnySpace]]:
+    """The parts that have no parts, each with the keys that lead to it."""
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            yield from _walk(part, (*path, key), kind)
+    elif isinstance(space, spaces.Tuple):
+        for index, part in enumerate(space.spaces):
+            yield from _walk(part, (*path, index), kind)
+    elif isinstance(space, _LEAVES):
+        yield path, space
+    else:
+        where = "/".join(map(str, path)) or "the top"
+        raise ValueError(f"the {kind} space holds a {type(space).__name__} at {where}, which PPO cannot take")
+
+
+def _at(observation: Any, path: Path) -> Any:
+    for key in path:
+        observation = observation[key]
+    return observation
+
+
+def _fitted(part: AnySpace) -> AnySpace:
+    """`part` itself where Stable-Baselines3 takes it."""
+    if isinstance(part, spaces.Discrete) and part.start != 0:
+        return spaces.Discrete(int(part.n))
+    if isinstance(part, spaces.MultiDiscrete) and (part.start.any() or part.nvec.ndim > 1):
+        return spaces.MultiDiscrete(part.nvec.reshape(-1))
+    return part
+
+
+def _counted_from_0(part: AnySpace) -> Callable[[Any], Any]:
+    """From values of `part` to those of `_fitted(part)`."""
+    if _fitted(part) is part:
+        return lambda value: value
+    if isinstance(part, spaces.MultiDiscrete):
+        start = part.start
+        return lambda value: (np.asarray(value, dtype=np.int64) - start).reshape(-1)
+    first = int(part.start)  # type: ignore[attr-defined]
+    return lambda value: np.int64(int(value) - first)
+
+
+def _choices(part: AnySpace) -> Any:
+    """The numbers of choices in a discrete part, one after another."""
+    if isinstance(part, spaces.Discrete):
+        return [int(part.n)]
+    if isinstance(part, spaces.MultiDiscrete):
+        return part.nvec.reshape(-1)
+    return [2] * int(np.prod(part.shape or ()))
+
+
+def _restored(space: AnySpace, choices: Iterator[Any]) -> Any:
+    """A value of `space` that takes as many of `choices`, counted from 0, as it needs."""
+    if isinstance(space, spaces.Dict):
+        return {key: _restored(part, choices) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_restored(part, choices) for part in space.spaces)
+    if isinstance(space, spaces.Discrete):
+        return np.int64(next(choices)) + space.start
+    row = np.array([next(choices) for _ in range(int(np.prod(space.shape or ())))], dtype=space.dtype)
+    row = row.reshape(space.shape)
+    return row + space.start if isinstance(space, spaces.MultiDiscrete) else row

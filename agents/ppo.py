@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -25,12 +24,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from minrl.online.backbone_policy import BackboneCnnPolicy, BackboneMultiInputPolicy, BackbonePolicy
+from minrl.online.bootstrap import bootstrap
 from minrl.online.checks import check_observations, check_rewards
+from minrl.online.lstm_policy import LstmCnnPolicy, LstmMultiInputPolicy, LstmPolicy
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.random_states import random_states, restore_random_states
 from minrl.online.rollout import SegmentBuffer
 
 MlpPolicy, CnnPolicy, MultiInputPolicy = BackbonePolicy, BackboneCnnPolicy, BackboneMultiInputPolicy
+MlpLstmPolicy, CnnLstmPolicy, MultiInputLstmPolicy = LstmPolicy, LstmCnnPolicy, LstmMultiInputPolicy
 
 Self = TypeVar("Self", bound="RecurrentPPO")
 
@@ -54,6 +56,9 @@ class RecurrentPPO(PPO):
         "MlpPolicy": BackbonePolicy,
         "CnnPolicy": BackboneCnnPolicy,
         "MultiInputPolicy": BackboneMultiInputPolicy,
+        "MlpLstmPolicy": LstmPolicy,
+        "CnnLstmPolicy": LstmCnnPolicy,
+        "MultiInputLstmPolicy": LstmMultiInputPolicy,
     }
 
     def __init__(
@@ -175,7 +180,7 @@ class RecurrentPPO(PPO):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        remembers = self.policy.previous_size > 0
+        remembers, source = self.policy.previous_size > 0, env.unwrapped
         for step in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and step % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
@@ -197,47 +202,28 @@ class RecurrentPPO(PPO):
             if remembers:
                 previous = self.policy.encode_previous(chosen, torch.as_tensor(rewards, device=self.device))
             if dones.any():
-                self._bootstrap(rewards, dones, infos, state, previous)
+                bootstrap(rewards, self.gamma, infos, self.policy, state, previous)
             rollout_buffer.add_step(
                 self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs,  # type: ignore[arg-type]
-                state=entering, previous=told, filler=getattr(env, "filler", None),
+                state=entering, previous=told, filler=getattr(source, "filler", None),
             )  # fmt: skip
             self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             self._last_state, self._last_previous = state, previous
-        with torch.no_grad():
-            reset = torch.from_numpy(dones).to(self.device)
-            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, reset, previous)  # type: ignore[arg-type]
-        if self.policy.reference is not None:
-            parameters, last = self.policy.refer(rollout_buffer.whole(), self._last_reference_state)
-            rollout_buffer.reference, self._last_reference_state = parameters.transpose(0, 1), last
-        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        self._finish(rollout_buffer, new_obs, dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
         self.logger.record("time/rollout_fps", round(n_rollout_steps * env.num_envs / (time.perf_counter() - begin)))
         return True
 
-    def _bootstrap(
-        self, rewards: npt.NDArray[Any], dones: npt.NDArray[np.bool_], infos: list[dict[str, Any]], state: Tensor,
-        previous: Tensor,
-    ) -> None:  # fmt: skip
-        """Add to the last reward before a time limit the value of the final observation in the state after the step."""
-        rows = [
-            int(i)
-            for i in np.flatnonzero(dones)
-            if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None
-        ]
-        if not rows:
-            return
-        last: list[Any] = [infos[i]["terminal_observation"] for i in rows]
-        if isinstance(self.observation_space, spaces.Dict):
-            final: Any = {key: np.stack([obs[key] for obs in last]) for key in self.observation_space.spaces}
-        else:
-            final = np.stack(last)
+    def _finish(self, buffer: SegmentBuffer, observations: Any, dones: npt.NDArray[np.bool_]) -> None:
+        """Advantages of the rollout, and what a pretrained policy would have done in it."""
         with torch.no_grad():
-            tensors, _ = self.policy.obs_to_tensor(final)
-            never = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-            values = self.policy.predict_values(tensors, state[rows], never, previous[rows])
-        rewards[rows] += self.gamma * values.cpu().numpy().reshape(-1)
+            tensors, reset = obs_as_tensor(observations, self.device), torch.from_numpy(dones).to(self.device)
+            values = self.policy.predict_values(tensors, self._last_state, reset, self._last_previous)
+        if self.policy.reference is not None:
+            parameters, last = self.policy.refer(buffer.whole(), self._last_reference_state)
+            buffer.reference, self._last_reference_state = parameters.transpose(0, 1), last
+        buffer.compute_returns_and_advantage(last_values=values, dones=dones)
 
     def train(self) -> None:
         """Update the policy from the rollout, as `PPO.train`."""
@@ -246,8 +232,8 @@ class RecurrentPPO(PPO):
             self._weigh_reference()
         super().train()
         self.logger.record("train/first_ratio_dev", self.policy.first_ratio_dev)
-        steps = self.n_steps * self.n_envs * self.n_epochs
-        self.logger.record("time/update_fps", round(steps / (time.perf_counter() - begin)))
+        seconds = time.perf_counter() - begin
+        self.logger.record("time/update_fps", round(self.n_steps * self.n_envs / seconds))
 
     def _weigh_reference(self) -> None:
         """Log how far the policy strayed from the pretrained one, and let the cost of it decay."""

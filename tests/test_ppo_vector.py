@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from test_ppo import Recall, collected
+from recall import Recall, collected
 
 from minrl.agents.ppo import RecurrentPPO
 from minrl.online.vector import as_vec_env

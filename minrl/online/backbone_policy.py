@@ -144,10 +144,11 @@ class BackbonePolicy(RecurrentPolicy):
         return Trunk(self.features_dim + 1 + self.previous_size, Backbone(**self.backbone_options))
 
     def _build(self, lr_schedule: Schedule) -> None:
-        for start in self._start:
+        start = self._start[0] if self._start else None
+        if start is not None:
             check_start(start, self)
         super()._build(lr_schedule)
-        for start in self._start:
+        if start is not None:
             self._begin_as(start)
             parameters = [p for p in self.parameters() if p.requires_grad]
             self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]

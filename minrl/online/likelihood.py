@@ -1,4 +1,4 @@
-"""Log-likelihood and entropy of actions under a policy's heads, without an object for every minibatch.
+"""Actions, their log-likelihood and entropy under a policy's heads, without an object for every step or minibatch.
 
 Shapes: N rows, A action width, K choices.
 """
@@ -26,6 +26,28 @@ def evaluated(policy: ActorCriticPolicy, latent: Tensor, actions: Tensor) -> tup
         return gaussian(policy.action_net(latent), policy.log_std, actions)
     distribution = policy._get_action_dist_from_latent(latent)
     return distribution.log_prob(actions), distribution.entropy()
+
+
+def sampled(policy: ActorCriticPolicy, latent: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
+    """Actions, a sample or the likeliest, and their log-likelihood (N,), by the formulas of `evaluated`.
+
+    They draw the same random numbers as Stable-Baselines3's distributions.
+    """
+    kind: Any = type(policy.action_dist)
+    if kind is CategoricalDistribution:
+        log_p = torch.log_softmax(policy.action_net(latent), dim=1)
+        # The largest p / e, e exponential, falls on each choice with its probability: torch.multinomial does the same.
+        race = log_p if deterministic else log_p.exp() / torch.empty_like(log_p).exponential_()
+        choice = race.argmax(dim=1)
+        return choice, log_p.gather(1, choice.unsqueeze(1)).squeeze(1)
+    if kind is DiagGaussianDistribution:
+        mean = policy.action_net(latent)
+        noise = torch.zeros_like(mean) if deterministic else torch.randn_like(mean)
+        actions = torch.addcmul(mean, noise, policy.log_std.exp())
+        return actions, gaussian(mean, policy.log_std, actions)[0]
+    distribution = policy._get_action_dist_from_latent(latent)
+    actions = distribution.get_actions(deterministic=deterministic)
+    return actions, distribution.log_prob(actions)
 
 
 def categorical(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

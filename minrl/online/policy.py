@@ -19,7 +19,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 from torch.nn import functional as F
 
-from minrl.online.likelihood import evaluated
+from minrl.online.likelihood import evaluated, sampled
 from minrl.online.pretrained import Reference, with_loss
 from minrl.online.rollout import Observations, Segments
 
@@ -91,9 +91,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         """One step: actions (B, *shape), values (B, 1), log-likelihoods (B,) and the next state (B, S)."""
         latent_pi, latent_vf, state = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
         values = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
-        distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent_pi))
-        actions = distribution.get_actions(deterministic=deterministic)
-        log_prob = distribution.log_prob(actions)
+        actions, log_prob = sampled(self, self.mlp_extractor.forward_actor(latent_pi), deterministic)
         return actions.reshape((-1, *self.action_space.shape)), values, log_prob, state  # type: ignore[misc]
 
     def evaluate_actions(self, obs: Segments, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]

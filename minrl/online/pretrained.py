@@ -66,6 +66,8 @@ def check_start(agent: StartsOnline, policy: ActorCriticPolicy) -> None:
         raise ValueError("pretrained: the run reads flat observations; leave features_extractor_class as it is")
     if policy.use_sde:
         raise ValueError("pretrained: use_sde reads features that the run does not have; leave it off")
+    if getattr(policy, "previous_reward", False):
+        raise ValueError("pretrained: the run does not read the last reward; leave previous_reward off")
     arch: Any = policy.net_arch
     if arch and (isinstance(arch, list) or arch.get("pi")):
         raise ValueError('pretrained: the run brings its own actor; net_arch can only have layers of the critic, "vf"')

@@ -13,7 +13,7 @@ from minrl.choices import nearest
 
 # Each command is a module beside this one, imported when it is asked for, so that `minrl --help` is quick.
 COMMANDS = {
-    "train": ("train_command", "train an agent on a data set, or go on with a run"),
+    "train": ("train_command", "train an agent on a data set or in an environment, or go on with a run"),
     "evaluate": ("evaluate_command", "run a trained agent in its environment"),
     "data": ("data_command", "list, describe and import data sets"),
     "collect": ("collect_command", "record a data set with a policy"),
@@ -22,6 +22,7 @@ EXAMPLES = """first steps:
   minrl data list
   minrl train decision --data minari:minrl/hopper/medium-replay-v0 --steps 1000 --out runs/hopper
   minrl evaluate runs/hopper --episodes 20
+  minrl train ppo --env minrl/CartPoleNoVel-v1 --out runs/cartpole
   tensorboard --logdir runs
 
 minrl COMMAND --help tells more about each command."""
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        return _failed(error, "the GPU has not enough memory: lower --batch-size, --length or --width", 1)
+        return _failed(error, "the GPU has not enough memory: lower --batch-size, --length, --n-envs or --width", 1)
     except KeyboardInterrupt:
         print("minrl: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

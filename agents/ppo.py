@@ -186,12 +186,13 @@ class RecurrentPPO(PPO):
                 self.policy.reset_noise(env.num_envs)
             check_observations(self._last_obs, self.num_timesteps)
             entering, told = self._last_state, self._last_previous
-            reset = torch.from_numpy(self._last_episode_starts).to(self.device)
+            episode_starts = torch.from_numpy(self._last_episode_starts).to(self.device)
             with torch.no_grad():
                 obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-                chosen, values, log_probs, state = self.policy(obs_tensor, entering, reset, told)
+                chosen, values, log_probs, state = self.policy(obs_tensor, entering, episode_starts, told)
             actions = chosen.cpu().numpy()
-            new_obs, rewards, dones, infos = env.step(self.policy.to_environment(actions))
+            clipped_actions = self.policy.to_environment(actions)
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
             if not callback.on_step():

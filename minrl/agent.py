@@ -1,4 +1,4 @@
-"""The contract of an offline agent: what it learns from, what it is asked, what it remembers.
+"""The contract of an agent: what it is asked, what it remembers, and what an offline one learns from.
 
 Shapes: B batch, T time, O flat observation width, A flat action width, S state size.
 """
@@ -69,8 +69,8 @@ class Sampler(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Agent(nn.Module, ABC):
-    """A policy that trains on whole trajectories and acts from a carried state.
+class Actor(nn.Module, ABC):
+    """A policy that acts from a carried state, however it was trained.
 
     The acting state of B environments is one tensor (B, S): what is still to be earned, time steps and the
     backbone's memory lie side by side.
@@ -81,12 +81,25 @@ class Agent(nn.Module, ABC):
     config: Any
     task: Task
     target_return: float | None = None  # asked for by default; None where the agent is not asked for any
-    memory_size: int  # of the backbone
     state_size: int  # S
 
     def __init__(self, config: Any, task: Task) -> None:
         super().__init__()
         self.config, self.task = config, task
+
+    @abstractmethod
+    def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
+        """The state (B, S) before the first step; the target return is the agent's own by default."""
+
+    @abstractmethod
+    def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
+        """One step of B environments: the flattened action (B, A) and the next state (B, S)."""
+
+
+class Agent(Actor):
+    """An actor that trains on the whole trajectories of a data set."""
+
+    memory_size: int  # of the backbone
 
     @abstractmethod
     def fit_normalization(self, episodes: Episodes) -> None:
@@ -103,14 +116,6 @@ class Agent(nn.Module, ABC):
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:
         """The action at every step of recorded trajectories, from the empty memory: (B, T, A)."""
-
-    @abstractmethod
-    def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
-        """The state (B, S) before the first step; the target return is the agent's own by default."""
-
-    @abstractmethod
-    def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
-        """One step of B environments: the flattened action (B, A) and the next state (B, S)."""
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from minrl.cells import CELLS, Cell
 from minrl.choices import check_options, choose
 from minrl.convolution import ShortConvolution
-from minrl.kernels import cpu_step
+from minrl.kernels import cpu_block, cpu_step
 
 
 class Block(Cell):
@@ -108,12 +108,14 @@ class Backbone(Cell):
         self.state_size = sum(self._sizes)
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`.
+        """As `Cell.scan`; on a CPU it is one node of the gradient's graph where there are kernels for these cells.
 
         Raises:
             ValueError: where a shape or type does not fit.
         """
         self._check(x, state, reset)
+        if type(self) is Backbone and (fused := cpu_block.scan(self, Block, x, state, reset)):
+            return fused
         states = [None] * len(self._sizes) if state is None else state.split(self._sizes, dim=1)
         lasts = []
         for block, memory in zip(self._stack(), states, strict=True):

@@ -12,7 +12,7 @@ from typing import Any, get_origin, get_type_hints
 
 import torch
 
-from minrl.agent import Agent
+from minrl.agent import Actor
 from minrl.choices import choose
 from minrl.config import build, to_plain
 from minrl.files import replacing
@@ -37,7 +37,7 @@ class Checkpoint:
 
 def save(
     path: Path,
-    agent: Agent,
+    agent: Actor,
     *,
     step: int,
     weights: dict[str, Any] | None = None,
@@ -101,7 +101,7 @@ def read(path: Path | str) -> Checkpoint:
     return Checkpoint(**{name: content[name] for name in get_type_hints(Checkpoint)})
 
 
-def load(path: Path | str) -> Agent:
+def load(path: Path | str) -> Actor:
     """The agent of a run's folder or checkpoint file, on the CPU, ready to act.
 
     Raises:
@@ -110,7 +110,7 @@ def load(path: Path | str) -> Agent:
     return restore(read(path), str(path))
 
 
-def restore(checkpoint: Checkpoint, where: str) -> Agent:
+def restore(checkpoint: Checkpoint, where: str) -> Actor:
     """The agent that a checkpoint describes, with its weights."""
     kind = agent_class(checkpoint.agent)
     config = build(kind.config_class, checkpoint.config, f"checkpoint {where}")
@@ -128,9 +128,9 @@ def agents() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group="minrl.agents")}
 
 
-def agent_class(name: str) -> type[Agent]:
+def agent_class(name: str) -> type[Actor]:
     """The class of an installed agent; a ValueError with the nearest name where there is none."""
     kind = choose(agents(), name, "agent").load()
-    if not (isinstance(kind, type) and issubclass(kind, Agent)):
-        raise ValueError(f'agent "{name}" is no subclass of minrl.agent.Agent')
+    if not (isinstance(kind, type) and issubclass(kind, Actor)):
+        raise ValueError(f'agent "{name}" is no subclass of minrl.agent.Actor')
     return kind

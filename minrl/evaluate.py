@@ -18,7 +18,7 @@ import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from tqdm import tqdm
 
-from minrl.agent import Agent
+from minrl.agent import Actor
 from minrl.choices import choose
 from minrl.data.environment import EnvironmentInfo, make_environment
 from minrl.physics import quiet_mujoco
@@ -77,7 +77,7 @@ class Evaluation:
 
 
 def evaluate(
-    agent: Agent,
+    agent: Actor,
     environment: EnvironmentInfo | None = None,
     *,
     episodes: int = 20,
@@ -136,7 +136,7 @@ class _Results:
 
 
 def _run(
-    agent: Agent,
+    agent: Actor,
     environment: EnvironmentInfo,
     targets: Sequence[float | None],
     slots: int,

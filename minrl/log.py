@@ -4,6 +4,7 @@ import csv
 import math
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,35 @@ from stable_baselines3.common.logger import (
     Logger,
     TensorBoardOutputFormat,
 )
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 CSV = "progress.csv"
-STEP = "train/n_updates"
+# What counts the steps of a run: gradient steps offline, environment steps online.
+STEP, TIMESTEPS = "train/n_updates", "time/total_timesteps"
 
 
-def open_log(folder: Path, *, step: int = 0, repeats_evaluation: bool = False, terminal: bool = True) -> Logger:
-    """A logger into `folder` that keeps what was logged up to gradient step `step` and drops the rest.
+@dataclass(frozen=True)
+class Animation:
+    """A value for TensorBoard alone: record it with `exclude=NOT_TENSORBOARD`."""
+
+    gif: bytes
+    width: int
+    height: int
+
+
+NOT_TENSORBOARD = ("stdout", "csv")
+
+
+def open_log(
+    folder: Path, *, step: int = 0, repeats_evaluation: bool = False, terminal: bool = True, counter: str = STEP
+) -> Logger:
+    """A logger into `folder` that keeps what was logged up to `step`, as `counter` counts it, and drops the rest.
 
     `repeats_evaluation` drops the evaluation at `step` itself too.
     """
-    formats: list[KVWriter] = [_csv(folder / CSV, step, repeats_evaluation), _Curves(folder, step)]
+    formats: list[KVWriter] = [_csv(folder / CSV, step, repeats_evaluation, counter), _Curves(folder, step)]
     if terminal:
         formats.append(HumanOutputFormat(sys.stdout))
     return Logger(str(folder), formats)
@@ -38,14 +55,19 @@ def silent_log() -> Logger:
     return Logger(None, [])
 
 
-def read_log(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's `progress.csv` in order, without what a row leaves empty or a kill cut off."""
+def read_log(folder: Path, counter: str = STEP) -> list[dict[str, float]]:
+    """The rows of a run's `progress.csv` in order, without what a row leaves empty or a kill cut off.
+
+    `counter` is the column that holds the step, which every whole row has.
+    """
     path = folder / CSV
     if not path.is_file():
         return []
+    # A kill cuts off the last line, which may then look like a row with other numbers.
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [{k: _number(v) for k, v in row.items() if k and v} for row in csv.DictReader(file)]
-    return [{k: v for k, v in row.items() if v is not None} for row in rows if row.get(STEP) is not None]
+        lines = [line for line in file if line.endswith("\n")]
+    rows = [{k: _number(v) for k, v in row.items() if k and v} for row in csv.DictReader(lines)]
+    return [{k: v for k, v in row.items() if v is not None} for row in rows if row.get(counter) is not None]
 
 
 def _number(text: Any) -> float | None:
@@ -55,24 +77,38 @@ def _number(text: Any) -> float | None:
         return None
 
 
-def _csv(path: Path, step: int, repeats_evaluation: bool) -> CSVOutputFormat:
+def _csv(path: Path, step: int, repeats_evaluation: bool, counter: str) -> CSVOutputFormat:
     """Written beside the old file and renamed over it, so that a log is never lost."""
     beside = path.with_name(f".{path.name}.new")
     output = CSVOutputFormat(str(beside))
-    for row in read_log(path.parent):
-        again = repeats_evaluation and row[STEP] == step and any(name.startswith("eval/") for name in row)
-        if row[STEP] <= step and not again:
-            output.write({k: int(v) if k == STEP else v for k, v in row.items()}, {})
+    for row in read_log(path.parent, counter):
+        again = repeats_evaluation and row[counter] == step and any(name.startswith("eval/") for name in row)
+        if row[counter] <= step and not again:
+            output.write({k: int(v) if k == counter else v for k, v in row.items()}, {})
     beside.replace(path)
     return output
 
 
 class _Curves(TensorBoardOutputFormat):
-    """Stable-Baselines3's TensorBoard writer, made to hide what a killed run logged after its checkpoint."""
+    """Stable-Baselines3's TensorBoard writer, made to hide what a killed run logged after its checkpoint.
+
+    An animation is an image whose bytes are a GIF's; the browser plays it.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=step + 1)
         self._is_closed = False
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """As in Stable-Baselines3, and animations."""
+        super().write(key_values, key_excluded, step)
+        for name, value in key_values.items():
+            if isinstance(value, Animation):
+                image = Summary.Image(
+                    encoded_image_string=value.gif, height=value.height, width=value.width, colorspace=3
+                )
+                summary = Summary(value=[Summary.Value(tag=name, image=image)])
+                self.writer._get_file_writer().add_summary(summary, step)
 
 
 class Window:

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from minrl.agent import Agent, Moment
+from minrl.agent import Actor, Moment
 from minrl.data.spaces import AnySpace, flatten, leaves
 
 
@@ -27,7 +27,7 @@ class Player:
 
     def __init__(
         self,
-        agent: Agent,
+        agent: Actor,
         batch_size: int,
         *,
         target_return: float | npt.ArrayLike | None = None,

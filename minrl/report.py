@@ -5,7 +5,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from minrl.agent import Agent, parameter_count
+from minrl.agent import Actor, parameter_count
 from minrl.data import load
 from minrl.data.episode import Episodes
 from minrl.evaluate import Evaluation
@@ -24,6 +25,16 @@ from minrl.play import Player
 from minrl.train import Result
 
 CURVE, SUMMARY = "learning_curve.png", "summary.json"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A panel of the learning curve: columns of the log over one that counts steps."""
+
+    counter: str
+    xlabel: str
+    ylabel: str
+    curves: tuple[str, ...]  # those of evaluations have a marker at each point
 
 
 def write_report(result: Result, out: Path) -> str:
@@ -36,18 +47,53 @@ def write_report(result: Result, out: Path) -> str:
         ("data set, best return", _scored(episodes, float(episodes.returns.max()))),
     ]
     rows.append(("checkpoint", f"the last one, after {result.step} steps"))
-    if result.evaluation is not None:
-        rows += _evaluation_rows(result.evaluation)
-    rows.append(("parameters", str(parameter_count(agent))))
+    speed = []
     if result.seconds_per_step is not None:
-        rows.append(("time per training step", f"{1e3 * result.seconds_per_step:.1f} ms"))
+        speed = [("time per training step", f"{1e3 * result.seconds_per_step:.1f} ms")]
+    log = read_log(out)
+    score = "eval/normalized_score"
+    if not any(score in row for row in log):
+        score = "eval/mean_reward"
+    label = score.removeprefix("eval/").replace("_", " ")
+    panels = [
+        Axes(STEP, "gradient steps", "training loss", ("train/loss",)),
+        Axes(STEP, "gradient steps", label, (score,)),
+    ]
+    numbers = {"step": result.step, "seconds_per_training_step": result.seconds_per_step}
+    return finish(agent, result.evaluation, out, rows=rows, speed=speed, numbers=numbers, panels=panels)
+
+
+def finish(
+    agent: Actor,
+    evaluation: Evaluation | None,
+    out: Path,
+    *,
+    rows: Sequence[tuple[str, str]],
+    speed: Sequence[tuple[str, str]],
+    numbers: Mapping[str, Any],
+    panels: Sequence[Axes],
+) -> str:
+    """The table at a run's end; writes the summary, and the learning curve where matplotlib is there.
+
+    Args:
+        agent: what was learned.
+        evaluation: of its last weights.
+        out: the run's folder.
+        rows: of the table, before the evaluation.
+        speed: rows after it.
+        numbers: what the summary holds of the training.
+        panels: of the learning curve.
+    """
+    shown = [*rows]
+    if evaluation is not None:
+        shown += _evaluation_rows(evaluation)
+    shown.append(("parameters", str(parameter_count(agent))))
     action_seconds = seconds_per_action(agent)
-    rows.append(("time per action", f"{1e3 * action_seconds:.2f} ms"))
-    _write_summary(result, out, action_seconds)
-    if _plot(out):
-        rows.append(("learning curve", str(out / CURVE)))
-    lines = _table(rows)
-    return f"{lines}\n\nwatch the curves: {_tensorboard()} --logdir {out}"
+    shown += [*speed, ("time per action", f"{1e3 * action_seconds:.2f} ms")]
+    _write_summary(agent, evaluation, out, {**numbers, "seconds_per_action": action_seconds})
+    if _plot(out, panels):
+        shown.append(("learning curve", str(out / CURVE)))
+    return f"{_table(shown)}\n\nwatch the curves: {_tensorboard()} --logdir {out}"
 
 
 def _tensorboard() -> str:
@@ -56,18 +102,16 @@ def _tensorboard() -> str:
     return "tensorboard" if shutil.which("tensorboard") or not beside.exists() else os.path.relpath(beside)
 
 
-def _write_summary(result: Result, out: Path, action_seconds: float) -> None:
+def _write_summary(agent: Actor, evaluation: Evaluation | None, out: Path, numbers: Mapping[str, Any]) -> None:
     """The table's numbers as JSON beside the checkpoint."""
-    device = next(result.agent.parameters()).device
+    device = next(agent.parameters()).device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     values = {
-        "step": result.step,
-        "parameters": parameter_count(result.agent),
-        "seconds_per_training_step": result.seconds_per_step,
-        "seconds_per_action": action_seconds,
+        **numbers,
+        "parameters": parameter_count(agent),
         "device": name,
         "threads": torch.get_num_threads(),
-        "evaluation": None if result.evaluation is None else result.evaluation.to_dict(),
+        "evaluation": None if evaluation is None else evaluation.to_dict(),
     }
     with replacing(out / SUMMARY) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -78,7 +122,7 @@ def evaluation_table(results: Sequence[Evaluation]) -> str:
     return "\n\n".join(_table(_evaluation_rows(result)) for result in results)
 
 
-def seconds_per_action(agent: Agent, calls: int = 200) -> float:
+def seconds_per_action(agent: Actor, calls: int = 200) -> float:
     """Median time of one action for one environment, conversions included."""
     space: Any = agent.task.observation_space
     player = Player(agent, 1)
@@ -118,29 +162,32 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _plot(out: Path) -> bool:
-    """Write the learning curve beside the log; False where matplotlib is missing."""
+def _plot(out: Path, panels: Sequence[Axes]) -> bool:
+    """Write the learning curve beside the log; False where matplotlib is missing or there is nothing to show."""
     if find_spec("matplotlib") is None:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    log = read_log(out)
-    score = "eval/normalized_score"
-    if not any(score in row for row in log):
-        score = "eval/mean_reward"
-    panels = [("train/loss", "training loss"), (score, score.removeprefix("eval/").replace("_", " "))]
-    panels = [panel for panel in panels if any(panel[0] in row for row in log)]
-    if not panels:
+    shown = []
+    for panel in panels:
+        log = read_log(out, panel.counter)
+        curves = {name: [(row[panel.counter], row[name]) for row in log if name in row] for name in panel.curves}
+        curves = {name: points for name, points in curves.items() if points}
+        if curves:
+            shown.append((panel, curves))
+    if not shown:
         return False
-    figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
+    figure = Figure(figsize=(5 * len(shown), 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for position, (name, label) in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), position)
-        points = [(row[STEP], row[name]) for row in log if name in row]
-        axes.plot(*zip(*points, strict=True), marker="o" if name == score else "")
-        axes.set(xlabel="gradient steps", ylabel=label)
+    for position, (panel, curves) in enumerate(shown, start=1):
+        axes = figure.add_subplot(1, len(shown), position)
+        for name, points in curves.items():
+            axes.plot(*zip(*points, strict=True), marker="o" if name.startswith("eval/") else "", label=name)
+        axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
         axes.grid(alpha=0.3)
+        if len(curves) > 1:
+            axes.legend()
     with replacing(out / CURVE) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return True

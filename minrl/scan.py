@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minrl.kernels import chunked, cpu, reference
+from minrl.kernels import chunked, cpu, lstm, reference
 
 Candidate = Literal["positive", "tanh", "linear"]
 LinearScan = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
@@ -97,6 +97,39 @@ def minlstm_scan(
         h (B, T, D) in the precision of `gates` and the last state (B, D) in float32 or float64.
     """
     return _gated_scan(gates, state, reset, parts=3, candidate=candidate, signed=signed)
+
+
+def lstm_scan(
+    gates: Tensor, weight: Tensor, state: Tensor | None = None, reset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """LSTM: i, f, g, o = gates_t + W h_{t-1}, c_t = sig(f) * c_{t-1} + sig(i) * tanh(g), h_t = sig(o) * tanh(c_t).
+
+    The recurrence of torch.nn.LSTM (Hochreiter and Schmidhuber, 1997; forget gate: Gers et al., 2000). Where
+    `reset[:, t]`, h_{t-1} and c_{t-1} are zero, whatever they were, and no gradient crosses.
+
+    Args:
+        gates: (B, T, 4H) what the input and the biases give, W_ih x + b_ih + b_hh, before the maps, in torch's
+            order: input gate | forget gate | candidate | output gate.
+        weight: (4H, H) W_hh, rows in the same order, in the precision of `gates`.
+        state: (B, 2H) the memory h | c that enters the first step; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+
+    Returns:
+        h (B, T, H) in the precision of `gates` and the last state h | c (B, 2H) in float32 or float64.
+
+    Raises:
+        ValueError: if the shapes do not fit or there is no step.
+    """
+    if gates.dim() != 3 or gates.shape[2] % 4:
+        raise ValueError(f"gates must be (B, T, 4H) with T >= 1, got {_shape(gates)}")
+    width = gates.shape[2] // 4
+    if weight.shape != (4 * width, width):
+        raise ValueError(f"weight must be (4H, H) = {(4 * width, width)}, got {_shape(weight)}")
+    pre = _in_state_precision(gates)
+    _check_shapes(pre, 2 * width, state, reset)
+    state = None if state is None else state.to(pre.dtype)
+    h, last = lstm.lstm_scan(pre, weight.to(pre.dtype), state, reset)
+    return h.to(gates.dtype), last
 
 
 def _gated_scan(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 
 from minrl.data.environment import EnvironmentInfo
@@ -17,7 +18,7 @@ from minrl.trust import checked
 
 @dataclass(frozen=True)
 class Task:
-    """The part of a data set that an agent needs to act."""
+    """The part of a data set, or of the environment that an agent learned in, that it needs to act."""
 
     dataset: str
     observation_space: AnySpace
@@ -47,6 +48,30 @@ class Task:
             longest_episode=int(episodes.lengths.max()),
             environment=episodes.environment,
             reference_scores=episodes.reference_scores,
+        )
+
+    @classmethod
+    def in_environment(
+        cls, environment: EnvironmentInfo, observation_space: AnySpace, action_space: AnySpace
+    ) -> "Task":
+        """The task of an agent that learns by acting: there is no data set, so no return and no length is known.
+
+        Raises:
+            ValueError: for a space that has no fixed width.
+        """
+        bounds = [_bounds(leaf.space) for leaf in leaves(action_space)]
+        leaves(observation_space)
+        return cls(
+            dataset=f"env:{environment.id}",
+            observation_space=observation_space,
+            action_space=action_space,
+            action_low=tuple(np.concatenate([low for low, _ in bounds]).tolist()),
+            action_high=tuple(np.concatenate([high for _, high in bounds]).tolist()),
+            best_return=0.0,
+            return_scale=1.0,
+            longest_episode=0,
+            environment=environment,
+            reference_scores=None,
         )
 
     @property
@@ -133,13 +158,19 @@ def _one_line(space: AnySpace) -> str:
 _NO_BOUND = 1e6
 
 
+def _bounds(space: AnySpace) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The least and the largest value of each flat column of a space without parts."""
+    if isinstance(space, spaces.Box):
+        return space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+    width = spaces.flatdim(space)
+    return np.zeros(width), np.ones(width)
+
+
 def _action_range(episodes: Episodes) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    low = np.zeros(episodes.actions.shape[1])
-    high = np.ones(episodes.actions.shape[1])
+    low, high = np.zeros(episodes.actions.shape[1]), np.zeros(episodes.actions.shape[1])
     for leaf in leaves(episodes.action_space):
-        if isinstance(leaf.space, spaces.Box):
-            bounds = leaf.space.low.reshape(-1), leaf.space.high.reshape(-1)
-            seen = episodes.actions[:, leaf.columns]
-            low[leaf.columns] = np.where(np.abs(bounds[0]) < _NO_BOUND, bounds[0], seen.min(0))
-            high[leaf.columns] = np.where(np.abs(bounds[1]) < _NO_BOUND, bounds[1], seen.max(0))
+        least, largest = _bounds(leaf.space)
+        seen = episodes.actions[:, leaf.columns]
+        low[leaf.columns] = np.where(np.abs(least) < _NO_BOUND, least, seen.min(0))
+        high[leaf.columns] = np.where(np.abs(largest) < _NO_BOUND, largest, seen.max(0))
     return tuple(low.tolist()), tuple(high.tolist())

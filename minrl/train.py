@@ -68,6 +68,8 @@ def resume(out: Path) -> Result:
         device, group = _prepare(config)
         episodes = load(config.data)
         agent = checkpoint.restore(saved, str(out)).to(device)
+        if not isinstance(agent, Agent):
+            raise ValueError(f"the {agent.name} agent of {out} does not learn from a data set")
         _check_same_data(agent.task, episodes, out)
         # The data set is the user's own: its environment needs no check, as a checkpoint's does.
         agent.task = replace(agent.task, environment=episodes.environment, from_file=False)

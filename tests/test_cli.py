@@ -15,6 +15,7 @@ from minrl.cells import CELLS
 __all__ = ["cartpole", "own_folders"]
 
 TRAIN = ["train", "decision", *map(str, TINY), "--steps", "3", "--evaluate-every", "0"]
+PPO = ["train", "ppo", "--width", "8", "--depth", "1", "--n-envs", "2", "--n-steps", "8", "--steps", "16", "--out", "r"]
 
 
 @pytest.fixture
@@ -46,6 +47,10 @@ def test_help_for_a_newcomer(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert all(cell in decision for cell in CELLS)
     assert "(default: 10000)" in decision
     assert "10 % BC" in help_of("train", "clone", capsys=capsys, monkeypatch=monkeypatch)
+    ppo = help_of("train", "ppo", capsys=capsys, monkeypatch=monkeypatch)
+    assert "usage: minrl train ppo --env ID --out RUN" in ppo
+    assert all(f"\n{group}" in ppo for group in ("environment:", "run:", "policy:", "algorithm, as in"))
+    assert "minrl train ppo --env" in help_of("train", capsys=capsys, monkeypatch=monkeypatch)
     for action in ("list", "info", "import"):
         assert f"usage: minrl data {action}" in help_of("data", action, capsys=capsys, monkeypatch=monkeypatch)
 
@@ -97,6 +102,18 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "data name": (["data", "info", "nothing"], "is none of minari:NAME, d4rl:NAME or hdf5:FILE"),
     "imported file": (["data", "import", "nothing.hdf5"], "nothing.hdf5"),
     "no policy": (["collect", "--env", "CartPole-v1"], "--policy is missing"),
+    "no environment": (PPO, "no environment: minrl train ppo --env ID --out RUN"),
+    "no folder for ppo": (PPO[:-2], "where to? give a folder for the run: minrl train ppo --env ID --out RUN"),
+    "environment": ([*PPO, "--env", "CartPol-v1"], "Did you mean: `CartPole`?"),
+    "its option": ([*PPO, "--env", "CartPole-v1", "--env-kwargs", "gravty=3"], "unexpected keyword argument 'gravty'"),
+    "cell of ppo": (
+        [*PPO, "--env", "CartPole-v1", "--cell", "mingro"],
+        'unknown cell "mingro"; did you mean "mingru"?',
+    ),
+    "vectorisation": ([*PPO, "--env", "Acrobot-v1", "--vectorization", "native"], "its id is registered without one"),
+    "picture": ([*PPO, "--env", "minrl/RepeatFirst-v0", "--video"], "cannot be rendered; its render modes: none"),
+    "GPU": ([*PPO, "--env", "CartPole-v1", "--device", "gpu"], 'unknown device "gpu"; choose cpu, cuda or auto'),
+    "flag of ppo": ([*PPO, "--n-env", "3"], 'unknown flag --n-env; did you mean "--n-envs"?'),
     "policy": (["collect", "--policy", "randm", "--env", "CartPole-v1", "--episodes", "1", "--out", "a-v0"], "randm"),
 }
 

@@ -137,9 +137,11 @@ class RecurrentPolicy(ActorCriticPolicy):
     @torch.no_grad()
     def states_at(self, rollout: Segments, cuts: list[int]) -> Tensor:
         """The memory (n, B, S) that enters each cut of a rollout of B environments, with the weights as they are."""
-        states = [rollout.state]
+        training, states = self.training, [rollout.state]
+        self.set_training_mode(False)  # what is stored while acting has no dropout either
         for first, end in pairwise(cuts[:-1]):
             states.append(self._scan_segments(_between(rollout, first, end)._replace(state=states[-1]))[2])
+        self.set_training_mode(training)
         return torch.stack(states)
 
     def encode_previous(self, actions: Tensor, rewards: Tensor | None) -> Tensor:
@@ -209,8 +211,9 @@ class RecurrentPolicy(ActorCriticPolicy):
             )
         if state is None:
             return self.initial_state(count), None
-        if not isinstance(state, tuple):
+        if not isinstance(state, tuple | list):
             raise ValueError(f"state must be the tuple that predict returned, got {type(state).__name__}")
+        state = tuple(state)
         if not self.previous_size:
             return self._memory(state, count), None
         previous = self._checked(state[-1], (count, self.previous_size))

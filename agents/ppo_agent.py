@@ -1,0 +1,164 @@
+"""Recurrent PPO: learns by acting, from whole rollout segments by one scan; continuous and discrete actions.
+
+This is what a trained policy is made of and how it acts; `ppo.py` is how it learns.
+
+Shapes: B environments, O flat observation width, A flat action width, S state size of the policy, P width of the
+previous action and reward.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from minrl.agent import Actor, Moment
+from minrl.cells import CELLS
+from minrl.checkpoint import Checkpoint
+from minrl.config import check_at_least
+from minrl.online.policy import RecurrentPolicy
+from minrl.task import Task
+
+from .ppo import RecurrentPPO
+from .ppo_spaces import CLIP, PolicySpaces, Standardizer
+
+
+@dataclass(frozen=True)
+class PPOOptions:
+    """What the user says about the policy."""
+
+    cell: str = field(default="mingru", metadata={"help": f"sequence model of the backbone: {', '.join(CELLS)}"})
+    width: int = field(default=128, metadata={"help": "width of the backbone"})
+    depth: int = field(default=2, metadata={"help": "blocks of the backbone"})
+    conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
+    mlp: float = field(default=0.0, metadata={"help": "hidden width of each block's MLP over the width, 0 for none"})
+    cell_options: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "options of the cell, such as expand=2 candidate=tanh"}
+    )
+    separate_critic: bool = field(default=False, metadata={"help": "a backbone of its own for the critic"})
+    previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
+    previous_reward: bool = field(default=False, metadata={"help": "the previous reward as an input"})
+    net_arch: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "layers of actor and critic after the backbone: pi=[64] vf=[64]"}
+    )
+    normalize_observations: bool = field(
+        default=False, metadata={"help": "divide observations by a running spread around a running mean"}
+    )
+    normalize_rewards: bool = field(
+        default=False, metadata={"help": "divide rewards by a running spread of the discounted return"}
+    )
+    use_sde: bool = field(default=False, metadata={"help": "state-dependent exploration (gSDE), continuous actions"})
+    log_std_init: float | None = field(
+        default=None, metadata={"help": "log of the first standard deviation of continuous actions (unset: 0)"}
+    )
+    pretrained: str | None = field(
+        default=None,
+        metadata={"help": "start from this run of an agent trained on a data set, whose backbone is then taken"},
+    )
+    pretrained_kl: float = field(
+        default=0.0,
+        metadata={"help": "cost of straying from the pretrained policy, decays to zero over the run"},
+    )
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "width", "depth")
+        check_at_least(self, 0, "conv", "mlp", "pretrained_kl")
+        for name, layers in self.net_arch.items():
+            is_list = isinstance(layers, list) and all(isinstance(n, int) and n > 0 for n in layers)
+            if name not in ("pi", "vf") or not is_list:
+                raise ValueError(f"net_arch reads pi=[64] vf=[64], got {name}={layers}")
+        if self.pretrained_kl and self.pretrained is None:
+            raise ValueError("pretrained_kl needs pretrained, the run to start from")
+        if self.pretrained is not None and self.normalize_observations:
+            raise ValueError("a pretrained agent normalises observations itself: leave out normalize_observations")
+
+
+@dataclass(frozen=True)
+class PPOConfig(PPOOptions):
+    """What a policy is made of."""
+
+    # The pretrained agent but for its weights, so that a checkpoint can be read where that run is gone.
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def policy_kwargs(self) -> dict[str, Any]:
+        """For the policies of `minrl.online.backbone_policy`."""
+        names = "cell", "width", "depth", "conv", "mlp", "separate_critic", "previous_action", "previous_reward"
+        options = {name: getattr(self, name) for name in names}
+        options |= {"cell_options": self.cell_options or None, "net_arch": self.net_arch or None}
+        if self.log_std_init is not None:
+            options["log_std_init"] = self.log_std_init
+        if self.pretrained is not None:
+            start = Checkpoint(**self.origin) if self.origin else self.pretrained
+            options |= {"pretrained": start, "pretrained_kl": self.pretrained_kl}
+        return options
+
+
+class PPOAgent(Actor):
+    """See the module; `config` says what it is made of, `task` what it was trained for.
+
+    The state (B, S + P) is the policy's memory and, where the policy is told, the last action and reward.
+
+    Args:
+        config, task: as for every agent.
+        policy: one that is being trained; a new one by default.
+    """
+
+    name = "ppo"
+    config_class = PPOConfig
+    config: PPOConfig
+    reward_std: Tensor
+
+    def __init__(self, config: PPOConfig, task: Task, policy: RecurrentPolicy | None = None) -> None:
+        super().__init__(config, task)
+        self.spaces = PolicySpaces(task.observation_space, task.action_space)
+        self.policy = self._new_policy() if policy is None else policy
+        self.state_size = self.policy.state_size + self.policy.previous_size
+        self.standardizer = Standardizer(self.spaces) if config.normalize_observations else None
+        if config.normalize_rewards:
+            self.register_buffer("reward_std", torch.ones((), dtype=torch.float64))
+
+    def take_normalization(self, environments: VecNormalize) -> None:
+        """The running statistics of a training run, as they are now."""
+        if self.standardizer is not None:
+            self.standardizer.take(environments)
+        if self.config.normalize_rewards:
+            self.reward_std.fill_(float((environments.ret_rms.var + environments.epsilon) ** 0.5))
+
+    def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
+        """As `Actor.initial_state`; a target return changes nothing."""
+        memory = self.policy.initial_state(batch_size)
+        return memory.new_zeros(batch_size, self.state_size)
+
+    def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
+        """As `Actor.act`."""
+        policy = self.policy
+        memory, previous = state.split([policy.state_size, policy.previous_size], dim=1)
+        if policy.previous_reward:
+            previous = torch.cat([previous[:, :-1], self._reward(moment.reward).unsqueeze(1)], dim=1)
+        if self.config.use_sde and not deterministic and moment.episode_start.any():
+            policy.reset_noise(len(state))
+        flat = moment.observation if self.standardizer is None else self.standardizer(moment.observation)
+        observation = self.spaces.observations(flat)
+        distribution, memory = policy.get_distribution(observation, memory, moment.episode_start, previous)
+        action = distribution.get_actions(deterministic=deterministic)
+        if policy.previous_size:
+            memory = torch.cat([memory, policy.encode_previous(action, None)], dim=1)
+        taken = torch.as_tensor(policy.to_environment(action.cpu().numpy()), device=action.device)
+        return self.spaces.flat_actions(taken).to(state.dtype), memory
+
+    def _reward(self, reward: Tensor) -> Tensor:
+        if not self.config.normalize_rewards:
+            return reward
+        return (reward.double() / self.reward_std).clamp(-CLIP, CLIP).to(reward.dtype)
+
+    def _new_policy(self) -> RecurrentPolicy:
+        kind: Any = RecurrentPPO.policy_aliases[self.spaces.policy]
+        policy: RecurrentPolicy = kind(
+            self.spaces.observation_space,
+            self.spaces.action_space,
+            lambda _: 0.0,
+            use_sde=self.config.use_sde,
+            **self.config.policy_kwargs(),
+        )
+        return policy

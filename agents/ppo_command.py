@@ -1,0 +1,96 @@
+"""`minrl train ppo`: a new run of recurrent PPO, or one that goes on."""
+
+import argparse
+import textwrap
+from pathlib import Path
+
+from minrl.config import add_flags, build, from_flags, read_toml
+from minrl.log import TIMESTEPS
+from minrl.report import Axes, finish
+
+from . import ppo_agent
+from .ppo_agent import PPOAgent, PPOOptions
+from .ppo_run import Result
+from .ppo_settings import AlgorithmSettings, EnvironmentSettings, OnlineConfig, RunSettings
+from .ppo_start import resume, train
+
+NAME = PPOAgent.name
+USAGE = f"minrl train {NAME} --env ID --out RUN"
+EXAMPLES = f"""examples:
+  {USAGE.replace("ID", "minrl/CartPoleNoVel-v1").replace("RUN", "runs/cartpole")}
+  minrl train {NAME} --env Pendulum-v1 --cell minlstm --steps 200000 --video --out runs/pendulum
+  minrl train {NAME} --config FILE.toml --seed 1 --out runs/seed1
+  minrl train --resume runs/cartpole"""
+
+
+def add_arguments(agents: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command `minrl train ppo`, whose flags are the fields of its settings."""
+    about = (ppo_agent.__doc__ or NAME).splitlines()[0]
+    parser = agents.add_parser(
+        NAME,
+        help=about,
+        description=textwrap.fill(about, 96),
+        usage=f"{USAGE} [--config FILE.toml] [flags]",
+        epilog=EXAMPLES,
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--out", metavar="RUN", type=Path, help="folder for checkpoints, log and config")
+    files.add_argument(
+        "--config", metavar="FILE.toml", type=Path, help=f"tables [{NAME}] and [train]; flags go over it"
+    )
+    add_flags(parser, EnvironmentSettings, "environment")
+    add_flags(parser, RunSettings, "run")
+    add_flags(parser, PPOOptions, "policy")
+    add_flags(parser, AlgorithmSettings, "algorithm, as in Stable-Baselines3's PPO")
+    parser.set_defaults(agent=NAME)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train as the flags say."""
+    if arguments.out is None:
+        raise ValueError(f"where to? give a folder for the run: {USAGE}")
+    parts = {NAME: PPOOptions, "train": OnlineConfig}
+    tables = read_toml(arguments.config, parts) if arguments.config else {}
+    options = build(PPOOptions, tables.get(NAME, {}) | from_flags(PPOOptions, arguments), "the settings")
+    config = build(OnlineConfig, tables.get("train", {}) | from_flags(OnlineConfig, arguments), "the settings")
+    if not config.env:
+        raise ValueError(f"no environment: {USAGE}")
+    return end(train(options, config, arguments.out), arguments.out)
+
+
+def go_on(path: Path, environment: str | None) -> int:
+    """Resume the run at `path`."""
+    return end(resume(path, environment), path)
+
+
+def end(result: Result, path: Path) -> int:
+    """Say how the run ended; the exit code."""
+    out = path if path.is_dir() else path.parent
+    config = result.config
+    if result.signal is not None:
+        # An id with a module before it is imported only where the user says it again.
+        named = f" --env {config.env}" if ":" in config.env else ""
+        print(f"stopped at step {result.step} and saved; go on with: minrl train --resume {out}{named}")
+        return 128 + result.signal
+    kind = "natively vectorised" if result.vectorization == "native" else result.vectorization
+    rate = result.step / result.seconds if result.seconds else 0.0
+    print(
+        finish(
+            result.agent,
+            result.evaluation,
+            out,
+            rows=[
+                ("trained in", f"{config.env}, {config.n_envs} at once ({kind})"),
+                ("checkpoint", f"the last one, after {result.step} steps"),
+            ],
+            speed=[("training", f"{result.seconds:.1f} s, {rate:.0f} steps per second")],
+            numbers={
+                "step": result.step,
+                "training_seconds": result.seconds,
+                "training_cpu_seconds": result.cpu_seconds,
+                "steps_per_second": rate,
+            },
+            panels=[Axes(TIMESTEPS, "environment steps", "return", ("rollout/ep_rew_mean", "eval/mean_reward"))],
+        )
+    )
+    return 0

@@ -1,0 +1,119 @@
+"""The environments in which a policy learns, made and stepped together.
+
+Shapes: n_envs environments.
+"""
+
+import inspect
+import multiprocessing
+import signal
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
+
+from minrl.data.environment import EnvironmentInfo, make_environment
+from minrl.online.spaces import fit_spaces
+from minrl.online.vector import as_vec_env
+from minrl.physics import quiet_mujoco
+from minrl.task import Task
+
+from .ppo_agent import PPOOptions
+from .ppo_settings import OnlineConfig
+from .ppo_spaces import CLIP, PolicySpaces
+from .ppo_video import check_renders
+
+
+def probe(config: OnlineConfig) -> tuple[Task, str]:
+    """What one environment says: the task, and how many of them will be stepped ("native", "sync" or "async").
+
+    Raises:
+        ValueError: if it cannot be made, PPO cannot take its spaces, it cannot be vectorised or rendered as asked.
+    """
+    if not config.env:
+        raise ValueError("no environment: give --env ID")
+    quiet_mujoco()
+    info = EnvironmentInfo(config.env, config.env_kwargs)
+    with closing(make_environment(info)) as environment:
+        task = Task.in_environment(info, environment.observation_space, environment.action_space)
+        PolicySpaces(task.observation_space, task.action_space)
+        reason = _no_native(environment, config)
+        modes = environment.metadata.get("render_modes") or []
+    if config.vectorization == "native" and reason:
+        raise ValueError(f"environment {config.env} has no native vectorisation that fits: {reason}")
+    if config.video:
+        check_renders(info, modes)
+    if config.vectorization == "auto":
+        return task, "sync" if reason else "native"
+    return task, config.vectorization
+
+
+def open_environments(config: OnlineConfig, options: PPOOptions, task: Task, kind: str) -> VecEnv:
+    """`n_envs` environments, stepped in one of `probe`'s ways.
+
+    Raises:
+        ValueError: as `make_environment`, or if there is nothing to normalise.
+    """
+    info = EnvironmentInfo(config.env, config.env_kwargs)
+    environments: VecEnv
+    if kind == "native":
+        environments = as_vec_env(_native(config))
+    else:
+        makers: Any = [partial(_make, info)] * config.n_envs
+        environments = SubprocVecEnv(makers) if kind == "async" else DummyVecEnv(makers)
+    if not (options.normalize_observations or options.normalize_rewards):
+        return environments
+    keys = None
+    if options.normalize_observations:
+        keys = PolicySpaces(task.observation_space, task.action_space).normalized_keys()
+    return VecNormalize(
+        environments,
+        norm_obs=options.normalize_observations,
+        norm_reward=options.normalize_rewards,
+        clip_obs=CLIP,
+        clip_reward=CLIP,
+        gamma=config.gamma,
+        norm_obs_keys=keys,
+    )
+
+
+def _make(info: EnvironmentInfo) -> gymnasium.Env[Any, Any]:
+    if multiprocessing.parent_process() is not None:
+        # Ctrl-C reaches every process of a terminal; the one that trains decides when the others end.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet_mujoco()
+    return Monitor(fit_spaces(make_environment(info)))
+
+
+def _native(config: OnlineConfig) -> Any:
+    spec = gymnasium.spec(config.env.rpartition(":")[2])
+    make = partial(gymnasium.make_vec, spec, config.n_envs, "vector_entry_point", **config.env_kwargs)
+    try:
+        # No step is lost to resets.
+        return make(autoreset_mode=AutoresetMode.SAME_STEP)
+    except TypeError:
+        return make()  # one that knows its own mode alone
+
+
+def _no_native(environment: gymnasium.Env[Any, Any], config: OnlineConfig) -> str | None:
+    """Why the native vector environment of an id cannot be taken; None if it can."""
+    spec = environment.spec
+    if spec is None or spec.vector_entry_point is None:
+        return "its id is registered without one"
+    if fit_spaces(environment) is not environment:
+        return "its spaces have to be fitted one by one"
+    try:
+        signature = inspect.signature(_creator(spec))
+        signature.bind(num_envs=config.n_envs, **{**spec.kwargs, **config.env_kwargs})
+    except (TypeError, ImportError, AttributeError) as error:
+        return str(error)
+    return None
+
+
+def _creator(spec: EnvSpec) -> Any:
+    entry: Any = spec.vector_entry_point
+    return entry if callable(entry) else load_env_creator(entry)

@@ -1,0 +1,259 @@
+"""A run of recurrent PPO in a folder: log, evaluations, checkpoints, and going on after an interruption.
+
+What a resumed run takes up from its checkpoint: weights, optimizer, normalisation, counters, the place in all
+schedules, the state of the random generators and the episodes that the log's means are of. Environments cannot be
+saved: they are opened anew, seeded from the run's seed and the step, and the memory starts empty. So two resumptions
+of one checkpoint are equal to the bit on a CPU, and both differ from the run that was not interrupted.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from tqdm import tqdm
+
+from minrl import checkpoint
+from minrl.evaluate import Evaluation, evaluate, package_versions
+from minrl.files import replacing
+from minrl.interrupt import Stopped, StopRequest
+from minrl.log import NOT_TENSORBOARD, TIMESTEPS, open_log
+from minrl.online.random_states import random_states, restore_random_states
+
+from .ppo import RecurrentPPO
+from .ppo_agent import PPOAgent
+from .ppo_settings import OnlineConfig
+from .ppo_state import restore_saved_random_states, restore_state, saved_random_states, saved_state
+from .ppo_video import record_episode
+
+VIDEOS = "videos"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    agent: PPOAgent
+    config: OnlineConfig
+    vectorization: str
+    step: int  # environment steps
+    evaluation: Evaluation | None  # of the last weights; None where the run was stopped or evaluates nothing
+    signal: int | None  # that asked it to stop
+    seconds: float  # of acting and learning alone, over the whole run
+    cpu_seconds: float
+
+
+class _End(Exception):
+    """Leaves Stable-Baselines3's loop between two rollouts."""
+
+
+class Run:
+    """The state of a run between an update and the next rollout.
+
+    Args:
+        model: what learns, with its environments.
+        agent: what acts in evaluations and is saved; it shares the model's policy.
+        config: the run's settings.
+        vectorization: how the environments are stepped.
+        out: the run's folder.
+    """
+
+    def __init__(
+        self, model: RecurrentPPO, agent: PPOAgent, config: OnlineConfig, vectorization: str, out: Path
+    ) -> None:
+        self.model, self.agent, self.config, self.out = model, agent, config, out
+        self.vectorization = vectorization
+        self.best, self.seconds, self.cpu_seconds = -math.inf, 0.0, 0.0
+        self.evaluated = 0  # the step of the last evaluation
+        self.evaluation: Evaluation | None = None
+        # Where this process took up the run: its step, and the seconds of those before it.
+        self._begun, self._earlier = 0, 0.0
+
+    @property
+    def step(self) -> int:
+        """Environment steps so far."""
+        return int(self.model.num_timesteps)
+
+    def go(self) -> Result:
+        """Learn to the last step or until asked to stop."""
+        self._begun, self._earlier = self.step, self.seconds
+        self.log: Logger = open_log(self.out, step=self.step, counter=TIMESTEPS)
+        self.model.set_logger(self.log)
+        bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=None)
+        try:
+            with StopRequest() as self.request, bar:
+                self._learn(bar)
+        finally:
+            self.log.close()
+        is_whole = self.step >= self.config.steps and (self.evaluation is not None or not self.config.evaluate_every)
+        return Result(
+            agent=self.agent.eval(),
+            config=self.config,
+            vectorization=self.vectorization,
+            step=self.step,
+            evaluation=self.evaluation,
+            signal=None if is_whole else self.request.signal,
+            seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
+        )
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self.model.env is not None:
+            self.model.env.close()
+
+    def _learn(self, bar: Any) -> None:
+        self._start_clock()
+        try:
+            self.model.learn(
+                max(0, self.config.steps - self.step),
+                callback=_BetweenRollouts(self, bar),
+                log_interval=self.config.steps
+                + 1,  # never: the rows are written here, with the update of their rollout
+                reset_num_timesteps=False,
+            )
+            self.between_rollouts()
+        except _End:
+            pass
+
+    def between_rollouts(self) -> None:
+        """Evaluate, log and save what is due; raises `_End` where the run was asked to stop."""
+        self._stop_clock()
+        is_new, is_last = self.step > self._begun, self.step >= self.config.steps
+        normalization = self.model.get_vec_normalize_env()
+        if normalization is not None:
+            self.agent.take_normalization(normalization)
+        self._check_finite()
+        shows = is_new and (self._rollouts % self.config.log_every == 0 or is_last)
+        if self._is_due(self.config.evaluate_every) and (is_last or self.evaluated != self.step):
+            shows |= self._evaluate()
+        if shows:
+            self._write_row()
+        stop = self.request.signal is not None
+        if self.step == 0 or (is_new and (stop or self._is_due(self.config.checkpoint_every))):
+            self._save()
+        if stop:
+            raise _End
+        self._start_clock()
+
+    def _is_due(self, every: int) -> bool:
+        """Whether the last rollout has reached or passed a multiple of `every` steps, or the end."""
+        if every == 0 or self.step == 0:
+            return False
+        before = max(0, self.step - self.config.rollout_steps)
+        return self.step >= self.config.steps or self.step // every > before // every
+
+    def _evaluate(self) -> bool:
+        """Evaluate the weights as they are and keep the best; True where that gave something to log."""
+        config, task, animation = self.config, self.agent.task, None
+        try:
+            with _random_numbers_kept(), self.request.at_once():
+                (result,) = evaluate(self.agent, episodes=config.evaluate_episodes, environments=10, seed=config.seed)
+                if config.video:
+                    animation = record_episode(self.agent, task.known_environment(), config.seed)
+        except Stopped:
+            return False
+        self.evaluation = result
+        if self.evaluated == self.step:
+            return False  # a run that had ended and is taken up again
+        self.evaluated = self.step
+        if result.mean_return > self.best:
+            self.best = result.mean_return
+            note = _note("best of the evaluations during training") | {"evaluation": result.to_dict()}
+            checkpoint.save(self.out / checkpoint.BEST, self.agent, step=self.step, note=note)
+        self.log.record("eval/mean_reward", result.mean_return)
+        self.log.record("eval/mean_ep_length", float(np.mean(result.lengths)))
+        if animation is not None:
+            self.log.record("eval/episode", animation, exclude=NOT_TENSORBOARD)
+            (self.out / VIDEOS).mkdir(exist_ok=True)
+            with replacing(self.out / VIDEOS / f"step_{self.step}.gif") as temporary:
+                temporary.write_bytes(animation.gif)
+        return True
+
+    def _write_row(self) -> None:
+        record, episodes = self.log.record, self.model.ep_info_buffer
+        if episodes:
+            record("rollout/ep_rew_mean", float(np.mean([episode["r"] for episode in episodes])))
+            record("rollout/ep_len_mean", float(np.mean([episode["l"] for episode in episodes])))
+        if self.model.ep_success_buffer:
+            record("rollout/success_rate", float(np.mean(self.model.ep_success_buffer)))
+        if self.step > self._begun:
+            record("time/fps", round((self.step - self._begun) / (self.seconds - self._earlier)))
+        record("time/iterations", self._rollouts, exclude="tensorboard")
+        record("time/time_elapsed", round(self.seconds, 2), exclude="tensorboard")
+        record(TIMESTEPS, self.step, exclude="tensorboard")
+        self.log.dump(self.step)
+
+    def _check_finite(self) -> None:
+        if not math.isfinite(self.log.name_to_value.get("train/loss", 0.0)):
+            raise FloatingPointError(
+                f"the loss is not finite by step {self.step}: lower --learning-rate or --max-grad-norm; "
+                f"the last checkpoint in {self.out} is kept"
+            )
+
+    def _save(self) -> None:
+        training = {
+            "config": asdict(self.config),
+            "model": saved_state(self.model),
+            "random": saved_random_states(),
+            "best": self.best,
+            "evaluated": self.evaluated,
+            "seconds": [self.seconds, self.cpu_seconds],
+        }
+        note = _note("last checkpoint")
+        checkpoint.save(self.out / checkpoint.LAST, self.agent, step=self.step, training=training, note=note)
+
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Take up the run where `saved` left it."""
+        training = saved.training
+        self.agent.load_state_dict(saved.weights)
+        restore_state(self.model, training["model"], saved.step)
+        self.best, self.evaluated = training["best"], training["evaluated"]
+        self.seconds, self.cpu_seconds = training["seconds"]
+        restore_saved_random_states(training["random"])
+
+    @property
+    def _rollouts(self) -> int:
+        return self.step // self.config.rollout_steps
+
+    def _start_clock(self) -> None:
+        self._clock = time.perf_counter(), time.process_time()
+
+    def _stop_clock(self) -> None:
+        self.seconds += time.perf_counter() - self._clock[0]
+        self.cpu_seconds += time.process_time() - self._clock[1]
+
+
+class _BetweenRollouts(BaseCallback):
+    """Calls the run before each rollout, and moves the progress bar."""
+
+    def __init__(self, run: Run, bar: Any) -> None:
+        super().__init__()
+        self.run, self.bar = run, bar
+
+    def _on_rollout_start(self) -> None:
+        self.run.between_rollouts()
+
+    def _on_step(self) -> bool:
+        self.bar.update(self.training_env.num_envs)
+        return True
+
+
+@contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    """What is drawn within leaves no trace in training."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        restore_random_states(states)
+
+
+def _note(label: str) -> dict[str, Any]:
+    return {"versions": package_versions(), "label": label}

@@ -1,0 +1,108 @@
+"""The settings of a run of recurrent PPO: table [train] of its config."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from minrl.config import check_at_least
+
+
+@dataclass(frozen=True)
+class EnvironmentSettings:
+    """Where the policy learns."""
+
+    env: str = field(default="", metadata={"help": "Gymnasium id; MODULE:ID imports MODULE first"})
+    env_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "for gymnasium.make, such as max_episode_steps=200"}
+    )
+    n_envs: int = field(default=8, metadata={"help": "environments at once"})
+    vectorization: Literal["auto", "native", "sync", "async"] = field(
+        default="auto",
+        metadata={
+            "help": "native: the vector environment that comes with the id; sync: one after another; async: in "
+            "processes of their own; auto: native where there is one, else sync"
+        },
+    )
+
+
+@dataclass(frozen=True)
+class AlgorithmSettings:
+    """How it learns; names and meaning are those of Stable-Baselines3's PPO."""
+
+    n_steps: int = field(default=128, metadata={"help": "steps of a rollout in each environment"})
+    batch_size: int = field(
+        default=128, metadata={"help": "steps of a minibatch, made of whole segments; 0: the whole rollout"}
+    )
+    n_epochs: int = field(default=10, metadata={"help": "passes over a rollout"})
+    segment_length: int | None = field(
+        default=None,
+        metadata={"help": "most steps that gradients flow back in time (unset: as many as fit a minibatch)"},
+    )
+    state_refresh: Literal["rollout", "epoch"] = field(
+        default="rollout", metadata={"help": "train from the memory stored while acting, or compute it anew each epoch"}
+    )
+    learning_rate: float = field(default=3e-4, metadata={"help": "of Adam"})
+    decay: Literal["constant", "linear"] = field(
+        default="constant", metadata={"help": "of the learning rate over the run: none, or linear to zero"}
+    )
+    gamma: float = field(default=0.99, metadata={"help": "discount factor"})
+    gae_lambda: float = field(default=0.95, metadata={"help": "trade-off of bias and variance of the advantages"})
+    clip_range: float = field(default=0.2, metadata={"help": "how far the ratio of probabilities may move from 1"})
+    clip_range_vf: float | None = field(
+        default=None, metadata={"help": "how far a value may move in an update (unset: any)"}
+    )
+    normalize_advantage: bool = field(default=True, metadata={"help": "normalise the advantages of each minibatch"})
+    ent_coef: float = field(default=0.0, metadata={"help": "weight of the entropy in the loss"})
+    vf_coef: float = field(default=0.5, metadata={"help": "weight of the value loss"})
+    max_grad_norm: float = field(default=0.5, metadata={"help": "largest norm of the gradient"})
+    target_kl: float | None = field(
+        default=None, metadata={"help": "end an update where the policy has moved farther than 1.5 times this"}
+    )
+    sde_sample_freq: int = field(
+        default=-1, metadata={"help": "steps between two draws of gSDE's noise, -1: one each rollout"}
+    )
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How long, on what, and what is kept."""
+
+    steps: int = field(default=100_000, metadata={"help": "environment steps, rounded up to whole rollouts"})
+    seed: int = field(default=0, metadata={"help": "of weights, actions and environments"})
+    device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
+    threads: int = field(default=0, metadata={"help": "CPU threads, 0 leaves torch's choice"})
+    log_every: int = field(default=5, metadata={"help": "rollouts between two rows of the log"})
+    checkpoint_every: int = field(default=20_000, metadata={"help": "environment steps between two checkpoints"})
+    evaluate_every: int = field(
+        default=20_000,
+        metadata={"help": "environment steps between two evaluations, 0 for none; one follows the last step"},
+    )
+    evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
+    video: bool = field(
+        default=False, metadata={"help": "render the first episode of each evaluation, for TensorBoard and as GIF"}
+    )
+
+
+@dataclass(frozen=True)
+class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
+    """All settings of a run but the policy's own."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "n_envs", "n_steps", "n_epochs", "steps")
+        check_at_least(self, 1, "log_every", "checkpoint_every", "evaluate_episodes")
+        check_at_least(self, 0, "batch_size", "seed", "threads", "evaluate_every", "vf_coef")
+        for name in ("learning_rate", "clip_range", "max_grad_norm", "clip_range_vf", "target_kl", "segment_length"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.normalize_advantage and (self.n_envs * self.n_steps == 1 or self.batch_size == 1):
+            raise ValueError("normalize_advantage needs minibatches of two steps or more")
+        if self.video and not self.evaluate_every:
+            raise ValueError("video shows evaluations: it needs evaluate_every above 0")
+
+    @property
+    def rollout_steps(self) -> int:
+        """Environment steps of a rollout."""
+        return self.n_envs * self.n_steps

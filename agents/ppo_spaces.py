@@ -1,0 +1,149 @@
+"""What a policy of Stable-Baselines3 sees of an environment: the way from flat rows there, and of its actions back.
+
+Shapes: B environments, O flat observation width, A flat action width.
+"""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minrl.data.spaces import AnySpace, leaves
+from minrl.online.rollout import Observations
+from minrl.online.spaces import fit_spaces
+
+CLIP = 10.0  # normalised observations and rewards lie within it, as Stable-Baselines3 has it by default
+
+
+class PolicySpaces:
+    """The spaces of an environment, and those of the policy that acts in it.
+
+    Tuples and nested spaces are fitted as `minrl.online.spaces.fit_spaces` does it, images have their channels first.
+
+    Args:
+        observation_space, action_space: the environment's own.
+
+    Attributes:
+        observation_space, action_space: the policy's.
+        policy: the name of the kind of policy that takes them.
+        width: O.
+        images: names of the observations that are images; an observation without parts has the name "".
+
+    Raises:
+        ValueError: for spaces that PPO cannot take.
+    """
+
+    def __init__(self, observation_space: AnySpace, action_space: AnySpace) -> None:
+        fitted = fit_spaces(_Spaces(observation_space, action_space))
+        self.action_space = fitted.action_space
+        self._observed, self._acted = leaves(observation_space), leaves(action_space)
+        self.width = self._observed[-1].columns.stop
+        given: Any = fitted.observation_space
+        self._is_dict = isinstance(given, spaces.Dict)
+        parts: dict[str, Any] = dict(given.spaces) if self._is_dict else {"": given}
+        self.images = {name for name, part in parts.items() if is_image_space(part)}
+        self._transposed = {name for name in self.images if not is_image_space_channels_first(parts[name])}
+        parts |= {name: VecTransposeImage.transpose_space(parts[name], name) for name in self._transposed}
+        self.observation_space: AnySpace = spaces.Dict(parts) if self._is_dict else parts[""]
+        self.policy = "MultiInputPolicy" if self._is_dict else "CnnPolicy" if self.images else "MlpPolicy"
+
+    def observations(self, flat: Tensor) -> Observations:
+        """Flat rows (B, O), one-hot where they are choices, as the policy takes them."""
+        parts = {}
+        for leaf in self._observed:
+            name = _name(leaf.keys)
+            part = _decoded(leaf.space, flat[:, leaf.columns])
+            parts[name] = part.permute(0, 3, 1, 2) if name in self._transposed else part
+        return parts if self._is_dict else parts[""]
+
+    def flat_actions(self, actions: Tensor) -> Tensor:
+        """The policy's actions (B, ...) as rows (B, A) of the environment's space, one-hot where they are choices."""
+        rest = actions.reshape(len(actions), -1)
+        rows = []
+        for leaf in self._acted:
+            count = leaf.raw_width
+            rows.append(_encoded(leaf.space, rest[:, :count]))
+            rest = rest[:, count:]
+        return torch.cat(rows, dim=1)
+
+    def numbers(self) -> dict[str, slice]:
+        """The columns in a flat row of all observations that can be normalised: numbers, but not images."""
+        boxes = {_name(leaf.keys): leaf.columns for leaf in self._observed if isinstance(leaf.space, spaces.Box)}
+        return {name: columns for name, columns in boxes.items() if name not in self.images}
+
+    def normalized_keys(self) -> list[str] | None:
+        """What `VecNormalize` is told to normalise.
+
+        Raises:
+            ValueError: if there is nothing to normalise.
+        """
+        if not self.numbers():
+            raise ValueError("normalize_observations: there is nothing to normalise in images and choices")
+        return sorted(self.numbers()) if self._is_dict else None
+
+
+class Standardizer(nn.Module):
+    """The normalisation of `VecNormalize` on flat rows: (x - mean) / std, clipped; images and choices as they are."""
+
+    mean: Tensor
+    std: Tensor
+    bound: Tensor
+
+    def __init__(self, policy_spaces: PolicySpaces) -> None:
+        super().__init__()
+        self._columns = policy_spaces.numbers()
+        width = policy_spaces.width
+        # VecNormalize computes in float64.
+        self.register_buffer("mean", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("std", torch.ones(width, dtype=torch.float64))
+        self.register_buffer("bound", torch.full((width,), torch.inf, dtype=torch.float64))
+
+    def take(self, environments: VecNormalize) -> None:
+        """The statistics of `environments`."""
+        for name, columns in self._columns.items():
+            statistics: Any = environments.obs_rms[name] if name else environments.obs_rms
+            self.mean[columns] = torch.from_numpy(np.reshape(statistics.mean, -1)).to(self.mean)
+            spread = np.sqrt(np.reshape(statistics.var, -1) + environments.epsilon)
+            self.std[columns] = torch.from_numpy(spread).to(self.std)
+            self.bound[columns] = environments.clip_obs
+
+    def forward(self, flat: Tensor) -> Tensor:
+        """(B, O) -> (B, O)."""
+        standard = (flat.double() - self.mean) / self.std
+        return torch.minimum(torch.maximum(standard, -self.bound), self.bound).to(flat.dtype)
+
+
+class _Spaces(gymnasium.Env[Any, Any]):
+    """Spaces in the form in which wrappers take them."""
+
+    def __init__(self, observation_space: AnySpace, action_space: AnySpace) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+
+def _name(keys: tuple[str | int, ...]) -> str:
+    return "/".join(map(str, keys))
+
+
+def _decoded(space: AnySpace, flat: Tensor) -> Tensor:
+    """Rows of one leaf (B, P) as Stable-Baselines3 shows it to a policy: choices as numbers from 0."""
+    if isinstance(space, spaces.Discrete):
+        return flat.argmax(1)
+    if isinstance(space, spaces.MultiDiscrete):
+        return torch.stack([part.argmax(1) for part in flat.split(space.nvec.reshape(-1).tolist(), dim=1)], dim=1)
+    return flat.reshape(len(flat), *(space.shape or ()))
+
+
+def _encoded(space: AnySpace, columns: Tensor) -> Tensor:
+    """The inverse of `_decoded` for columns of a policy's action: (B, raw width) -> (B, P)."""
+    if isinstance(space, spaces.Discrete):
+        return F.one_hot(columns[:, 0].long(), int(space.n)).to(torch.float32)
+    if isinstance(space, spaces.MultiDiscrete):
+        choices = zip(columns.long().unbind(1), space.nvec.reshape(-1).tolist(), strict=True)
+        return torch.cat([F.one_hot(choice, n) for choice, n in choices], dim=1).to(torch.float32)
+    return columns.to(torch.float32)

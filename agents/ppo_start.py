@@ -1,0 +1,153 @@
+"""Starting a run of recurrent PPO, and resuming one."""
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from minrl import checkpoint
+from minrl.config import build, write_toml
+from minrl.data.environment import EnvironmentInfo
+from minrl.task import Task
+from minrl.trust import checked
+
+from .ppo import RecurrentPPO
+from .ppo_agent import PPOAgent, PPOConfig, PPOOptions
+from .ppo_environments import open_environments, probe
+from .ppo_run import Result, Run
+from .ppo_settings import OnlineConfig
+from .ppo_spaces import PolicySpaces
+
+
+def train(options: PPOOptions, config: OnlineConfig, out: Path) -> Result:
+    """Train a new policy into the folder `out`.
+
+    Raises:
+        ValueError: if `out` already holds a run, the environment cannot be had, or a setting is impossible.
+        OSError: if `out` cannot be written.
+        FloatingPointError: if the loss is no longer finite; the last checkpoint is kept.
+    """
+    if (out / checkpoint.LAST).exists():
+        raise ValueError(f"{out} already holds a run: resume it with --resume {out}, or choose another --out")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out names a folder")
+    if options.pretrained is not None:
+        # Found again from any folder.
+        options = replace(options, pretrained=str(Path(options.pretrained).expanduser().absolute()))
+    run = _prepared(PPOConfig(**vars(options)), config, out)
+    with closing(run):
+        out.mkdir(parents=True, exist_ok=True)
+        write_toml(out / checkpoint.CONFIG, {PPOAgent.name: options, "train": config})
+        return run.go()
+
+
+def resume(out: Path, environment: str | None = None) -> Result:
+    """Go on with the run in `out` from its last checkpoint; see `ppo_run` for what is and what is not as it was.
+
+    Args:
+        out: the run's folder.
+        environment: the run's environment id, for one that no installed package registers: nothing that only a file
+            names is imported.
+
+    Raises:
+        ValueError: if there is no checkpoint to go on from, or it does not fit the environment.
+        FloatingPointError: as `train`.
+    """
+    saved = checkpoint.read(out)
+    if "config" not in saved.training:
+        raise ValueError(f"{out} holds an agent that only acts; there is nothing to resume")
+    folder = out if out.is_dir() else out.parent
+    where = f"checkpoint {out}"
+    config = build(OnlineConfig, saved.training["config"], where)
+    agent_config = build(PPOConfig, saved.config, where)
+    try:
+        task = Task.from_dict(saved.task)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{where} does not fit its own configuration: {type(error).__name__}: {error}") from error
+    if environment is None:
+        checked(EnvironmentInfo(config.env, config.env_kwargs))
+    elif environment != config.env:
+        raise ValueError(f"{out} was trained in {config.env}, not in {environment}")
+    with closing(_prepared(agent_config, config, folder, task, saved.step)) as run:
+        try:
+            run.restore(saved)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{where} cannot be resumed: {type(error).__name__}: {reason}") from error
+        return run.go()
+
+
+def _prepared(
+    agent_config: PPOConfig, config: OnlineConfig, out: Path, known: Task | None = None, step: int = 0
+) -> Run:
+    """The run before its first rollout in this process; `known` is the task that it must still be."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = _device(config.device)
+    task, vectorization = probe(config)
+    if known is not None:
+        known.check_fits(task.observation_space, task.action_space, config.env)
+        task = replace(known, environment=task.environment, from_file=False)
+    environments = open_environments(config, agent_config, task, vectorization)
+    try:
+        model = _model(agent_config, config, task, environments, device)
+    except BaseException:
+        environments.close()
+        raise
+    # Where they begin depends on the step too, and differs from where evaluations do, which count from the seed.
+    environments.seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0] >> 1))
+    if agent_config.pretrained is not None and not agent_config.origin:
+        start: Any = model.policy.pretrained
+        agent_config = replace(agent_config, origin=dict(vars(start)))
+    agent = PPOAgent(agent_config, task, model.policy)
+    return Run(model, agent, config, vectorization, out)
+
+
+def _model(
+    agent_config: PPOConfig, config: OnlineConfig, task: Task, environments: Any, device: torch.device
+) -> RecurrentPPO:
+    rate = config.learning_rate
+    try:
+        return RecurrentPPO(
+            PolicySpaces(task.observation_space, task.action_space).policy,
+            environments,
+            learning_rate=rate if config.decay == "constant" else lambda left: rate * left,
+            n_steps=config.n_steps,
+            batch_size=config.batch_size or None,
+            n_epochs=config.n_epochs,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            clip_range=config.clip_range,
+            clip_range_vf=config.clip_range_vf,
+            normalize_advantage=config.normalize_advantage,
+            ent_coef=config.ent_coef,
+            vf_coef=config.vf_coef,
+            max_grad_norm=config.max_grad_norm,
+            use_sde=agent_config.use_sde,
+            sde_sample_freq=config.sde_sample_freq,
+            target_kl=config.target_kl,
+            policy_kwargs=agent_config.policy_kwargs(),
+            seed=config.seed,
+            device=device,
+            segment_length=config.segment_length,
+            state_refresh=config.state_refresh,
+        )
+    except (AssertionError, TypeError, RuntimeError, ZeroDivisionError) as error:  # Stable-Baselines3 asserts
+        raise ValueError(f"no ppo agent can be made of these settings: {' '.join(str(error).split())}") from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'unknown device "{name}"; choose cpu, cuda or auto') from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f'device "{name}" is not supported; choose cpu, cuda or auto')
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name} was asked for; torch finds {torch.cuda.device_count()} GPUs")
+    return device

@@ -1,0 +1,85 @@
+"""What of a learning model goes into a checkpoint beside its weights: tensors and plain values alone.
+
+Shapes: those of Stable-Baselines3.
+"""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+
+from minrl.online.random_states import random_states, restore_random_states
+
+from .ppo import RecurrentPPO
+
+
+def saved_state(model: RecurrentPPO) -> dict[str, Any]:
+    """Optimizer, counters, normalisation, and the episodes that the log's means are of."""
+    environments = model.get_vec_normalize_env()
+    statistics: dict[str, Any] = {}
+    if environments is not None:
+        statistics = {name: _saved_statistics(values) for name, values in _statistics(environments).items()}
+    return {
+        "optimizer": model.policy.optimizer.state_dict(),
+        "updates": int(model._n_updates),
+        "normalization": statistics,
+        "episodes": [[float(episode[key]) for key in ("r", "l", "t")] for episode in model.ep_info_buffer or ()],
+        "successes": [float(success) for success in model.ep_success_buffer or ()],
+    }
+
+
+def restore_state(model: RecurrentPPO, state: dict[str, Any], step: int) -> None:
+    """The inverse of `saved_state`, for a run that has made `step` environment steps."""
+    model.policy.optimizer.load_state_dict(state["optimizer"])
+    model.num_timesteps, model._n_updates = step, state["updates"]
+    environments = model.get_vec_normalize_env()
+    if environments is not None:
+        for name, values in _statistics(environments).items():
+            _restore_statistics(values, state["normalization"][name])
+    window = model._stats_window_size
+    episodes = [{"r": r, "l": int(length), "t": t} for r, length, t in state["episodes"]]
+    model.ep_info_buffer = deque(episodes, maxlen=window)
+    model.ep_success_buffer = deque(state["successes"], maxlen=window)
+
+
+def saved_random_states() -> dict[str, Any]:
+    """The state of all random generators as tensors and plain values."""
+    states = random_states()
+    name, keys, *rest = states["numpy"]
+    return {
+        "torch": torch.from_numpy(states["torch"]),
+        "cuda": [torch.from_numpy(state) for state in states["cuda"]],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "python": states["python"],
+    }
+
+
+def restore_saved_random_states(saved: dict[str, Any]) -> None:
+    """The inverse of `saved_random_states`."""
+    name, keys, *rest = saved["numpy"]
+    restore_random_states(
+        {
+            "torch": saved["torch"].numpy(),
+            "cuda": [state.numpy() for state in saved["cuda"]],
+            "numpy": (name, keys.numpy().astype(np.uint32), *rest),
+            "python": saved["python"],
+        }
+    )
+
+
+def _statistics(environments: Any) -> dict[str, RunningMeanStd]:
+    """All running statistics of a `VecNormalize`, by name."""
+    observed = getattr(environments, "obs_rms", None)
+    named = observed if isinstance(observed, dict) else {} if observed is None else {"": observed}
+    return {"returns": environments.ret_rms} | {f"observations/{name}": values for name, values in named.items()}
+
+
+def _saved_statistics(values: RunningMeanStd) -> dict[str, Any]:
+    mean, var = (torch.tensor(np.asarray(numbers)) for numbers in (values.mean, values.var))
+    return {"mean": mean, "var": var, "count": float(values.count)}
+
+
+def _restore_statistics(values: RunningMeanStd, saved: dict[str, Any]) -> None:
+    values.mean, values.var, values.count = saved["mean"].numpy().copy(), saved["var"].numpy().copy(), saved["count"]

@@ -1,0 +1,240 @@
+"""Recurrent PPO against sb3-contrib's: steps of all environments learned per second of CPU time, in one run.
+
+    python benchmarks/ppo_speed.py [--quick] [--rounds 5] [--json FILE]
+    python benchmarks/ppo_speed.py --to-500 [--json FILE]
+
+One thread, 8 environments, 10 epochs, all else each library's default. Every figure is the median over interleaved
+rounds of the ratio within a round; all share the same environments unless a name says otherwise. `ppo_peers.py` says
+what is compared. Policies begin untrained, so that episodes are short and sb3-contrib's sequences with them: it becomes
+slower as they grow, we do not. `--to-500` measures what it takes to learn: CPU seconds without evaluations to the first
+evaluation of 500. It goes on from the FILE of an interrupted run, and with others' figures in it.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ppo_peers import (
+    CARTPOLE,
+    CONTRIB,
+    HOPPER,
+    LSTM,
+    MLP,
+    N_ENVS,
+    NATIVE,
+    ONE_CALL,
+    OURS,
+    Row,
+    Seconds,
+    environments,
+    learn,
+    machine,
+    make,
+    one_call_difference,
+)
+from stable_baselines3.common.evaluation import evaluate_policy
+
+WIDTHS = (64, 128, 256)
+SHORT = [Row(CARTPOLE, 128, batch, width) for batch in (128, 256) for width in WIDTHS]
+LONG = [Row(CARTPOLE, 1024, 1024, width) for width in WIDTHS]
+PHYSICS = Row(HOPPER, 128, 256, 128)
+FLAT_BATCH, FLAT_STEPS = 512, (64, 256, 1024, 4096)
+# Numerator and denominator of each column.
+RATIOS = {
+    "÷ sb3-contrib": (OURS, CONTRIB),
+    "÷ its LSTM in one call": (OURS, ONE_CALL),
+    "LSTM ÷ sb3-contrib": (LSTM, CONTRIB),
+    "native environments ÷ sb3-contrib": (NATIVE, CONTRIB),
+    "SB3 PPO ÷ sb3-contrib": (MLP, CONTRIB),
+}
+# RL Zoo's rate and horizons for CartPole (hyperparams/ppo.yml), held constant: both learn with them.
+TO_500: dict[str, Any] = {"learning_rate": 1e-3, "gamma": 0.98, "gae_lambda": 0.8}
+TO_500_ROW = Row(CARTPOLE, 128, 256, 64)
+SEEDS, BETWEEN, EPISODES, MOST_STEPS, GOAL = range(5), 2048, 10, 300_000, 500.0
+
+
+def measured(row: Row, names: Iterable[str], rounds: int) -> dict[str, list[list[float]]]:
+    """CPU seconds of each round for the steps of one rollout, in all, acting and updating; by name."""
+    models = {name: make(name, row) for name in names}
+    times: dict[str, list[list[float]]] = {name: [] for name in models}
+    for _ in range(rounds):
+        for name, model in models.items():
+            times[name].append(list(learn(model, row.n_steps * N_ENVS)))
+    return times
+
+
+def warm_up() -> None:
+    """Compile and load what every later run uses."""
+    for environment in (CARTPOLE, HOPPER):
+        for name in (OURS, LSTM, CONTRIB, ONE_CALL, MLP, *([NATIVE] if environment == CARTPOLE else [])):
+            learn(make(name, Row(environment, 16, 64, 64)), 16 * N_ENVS)
+
+
+def ratio(times: dict[str, list[list[float]]], pair: tuple[str, str], part: str = "whole") -> float | None:
+    """The median of how often the steps per second of the second go into those of the first."""
+    if not all(name in times for name in pair):
+        return None
+    at = Seconds._fields.index(part)
+    return statistics.median(b[at] / a[at] for a, b in zip(times[pair[0]], times[pair[1]], strict=True))
+
+
+def rate(row: Row, rounds: Sequence[Sequence[float]], part: str = "whole") -> float:
+    """Steps of all environments per CPU second, the median."""
+    at = Seconds._fields.index(part)
+    return row.n_steps * N_ENVS / statistics.median(seconds[at] for seconds in rounds)
+
+
+def table(heads: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """Print a Markdown table."""
+    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+    for line in lines:
+        print("| " + " | ".join(written(cell) for cell in line) + " |", flush=True)
+    print()
+
+
+def written(cell: Any) -> str:
+    """A number with as many digits as mean something."""
+    if cell is None:
+        return "-"
+    return (f"{cell:.0f}" if cell >= 100 else f"{cell:.2f}") if isinstance(cell, float) else str(cell)
+
+
+def compare(rows: Sequence[Row], rounds: dict[int, int]) -> list[dict[str, Any]]:
+    """Measure and print each row, the median and the smallest of each ratio on CartPole, and Hopper."""
+    results = []
+    for row in rows:
+        native = [NATIVE] if row.environment == CARTPOLE else []
+        times = measured(row, (OURS, LSTM, *native, ONE_CALL, MLP, CONTRIB), rounds[row.n_steps])
+        ratios = {name: ratio(times, pair) for name, pair in RATIOS.items()}
+        results.append(
+            {**row._asdict(), "ratios": ratios, "seconds": times, "steps_per_second": rate(row, times[OURS])}
+        )
+        print(f"# {row}: {written(ratios['÷ sb3-contrib'])}", file=sys.stderr, flush=True)
+    of_cartpole = [result["ratios"] for result in results if result["environment"] == CARTPOLE]
+    lines: list[list[Any]] = [
+        [result["environment"].rpartition("/")[2], *(result[key] for key in ("n_steps", "batch_size", "width")),
+         result["steps_per_second"], *result["ratios"].values()] for result in results
+    ]  # fmt: skip
+    for name, summary in (("median of CartPole", statistics.median), ("smallest of CartPole", min)):
+        lines.append([name, "", "", "", "", *(summary([ratios[key] for ratios in of_cartpole]) for key in RATIOS)])
+    table(["environment", "n_steps", "batch", "width", "steps/s", *RATIOS], lines)
+    return results
+
+
+def parts(results: Sequence[dict[str, Any]]) -> None:
+    """Print acting and updating apart for the rows of width 128."""
+    lines = []
+    for result in results:
+        if result["width"] == 128:
+            row, times = Row(*(result[field] for field in Row._fields)), result["seconds"]
+            for name in (OURS, NATIVE, LSTM, ONE_CALL, CONTRIB, MLP):
+                if name in times:
+                    rates = (rate(row, times[name], part) for part in Seconds._fields)
+                    lines.append([row.environment.rpartition("/")[2], row.n_steps, row.batch_size, name, *rates])
+    table(["environment", "n_steps", "batch", "steps/s of width 128", "in all", "acting", "updating"], lines)
+
+
+def flatness(steps: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Steps per CPU second of ours for rollouts of each length, in equal minibatches of `FLAT_BATCH` steps."""
+    rows = [Row(CARTPOLE, count, FLAT_BATCH, 128) for count in steps]
+    models = [make(OURS, row) for row in rows]
+    rates: list[list[float]] = [[] for _ in rows]
+    for _ in range(rounds):
+        for row, model, found in zip(rows, models, rates, strict=True):
+            several = N_ENVS * max(row.n_steps, 1024)
+            found.append(several / learn(model, several).whole)
+    medians = [statistics.median(found) for found in rates]
+    spread = max(medians) / min(medians)
+    table(
+        ["n_steps", f"steps/s, batch {FLAT_BATCH}, width 128"],
+        [*zip(steps, medians, strict=True), ("largest ÷ smallest", spread)],
+    )
+    return {"steps_per_second": dict(zip(map(str, steps), medians, strict=True)), "largest_over_smallest": spread}
+
+
+def seconds_to_goal(name: str, seed: int) -> dict[str, Any]:
+    """CPU seconds of learning and steps until an evaluation reaches the goal; `None` where none does."""
+    model = make(name, TO_500_ROW, **{**TO_500, "seed": seed})
+    tests = environments(name, CARTPOLE)
+    tests.seed(1000 + seed)
+    seconds, score = 0.0, 0.0
+    begin = time.process_time()
+    while score < GOAL and model.num_timesteps < MOST_STEPS:
+        seconds += learn(model, BETWEEN).whole
+        score = float(evaluate_policy(model, tests, n_eval_episodes=EPISODES, deterministic=True)[0])
+    with_tests = time.process_time() - begin
+    reached = score >= GOAL
+    return {"seconds": seconds, "steps": model.num_timesteps, "reached": reached, "seconds_with_tests": with_tests}
+
+
+def to_500(kept: dict[str, Any], path: Path | None) -> None:
+    """Run what `kept` has not yet, in turn, and print the table."""
+    settings = {**TO_500_ROW._asdict(), **TO_500, "between": BETWEEN, "episodes": EPISODES, "most_steps": MOST_STEPS}
+    found = kept.setdefault("to_500", {})
+    if found.get("settings") != settings:
+        found.clear()
+        found.update(settings=settings, runs={})
+    names = (OURS, CONTRIB)
+    for seed in SEEDS:
+        for name in names:
+            if f"{name}/{seed}" not in found["runs"]:
+                found["runs"][f"{name}/{seed}"] = run = seconds_to_goal(name, seed)
+                print(f"# {name}, seed {seed}: {run}", file=sys.stderr, flush=True)
+                save(kept, path)
+    runs = {name: [found["runs"][f"{name}/{seed}"] for seed in SEEDS] for name in names}
+    seconds = {name: [run["seconds"] for run in each] for name, each in runs.items()}
+    lines: list[list[Any]] = []
+    for name, each in runs.items():
+        for kind, summary in (("mean", statistics.mean), ("median", statistics.median)):
+            spent = summary(seconds[name])
+            reached = sum(run["reached"] for run in each)
+            steps = round(summary([run["steps"] for run in each]))
+            lines.append([name, kind, f"{reached} of {len(each)}", steps, spent, spent / summary(seconds[CONTRIB])])
+    table(["to 500", "over seeds", "reached", "steps", "CPU s", "÷ sb3-contrib's"], lines)
+
+
+def save(result: dict[str, Any], path: Path | None) -> None:
+    """Write `result` where a file is asked for, whole or not at all."""
+    if path:
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+
+
+def main() -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, no long rollouts: two minutes")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--to-500", action="store_true", help="only this: CPU seconds to a return of 500")
+    parser.add_argument("--json", type=Path, help="keep the figures here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    result = (
+        json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.json and arguments.json.exists() else {}
+    )
+    result["machine"] = machine()
+    described = ", ".join(f"{package} {number}" for package, number in result["machine"]["versions"].items())
+    print(f"{result['machine']['processor']}, {result['machine']['threads']} thread; {described}\n", flush=True)
+    warm_up()
+    if arguments.to_500:
+        to_500(result, arguments.json)
+    else:
+        print(f"One LSTM call: weights differ by {one_call_difference():.0e} after an epoch.\n", flush=True)
+        rounds = 2 if arguments.quick else arguments.rounds
+        rows = [*SHORT, PHYSICS] if arguments.quick else [*SHORT, *LONG, PHYSICS]
+        result["rows"] = compare(rows, {128: rounds, 1024: max(1, rounds // 2)})
+        parts(result["rows"])
+        result["flatness"] = flatness(FLAT_STEPS[:3] if arguments.quick else FLAT_STEPS, rounds)
+    save(result, arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

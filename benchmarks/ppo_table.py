@@ -1,0 +1,244 @@
+"""Recurrent PPO on tasks that need memory: a table of returns, written and resumed by one command.
+
+    python benchmarks/ppo_table.py --out runs/ppo_table --jobs 2
+
+Every run of ours is a plain `minrl train ppo --config configs/online/TASK.toml --cell CELL`, every run of a peer is
+`ppo_peer.py` on the same environments for as many steps. Each has a process and one thread of its own, and leaves one
+JSON file; what is there is skipped, what was cut off or ran with other settings starts anew. Protocol: the last policy,
+most likely action, `--episodes` numbered episodes that no run trains on, mean ± standard error over seeds. The table is
+brought up to date after each run, in `benchmarks/ppo_table.md` and `.json` (`--table`).
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from minrl.agents.ppo_agent import PPOOptions
+from minrl.agents.ppo_settings import OnlineConfig
+from minrl.config import read_toml
+
+HERE = Path(__file__).resolve().parent
+CONFIGS = HERE.parent / "configs" / "online"
+MINRL = [sys.executable, "-m", "minrl.agents"]
+VERSIONS = "minrl", "torch", "gymnasium", "stable-baselines3", "sb3-contrib"
+FIRST_EPISODE = 1_000_000  # seed of the first numbered episode
+CELLS = {"minGRU": "mingru", "LSTM": "lstm", "minLSTM": "minlstm", "Mamba": "mamba", "Transformer": "transformer"}
+PEERS = {"sb3-contrib RecurrentPPO": "recurrent", "SB3 PPO, 4 frames": "frames"}
+METHODS = {**CELLS, **PEERS}
+FEW = {"minGRU": 5, "LSTM": 5}  # seeds of each method
+ALL = {method: FEW.get(method, 3) for method in METHODS}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned; its config says where and how."""
+
+    goal: str
+    decimals: int
+    seeds: dict[str, int] = field(default_factory=lambda: FEW)
+
+
+TASKS = {
+    "cartpole": Task("500", 1, ALL),
+    "pendulum": Task("≥ -200", 1, ALL),
+    "mountain_car": Task("≥ 91", 1),
+    "repeat_first": Task("≥ 0.95", 3),
+    "repeat_previous": Task("≥ 0.95", 3, ALL),
+    "repeat_previous_32": Task("as far as it goes", 3),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run and its evaluation."""
+
+    task: str
+    method: str
+    seed: int
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """The task's settings."""
+        return CONFIGS / f"{self.task}.toml"
+
+    @property
+    def result(self) -> Path:
+        """Where its numbers are kept once it is done."""
+        return self.folder.with_suffix(".json")
+
+
+def settings(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers of a run depend on, but for the code."""
+    config = read_toml(run.config, {"ppo": PPOOptions, "train": OnlineConfig})
+    return {"config": config, "episodes": arguments.episodes, "first_episode": FIRST_EPISODE}
+
+
+def kept(run: Run, arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The numbers of a run that is done, with the settings as they are."""
+    if not run.result.is_file():
+        return None
+    numbers: dict[str, Any] = json.loads(run.result.read_text(encoding="utf-8"))
+    then, now = numbers["settings"], settings(run, arguments)
+    if run.method in PEERS:  # they read no more of our config than this
+        then, now = (s | {"config": [s["config"]["train"][n] for n in ("env", "n_envs", "steps")]} for s in (then, now))
+    return numbers if then == now else None
+
+
+def complete(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The numbers of a run, which is carried out where they are not there.
+
+    Raises:
+        subprocess.CalledProcessError: if it failed; its log is beside its folder.
+    """
+    numbers = kept(run, arguments)
+    if numbers is None:
+        shutil.rmtree(run.folder, ignore_errors=True)
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        outcome = (peer_outcome if run.method in PEERS else our_outcome)(run, arguments.episodes)
+        numbers = {"task": run.task, "method": run.method, "seed": run.seed, **outcome}
+        numbers["settings"] = settings(run, arguments)
+        replace(run.result, json.dumps(numbers, indent=1) + "\n")
+    return numbers
+
+
+def our_outcome(run: Run, episodes: int) -> dict[str, Any]:
+    """Train and evaluate with the command line."""
+    command = [*MINRL, "train", "ppo", "--config", str(run.config), "--cell", CELLS[run.method], "--threads", "1"]
+    called(run, [*command, "--seed", str(run.seed), "--evaluate-every", "0", "--out", str(run.folder)])
+    command = [*MINRL, "evaluate", str(run.folder), "--episodes", str(episodes), "--seed", str(FIRST_EPISODE)]
+    scores = json.loads(called(run, [*command, "--environments", str(episodes), "--threads", "1", "--json"]))
+    summary = json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))
+    outcome = {name: scores[name] for name in ("mean_return", "returns", "step", "parameters")}
+    return {**outcome, "cpu_seconds": summary["training_cpu_seconds"], "versions": {n: version(n) for n in VERSIONS}}
+
+
+def peer_outcome(run: Run, episodes: int) -> dict[str, Any]:
+    """Train and evaluate a peer."""
+    command = [sys.executable, str(HERE / "ppo_peer.py"), PEERS[run.method], "--config", str(run.config)]
+    command += ["--seed", str(run.seed), "--episodes", str(episodes), "--first-episode", str(FIRST_EPISODE)]
+    return {**json.loads(called(run, command)), "versions": {name: version(name) for name in VERSIONS}}
+
+
+def called(run: Run, command: list[str]) -> str:
+    """What a program writes to standard output, run on one thread; its complaints go to the run's log."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with run.folder.with_suffix(".log").open("a", encoding="utf-8") as log:
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
+    return done.stdout
+
+
+def table(numbers: list[dict[str, Any]], name: str) -> str:
+    """Markdown: a row for each task, a column for each method."""
+    has_goal = name == "mean_return"
+    lines = [f"| task | {'steps | goal | ' * has_goal}{' | '.join(METHODS)} |"]
+    lines.append(f"|---|{'---|' * (len(METHODS) + 2 * has_goal)}")
+    for task, known in TASKS.items():
+        of_task = [n for n in numbers if n["task"] == task]
+        if of_task:
+            train = of_task[0]["settings"]["config"]["train"]
+            head = [f"`{train['env']}`", f"{train['steps']:,}", known.goal][: 3 if has_goal else 1]
+            decimals = known.decimals if has_goal else 0
+            cells = [summary([n[name] for n in of_task if n["method"] == m], decimals) for m in METHODS]
+            lines.append(f"| {' | '.join([*head, *cells])} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(values: list[float], decimals: int) -> str:
+    """Mean ± standard error (seeds)."""
+    if not values:
+        return "-"
+    error = f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.{decimals}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{decimals}f}{error} ({len(values)})"
+
+
+def report(numbers: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
+    """The tables with their protocol."""
+    versions = ", ".join(f"{name} {numbers[0]['versions'][name]}" for name in VERSIONS)
+    return (
+        f"# Recurrent PPO, {len(numbers)} runs\n\n"
+        "Return of the last policy, mean ± standard error over seeds (how many in brackets):\n\n"
+        f"{table(numbers, 'mean_return')}\n"
+        "CPU seconds of acting and learning on one thread (what else the machine did at that time shows in them):\n\n"
+        f"{table(numbers, 'cpu_seconds')}\n"
+        f"{arguments.episodes} numbered episodes a seed with the most likely action, none of them trained on. The runs "
+        "of the first five columns differ in their cell alone: a task's settings are in `configs/online/`, the peers' "
+        f"in `benchmarks/ppo_peer.py`. All numbers and each run's settings: `ppo_table.json`. {versions}.\n\n"
+        "Written by `python benchmarks/ppo_table.py`, which resumes.\n"
+    )
+
+
+def write(arguments: argparse.Namespace) -> None:
+    """The tables of all that is done, asked for or not, and the numbers behind them."""
+    runs = planned(arguments.out, TASKS, METHODS, max(ALL.values()))
+    numbers = [done for run in runs if (done := kept(run, arguments)) is not None]
+    if numbers:
+        replace(arguments.table, report(numbers, arguments))
+        replace(arguments.table.with_suffix(".json"), json.dumps(numbers, indent=1) + "\n")
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def planned(out: Path, tasks: Iterable[str], methods: Iterable[str], seeds: int) -> list[Run]:
+    """The table's runs in these tasks, ours before those of peers, and every first seed before a second."""
+    grid = [
+        Run(task, method, seed, out / task / f"{METHODS[method]}-{seed}")
+        for seed in range(seeds)
+        for task in tasks
+        for method in methods
+        if seed < TASKS[task].seeds.get(method, 0)
+    ]
+    return sorted(grid, key=lambda run: run.method in PEERS)
+
+
+def main() -> int:
+    """Complete all runs; the exit code is 1 where one failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/ppo_table"))
+    parser.add_argument("--table", type=Path, default=HERE / "ppo_table.md")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--cells", nargs="+", default=list(METHODS), choices=METHODS, help="cells and peers")
+    parser.add_argument("--seeds", type=int, default=5, help="at most, of each task and method")
+    parser.add_argument("--episodes", type=int, default=100, help="for each seed")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    arguments = parser.parse_args()
+    failed: list[Run] = []
+    lock = Lock()
+
+    def announced(run: Run) -> None:
+        name = f"{run.task:<19} {run.method:<25} seed {run.seed}"
+        try:
+            done = complete(run, arguments)
+        except (subprocess.CalledProcessError, OSError, KeyError, ValueError) as error:
+            failed.append(run)
+            print(f"{name}: failed, see {run.folder.with_suffix('.log')} ({error})", file=sys.stderr, flush=True)
+            return
+        with lock:
+            write(arguments)
+            print(f"{name}: {done['mean_return']:9.3f} in {done['cpu_seconds']:6.1f} CPU s", flush=True)
+
+    write(arguments)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(announced, planned(arguments.out, arguments.tasks, arguments.cells, arguments.seeds)))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""A whole backbone of minGRU or minLSTM blocks over sequences on a CPU, for small batches in particular.
+
+What torch takes for each of two dozen small operations and its gradient counts more there than the numbers. This file
+says which calls are taken; `cpu_block_node` runs them.
+
+Shapes: B batch, T time, D width, S state size.
+"""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minrl.cells.mingru import MinGRU
+from minrl.cells.minlstm import MinLSTM
+from minrl.kernels import cpu
+from minrl.kernels.cpu_step import _is_norm, _parts, _sizes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a backbone is made of; the values of its weights are read anew at every scan."""
+
+    run: Callable[..., tuple[Tensor, Tensor]]
+    stack: Any
+    dtype: torch.dtype
+    weights: tuple[Tensor | None, ...]
+    # The module or parameter that each name in each owner stood for.
+    owners: tuple[dict[str, Any], ...]
+    names: tuple[str, ...]
+    members: tuple[Any, ...]
+    parameters: tuple[Tensor, ...]
+    pointers: tuple[int, ...]
+    hooks: tuple[Any, ...]
+    dropouts: tuple[nn.Dropout, ...]
+
+    def holds(self) -> bool:
+        """Whether nothing has been replaced, moved or hooked since."""
+        return (
+            all(map(operator.is_, map(dict.get, self.owners, self.names), self.members))
+            and tuple(map(Tensor.data_ptr, self.parameters)) == self.pointers
+            and not any(self.hooks)
+        )
+
+    def drops(self) -> bool:
+        """Whether dropout is active."""
+        for dropout in self.dropouts:  # noqa: SIM110, a loop takes half the time of any()
+            if dropout.training and dropout.p:
+                return True
+        return False
+
+
+_is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
+# Torch has no public names for these: whether functions are being transformed, dispatch is being watched, or hooks
+# are on all modules.
+_is_transforming: Any = getattr(torch._C, "_are_functorch_transforms_active", bool)
+_watchers: Any = getattr(torch._C, "_len_torch_dispatch_stack", int)
+_hooked: Any = getattr(nn.modules.module, "_has_any_global_hook", bool)
+_plans: WeakKeyDictionary[nn.Module, Plan | None] = WeakKeyDictionary()
+
+
+def scan(
+    backbone: nn.Module, block: type[nn.Module], x: Tensor, state: Tensor | None, reset: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """`Backbone.scan` for inputs that fit and blocks of type `block`; None where it is not for these kernels."""
+    if torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
+        return None
+    if _is_transforming() or _watchers() or _hooked():
+        return None
+    if not (_plain(x) and (reset is None or _plain(reset)) and (state is None or _plain(state))):
+        return None
+    plan = _plan_of(backbone, block)
+    if plan is None or plan.drops() or x.dtype != plan.dtype or (state is not None and state.dtype != x.dtype):
+        return None
+    return plan.run(plan.stack, plan.weights, x, state, reset)
+
+
+def _plain(x: Tensor) -> bool:
+    return type(x) in (Tensor, nn.Parameter) and x.is_cpu
+
+
+def _plan_of(backbone: nn.Module, block: type[nn.Module]) -> Plan | None:
+    """The plan as it is, made anew where something was replaced."""
+    plan = _plans.get(backbone)
+    if plan is None or not plan.holds():
+        plan = _build(backbone, block)
+        _plans[backbone] = plan
+    return plan
+
+
+def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
+    """The plan of a backbone that the kernels take, else None."""
+    weights = _weights(backbone, block_type)
+    if weights is None or not cpu.available():
+        return None
+    parameters, dtype = tuple(weight for weight in weights if weight is not None), backbone.norm.weight.dtype
+    if dtype not in (torch.float32, torch.float64) or not all(_fits(weight, dtype) for weight in parameters):
+        return None
+    modules = list(backbone.modules())
+    hooks = tuple(
+        hooks
+        for module in modules
+        for hooks in (
+            module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+        )
+    )  # fmt: skip
+    if any(hooks):
+        return None
+    members = [
+        (owner, name, member)
+        for module in modules
+        for owner in (module._modules, module._parameters)
+        for name, member in owner.items()
+    ]
+    owners, names, values = zip(*members, strict=True)
+    from minrl.kernels import cpu_block_node  # it imports numba
+
+    return Plan(
+        run=cpu_block_node.scan,
+        stack=_stack(backbone, np.float64 if dtype == torch.float64 else np.float32),
+        dtype=dtype,
+        weights=weights,
+        owners=owners,
+        names=names,
+        members=values,
+        parameters=parameters,
+        pointers=tuple(weight.data_ptr() for weight in parameters),
+        hooks=hooks,
+        dropouts=tuple(block.dropout for block in backbone.blocks),
+    )
+
+
+def _weights(backbone: Any, block_type: type[nn.Module]) -> tuple[Tensor | None, ...] | None:
+    """The weights in the kernels' order; None where one of the modules is not what a backbone is made with."""
+    if any(type(block) is not block_type or type(block.cell) not in (MinGRU, MinLSTM) for block in backbone.blocks):
+        return None
+    weights: list[Tensor | None] = []
+    for block in backbone.blocks:
+        of_block, norms = _parts(block), [block.norm] if block.mlp is None else [block.norm, block.mlp[0]]
+        if of_block is None or not all(map(_is_norm, norms)) or type(block.dropout) is not nn.Dropout:
+            return None
+        if not _have_shapes(of_block, block, backbone.width):
+            return None
+        weights += of_block
+    if not _is_norm(backbone.norm) or backbone.state_size != sum(block.state_size for block in backbone.blocks):
+        return None
+    return *weights, backbone.norm.weight, backbone.norm.bias
+
+
+def _have_shapes(weights: list[Tensor | None], block: Any, width: int) -> bool:
+    """Whether the weights of a block fit each other: the kernels reach as far as these shapes."""
+    inner, hidden, taps = _sizes(block)
+    gates = inner * (2 if type(block.cell) is MinGRU else 3)
+    of_mlp = [(width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,)]
+    shapes = [(width,), (width,), (taps, width), (width,), (gates, width), (gates,), (width, inner), *of_mlp]
+    if weights[6] is None and inner != width:
+        return False
+    return all(weight is None or weight.shape == shape for weight, shape in zip(weights, shapes, strict=True))
+
+
+def _fits(weight: Tensor, dtype: torch.dtype) -> bool:
+    return type(weight) is nn.Parameter and weight.dtype == dtype and weight.is_cpu and weight.is_contiguous()
+
+
+def _stack(backbone: Any, kind: Any) -> Any:
+    """What `cpu_block_node` must know besides the weights, with numbers of type `kind`."""
+    from minrl.kernels import cpu_block_node, cpu_block_passes, cpu_rows  # they import numba
+
+    forms, column, size = [], 0, np.dtype(kind).itemsize
+    for block in backbone.blocks:
+        inner, hidden, taps = _sizes(block)
+        form = cpu_block_passes.Form(
+            parts=2 if type(block.cell) is MinGRU else 3,
+            candidate=cpu_rows.CANDIDATES[block.cell.candidate],
+            flip=kind(block.cell.signed),
+            inner=inner,
+            hidden=hidden,
+            taps=taps,
+            epsilon=kind(block.norm.eps),
+            mlp_epsilon=kind(block.norm.eps if block.mlp is None else block.mlp[0].eps),
+            memory=column * size,
+            recent=(column + inner) * size,
+        )
+        forms.append(form)
+        column += block.state_size
+    return cpu_block_node.Stack(tuple(forms), kind(backbone.norm.eps), column)

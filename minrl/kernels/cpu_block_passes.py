@@ -1,0 +1,240 @@
+"""One block forward and back: torch's matrix products, with the compiled loops of `cpu_block_loops` between them.
+
+Shapes: B batch, T time, D width, H inner width, M hidden width, N = B * T rows, S state size, K taps, P parts of the
+gates.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from minrl.kernels import cpu_block_loops as loops
+from minrl.kernels import cpu_block_mix as mix
+from minrl.kernels.cpu_block_share import Sums, pieces, share
+from minrl.kernels.cpu_loops import blocks_of
+
+# The hidden layer of an MLP is gone through in tiles of about so many numbers for each thread: they stay in its cache.
+_TILE = 1 << 17
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a block is besides its weights: P, g and sign, H, M, K (0 for what is not there), the norms' epsilons."""
+
+    parts: int
+    candidate: int
+    flip: Any
+    inner: int
+    hidden: int
+    taps: int
+    epsilon: Any
+    mlp_epsilon: Any
+    # Where its cell's memory and its convolution's last inputs are in a row of the state, in bytes.
+    memory: int
+    recent: int
+
+    def sums(self, width: int) -> tuple[int, ...]:
+        """The sizes of the gradients that are sums over rows: those of NORM, TAPS, GATES_BIAS, MLP_NORM, UP_BIAS."""
+        return width, width, max(self.taps, 1) * width, width, self.parts * self.inner, width, width, width, self.hidden
+
+
+# Where they are: a norm's weight and its bias; taps and their bias; the MLP norm's two, and the bias of its way back.
+NORM, TAPS, GATES_BIAS, MLP_NORM, UP_BIAS, OF_BLOCK = 0, 2, 4, 5, 8, 9
+
+
+class Weights(NamedTuple):
+    """In the order of `cpu_step_loops`; None is a part that is not there."""
+
+    norm: Tensor
+    norm_bias: Tensor
+    taps: Tensor | None
+    taps_bias: Tensor | None
+    gates: Tensor
+    gates_bias: Tensor | None
+    down: Tensor | None
+    mlp_norm: Tensor | None
+    mlp_norm_bias: Tensor | None
+    up: Tensor | None
+    up_bias: Tensor | None
+    back: Tensor | None
+    back_bias: Tensor | None
+
+
+class Saved(NamedTuple):
+    """What the way back needs: the block's input, what went into and out of the products, and the MLP's input."""
+
+    x: Tensor
+    stats: Tensor
+    u: Tensor
+    gates: Tensor
+    h: Tensor
+    mixed: Tensor | None
+    mlp_stats: Tensor | None
+    hidden: Tensor | None
+
+
+class Frame(NamedTuple):
+    """What all blocks share: B, T, D, S, and the addresses of the resets and of both ends of the state."""
+
+    batch: int
+    steps: int
+    width: int
+    state_size: int
+    resets: int
+    state: int
+    last: int  # on the way back its gradient
+    dstate: int = 0
+
+
+def block_forward(form: Form, w: Weights, x: Tensor, frame: Frame) -> tuple[Tensor, Saved]:
+    """x (N, D) -> y (N, D); the last state goes to its columns of the frame's."""
+    batch, steps, width, state_size, resets, state, last, _ = frame
+    rows = batch * steps
+    u, stats, h = torch.empty_like(x), x.new_empty(rows, 2), x.new_empty(rows, form.inner)
+    if w.taps is None:
+        norm_forward(w.norm, w.norm_bias, form.epsilon, x, u, stats)
+    else:
+        share(
+            mix.mix_forward(), batch * pieces(steps), rows * width, x.data_ptr(), state + form.recent, resets,
+            w.norm.data_ptr(), w.norm_bias.data_ptr(), w.taps.data_ptr(), _address(w.taps_bias), u.data_ptr(),
+            stats.data_ptr(), last + form.recent, batch, steps, width, form.taps, state_size, form.epsilon,
+        )  # fmt: skip
+    gates = torch.mm(u, w.gates.t()) if w.gates_bias is None else torch.addmm(w.gates_bias, u, w.gates.t())
+    mixed = torch.empty_like(x) if w.down is None else None
+    share(
+        loops.scan_forward(form.parts, form.candidate), batch * blocks_of(form.inner), rows * form.inner,
+        gates.data_ptr(), state + form.memory, resets, h.data_ptr(), last + form.memory, x.data_ptr(),
+        _address(mixed), batch, steps, form.inner, state_size, form.flip,
+    )  # fmt: skip
+    mixed = mixed if w.down is None else torch.addmm(x, h, w.down.t())
+    assert mixed is not None
+    if w.up is None:
+        return mixed, Saved(x, stats, u, gates, h, None, None, None)
+    y, mlp_stats, hidden = _mlp_forward(form, w, mixed)
+    return y, Saved(x, stats, u, gates, h, mixed, mlp_stats, hidden)
+
+
+def block_backward(
+    form: Form, w: Weights, saved: Saved, dy: Tensor | None, frame: Frame, sums: Sums, at: int
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The gradients to x and to the weights, from those to y (None for zero) and the last state.
+
+    Those that are sums over rows are in `sums` from part `at` on, whole when all is added up.
+    """
+    batch, steps, width, state_size, resets, state, dlast, dstate = frame
+    rows = batch * steps
+    of_mlp: list[Tensor | None] = [None] * 6
+    if w.up is not None and dy is not None:
+        dy, of_mlp = _mlp_backward(form, w, saved, dy, sums, at)
+    dh, ddown = dy, None
+    if w.down is not None and dy is not None:
+        dh, ddown = torch.mm(dy, w.down), torch.mm(dy.t(), saved.h)
+    dh = torch.zeros_like(saved.h) if dh is None else dh
+    dgates, dx = torch.empty_like(saved.gates), torch.empty_like(saved.x)
+    sums.share(
+        loops.scan_backward(form.parts, form.candidate), at + GATES_BIAS, batch * blocks_of(form.inner),
+        rows * form.inner, saved.gates.data_ptr(), state + form.memory, resets, saved.h.data_ptr(), dh.data_ptr(),
+        dlast + form.memory, dgates.data_ptr(), dstate + form.memory, batch, steps, form.inner, state_size, form.flip,
+    )  # fmt: skip
+    du = torch.mm(dgates, w.gates)
+    if w.taps is None:
+        norm_backward(w.norm, w.norm_bias, form.epsilon, saved.x, saved.stats, du, dy, dx, None, sums, at + NORM)
+    else:
+        sums.share(
+            mix.mix_backward(), at + NORM, batch * pieces(steps), rows * width, saved.x.data_ptr(),
+            saved.stats.data_ptr(), state + form.recent, resets, w.norm.data_ptr(), w.norm_bias.data_ptr(),
+            w.taps.data_ptr(), du.data_ptr(), dlast + form.recent, _address(dy), dx.data_ptr(), dstate + form.recent,
+            batch, steps, width, form.taps, state_size, form.epsilon,
+        )  # fmt: skip
+    dnorm, dnorm_bias, dtaps, dtaps_bias, dgates_bias = sums.parts[at + NORM : at + MLP_NORM]
+    return dx, [
+        dnorm,
+        dnorm_bias,
+        None if w.taps is None else dtaps.view_as(w.taps),
+        None if w.taps is None else dtaps_bias,
+        torch.mm(dgates.t(), saved.u),
+        None if w.gates_bias is None else dgates_bias,
+        ddown,
+        *of_mlp,
+    ]
+
+
+def _mlp_forward(form: Form, w: Weights, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x + MLP(x), the norm's statistics, and what goes into the GELU."""
+    assert w.mlp_norm is not None and w.mlp_norm_bias is not None  # noqa: PT018
+    assert w.up is not None and w.back is not None  # noqa: PT018
+    y, stats, hidden = torch.empty_like(x), x.new_empty(x.shape[0], 2), x.new_empty(x.shape[0], form.hidden)
+    for inputs, out, its_stats, a in _tiles(form.hidden, x, y, stats, hidden):
+        n, g = torch.empty_like(inputs), torch.empty_like(a)
+        norm_forward(w.mlp_norm, w.mlp_norm_bias, form.mlp_epsilon, inputs, n, its_stats, w.back_bias, out)
+        if w.up_bias is None:
+            torch.mm(n, w.up.t(), out=a)
+        else:
+            torch.addmm(w.up_bias, n, w.up.t(), out=a)
+        share(loops.gelu_forward(), pieces(a.shape[0]), a.numel(), a.data_ptr(), g.data_ptr(), *a.shape, form.epsilon)
+        torch.addmm(inputs if w.back_bias is None else out, g, w.back.t(), out=out)
+    return y, stats, hidden
+
+
+def _mlp_backward(
+    form: Form, w: Weights, saved: Saved, dy: Tensor, sums: Sums, at: int
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The gradients to the MLP's input, the residual's included, and to its weights."""
+    x, stats, hidden = saved.mixed, saved.mlp_stats, saved.hidden
+    assert w.mlp_norm is not None and w.mlp_norm_bias is not None  # noqa: PT018
+    assert w.up is not None and w.back is not None  # noqa: PT018
+    assert x is not None and stats is not None and hidden is not None  # noqa: PT018
+    dx, dup, dback = torch.empty_like(x), torch.zeros_like(w.up), torch.zeros_like(w.back)
+    for inputs, its_stats, a, dout, dinputs in _tiles(form.hidden, x, stats, hidden, dy, dx):
+        g, n, da = torch.empty_like(a), torch.empty_like(inputs), torch.mm(dout, w.back)
+        sums.share(
+            loops.gelu_backward(), at + UP_BIAS, pieces(a.shape[0]), a.numel(),
+            a.data_ptr(), g.data_ptr(), da.data_ptr(), *a.shape, form.epsilon,
+        )  # fmt: skip
+        norm_backward(
+            w.mlp_norm, w.mlp_norm_bias, form.epsilon, inputs, its_stats, torch.mm(da, w.up), dout, dinputs, n,
+            sums, at + MLP_NORM,
+        )  # fmt: skip
+        dback.addmm_(dout.t(), g)
+        dup.addmm_(da.t(), n)
+    dnorm, dnorm_bias, dback_bias, dup_bias = sums.parts[at + MLP_NORM : at + OF_BLOCK]
+    of_up = [dup, None if w.up_bias is None else dup_bias]
+    return dx, [dnorm, dnorm_bias, *of_up, dback, None if w.back_bias is None else dback_bias]
+
+
+def _tiles(hidden: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors piece by piece along their rows."""
+    rows = torch.get_num_threads() * loops.PIECE * max(1, _TILE // (hidden * loops.PIECE))
+    if tensors[0].shape[0] <= rows:
+        yield tensors
+    else:
+        yield from zip(*(x.split(rows) for x in tensors), strict=True)
+
+
+def norm_forward(
+    weight: Tensor, bias: Tensor, epsilon: Any, x: Tensor, y: Tensor, stats: Tensor,
+    shift: Tensor | None = None, out: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Layer norm of x (N, D) to `y`; with a `shift` (D) also x + shift to `out`."""
+    share(
+        loops.norm_forward(), pieces(x.shape[0]), x.numel(), x.data_ptr(), weight.data_ptr(), bias.data_ptr(),
+        y.data_ptr(), stats.data_ptr(), _address(shift), _address(out), *x.shape, epsilon,
+    )  # fmt: skip
+
+
+def norm_backward(
+    weight: Tensor, bias: Tensor, like: Any, x: Tensor, stats: Tensor, dy: Tensor, around: Tensor | None, dx: Tensor,
+    y: Tensor | None, sums: Sums, at: int,
+) -> None:  # fmt: skip
+    """The gradient to x, plus `around`, goes to `dx`; those to weight and bias, and the sum of `around`, to `sums`."""
+    sums.share(
+        loops.norm_backward(), at, pieces(x.shape[0]), x.numel(), x.data_ptr(), stats.data_ptr(), weight.data_ptr(),
+        bias.data_ptr(), dy.data_ptr(), _address(around), dx.data_ptr(), _address(y), *x.shape, like,
+    )  # fmt: skip
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()

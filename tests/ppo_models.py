@@ -1,0 +1,31 @@
+"""Tiny models that tests of recurrent PPO share: every test runs for sb3-contrib's policies and for our own."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minrl.agents.ppo import RecurrentPPO
+
+SMALL: dict[str, dict[str, Any]] = {"Lstm": {"lstm_hidden_size": 8}, "": {"width": 8, "depth": 1}}
+every_policy = pytest.mark.parametrize("family", SMALL, ids=["lstm", "mingru"])
+
+
+def small(family: str, env: Any = "CartPole-v1", kind: str = "Mlp", **options: Any) -> RecurrentPPO:
+    """A tiny model of a policy like `MlpLstmPolicy` or `MlpPolicy`."""
+    options["policy_kwargs"] = {**SMALL[family], **options.get("policy_kwargs", {})}
+    settings: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}
+    return RecurrentPPO(f"{kind}{family}Policy", env, **{**settings, **options})
+
+
+def acts_alike(first: Any, second: Any, observation: Any) -> bool:
+    """Whether two models (or policies) take the same actions for three steps."""
+    states: list[Any] = [None, None]
+    for _ in range(3):
+        actions = []
+        for i, model in enumerate((first, second)):
+            action, states[i] = model.predict(observation, states[i], deterministic=True)
+            actions.append(action)
+        if not np.array_equal(*actions) or not np.array_equal(states[0][0], states[1][0]):
+            return False
+    return True

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from minrl.online.backbone_policy import BackboneCnnPolicy, BackboneMultiInputPolicy, BackbonePolicy
 from minrl.online.bootstrap import bootstrap
-from minrl.online.checks import check_observations, check_rewards
+from minrl.online.checks import check_callbacks, check_observations, check_rewards
 from minrl.online.lstm_policy import LstmCnnPolicy, LstmMultiInputPolicy, LstmPolicy
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.random_states import random_states, restore_random_states
@@ -265,6 +265,8 @@ class RecurrentPPO(PPO):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         ready = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if self.policy.previous_reward:
+            check_callbacks(ready[1])
         if len(self._last_state) != self.n_envs or np.all(self._last_episode_starts):
             self._forget()
         if self._random_states is not None and not reset_num_timesteps:

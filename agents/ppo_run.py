@@ -71,7 +71,7 @@ class Run:
         self.vectorization = vectorization
         self.best, self.seconds, self.cpu_seconds = -math.inf, 0.0, 0.0
         self.evaluated = 0  # the step of the last evaluation
-        self.evaluation: Evaluation | None = None
+        self.evaluation: Evaluation | None = None  # the last one, None where it was broken off
         # Where this process took up the run: its step, and the seconds of those before it.
         self._begun, self._earlier = 0, 0.0
 
@@ -91,13 +91,14 @@ class Run:
                 self._learn(bar)
         finally:
             self.log.close()
-        is_whole = self.step >= self.config.steps and (self.evaluation is not None or not self.config.evaluate_every)
+        is_evaluated = self.evaluation is not None or not self.config.evaluate_every
+        is_whole = self.step >= self.config.steps and is_evaluated
         return Result(
             agent=self.agent.eval(),
             config=self.config,
             vectorization=self.vectorization,
             step=self.step,
-            evaluation=self.evaluation,
+            evaluation=self.evaluation if is_whole else None,
             signal=None if is_whole else self.request.signal,
             seconds=self.seconds,
             cpu_seconds=self.cpu_seconds,
@@ -114,8 +115,8 @@ class Run:
             self.model.learn(
                 max(0, self.config.steps - self.step),
                 callback=_BetweenRollouts(self, bar),
-                log_interval=self.config.steps
-                + 1,  # never: the rows are written here, with the update of their rollout
+                # Never: rows are written between rollouts, with the update that followed theirs.
+                log_interval=self.config.steps + 1,
                 reset_num_timesteps=False,
             )
             self.between_rollouts()
@@ -152,6 +153,7 @@ class Run:
     def _evaluate(self) -> bool:
         """Evaluate the weights as they are and keep the best; True where that gave something to log."""
         config, task, animation = self.config, self.agent.task, None
+        self.evaluation = None
         try:
             with _random_numbers_kept(), self.request.at_once():
                 (result,) = evaluate(self.agent, episodes=config.evaluate_episodes, environments=10, seed=config.seed)

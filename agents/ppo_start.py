@@ -102,7 +102,7 @@ def _prepared(
     if agent_config.pretrained is not None and not agent_config.origin:
         start: Any = model.policy.pretrained
         agent_config = replace(agent_config, origin=dict(vars(start)))
-    agent = PPOAgent(agent_config, task, model.policy)
+    agent = PPOAgent(agent_config, task, model.policy).to(device)
     return Run(model, agent, config, vectorization, out)
 
 

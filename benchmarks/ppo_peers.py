@@ -55,7 +55,7 @@ class OneCallPolicy(RecurrentActorCriticPolicy):
     """
 
     @staticmethod
-    def _process_sequence(
+    def _process_sequence(  # type: ignore[override]
         features: Tensor, lstm_states: tuple[Tensor, Tensor], episode_starts: Tensor, lstm: nn.LSTM
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(N * T, F), (L, N, H) twice, (N * T,) -> (N * T, H), the last states."""

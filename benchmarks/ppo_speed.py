@@ -167,7 +167,8 @@ def seconds_to_goal(name: str, seed: int) -> dict[str, Any]:
     begin = time.process_time()
     while score < GOAL and model.num_timesteps < MOST_STEPS:
         seconds += learn(model, BETWEEN).whole
-        score = float(evaluate_policy(model, tests, n_eval_episodes=EPISODES, deterministic=True)[0])
+        scores: Any = evaluate_policy(model, tests, n_eval_episodes=EPISODES, deterministic=True)
+        score = scores[0]
     with_tests = time.process_time() - begin
     reached = score >= GOAL
     return {"seconds": seconds, "steps": model.num_timesteps, "reached": reached, "seconds_with_tests": with_tests}

@@ -1,4 +1,6 @@
-"""The numbers of a backbone's scan in the CPU's kernels: torch's to 1e-10 in float64 and 1e-5 in float32, gradients too.
+"""The numbers of a backbone's scan in the CPU's kernels: torch's to 1e-10 in float64 and 1e-5 in float32.
+
+Gradients are among them.
 
 Shapes: B batch, T time, D width, S state size.
 """

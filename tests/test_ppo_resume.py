@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 from ppo_runs import assert_equal, numbers, steps_of, weights, whole, words
@@ -19,6 +20,7 @@ from worlds import cartpole, own_folders
 
 from minrl import checkpoint
 from minrl.agents.__main__ import main
+from minrl.agents.ppo_start import resume
 from minrl.log import TIMESTEPS, read_log
 
 __all__ = ["cartpole", "own_folders"]
@@ -70,7 +72,7 @@ def cut_off(out: Path, number: signal.Signals, when: Callable[[], bool], **setti
     command = [sys.executable, "-m", "minrl.agents", *words(out, **settings)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 200
         while not when():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
@@ -116,9 +118,12 @@ def test_a_signal_saves_first(tmp_path: Path) -> None:
 def test_a_signal_during_an_evaluation(tmp_path: Path) -> None:
     """It is broken off, and done again when the run goes on."""
     out = tmp_path / "stopped"
-    code, stdout, stderr = cut_off(
-        out, signal.SIGTERM, lambda: len(steps_of(out)) >= 1, evaluate_episodes=10_000_000, log_every=1
-    )
+
+    def evaluates() -> bool:
+        """The first rollout is logged, and the second, which an evaluation follows, has begun."""
+        return steps_of(out) == [32] and time.time() - (out / "progress.csv").stat().st_mtime > 1
+
+    code, stdout, stderr = cut_off(out, signal.SIGTERM, evaluates, evaluate_episodes=10_000_000, log_every=1)
     assert code == 128 + signal.SIGTERM, stderr
     assert "stopped at step 64 and saved" in stdout
     reconfigure(out, evaluate_episodes=3, steps=96)
@@ -128,11 +133,16 @@ def test_a_signal_during_an_evaluation(tmp_path: Path) -> None:
 
 def test_ctrl_c_reaches_environments_too(tmp_path: Path) -> None:
     """A terminal sends it to all processes; the rollout is finished nevertheless."""
-    command = [sys.executable, "-m", "minrl.agents", *words(tmp_path / "run", vectorization="async", steps=1_000_000)]
+    command = [
+        sys.executable,
+        "-m",
+        "minrl.agents",
+        *words(tmp_path / "run", vectorization="async", n_envs=1, steps=1_000_000),
+    ]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while len(steps_of(tmp_path / "run")) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
@@ -157,3 +167,53 @@ def test_from_a_pretrained_agent(cartpole: str, tmp_path: Path, capsys: pytest.C
     assert main(["evaluate", str(out), "--episodes", "3", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["returns"] == json.loads((out / "summary.json").read_text())["evaluation"]["returns"]
+
+
+def test_an_environment_of_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is imported only where the user names it: a file that names one runs no code."""
+    mark = tmp_path / "imported"
+    (tmp_path / "mine.py").write_text(
+        f"import gymnasium, pathlib\npathlib.Path({str(mark)!r}).touch()\n"
+        "gymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=20)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "run"
+    try:
+        whole(out, env="mine:Mine-v0", steps=64)
+        mark.unlink()
+        monkeypatch.delitem(sys.modules, "mine")
+        gymnasium.registry.pop("Mine-v0")
+        reconfigure(out, steps=96)
+        command = ["train", "--resume", str(out)]
+        capsys.readouterr()
+        assert main(command) == 2
+        error = capsys.readouterr().err.strip()
+        assert "the checkpoint asks for environment mine:Mine-v0, which no installed package registers" in error
+        assert not mark.exists()
+        assert main(["train", "--env", "Pendulum-v1", "--resume", str(out)]) == 2
+        assert "was trained in mine:Mine-v0, not in Pendulum-v1" in capsys.readouterr().err
+        assert main([*command, "--env", "mine:Mine-v0"]) == 0
+        assert mark.exists()
+    finally:
+        gymnasium.registry.pop("Mine-v0", None)
+    assert checkpoint.read(out).step == 96
+
+
+@pytest.mark.parametrize("part", ["model", "random", "config", "best"])
+def test_a_checkpoint_without_a_part(part: str, tmp_path: Path) -> None:
+    whole(tmp_path / "run", steps=32, evaluate_every=0)
+    content = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    del content["training"][part]
+    torch.save(content, tmp_path / "run/checkpoint.pt")
+    with pytest.raises(ValueError, match=r"cannot be resumed|nothing to resume") as caught:
+        resume(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_another_environment_under_the_id(tmp_path: Path) -> None:
+    whole(tmp_path / "run", steps=32, evaluate_every=0)
+    reconfigure(tmp_path / "run", env="Pendulum-v1")
+    with pytest.raises(ValueError, match=r"Pendulum-v1: its observation space .* does not match"):
+        resume(tmp_path / "run")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
-from ppo_runs import assert_equal, numbers, steps_of, weights, whole
+from ppo_runs import assert_equal, numbers, steps_of, weights, whole, words
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from worlds import own_folders
 
@@ -119,3 +119,39 @@ def test_video(tmp_path: Path) -> None:
     (event,) = EventAccumulator(str(out)).Reload().Images("eval/episode")
     assert (event.step, event.width, event.height) == (64, 320, 213)
     assert event.encoded_image_string == (out / "videos/step_64.gif").read_bytes()
+
+
+def test_evaluating_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An id of ours, native in training and alone in evaluation; continuous actions."""
+    out = tmp_path / "run"
+    whole(out, env="minrl/PendulumNoVel-v1", steps=64, evaluate_every=0, normalize_observations=True)
+    assert "minrl/PendulumNoVel-v1, 2 at once (natively vectorised)" in capsys.readouterr().out
+    command = ["evaluate", str(out), "--episodes", "2", "--json"]
+    results = []
+    for extra in ([], ["--sample"], ["--env", "minrl.envs:minrl/PendulumNoVel-v1"]):
+        assert main([*command, *extra]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    likely, sampled, named = results
+    assert likely["agent"] == "ppo"
+    assert likely["lengths"] == [200, 200]
+    assert named["returns"] == likely["returns"] != sampled["returns"]
+    assert main(["evaluate", str(out), "--env", "CartPole-v1"]) == 2
+    assert "this agent was trained for on env:minrl/PendulumNoVel-v1" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main(words(out, learning_rate=1e30)) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("minrl: the loss is not finite by step 32: lower --learning-rate")
+    assert "\n" not in error
+    assert checkpoint.read(out).step == 0
+
+
+def test_a_row_that_was_cut_off(tmp_path: Path) -> None:
+    """Whatever column comes first."""
+    (tmp_path / "progress.csv").write_text("time/total_timesteps,train/loss,eval/mean_reward\n32,0.5,\n64,0.25,7.0\n9")
+    assert read_log(tmp_path, TIMESTEPS) == [
+        {TIMESTEPS: 32.0, "train/loss": 0.5},
+        {TIMESTEPS: 64.0, "train/loss": 0.25, "eval/mean_reward": 7.0},
+    ]

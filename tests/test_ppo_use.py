@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from recall import Recall, recall, small
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import EvalCallback, EveryNTimesteps
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -152,6 +152,8 @@ def test_previous_rewards_are_asked_for() -> None:
     assert one.shape == action.shape
     with pytest.raises(ValueError, match="reward="):
         model.predict(np.zeros((2, 3), np.float32), state)
+    with pytest.raises(ValueError, match="PreviousReward"):
+        model.learn(72, [EveryNTimesteps(10, EvalCallback(recall(1), verbose=0))])
 
 
 def test_evaluation_callback_takes_another_number_of_environments(tmp_path: Path) -> None:

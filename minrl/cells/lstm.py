@@ -3,19 +3,24 @@
 Shapes: B batch, T time, D width, H inner width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from minrl.cells.base import Cell, hold_bias, inner_width, state_dtype
 from minrl.cells.gru import pieces_without_reset
+from minrl.kernels import cpu_lstm
+
+# Rows times inner width beyond which torch's LSTM is up to a tenth faster than the kernel, where no row resets.
+_WIDE = 1024
 
 
 class LSTM(Cell):
     """torch.nn.LSTM of one layer with an optional wider inner state and a projection back.
 
-    `torch.nn.LSTM` does the work, one call for each piece of time in which no row resets, so short episodes
-    that start at different steps cost many calls. The recurrence feeds rounding back into its gates and
-    therefore runs in the precision of the weights, also under autocast.
+    The recurrence feeds rounding back into its gates and therefore runs in the precision of the weights, also
+    under autocast. How it runs is told at `lstm_layer`.
 
     Args:
         width: D, of input and output.
@@ -51,20 +56,10 @@ class LSTM(Cell):
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h | c (B, 2H)."""
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.lstm.all_weights[0][0].dtype)
-            memory = x.new_zeros(x.shape[0], self.state_size) if state is None else state.to(x.dtype)
-            h, c = memory.chunk(2, dim=-1)
-            outputs = []
-            for first, end in pieces_without_reset(reset, x.shape[1]):
-                if reset is not None:
-                    opens = reset[:, first, None]
-                    h, c = h.masked_fill(opens, 0.0), c.masked_fill(opens, 0.0)
-                start = (h.unsqueeze(0).contiguous(), c.unsqueeze(0).contiguous())
-                output, (h, c) = self.lstm(x[:, first:end], start)
-                outputs.append(output)
-                h, c = h[0], c[0]
-        hidden = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return self.down(hidden), torch.cat([h, c], dim=-1).to(state_dtype(h))
+            weights = self.lstm.all_weights[0]
+            x = x.to(weights[0].dtype)
+            hidden, last = lstm_layer(x, weights, None if state is None else state.to(x.dtype), reset)
+        return self.down(hidden), last.to(state_dtype(last))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """As `Cell.step`."""
@@ -72,3 +67,45 @@ class LSTM(Cell):
             x = x.to(self.lstm.all_weights[0][0].dtype)
             h, c = torch.lstm_cell(x, state.to(x.dtype).chunk(2, dim=-1), *self.lstm.all_weights[0])
         return self.down(h), torch.cat([h, c], dim=-1).to(state_dtype(h))
+
+
+def lstm_layer(
+    x: Tensor, weights: Sequence[Tensor], state: Tensor | None = None, reset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """A layer of `torch.nn.LSTM` with resets inside: `minrl.scan.lstm_scan` of W_ih x + b_ih + b_hh.
+
+    On a CPU one compiled loop does it. Elsewhere, and where numba is missing, torch's LSTM does, one call for each
+    piece of time in which no row resets, so that short episodes that start at different steps cost many calls.
+
+    Args:
+        x: (B, T, D) in the precision of the weights.
+        weights: W_ih (4H, D), W_hh (4H, H) and, if there are biases, b_ih and b_hh (4H,): as in `all_weights`.
+        state: (B, 2H) the memory h | c that enters the first step; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+
+    Returns:
+        h (B, T, H) and the last state h | c (B, 2H).
+    """
+    if cpu_lstm.takes(x) and not (x.shape[0] * weights[1].shape[1] > _WIDE and _no_reset_inside(reset)):
+        return cpu_lstm.lstm_layer(x, weights, state, reset)
+    width = weights[1].shape[1]
+    memory = x.new_zeros(x.shape[0], 2 * width) if state is None else state
+    h, c = memory.chunk(2, dim=-1)
+    outputs, parts = [], list(weights)
+    for first, end in pieces_without_reset(reset, x.shape[1]):
+        if reset is not None:
+            opens = reset[:, first, None]
+            h, c = h.masked_fill(opens, 0.0), c.masked_fill(opens, 0.0)
+        start = h.unsqueeze(0).contiguous(), c.unsqueeze(0).contiguous()
+        # One layer, no dropout, made to be gone back through or not, one direction, batch first. cuDNN's way back
+        # asks for training.
+        options = (1, 0.0, torch.is_grad_enabled(), False, True)
+        output, h, c = torch.lstm(x[:, first:end], start, parts, len(parts) == 4, *options)
+        outputs.append(output)
+        h, c = h[0], c[0]
+    hidden = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    return hidden, torch.cat([h, c], dim=-1)
+
+
+def _no_reset_inside(reset: Tensor | None) -> bool:
+    return reset is None or not bool(reset[:, 1:].any())

@@ -27,7 +27,8 @@ class Sums:
     """Gradients that are sums over the rows of what is like `rows`: `parts` of `sizes`, whole after `add_up`."""
 
     def __init__(self, sizes: tuple[int, ...], rows: Tensor) -> None:
-        threads = _threads(rows.shape[0], rows.shape[0] * max(sizes))
+        most = rows.shape[0] * max(sizes)  # numbers, and items, of a kernel
+        threads = _threads(most, most)
         self._room = rows.new_zeros(threads, sum(sizes))  # (R, C)
         self._stride = self._room.shape[1] * rows.element_size()
         self.parts = list(self._room[0].split(sizes))

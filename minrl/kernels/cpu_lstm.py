@@ -1,9 +1,11 @@
 """The LSTM on a CPU as one node of the gradient's graph: one compiled loop over time forward, one backward.
 
+The products over all steps at once, with the input's weights and for the weights' gradients, are torch's.
+
 Shapes: B batch, T time, D width of the input, H width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,39 +19,46 @@ from minrl.kernels import cpu
 # Below so many multiply-adds a second thread costs more than it brings.
 _WORK_PER_THREAD = 1 << 20
 
+_Kept = tuple[Tensor | None, ...]
 _is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
+_under_functorch: Any = torch._C._are_functorch_transforms_active
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the kernel takes inputs like `x`, here and now."""
+    """Whether the kernel takes inputs like `x`: plain tensors that are not being traced or transformed."""
     if type(x) not in (Tensor, torch.nn.Parameter) or torch.compiler.is_compiling() or _is_tracing():
         return False
-    return cpu.takes(x) and not torch._C._are_functorch_transforms_active()
+    return cpu.takes(x) and not _under_functorch()
 
 
 def lstm_scan(
     gates: Tensor, weight: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `minrl.scan.lstm_scan`, for tensors that `takes` takes."""
-    h, last = _Scan.apply(gates, weight, state, reset)
+    """As `minrl.scan.lstm_scan`."""
+    if torch.is_grad_enabled():
+        h, last = _Scan.apply(gates, weight, state, reset)  # type: ignore[no-untyped-call]
+    else:
+        h, last, _ = _forward(_copy(gates), weight, state, reset, keep=False)
     return h, last
 
 
 def lstm_layer(
-    x: Tensor, weights: tuple[Tensor, ...], state: Tensor | None = None, reset: Tensor | None = None
+    x: Tensor, weights: Sequence[Tensor], state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`lstm_scan` of x (B, T, D) with W_ih, W_hh and perhaps b_ih and b_hh, as torch keeps them."""
-    h, last = _Layer.apply(x, state, reset, *weights)
+    """As `minrl.cells.lstm.lstm_layer`: a scan that makes its own gates, which spares it a copy of them."""
+    if torch.is_grad_enabled():
+        h, last = _Layer.apply(x, state, reset, *weights)  # type: ignore[no-untyped-call]
+    else:
+        h, last, _ = _forward(_gates(x, *weights), weights[1], state, reset, keep=False)
     return h, last
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, gates: Tensor, weight: Tensor, state: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        gates = gates.clone(memory_format=torch.contiguous_format)
-        h, last, kept = _forward(gates, weight, state, reset, keep=any(ctx.needs_input_grad))
+        h, last, kept = _forward(_copy(gates), weight, state, reset, keep=any(ctx.needs_input_grad))
         ctx.save_for_backward(*kept)
         ctx.set_materialize_grads(False)
         return h, last
@@ -57,75 +66,87 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        dgates, before, dstate = _backward(*ctx.saved_tensors, dh, dlast)
+        dgates, before, dstate = _backward(ctx.saved_tensors, dh, dlast)
         dweight = _flat(dgates).t() @ _flat(before) if ctx.needs_input_grad[1] else None
         return dgates, dweight, dstate, None
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, state: Tensor | None, reset: Tensor | None, into: Tensor, weight: Tensor, *biases: Tensor
+    def forward(
+        ctx: Any, x: Tensor, state: Tensor | None, reset: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        flat = _flat(x)
-        gates = torch.addmm(biases[0] + biases[1], flat, into.t()) if biases else flat @ into.t()
-        gates = gates.view(*x.shape[:2], -1)
-        h, last, kept = _forward(gates, weight, state, reset, keep=any(ctx.needs_input_grad))
-        ctx.save_for_backward(flat, into, *kept)
+        h, last, kept = _forward(_gates(x, *weights), weights[1], state, reset, keep=any(ctx.needs_input_grad))
+        ctx.save_for_backward(x, weights[0], *kept)
         ctx.set_materialize_grads(False)
         return h, last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        flat, into, *kept = ctx.saved_tensors
-        of_x, of_state, _, of_into, of_weight, *of_biases = ctx.needs_input_grad
-        dgates, before, dstate = _backward(*kept, dh, dlast)
+        x, input_weight, *kept = ctx.saved_tensors
+        of_x, _, _, of_input_weight, of_weight, *of_biases = ctx.needs_input_grad
+        dgates, before, dstate = _backward(kept, dh, dlast)
         rows = _flat(dgates)
-        dx = (rows @ into).view(*dgates.shape[:2], -1) if of_x else None
-        dinto = rows.t() @ flat if of_into else None
-        dweight = rows.t() @ _flat(before) if of_weight else None
-        dbias = rows.sum(0) if any(of_biases) else None
-        return dx, dstate if of_state else None, None, dinto, dweight, *(dbias for _ in of_biases)
+        return (
+            (rows @ input_weight).view(x.shape) if of_x else None,
+            dstate,
+            None,
+            rows.t() @ _flat(x) if of_input_weight else None,
+            rows.t() @ _flat(before) if of_weight else None,
+            *(rows.sum(0) if of_bias else None for of_bias in of_biases),
+        )
+
+
+def _gates(x: Tensor, input_weight: Tensor, weight: Tensor, *biases: Tensor) -> Tensor:
+    """What the input and the biases give, (B, T, D) -> (B, T, 4H)."""
+    rows = torch.addmm(biases[0] + biases[1], _flat(x), input_weight.t()) if biases else _flat(x) @ input_weight.t()
+    return rows.view(*x.shape[:2], -1)
+
+
+def _copy(gates: Tensor) -> Tensor:
+    return gates.clone(memory_format=torch.contiguous_format)
 
 
 def _forward(
     gates: Tensor, weight: Tensor, state: Tensor | None, reset: Tensor | None, *, keep: bool
-) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-    """h (B, T, H), the last state (B, 2H) and what the way back needs; the gates (B, T, 4H) are overwritten."""
+) -> tuple[Tensor, Tensor, _Kept]:
+    """h (B, T, H), the last state (B, 2H) and what the way back needs; the gates (B, T, 4H) are mapped in place."""
     from minrl.kernels import cpu_lstm_loops as loops  # it imports numba
 
     batch, steps, wide = gates.shape
-    width, like = wide // 4, _like(gates)
-    weight, state = weight.contiguous(), None if state is None else state.contiguous()
-    reset = None if reset is None else reset.contiguous()
+    width = wide // 4
+    weight = _argument("weight", weight, (wide, width), gates.dtype)
+    state = None if state is None else _argument("state", state, (batch, 2 * width), gates.dtype)
+    reset = None if reset is None else _argument("reset", reset, (batch, steps), torch.bool)
     h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, 2 * width)
     cells = torch.empty_like(h) if keep else None
     turned = gates.new_empty(width, wide + loops.MARGIN)
-    loops.turn()(weight.data_ptr(), turned.data_ptr(), width, like)
-    addresses = [gates, turned, state, reset, h, last, cells]
-    _run(loops.forward(), addresses, batch, steps, width, like)
+    loops.turn()(weight.data_ptr(), turned.data_ptr(), width, _like(h))
+    _run(loops.forward(), (gates, turned, state, reset, h, last, cells), h)
     return h, last, (weight, state, reset, h, gates, cells)
 
 
 def _backward(
-    weight: Tensor,
-    state: Tensor | None,
-    reset: Tensor | None,
-    h: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    dh: Tensor | None,
-    dlast: Tensor | None,
+    kept: Sequence[Tensor], dh: Tensor | None, dlast: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The gradient to the gates (B, T, 4H), h_{t-1} as step t saw it (B, T, H), the gradient to the state (B, 2H)."""
     from minrl.kernels import cpu_lstm_loops as loops
 
-    dgates, before, dstate = torch.empty_like(gates), torch.empty_like(h), None if state is None else torch.empty_like(state)
+    _, state, _, h, gates, _ = kept
+    dgates, before = torch.empty_like(gates), torch.empty_like(h)
+    dstate = None if state is None else torch.empty_like(state)
     dh, dlast = None if dh is None else dh.contiguous(), None if dlast is None else dlast.contiguous()
-    addresses = [weight, state, reset, h, gates, cells, dh, dlast, dgates, dstate, before]
-    _run(loops.backward(), addresses, *h.shape, _like(h))
+    _run(loops.backward(), (*kept, dh, dlast, dgates, dstate, before), h)
     return dgates, before, dstate
+
+
+def _argument(name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """`x` without gaps in memory; a ValueError where the kernel would read beyond it."""
+    if x.shape != shape or x.dtype != dtype or not x.is_cpu:
+        got = f"{x.dtype} {tuple(x.shape)} on {x.device}"
+        raise ValueError(f"{name} must be {dtype} of shape {shape} on the CPU, got {got}")
+    return x.contiguous()
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -138,11 +159,12 @@ def _like(x: Tensor) -> Any:
     return np.float64(0) if x.dtype == torch.float64 else np.float32(0)
 
 
-def _run(kernel: Callable[..., None], tensors: list[Tensor | None], batch: int, steps: int, width: int, like: Any) -> None:
-    """Share the batch rows among as many threads as torch has."""
+def _run(kernel: Callable[..., None], tensors: Sequence[Tensor | None], h: Tensor) -> None:
+    """Share the batch rows of h (B, T, H) among as many threads as torch has."""
+    batch, steps, width = h.shape
     addresses = [0 if x is None else x.data_ptr() for x in tensors]
-    sizes = batch, steps, width, like
-    threads = min(torch.get_num_threads(), batch, batch * steps * 4 * width * width // _WORK_PER_THREAD)
+    sizes = batch, steps, width, _like(h)
+    threads = min(torch.get_num_threads(), batch, h.numel() * 4 * width // _WORK_PER_THREAD)
     if threads <= 1:
         kernel(*addresses, 0, batch, *sizes)
         return

@@ -48,7 +48,7 @@ def numbers(address: int, size: int, like: Any) -> Any:
 @inlined
 def opens(reset: Any, step: int) -> bool:
     """Whether an episode begins at a step."""
-    return reset.size > 0 and reset[step] != 0
+    return bool(reset.size and reset[step])
 
 
 @inlined

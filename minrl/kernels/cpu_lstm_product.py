@@ -34,10 +34,10 @@ def add_product(
     of_y, next_y, of_x, next_x, next_w = _U(y_at), _U(y_stride), _U(x_at), _U(x_stride), _U(w_stride)
     eights, blocks, back = size_ // _8, (out_ + _LANES - _1) // _LANES, _U(turn) % _2
     for i in range(_0, blocks):
-        first = (blocks - _1 - i if back else i) * _LANES
+        first: Any = (blocks - _1 - i if back else i) * _LANES
         lanes = min(_LANES, out_ - first)
         for j in range(_0, eights):
-            k = (eights - _1 - j if back else j) * _8
+            k: Any = (eights - _1 - j if back else j) * _8
             w, b = k * next_w + first, _0
             while b + _1 < rows_:
                 here, there = of_y + b * next_y + first, of_x + b * next_x + k
@@ -46,9 +46,9 @@ def add_product(
                 b += _2
             if b < rows_:
                 add_eight(y, of_y + b * next_y + first, x, of_x + b * next_x + k, weight, w, next_w, lanes)
-        for k in range(eights * _8, size_):
-            for b in range(_0, rows_):
-                add_one(y, of_y + b * next_y + first, x, of_x + b * next_x + k, weight, k * next_w + first, lanes)
+        for rest in range(eights * _8, size_):
+            for row in range(_0, rows_):
+                add_one(y, of_y + row * next_y + first, x, of_x + row * next_x + rest, weight, rest * next_w + first, lanes)
 
 
 @inlined

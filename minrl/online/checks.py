@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EventCallback
 
 
 def check_rewards(rewards: npt.NDArray[Any], steps: int) -> None:
@@ -23,3 +24,17 @@ def check_observations(observations: Any, steps: int) -> None:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
             raise ValueError(f"environment {row} returned an {name!r} that is not finite at step {steps}")
+
+
+def check_callbacks(callback: BaseCallback) -> None:
+    """A ValueError if an EvalCallback is to evaluate a policy that reads the last reward, which it does not hand on."""
+    if isinstance(callback, EvalCallback):
+        raise ValueError(
+            "EvalCallback hands no rewards to a policy with previous_reward: put the reward into the observation with "
+            "the wrapper PreviousReward instead, in training and in evaluation"
+        )
+    if isinstance(callback, CallbackList):
+        for each in callback.callbacks:
+            check_callbacks(each)
+    elif isinstance(callback, EventCallback) and callback.callback is not None:
+        check_callbacks(callback.callback)

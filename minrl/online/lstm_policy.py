@@ -15,9 +15,9 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minrl.cells.lstm import lstm_layer
 from minrl.choices import nearest
 from minrl.online.policy import Array, Features, RecurrentPolicy
-from minrl.scan import lstm_scan
 
 # Options of torch.nn.LSTM that would change the memory's layout or precision, and the only values they can have.
 _FIXED: dict[str, tuple[Any, ...]] = {
@@ -124,18 +124,16 @@ class LstmPolicy(RecurrentPolicy):
         parts = state.chunk(state.shape[1] // self.lstm_output_dim, dim=1)
         layers = 2 * self.lstm_hidden_state_shape[0]
         actor, after = step_layers(self.lstm_actor, features[0], parts[:layers])
-        if self.lstm_critic is None:
-            critic = self._critic_latent(actor, features[1])
-        else:
-            critic, after_critic = step_layers(self.lstm_critic, features[1], parts[layers:])
-            after += after_critic
-        return actor, critic, torch.cat(after, dim=1)
+        if self.lstm_critic is None or len(parts) == layers:  # `predict` hands in no memory of the critic's
+            return actor, self._critic_latent(actor, features[1]), torch.cat(after, dim=1)
+        critic, after_critic = step_layers(self.lstm_critic, features[1], parts[layers:])
+        return actor, critic, torch.cat(after + after_critic, dim=1)
 
     def _critic_latent(self, actor: Tensor, features: Tensor) -> Tensor:
         return actor.detach() if self.critic is None else self.critic(features)
 
     def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
-        """From sb3-contrib's h and c of the actor, (L, B, H) each; the critic's memory is not carried by `predict`."""
+        """From sb3-contrib's h and c of the actor, (L, B, H) each; `predict` needs no more."""
         layers, _, width = self.lstm_hidden_state_shape
         shape = (layers, batch_size, width)
         parts = [np.asarray(part, dtype=np.float32) for part in state]
@@ -144,16 +142,13 @@ class LstmPolicy(RecurrentPolicy):
                 f"state must be the LSTM's (h, c) of shape {shape} each (layers, environments, width), "
                 f"got {len(parts)} of shape {', '.join(str(part.shape) for part in parts)}"
             )
-        memory = self.initial_state(batch_size)
-        # (2, L, B, H) -> h and c of the first layer, of the second, …
-        of_actor = np.stack(parts).transpose(2, 1, 0, 3).reshape(batch_size, self.memory_size)
-        memory[:, : self.memory_size] = torch.from_numpy(of_actor)
-        return memory
+        memory = np.concatenate([part[layer] for layer in range(layers) for part in parts], axis=1)
+        return torch.from_numpy(memory).to(self.device)
 
     def _state(self, memory: Tensor) -> tuple[Array, ...]:
         layers, _, width = self.lstm_hidden_state_shape
-        of_actor = memory[:, : self.memory_size].reshape(-1, layers, 2, width)
-        h, c = of_actor.permute(2, 1, 0, 3).contiguous().cpu().numpy()
+        of_actor = memory[:, : self.memory_size].cpu().numpy().reshape(-1, layers, 2, width)
+        h, c = np.ascontiguousarray(of_actor.transpose(2, 1, 0, 3))
         return h, c
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -186,11 +181,9 @@ def scan_layers(lstm: nn.LSTM, x: Tensor, state: Tensor, reset: Tensor) -> tuple
     """What `lstm` makes of whole segments: (B, T, F), (B, 2LH) h | c of each layer, (B, T) -> (B, T, H), (B, 2LH)."""
     last = []
     for number, part in enumerate(state.chunk(lstm.num_layers, dim=1)):
-        input_weight, weight, *biases = lstm.all_weights[number]
         if number and lstm.dropout:
             x = F.dropout(x, lstm.dropout, lstm.training)
-        bias = biases[0] + biases[1] if biases else None
-        x, after = lstm_scan(F.linear(x, input_weight, bias), weight, part, reset)
+        x, after = lstm_layer(x, lstm.all_weights[number], part, reset)
         last.append(after)
     return x, torch.cat(last, dim=1)
 

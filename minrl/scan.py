@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minrl.kernels import chunked, cpu, lstm, reference
+from minrl.kernels import chunked, cpu, cpu_lstm, lstm, reference
 
 Candidate = Literal["positive", "tanh", "linear"]
 LinearScan = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
@@ -102,10 +102,10 @@ def minlstm_scan(
 def lstm_scan(
     gates: Tensor, weight: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """LSTM: i, f, g, o = gates_t + W h_{t-1}, c_t = sig(f) * c_{t-1} + sig(i) * tanh(g), h_t = sig(o) * tanh(c_t).
+    """LSTM: c_t = f_t * c_{t-1} + i_t * g_t, h_t = o_t * tanh(c_t) (Hochreiter and Schmidhuber, 1997).
 
-    The recurrence of torch.nn.LSTM (Hochreiter and Schmidhuber, 1997; forget gate: Gers et al., 2000). Where
-    `reset[:, t]`, h_{t-1} and c_{t-1} are zero, whatever they were, and no gradient crosses.
+    As in torch.nn.LSTM, the gates i, f (Gers et al., 2000) and o are the sigmoid and the candidate g is the tanh of
+    what the input gives plus W h_{t-1}. Where `reset[:, t]`, h_{t-1} and c_{t-1} are zero, whatever they were, and no gradient crosses.
 
     Args:
         gates: (B, T, 4H) what the input and the biases give, W_ih x + b_ih + b_hh, before the maps, in torch's
@@ -128,7 +128,8 @@ def lstm_scan(
     pre = _in_state_precision(gates)
     _check_shapes(pre, 2 * width, state, reset)
     state = None if state is None else state.to(pre.dtype)
-    h, last = lstm.lstm_scan(pre, weight.to(pre.dtype), state, reset)
+    run = cpu_lstm.lstm_scan if cpu_lstm.takes(pre) else lstm.lstm_scan
+    h, last = run(pre, weight.to(pre.dtype), state, reset)
     return h.to(gates.dtype), last
 
 

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from minrl.kernels import cpu
 
 # Below so many multiply-adds a second thread costs more than it brings.
-_WORK_PER_THREAD = 1 << 20
+_WORK_PER_THREAD = 1 << 21
 
 _Kept = tuple[Tensor | None, ...]
 _is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
@@ -127,9 +127,7 @@ def _forward(
     return h, last, (weight, state, reset, h, gates, cells)
 
 
-def _backward(
-    kept: Sequence[Tensor], dh: Tensor | None, dlast: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _backward(kept: Sequence[Tensor], dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The gradient to the gates (B, T, 4H), h_{t-1} as step t saw it (B, T, H), the gradient to the state (B, 2H)."""
     from minrl.kernels import cpu_lstm_loops as loops
 

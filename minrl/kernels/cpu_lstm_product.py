@@ -48,7 +48,9 @@ def add_product(
                 add_eight(y, of_y + b * next_y + first, x, of_x + b * next_x + k, weight, w, next_w, lanes)
         for rest in range(eights * _8, size_):
             for row in range(_0, rows_):
-                add_one(y, of_y + row * next_y + first, x, of_x + row * next_x + rest, weight, rest * next_w + first, lanes)
+                add_one(
+                    y, of_y + row * next_y + first, x, of_x + row * next_x + rest, weight, rest * next_w + first, lanes
+                )
 
 
 @inlined

@@ -13,12 +13,13 @@ def lstm_scan(
     """As `minrl.scan.lstm_scan`, as a loop over time."""
     h, c = (gates.new_zeros(gates.shape[0], 2 * weight.shape[1]) if state is None else state).chunk(2, dim=-1)
     outputs = []
-    for t in range(gates.shape[1]):
-        if reset is not None:
-            opens = reset[:, t, None]
-            h, c = torch.where(opens, torch.zeros_like(h), h), torch.where(opens, torch.zeros_like(c), c)
-        insert, forget, content, show = (gates[:, t] + h @ weight.T).chunk(4, dim=-1)
-        c = torch.sigmoid(forget) * c + torch.sigmoid(insert) * torch.tanh(content)
-        h = torch.sigmoid(show) * torch.tanh(c)
-        outputs.append(h)
+    with torch.autocast(gates.device.type, enabled=False):
+        for t in range(gates.shape[1]):
+            if reset is not None:
+                opens = reset[:, t, None]
+                h, c = torch.where(opens, torch.zeros_like(h), h), torch.where(opens, torch.zeros_like(c), c)
+            insert, forget, content, show = (gates[:, t] + h @ weight.T).chunk(4, dim=-1)
+            c = torch.sigmoid(forget) * c + torch.sigmoid(insert) * torch.tanh(content)
+            h = torch.sigmoid(show) * torch.tanh(c)
+            outputs.append(h)
     return torch.stack(outputs, dim=1), torch.cat([h, c], dim=-1)

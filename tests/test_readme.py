@@ -32,11 +32,11 @@ def run(command: list[str], folder: Path) -> None:
 
 
 def test_there_is_something_to_run() -> None:
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
     assert len(COMMANDS) >= 6
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["acting", "backbone"])
+@pytest.mark.parametrize("code", PYTHON, ids=["acting", "backbone", "ppo"])
 def test_python_examples(code: str, place: Path) -> None:
     pytest.importorskip("mujoco")
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
@@ -50,6 +50,13 @@ def test_commands(command: str, place: Path, monkeypatch: pytest.MonkeyPatch, tm
     if command.startswith("minrl evaluate"):
         command = command.replace("--episodes 20", "--episodes 1")
     run(shlex.split(command), place)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("minrl train ppo")])
+def test_training_online(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command.replace("configs/", f"{ROOT}/configs/"))
+    short = ["--steps", "64", "--n-steps", "16", "--n-envs", "2", "--evaluate-episodes", "1", "--threads", "1"]
+    run([*words, *short], tmp_path)
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "lint", "bench"])

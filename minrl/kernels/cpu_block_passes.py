@@ -16,7 +16,8 @@ from minrl.kernels import cpu_block_mix as mix
 from minrl.kernels.cpu_block_share import Sums, pieces, share
 from minrl.kernels.cpu_loops import blocks_of
 
-# The hidden layer of an MLP is gone through in tiles of about so many numbers for each thread: they stay in its cache.
+# An MLP is gone through in tiles of about so many hidden numbers for each thread, which stay in its cache: all rows at
+# once take a tenth longer.
 _TILE = 1 << 17
 
 

@@ -174,7 +174,8 @@ class RecurrentPolicy(ActorCriticPolicy):
         Raises:
             ValueError: for an observation, state or episode start that does not fit.
         """
-        self.set_training_mode(False)
+        if self.training:
+            self.set_training_mode(False)
         tensors, vectorized = self.obs_to_tensor(observation)
         count = len(next(iter(tensors.values())) if isinstance(tensors, dict) else tensors)
         with torch.no_grad():
@@ -184,8 +185,9 @@ class RecurrentPolicy(ActorCriticPolicy):
                 reset = torch.as_tensor(np.asarray(episode_start) > 0, device=self.device).reshape(-1)
                 if len(reset) != count:
                     raise ValueError(f"episode_start has {len(reset)} entries for {count} observations")
-            distribution, memory = self.get_distribution(tensors, memory, reset, previous)
-            actions = distribution.get_actions(deterministic=deterministic)
+            previous = self._no_previous(previous, reset)
+            latent, _, memory = self._step(self._features(tensors), previous, memory, reset)
+            actions, _ = sampled(self, self.mlp_extractor.forward_actor(latent), deterministic)
             actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
             after = self._state(memory)
             if self.previous_size:

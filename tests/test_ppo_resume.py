@@ -174,30 +174,30 @@ def test_an_environment_of_a_module(
 ) -> None:
     """It is imported only where the user names it: a file that names one runs no code."""
     mark = tmp_path / "imported"
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "owned.py").write_text(
         f"import gymnasium, pathlib\npathlib.Path({str(mark)!r}).touch()\n"
-        "gymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=20)\n"
+        "gymnasium.register('Owned-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=20)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     out = tmp_path / "run"
     try:
-        whole(out, env="mine:Mine-v0", steps=64)
+        whole(out, env="owned:Owned-v0", steps=64)
         mark.unlink()
-        monkeypatch.delitem(sys.modules, "mine")
-        gymnasium.registry.pop("Mine-v0")
+        monkeypatch.delitem(sys.modules, "owned")
+        gymnasium.registry.pop("Owned-v0")
         reconfigure(out, steps=96)
         command = ["train", "--resume", str(out)]
         capsys.readouterr()
         assert main(command) == 2
         error = capsys.readouterr().err.strip()
-        assert "the checkpoint asks for environment mine:Mine-v0, which no installed package registers" in error
+        assert "the checkpoint asks for environment owned:Owned-v0, which no installed package registers" in error
         assert not mark.exists()
         assert main(["train", "--env", "Pendulum-v1", "--resume", str(out)]) == 2
-        assert "was trained in mine:Mine-v0, not in Pendulum-v1" in capsys.readouterr().err
-        assert main([*command, "--env", "mine:Mine-v0"]) == 0
+        assert "was trained in owned:Owned-v0, not in Pendulum-v1" in capsys.readouterr().err
+        assert main([*command, "--env", "owned:Owned-v0"]) == 0
         assert mark.exists()
     finally:
-        gymnasium.registry.pop("Mine-v0", None)
+        gymnasium.registry.pop("Owned-v0", None)
     assert checkpoint.read(out).step == 96
 
 

@@ -105,7 +105,8 @@ def lstm_scan(
     """LSTM: c_t = f_t * c_{t-1} + i_t * g_t, h_t = o_t * tanh(c_t) (Hochreiter and Schmidhuber, 1997).
 
     As in torch.nn.LSTM, the gates i, f (Gers et al., 2000) and o are the sigmoid and the candidate g is the tanh of
-    what the input gives plus W h_{t-1}. Where `reset[:, t]`, h_{t-1} and c_{t-1} are zero, whatever they were, and no gradient crosses.
+    what the input gives plus W h_{t-1}. Where `reset[:, t]`, h_{t-1} and c_{t-1} are zero, whatever they were, and
+    no gradient crosses.
 
     Args:
         gates: (B, T, 4H) what the input and the biases give, W_ih x + b_ih + b_hh, before the maps, in torch's

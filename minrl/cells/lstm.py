@@ -88,7 +88,7 @@ def lstm_layer(
         h (B, T, H) and the last state h | c (B, 2H).
     """
     width = weights[1].shape[1]
-    if cpu_lstm.takes(x) and not (_fills_torch(*x.shape[:2], width) and _no_reset_inside(reset)):
+    if cpu_lstm.takes(x) and not (_fills_torch(x.shape[0], x.shape[1], width) and _no_reset_inside(reset)):
         return cpu_lstm.lstm_layer(x, weights, state, reset)
     memory = x.new_zeros(x.shape[0], 2 * width) if state is None else state
     h, c = memory.chunk(2, dim=-1)

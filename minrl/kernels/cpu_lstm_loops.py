@@ -10,11 +10,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
+from minrl.kernels.cpu_block_rows import numbers
 from minrl.kernels.cpu_lstm_product import add_product, transpose
 from minrl.kernels.cpu_math import compiled, exponential, inlined
 from minrl.kernels.cpu_rows import copy_row
@@ -25,24 +23,6 @@ MARGIN = 16
 # So many batch rows run together, and each weight is read once for all of them.
 _ROWS = 64
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
-_carray: Any = numba.carray  # type: ignore[attr-defined]
-
-
-def _address(context: Any, address: Any, like: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    pointer: Any = types.CPointer
-    return pointer(like)(types.int64, like), generate
-
-
-_at: Any = intrinsic(_address)
-
-
-@inlined
-def numbers(address: int, size: int, like: Any) -> Any:
-    """The numbers of the type of `like` that lie at `address`, none at 0."""
-    return _carray(_at(address, like), (size if address else 0,))
 
 
 @inlined

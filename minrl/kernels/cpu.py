@@ -20,7 +20,7 @@ from torch import Tensor
 from minrl.kernels import chunked
 
 # Below so many numbers a second thread costs more than it brings.
-_NUMBERS_PER_THREAD = 1 << 15
+NUMBERS_PER_THREAD = 1 << 15
 
 
 @torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
@@ -150,25 +150,26 @@ def _flag(signed: bool, like: Tensor | None) -> Any:
 def _run(kernel: Callable[..., None], arrays: list[Any], options: tuple[Any, ...], h: Tensor) -> None:
     """Share the B * N blocks of lanes of `h` (B, T, D) among as many threads as torch has."""
     items = h.shape[0] * _loops().blocks_of(h.shape[2])
-    threads = min(torch.get_num_threads(), items, h.numel() // _NUMBERS_PER_THREAD)
+    threads = min(torch.get_num_threads(), items, h.numel() // NUMBERS_PER_THREAD)
     if threads <= 1:
         kernel(*arrays, 0, items, *options)
         return
     cuts = [items * i // threads for i in range(threads + 1)]
-    others = [_pool().submit(kernel, *arrays, first, end, *options) for first, end in pairwise(cuts[1:])]
+    others = [thread_pool().submit(kernel, *arrays, first, end, *options) for first, end in pairwise(cuts[1:])]
     kernel(*arrays, 0, cuts[1], *options)
     for other in others:
         other.result()
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
+def thread_pool() -> ThreadPoolExecutor:
+    """The threads that share out rows and lanes; idle ones cost nothing."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="minrl-scan")
 
 
 if hasattr(os, "register_at_fork"):
     # A child process has none of its parent's threads.
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=thread_pool.cache_clear)
 
 
 def _fake_gated(

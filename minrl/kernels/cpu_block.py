@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from minrl.cells.mingru import MinGRU
 from minrl.cells.minlstm import MinLSTM
 from minrl.kernels import cpu
-from minrl.kernels.cpu_step import _is_norm, _parts, _sizes
+from minrl.kernels.cpu_step import block_parts, block_sizes, is_norm
 
 
 @dataclass(frozen=True)
@@ -141,20 +141,20 @@ def _weights(backbone: Any, block_type: type[nn.Module]) -> tuple[Tensor | None,
         return None
     weights: list[Tensor | None] = []
     for block in backbone.blocks:
-        of_block, norms = _parts(block), [block.norm] if block.mlp is None else [block.norm, block.mlp[0]]
-        if of_block is None or not all(map(_is_norm, norms)) or type(block.dropout) is not nn.Dropout:
+        of_block, norms = block_parts(block), [block.norm] if block.mlp is None else [block.norm, block.mlp[0]]
+        if of_block is None or not all(map(is_norm, norms)) or type(block.dropout) is not nn.Dropout:
             return None
         if not _have_shapes(of_block, block, backbone.width):
             return None
         weights += of_block
-    if not _is_norm(backbone.norm) or backbone.state_size != sum(block.state_size for block in backbone.blocks):
+    if not is_norm(backbone.norm) or backbone.state_size != sum(block.state_size for block in backbone.blocks):
         return None
     return *weights, backbone.norm.weight, backbone.norm.bias
 
 
 def _have_shapes(weights: list[Tensor | None], block: Any, width: int) -> bool:
     """Whether the weights of a block fit each other: the kernels reach as far as these shapes."""
-    inner, hidden, taps = _sizes(block)
+    inner, hidden, taps = block_sizes(block)
     gates = inner * (2 if type(block.cell) is MinGRU else 3)
     of_mlp = [(width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,)]
     shapes = [(width,), (width,), (taps, width), (width,), (gates, width), (gates,), (width, inner), *of_mlp]
@@ -173,7 +173,7 @@ def _stack(backbone: Any, kind: Any) -> Any:
 
     forms, column, size = [], 0, np.dtype(kind).itemsize
     for block in backbone.blocks:
-        inner, hidden, taps = _sizes(block)
+        inner, hidden, taps = block_sizes(block)
         form = cpu_block_passes.Form(
             parts=2 if type(block.cell) is MinGRU else 3,
             candidate=cpu_rows.CANDIDATES[block.cell.candidate],

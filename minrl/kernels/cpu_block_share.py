@@ -51,11 +51,11 @@ def _share(run: Callable[[int, int, int], None], items: int, numbers: int) -> No
         run(0, 0, items)
         return
     cuts = [items * i // threads for i in range(threads + 1)]
-    others = [cpu._pool().submit(run, i, cuts[i], cuts[i + 1]) for i in range(1, threads)]
+    others = [cpu.thread_pool().submit(run, i, cuts[i], cuts[i + 1]) for i in range(1, threads)]
     run(0, 0, cuts[1])
     for other in others:
         other.result()
 
 
 def _threads(items: int, numbers: int) -> int:
-    return max(1, min(torch.get_num_threads(), items, numbers // cpu._NUMBERS_PER_THREAD))
+    return max(1, min(torch.get_num_threads(), items, numbers // cpu.NUMBERS_PER_THREAD))

@@ -167,7 +167,7 @@ def _run(kernel: Callable[..., None], tensors: Sequence[Tensor | None], h: Tenso
         kernel(*addresses, 0, batch, *sizes)
         return
     cuts = [batch * i // threads for i in range(threads + 1)]
-    others = [cpu._pool().submit(kernel, *addresses, first, end, *sizes) for first, end in pairwise(cuts[1:])]
+    others = [cpu.thread_pool().submit(kernel, *addresses, first, end, *sizes) for first, end in pairwise(cuts[1:])]
     kernel(*addresses, 0, cuts[1], *sizes)
     for other in others:
         other.result()

@@ -108,11 +108,11 @@ def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
         return None
     if any(type(block) is not block_type for block in blocks):
         return None
-    rows = [_parts(block) for block in blocks]
-    shapes = {(type(block.cell), block.cell.candidate, block.cell.signed, _sizes(block)) for block in blocks}
+    rows = [block_parts(block) for block in blocks]
+    shapes = {(type(block.cell), block.cell.candidate, block.cell.signed, block_sizes(block)) for block in blocks}
     norms = [norm for block in blocks for norm in (block.norm, block.norm if block.mlp is None else block.mlp[0])]
     norms.append(backbone.norm)
-    if len(shapes) != 1 or any(row is None for row in rows) or not all(map(_is_norm, norms)):
+    if len(shapes) != 1 or any(row is None for row in rows) or not all(map(is_norm, norms)):
         return None
     parts = [part for row in rows if row is not None for part in row] + [backbone.norm.weight, backbone.norm.bias]
     parameters = tuple(part for part in parts if part is not None)
@@ -133,7 +133,7 @@ def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
         kernel=kernel,
         addresses=np.array([0 if part is None else part.data_ptr() for part in parts], np.int64),
         epsilons=np.array([norm.eps for norm in norms], np.float32),
-        sizes=(backbone.width, *_sizes(blocks[0]), len(blocks), backbone.state_size, np.float32(cell.signed)),
+        sizes=(backbone.width, *block_sizes(blocks[0]), len(blocks), backbone.state_size, np.float32(cell.signed)),
         owners=owners,
         names=names,
         members=values,
@@ -145,13 +145,13 @@ def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
     return plan if not any(plan.hooks) else None
 
 
-def _sizes(block: Any) -> tuple[int, int, int]:
+def block_sizes(block: Any) -> tuple[int, int, int]:
     """H, M and K; 0 for what is not there."""
     hidden = 0 if block.mlp is None else block.mlp[1].out_features
     return block.cell.state_size, hidden, 0 if block.conv is None else block.conv.taps
 
 
-def _parts(block: Any) -> list[Tensor | None] | None:
+def block_parts(block: Any) -> list[Tensor | None] | None:
     """The weights of a block in the kernel's order; None where one of its modules is not what it is made with."""
     cell, conv, mlp = block.cell, block.conv, block.mlp
     down = None if type(cell.down) is nn.Identity else cell.down
@@ -175,5 +175,6 @@ def _both(module: Any) -> list[Tensor | None]:
     return [None, None] if module is None else [module.weight, module.bias]
 
 
-def _is_norm(norm: Any) -> bool:
+def is_norm(norm: Any) -> bool:
+    """Whether a module is the layer norm that the kernels know."""
     return type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None

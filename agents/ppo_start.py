@@ -11,6 +11,7 @@ import torch
 from minrl import checkpoint
 from minrl.config import build, write_toml
 from minrl.data.environment import EnvironmentInfo
+from minrl.device import device_named
 from minrl.task import Task
 from minrl.trust import checked
 
@@ -86,7 +87,7 @@ def _prepared(
     """The run before its first rollout in this process; `known` is the task that it must still be."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = _device(config.device)
+    device = device_named(config.device)
     task, vectorization = probe(config)
     if known is not None:
         known.check_fits(task.observation_space, task.action_space, config.env)
@@ -137,17 +138,3 @@ def _model(
         )
     except (AssertionError, TypeError, RuntimeError, ZeroDivisionError) as error:  # Stable-Baselines3 asserts
         raise ValueError(f"no ppo agent can be made of these settings: {' '.join(str(error).split())}") from error
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'unknown device "{name}"; choose cpu, cuda or auto') from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f'device "{name}" is not supported; choose cpu, cuda or auto')
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name} was asked for; torch finds {torch.cuda.device_count()} GPUs")
-    return device

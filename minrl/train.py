@@ -1,6 +1,5 @@
 """Training an offline agent into a folder, and going on with it after an interruption."""
 
-import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from minrl.config import build, write_toml
 from minrl.data import load
 from minrl.data.environment import make_environment
 from minrl.data.episode import Episodes
+from minrl.device import device_named
 from minrl.distributed import Group
 from minrl.loop import Result, Run, TrainConfig
 from minrl.physics import quiet_mujoco
@@ -123,21 +123,7 @@ def _prepare(config: TrainConfig) -> tuple[torch.device, Group]:
         raise ValueError("no data set: give --data minari:NAME, d4rl:NAME or hdf5:FILE")
     if config.threads:
         torch.set_num_threads(config.threads)
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'unknown device "{name}"; choose cpu, cuda or auto') from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f'device "{name}" is not supported; choose cpu, cuda or auto')
+    device = device_named(config.device)
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError("device cuda was asked for, but torch finds no GPU")
-        index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
-        if index >= torch.cuda.device_count():
-            raise ValueError(f"device cuda:{index} was asked for; torch finds {torch.cuda.device_count()} GPUs")
-        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device, Group.join(device)

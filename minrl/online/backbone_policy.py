@@ -5,6 +5,7 @@ action and reward.
 """
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from minrl.checkpoint import Checkpoint
 from minrl.choices import nearest
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, StartsOnline, check_start, open_run
+
+# Features, what came before, memory and resets into latents and the next memory: a trunk's scan or its step.
+Run = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Trunk(nn.Module):
@@ -163,24 +167,26 @@ class BackbonePolicy(RecurrentPolicy):
     def _scan(
         self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.critic_trunk is None:
-            latent, last = self.trunk.scan(features[0], previous, state, reset)
-            return latent, latent, last
-        of_actor, of_critic = state.tensor_split([self.memory_size], dim=1)
-        actor, last_of_actor = self.trunk.scan(features[0], previous, of_actor, reset)
-        critic, last_of_critic = self.critic_trunk.scan(features[1], previous, of_critic, reset)
-        return actor, critic, torch.cat([last_of_actor, last_of_critic], dim=1)
+        critic = None if self.critic_trunk is None else self.critic_trunk.scan
+        return self._of_both(self.trunk.scan, critic, features, previous, state, reset)
 
     def _step(
         self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.critic_trunk is None:
-            latent, last = self.trunk.step(features[0], previous, state, reset)
+        critic = None if self.critic_trunk is None else self.critic_trunk.step
+        return self._of_both(self.trunk.step, critic, features, previous, state, reset)
+
+    def _of_both(
+        self, actor: Run, critic: Run | None, features: Features, previous: Tensor, state: Tensor, reset: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents of actor and critic, which are one where they share the trunk, and the memory of both."""
+        if critic is None:
+            latent, last = actor(features[0], previous, state, reset)
             return latent, latent, last
         of_actor, of_critic = state.tensor_split([self.memory_size], dim=1)
-        actor, last_of_actor = self.trunk.step(features[0], previous, of_actor, reset)
-        critic, last_of_critic = self.critic_trunk.step(features[1], previous, of_critic, reset)
-        return actor, critic, torch.cat([last_of_actor, last_of_critic], dim=1)
+        latent_pi, last_of_actor = actor(features[0], previous, of_actor, reset)
+        latent_vf, last_of_critic = critic(features[1], previous, of_critic, reset)
+        return latent_pi, latent_vf, torch.cat([last_of_actor, last_of_critic], dim=1)
 
     def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
         if len(state) != 1:

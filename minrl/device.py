@@ -1,0 +1,31 @@
+"""The device that a user names."""
+
+import os
+
+import torch
+
+
+def device_named(name: str) -> torch.device:
+    """The device called `name`: cpu, cuda, cuda:1 …, or auto, which is a GPU where there is one.
+
+    Under `torchrun`, `cuda` is the process's own GPU.
+
+    Raises:
+        ValueError: if there is no such device, or it is of another kind.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'unknown device "{name}"; choose cpu, cuda or auto') from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f'device "{name}" is not supported; choose cpu, cuda or auto')
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch finds no GPU")
+    index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise ValueError(f"device cuda:{index} was asked for; torch finds {torch.cuda.device_count()} GPUs")
+    return torch.device("cuda", index)

@@ -72,7 +72,8 @@ class BackbonePolicy(RecurrentPolicy):
         previous_reward: the last reward as an input; `predict` then takes `reward`.
         pretrained: the folder of a run whose agent, trained on a data set, is the start: trunk, observation
             normalisation and actor; the value head is fresh. It brings its own cell, width, depth, conv, mlp and cell
-            options. Exploration then starts at `log_std_init=-1`.
+            options. Exploration then starts at `log_std_init=-2`. A fresh critic misleads an actor that is good
+            already: `separate_critic=True`, `pretrained_kl=1` and a small learning rate keep what it can.
         pretrained_kl: weight of the divergence KL(policy | pretrained policy) in the loss: a number, which decays
             linearly to zero over training, or a function of the progress that remains (from 1 to 0).
         net_arch: layers of the heads between the trunk and the outputs, as in Stable-Baselines3; none by default.
@@ -112,7 +113,7 @@ class BackbonePolicy(RecurrentPolicy):
             agent, pretrained = open_run(pretrained)
             self._start = (agent,)
             previous_action = True
-            keywords.setdefault("log_std_init", -1.0)
+            keywords.setdefault("log_std_init", -2.0)
         elif pretrained_kl:
             raise ValueError("pretrained_kl needs a pretrained run")
         self.pretrained: Checkpoint | None = pretrained

@@ -102,7 +102,9 @@ def written(cell: Any) -> str:
     """A number with as many digits as mean something."""
     if cell is None:
         return "-"
-    return (f"{cell:.0f}" if cell >= 100 else f"{cell:.2f}") if isinstance(cell, float) else str(cell)
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.0f}" if cell >= 100 else f"{cell:.2f}" if cell >= 1 else f"{cell:.3f}"
 
 
 def compare(rows: Sequence[Row], rounds: dict[int, int]) -> list[dict[str, Any]]:

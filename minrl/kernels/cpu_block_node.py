@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from minrl.kernels.cpu_block_noise import draw
 from minrl.kernels.cpu_block_passes import (
     OF_BLOCK,
     Form,
     Frame,
+    Noises,
     Saved,
     Weights,
     block_backward,
@@ -44,19 +46,22 @@ class Stack:
 
 
 def scan(
-    stack: Stack, weights: tuple[Tensor | None, ...], x: Tensor, state: Tensor | None, reset: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """x (B, T, D), state (B, S), reset (B, T) -> y (B, T, D), last state (B, S)."""
+    stack: Stack, weights: tuple[Tensor | None, ...], x: Tensor, state: Tensor | None, reset: Tensor | None,
+    rates: tuple[float, ...] | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """x (B, T, D), state (B, S), reset (B, T) -> y (B, T, D), last state (B, S); `rates` are the blocks' dropout."""
+    nothing: list[Noises] = [(None, None)] * len(stack.forms)
+    noises = nothing if rates is None else draw(rates, type(stack.epsilon))
     reset = x.new_zeros(x.shape[:2], dtype=torch.bool) if reset is None else reset.contiguous()
     state = x.new_zeros(x.shape[0], stack.state_size) if state is None else state.contiguous()
     if torch.is_grad_enabled():
-        y, last = _Scan.apply(stack, reset, x.contiguous(), state, *weights)  # type: ignore[no-untyped-call]
+        y, last = _Scan.apply(stack, noises, reset, x.contiguous(), state, *weights)  # type: ignore[no-untyped-call]
         return y, last
-    return _forward(stack, reset, x.contiguous(), state, weights, None)
+    return _forward(stack, noises, reset, x.contiguous(), state, weights, None)
 
 
 def _forward(
-    stack: Stack, reset: Tensor, x: Tensor, state: Tensor, weights: tuple[Tensor | None, ...],
+    stack: Stack, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor, weights: tuple[Tensor | None, ...],
     kept: list[Tensor | None] | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What the way back needs is added to `kept`; without it, it is let go."""
@@ -65,7 +70,7 @@ def _forward(
     frame = Frame(batch, steps, width, stack.state_size, reset.data_ptr(), state.data_ptr(), last.data_ptr())
     stream = x.view(batch * steps, width)
     for i, form in enumerate(stack.forms):
-        stream, saved = block_forward(form, stack.block(i, weights), stream, frame)
+        stream, saved = block_forward(form, stack.block(i, weights), stream, frame, noises[i])
         if kept is not None:
             kept.extend(saved)
     norm, bias = weights[-2:]
@@ -79,12 +84,12 @@ def _forward(
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, stack: Stack, reset: Tensor, x: Tensor, state: Tensor, *weights: Tensor | None
+        ctx: Any, stack: Stack, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor, *weights: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         kept: list[Tensor | None] = []
-        outputs = _forward(stack, reset, x, state, weights, kept)
+        outputs = _forward(stack, noises, reset, x, state, weights, kept)
         ctx.save_for_backward(reset, state, *weights, *kept)
-        ctx.stack, ctx.shape = stack, x.shape
+        ctx.stack, ctx.noises, ctx.shape = stack, noises, x.shape
         ctx.set_materialize_grads(False)
         return outputs
 
@@ -119,9 +124,9 @@ class _Scan(torch.autograd.Function):
         for i in reversed(range(len(stack.forms))):
             saved = Saved(*kept[i * _PER_SAVED : (i + 1) * _PER_SAVED])
             dstream, of_block = block_backward(
-                stack.forms[i], stack.block(i, weights), saved, dstream, frame, sums, i * OF_BLOCK
+                stack.forms[i], stack.block(i, weights), saved, dstream, frame, ctx.noises[i], sums, i * OF_BLOCK
             )
             gradients = of_block + gradients
         sums.add_up()
         assert dstream is not None
-        return None, None, dstream.view(ctx.shape), dstate, *gradients
+        return None, None, None, dstream.view(ctx.shape), dstate, *gradients

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from minrl.kernels import cpu_block_loops as loops
 from minrl.kernels import cpu_block_mix as mix
+from minrl.kernels.cpu_block_noise import Noise, drop_and_add, drop_gradient
 from minrl.kernels.cpu_block_share import Sums, pieces, share
 from minrl.kernels.cpu_loops import blocks_of
+from minrl.kernels.cpu_product import input_gradient, linear, linear_added, linear_into
 
 # An MLP is gone through in tiles of about so many hidden numbers for each thread, which stay in its cache: all rows at
 # once take a tenth longer.
@@ -38,12 +40,14 @@ class Form:
     recent: int
 
     def sums(self, width: int) -> tuple[int, ...]:
-        """The sizes of the gradients that are sums over rows: those of NORM, TAPS, GATES_BIAS, MLP_NORM, UP_BIAS."""
-        return width, width, max(self.taps, 1) * width, width, self.parts * self.inner, width, width, width, self.hidden
+        """The sizes of the gradients that are sums over rows: those of NORM, TAPS, GATES_BIAS and so on."""
+        of_cell = width, width, max(self.taps, 1) * width, width, self.parts * self.inner
+        return *of_cell, width, width, width, self.hidden, width
 
 
-# Where they are: a norm's weight and its bias; taps and their bias; the MLP norm's two, and the bias of its way back.
-NORM, TAPS, GATES_BIAS, MLP_NORM, UP_BIAS, OF_BLOCK = 0, 2, 4, 5, 8, 9
+# Where they are: a norm's weight and its bias; taps and their bias; the MLP norm's two, and the sum of the gradient to
+# its output, which is that to its last bias; with dropout that one is at the end.
+NORM, TAPS, GATES_BIAS, MLP_NORM, UP_BIAS, BACK_BIAS, OF_BLOCK = 0, 2, 4, 5, 8, 9, 10
 
 
 class Weights(NamedTuple):
@@ -77,6 +81,10 @@ class Saved(NamedTuple):
     hidden: Tensor | None
 
 
+# The dropout of the cell's branch and of the MLP's.
+Noises = tuple[Noise | None, Noise | None]
+
+
 class Frame(NamedTuple):
     """What all blocks share: B, T, D, S, and the addresses of the resets and of both ends of the state."""
 
@@ -90,7 +98,7 @@ class Frame(NamedTuple):
     dstate: int = 0
 
 
-def block_forward(form: Form, w: Weights, x: Tensor, frame: Frame) -> tuple[Tensor, Saved]:
+def block_forward(form: Form, w: Weights, x: Tensor, frame: Frame, noises: Noises) -> tuple[Tensor, Saved]:
     """x (N, D) -> y (N, D); the last state goes to its columns of the frame's."""
     batch, steps, width, state_size, resets, state, last, _ = frame
     rows = batch * steps
@@ -103,23 +111,33 @@ def block_forward(form: Form, w: Weights, x: Tensor, frame: Frame) -> tuple[Tens
             w.norm.data_ptr(), w.norm_bias.data_ptr(), w.taps.data_ptr(), _address(w.taps_bias), u.data_ptr(),
             stats.data_ptr(), last + form.recent, batch, steps, width, form.taps, state_size, form.epsilon,
         )  # fmt: skip
-    gates = torch.mm(u, w.gates.t()) if w.gates_bias is None else torch.addmm(w.gates_bias, u, w.gates.t())
-    mixed = torch.empty_like(x) if w.down is None else None
+    gates = linear(u, w.gates, w.gates_bias)
+    noise, of_mlp = noises
+    added = torch.empty_like(x) if w.down is None and noise is None else None
     share(
         loops.scan_forward(form.parts, form.candidate), batch * blocks_of(form.inner), rows * form.inner,
         gates.data_ptr(), state + form.memory, resets, h.data_ptr(), last + form.memory, x.data_ptr(),
-        _address(mixed), batch, steps, form.inner, state_size, form.flip,
+        _address(added), batch, steps, form.inner, state_size, form.flip,
     )  # fmt: skip
-    mixed = mixed if w.down is None else torch.addmm(x, h, w.down.t())
-    assert mixed is not None
+    mixed = _mixed(w, x, h, noise) if added is None else added
     if w.up is None:
         return mixed, Saved(x, stats, u, gates, h, None, None, None)
-    y, mlp_stats, hidden = _mlp_forward(form, w, mixed)
+    y, mlp_stats, hidden = _mlp_forward(form, w, mixed, of_mlp)
     return y, Saved(x, stats, u, gates, h, mixed, mlp_stats, hidden)
 
 
+def _mixed(w: Weights, x: Tensor, h: Tensor, noise: Noise | None) -> Tensor:
+    """x and what the cell gives."""
+    if noise is None:
+        assert w.down is not None
+        return linear_added(h, w.down, x)
+    mixed = torch.empty_like(x)
+    drop_and_add(noise, x, h if w.down is None else linear(h, w.down, None), mixed)
+    return mixed
+
+
 def block_backward(
-    form: Form, w: Weights, saved: Saved, dy: Tensor | None, frame: Frame, sums: Sums, at: int
+    form: Form, w: Weights, saved: Saved, dy: Tensor | None, frame: Frame, noises: Noises, sums: Sums, at: int
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The gradients to x and to the weights, from those to y (None for zero) and the last state.
 
@@ -129,10 +147,10 @@ def block_backward(
     rows = batch * steps
     of_mlp: list[Tensor | None] = [None] * 6
     if w.up is not None and dy is not None:
-        dy, of_mlp = _mlp_backward(form, w, saved, dy, sums, at)
-    dh, ddown = dy, None
-    if w.down is not None and dy is not None:
-        dh, ddown = torch.mm(dy, w.down), torch.mm(dy.t(), saved.h)
+        dy, of_mlp = _mlp_backward(form, w, saved, dy, noises[1], sums, at)
+    dh, ddown = dy if dy is None or noises[0] is None else drop_gradient(noises[0], dy), None
+    if w.down is not None and dh is not None:
+        dh, ddown = input_gradient(dh, w.down), torch.mm(dh.t(), saved.h)
     dh = torch.zeros_like(saved.h) if dh is None else dh
     dgates, dx = torch.empty_like(saved.gates), torch.empty_like(saved.x)
     sums.share(
@@ -140,7 +158,7 @@ def block_backward(
         rows * form.inner, saved.gates.data_ptr(), state + form.memory, resets, saved.h.data_ptr(), dh.data_ptr(),
         dlast + form.memory, dgates.data_ptr(), dstate + form.memory, batch, steps, form.inner, state_size, form.flip,
     )  # fmt: skip
-    du = torch.mm(dgates, w.gates)
+    du = input_gradient(dgates, w.gates)
     if w.taps is None:
         norm_backward(w.norm, w.norm_bias, form.epsilon, saved.x, saved.stats, du, dy, dx, None, sums, at + NORM)
     else:
@@ -163,45 +181,50 @@ def block_backward(
     ]
 
 
-def _mlp_forward(form: Form, w: Weights, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _mlp_forward(form: Form, w: Weights, x: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
     """x + MLP(x), the norm's statistics, and what goes into the GELU."""
     assert w.mlp_norm is not None and w.mlp_norm_bias is not None  # noqa: PT018
     assert w.up is not None and w.back is not None  # noqa: PT018
     y, stats, hidden = torch.empty_like(x), x.new_empty(x.shape[0], 2), x.new_empty(x.shape[0], form.hidden)
+    start, shift = 0, w.back_bias if noise is None else None
     for inputs, out, its_stats, a in _tiles(form.hidden, x, y, stats, hidden):
         n, g = torch.empty_like(inputs), torch.empty_like(a)
-        norm_forward(w.mlp_norm, w.mlp_norm_bias, form.mlp_epsilon, inputs, n, its_stats, w.back_bias, out)
-        if w.up_bias is None:
-            torch.mm(n, w.up.t(), out=a)
-        else:
-            torch.addmm(w.up_bias, n, w.up.t(), out=a)
+        norm_forward(w.mlp_norm, w.mlp_norm_bias, form.mlp_epsilon, inputs, n, its_stats, shift, out)
+        linear_into(n, w.up, w.up_bias, a)
         share(loops.gelu_forward(), pieces(a.shape[0]), a.numel(), a.data_ptr(), g.data_ptr(), *a.shape, form.epsilon)
-        torch.addmm(inputs if w.back_bias is None else out, g, w.back.t(), out=out)
+        if noise is None:
+            linear_added(g, w.back, inputs if shift is None else out, out)
+        else:
+            drop_and_add(noise, inputs, linear(g, w.back, w.back_bias), out, start)
+        start += inputs.shape[0]
     return y, stats, hidden
 
 
 def _mlp_backward(
-    form: Form, w: Weights, saved: Saved, dy: Tensor, sums: Sums, at: int
+    form: Form, w: Weights, saved: Saved, dy: Tensor, noise: Noise | None, sums: Sums, at: int
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The gradients to the MLP's input, the residual's included, and to its weights."""
     x, stats, hidden = saved.mixed, saved.mlp_stats, saved.hidden
     assert w.mlp_norm is not None and w.mlp_norm_bias is not None  # noqa: PT018
     assert w.up is not None and w.back is not None  # noqa: PT018
     assert x is not None and stats is not None and hidden is not None  # noqa: PT018
-    dx, dup, dback = torch.empty_like(x), torch.zeros_like(w.up), torch.zeros_like(w.back)
+    dx, dup, dback, start = torch.empty_like(x), torch.zeros_like(w.up), torch.zeros_like(w.back), 0
     for inputs, its_stats, a, dout, dinputs in _tiles(form.hidden, x, stats, hidden, dy, dx):
-        g, n, da = torch.empty_like(a), torch.empty_like(inputs), torch.mm(dout, w.back)
+        branch = dout if noise is None else drop_gradient(noise, dout, sums, at + BACK_BIAS, start)
+        g, n, da = torch.empty_like(a), torch.empty_like(inputs), input_gradient(branch, w.back)
         sums.share(
             loops.gelu_backward(), at + UP_BIAS, pieces(a.shape[0]), a.numel(),
             a.data_ptr(), g.data_ptr(), da.data_ptr(), *a.shape, form.epsilon,
         )  # fmt: skip
         norm_backward(
-            w.mlp_norm, w.mlp_norm_bias, form.epsilon, inputs, its_stats, torch.mm(da, w.up), dout, dinputs, n,
+            w.mlp_norm, w.mlp_norm_bias, form.epsilon, inputs, its_stats, input_gradient(da, w.up), dout, dinputs, n,
             sums, at + MLP_NORM,
         )  # fmt: skip
-        dback.addmm_(dout.t(), g)
+        dback.addmm_(branch.t(), g)
         dup.addmm_(da.t(), n)
-    dnorm, dnorm_bias, dback_bias, dup_bias = sums.parts[at + MLP_NORM : at + OF_BLOCK]
+        start += inputs.shape[0]
+    dnorm, dnorm_bias, dback_bias, dup_bias, dropped = sums.parts[at + MLP_NORM : at + OF_BLOCK]
+    dback_bias = dback_bias if noise is None else dropped
     of_up = [dup, None if w.up_bias is None else dup_bias]
     return dx, [dnorm, dnorm_bias, *of_up, dback, None if w.back_bias is None else dback_bias]
 

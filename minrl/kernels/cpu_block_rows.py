@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload
 
-from minrl.kernels.cpu_math import FAST, exponential, inlined, summing
+from minrl.kernels.cpu_math import FAST, exponential, held_constants, inlined, summing
 
 carray: Any = numba.carray  # type: ignore[attr-defined]
 _F = np.float32
@@ -114,42 +114,44 @@ def add_to(x: Any, y: Any, z: Any, size: int) -> None:
 
 @inlined
 def gelu(x: Any, y: Any, size: int) -> None:
+    constants = held_constants()
     for d in range(size):
-        share, _ = share_below(x[d])
+        share, _ = share_below(x[d], constants)
         y[d] = x[d] * share
 
 
 @inlined
 def gelu_gradients(x: Any, y: Any, slope: Any, dbias: Any, size: int) -> None:
     """GELU(x), and in place of the gradient to it that to x, which also adds to the bias's."""
+    constants = held_constants()
     for d in range(size):
-        share, density = share_below(x[d])
+        share, density = share_below(x[d], constants)
         y[d] = x[d] * share
         dx = slope[d] * (share + x[d] * density)
         slope[d] = dx
         dbias[d] += dx
 
 
-def share_below(x: Any) -> tuple[Any, Any]:
+def share_below(x: Any, constants: Any) -> tuple[Any, Any]:
     """The share of the normal distribution below x, to 1e-7 in float32, and its density at x."""
     return (1 + erf(x * _ROOT_HALF)) / 2, _PEAK * exp(-x * x / 2)
 
 
-def _share_below_of(x: Any) -> Any:
+def _share_below_of(x: Any, constants: Any) -> Any:
     if x == types.float32:
         return _share_below_32
     return _share_below_64 if x == types.float64 else None
 
 
-def _share_below_32(x: Any) -> Any:
+def _share_below_32(x: Any, constants: Any) -> Any:
     a = abs(x) * _ROOT_HALF_32
     t = _ONE / (_ONE + _P * a)
-    bell = exponential(-a * a)
+    bell = exponential(a * a, -1.0, constants)
     tail = _HALF * (((((_A5 * t + _A4) * t + _A3) * t + _A2) * t + _A1) * t * bell)
     return tail if x < _ZERO else _ONE - tail, _PEAK_32 * bell
 
 
-def _share_below_64(x: Any) -> Any:
+def _share_below_64(x: Any, constants: Any) -> Any:
     return 0.5 * (1.0 + erf(x * _ROOT_HALF)), _PEAK * exp(-0.5 * x * x)
 
 

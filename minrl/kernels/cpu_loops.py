@@ -70,6 +70,10 @@ def gated_backward_block(
             first, of_h = (row * steps + t) * width * parts + at, (row * steps + t) * width + at
             second, content = first + (parts - 2) * width, first + (parts - 1) * width
             ask_to_read(dh, of_h, lanes)
+            ask_to_read(h, of_h, lanes)
+            for part in range(parts):
+                ask_to_read(gates, first + part * width, lanes)
+                ask_to_write(dgates, first + part * width, lanes)
             before = nothing[:lanes]
             if reset.size == 0 or not reset[row * steps + t]:
                 if t > 0:

@@ -14,7 +14,7 @@ import numpy as np
 
 from minrl.kernels.cpu_block_rows import numbers
 from minrl.kernels.cpu_lstm_product import add_product, transpose
-from minrl.kernels.cpu_math import compiled, exponential, inlined
+from minrl.kernels.cpu_math import compiled, exponential, held_constants, inlined
 from minrl.kernels.cpu_rows import copy_row
 
 # So many numbers lie between two rows of the transposed weights: at a distance that is a power of two, the rows of a
@@ -32,23 +32,25 @@ def opens(reset: Any, step: int) -> bool:
 
 
 @inlined
-def sigmoid(x: Any) -> Any:
-    return _ONE / (_ONE + exponential(-x))
+def sigmoid(x: Any, constants: Any) -> Any:
+    return _ONE / (_ONE + exponential(x, -1.0, constants))
 
 
 @inlined
-def tanh(x: Any) -> Any:
-    return _TWO / (_ONE + exponential(-_TWO * x)) - _ONE
+def tanh(x: Any, constants: Any) -> Any:
+    return _TWO / (_ONE + exponential(x, -2.0, constants)) - _ONE
 
 
 @inlined
 def gates_row(i: Any, f: Any, g: Any, o: Any, c: Any, h: Any, width: int) -> None:
     """Gates before their maps become gates, and c and h become those of this step."""
+    constants = held_constants()
     for d in range(width):
-        insert, forget, content, show = sigmoid(i[d]), sigmoid(f[d]), tanh(g[d]), sigmoid(o[d])
+        insert, forget = sigmoid(i[d], constants), sigmoid(f[d], constants)
+        content, show = tanh(g[d], constants), sigmoid(o[d], constants)
         i[d], f[d], g[d], o[d] = insert, forget, content, show
         c[d] = forget * c[d] + insert * content
-        h[d] = show * tanh(c[d])
+        h[d] = show * tanh(c[d], constants)
 
 
 @inlined
@@ -57,8 +59,9 @@ def gradients_row(
     width: int,
 ) -> None:  # fmt: skip
     """The gradients to the gates before their maps; `of_c`, the one to c_t, becomes that to c_{t-1}."""
+    constants = held_constants()
     for d in range(width):
-        insert, forget, content, show, seen = i[d], f[d], g[d], o[d], tanh(c[d])
+        insert, forget, content, show, seen = i[d], f[d], g[d], o[d], tanh(c[d], constants)
         total = of_c[d] + of_h[d] * show * (_ONE - seen * seen)
         di[d] = total * content * (insert * (_ONE - insert))
         df[d] = total * before[d] * (forget * (_ONE - forget))

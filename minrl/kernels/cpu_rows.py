@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.cpu_math import exponential, inlined, prefetch_read, prefetch_write
+from minrl.kernels.cpu_math import exponential, held_constants, inlined, prefetch_read, prefetch_write
 
 CANDIDATES = {"positive": 0, "tanh": 1, "linear": 2}
 # Memory is asked for in pieces of so many numbers (of float32).
@@ -32,32 +32,42 @@ def ask_to_write(x: Any, at: int, lanes: int) -> None:
 
 
 @inlined
-def shares(first: Any, second: Any, parts: int) -> tuple[Any, Any, Any]:
-    """The share of the candidate that goes in, and its slopes.
+def gate_values(
+    first: Any, second: Any, content: Any, parts: int, candidate: int, constants: Any
+) -> tuple[Any, Any, Any, Any, Any]:
+    """The share of the candidate that goes in, its two slopes, the candidate and its slope.
 
-    minGRU: z with dz/dk (and nothing). minLSTM: i' with di'/d forget and di'/d insert.
+    minGRU: z with dz/dk (and nothing). minLSTM: i' with di'/d forget and di'/d insert. Both gate and candidate are
+    one over something: one quotient serves both, as a division takes as long as ten products.
     """
+    below = _ONE if candidate == 2 else _ONE + exponential(content, -2.0 if candidate == 1 else -1.0, constants)
     if parts == 2:
-        shut = exponential(-first)
-        insert = _ONE / (_ONE + shut)
-        return insert, insert * (shut * insert), insert
-    # f' / i' = (1 + exp(-i)) / (1 + exp(-f)). Where both gates are shut, the exponentials count by their ratio.
-    excess = max(-min(first, second) - _SHUT, _ZERO)
-    f, i = exponential(-first - excess), exponential(-second - excess)
-    scale = _ONE / ((_ONE + f) + (_ONE + i))
-    insert, keep = (_ONE + f) * scale, (_ONE + i) * scale
-    return insert, -keep * (f * scale), insert * (i * scale)
+        shut = exponential(first, -1.0, constants)
+        above = _ONE + shut
+        quotient = _ONE / (above * below)
+        insert = below * quotient
+        slope, other = insert * (shut * insert), insert
+    else:
+        # f' / i' = (1 + exp(-i)) / (1 + exp(-f)). Where both gates are shut, the exponentials count by their ratio.
+        excess = max(-min(first, second) - _SHUT, _ZERO)
+        f, i = exponential(first + excess, -1.0, constants), exponential(second + excess, -1.0, constants)
+        above = (_ONE + f) + (_ONE + i)
+        quotient = _ONE / (above * below)
+        scale = below * quotient
+        insert, keep = (_ONE + f) * scale, (_ONE + i) * scale
+        slope, other = -keep * (f * scale), insert * (i * scale)
+    g, rise = candidate_value(content, above * quotient, candidate)
+    return insert, slope, other, g, rise
 
 
 @inlined
-def content_of(v: Any, candidate: int) -> tuple[Any, Any]:
-    """The candidate g(v) and its slope."""
+def candidate_value(v: Any, share: Any, candidate: int) -> tuple[Any, Any]:
+    """The candidate g(v) and its slope, from `share`, the sigmoid of v (or of 2v for tanh)."""
     if candidate == 0:
-        s = _ONE / (_ONE + exponential(-v))
-        return (v + _HALF if v >= _ZERO else s), (_ONE if v >= _ZERO else s * (_ONE - s))
+        return (v + _HALF if v >= _ZERO else share), (_ONE if v >= _ZERO else share * (_ONE - share))
     if candidate == 1:
-        s = _TWO / (_ONE + exponential(-_TWO * v)) - _ONE
-        return s, _ONE - s * s
+        g = _TWO * share - _ONE
+        return g, _ONE - g * g
     return v, v * _ZERO + _ONE
 
 
@@ -65,9 +75,9 @@ def content_of(v: Any, candidate: int) -> tuple[Any, Any]:
 def forward_row(
     first: Any, second: Any, content: Any, memory: Any, h: Any, parts: int, candidate: int, flip: Any, lanes: int
 ) -> None:
+    constants = held_constants()
     for d in range(lanes):
-        insert, _, _ = shares(first[d], second[d], parts)
-        g, _ = content_of(content[d], candidate)
+        insert, _, _, g, _ = gate_values(first[d], second[d], content[d], parts, candidate, constants)
         # As a change of the memory: 1 - z near 1 has fewer digits than z, and a long memory adds up what is lost.
         new = memory[d] + insert * (g - (_ONE + flip) * memory[d])
         memory[d] = new
@@ -80,9 +90,9 @@ def slopes_row(
     parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
     """Of a step: the share of the memory that is lost, and the slopes of h_t by each part of the gates."""
+    constants = held_constants()
     for d in range(lanes):
-        insert, slope, other = shares(first[d], second[d], parts)
-        g, rise = content_of(content[d], candidate)
+        insert, slope, other, g, rise = gate_values(first[d], second[d], content[d], parts, candidate, constants)
         of_insert = g - (_ONE + flip) * before[d]
         loss[d] = (_ONE + flip) * insert
         dcontent[d] = insert * rise

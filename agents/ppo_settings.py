@@ -70,6 +70,9 @@ class RunSettings:
     seed: int = field(default=0, metadata={"help": "of weights, actions and environments"})
     device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
     threads: int = field(default=0, metadata={"help": "CPU threads, 0 leaves torch's choice"})
+    tune_cpu: bool = field(
+        default=False, metadata={"help": "keep freed memory for the next tensor (glibc): faster, and never given back"}
+    )
     log_every: int = field(default=5, metadata={"help": "rollouts between two rows of the log"})
     checkpoint_every: int = field(default=20_000, metadata={"help": "environment steps between two checkpoints"})
     evaluate_every: int = field(

@@ -14,6 +14,7 @@ from minrl.data.environment import EnvironmentInfo
 from minrl.device import device_named
 from minrl.task import Task
 from minrl.trust import checked
+from minrl.tune import tune_cpu
 
 from .ppo import RecurrentPPO
 from .ppo_agent import PPOAgent, PPOConfig, PPOOptions
@@ -87,6 +88,8 @@ def _prepared(
     """The run before its first rollout in this process; `known` is the task that it must still be."""
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.tune_cpu:
+        tune_cpu()
     device = device_named(config.device)
     task, vectorization = probe(config)
     if known is not None:

@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from minrl.tune import tune_cpu
+
 if TYPE_CHECKING:
     from minrl.checkpoint import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "tune_cpu"]
 
 
 def __getattr__(name: str) -> Any:

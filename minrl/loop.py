@@ -50,6 +50,9 @@ class TrainConfig:
     )
     device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
     threads: int = field(default=0, metadata={"help": "CPU threads, 0 leaves torch's choice"})
+    tune_cpu: bool = field(
+        default=False, metadata={"help": "keep freed memory for the next tensor (glibc): faster, and never given back"}
+    )
     log_every: int = field(default=100, metadata={"help": "steps between two rows of the log"})
     checkpoint_every: int = field(default=1000, metadata={"help": "steps between two checkpoints"})
     evaluate_every: int = field(

@@ -18,6 +18,7 @@ from minrl.distributed import Group
 from minrl.loop import Result, Run, TrainConfig
 from minrl.physics import quiet_mujoco
 from minrl.task import Task
+from minrl.tune import tune_cpu
 
 __all__ = ["Result", "TrainConfig", "resume", "train"]
 
@@ -123,6 +124,8 @@ def _prepare(config: TrainConfig) -> tuple[torch.device, Group]:
         raise ValueError("no data set: give --data minari:NAME, d4rl:NAME or hdf5:FILE")
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.tune_cpu:
+        tune_cpu()
     device = device_named(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -24,7 +24,7 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/decision_step.py
-	$(BIN)/python benchmarks/cpu_kernel.py
+	$(BIN)/minrl bench --out runs/bench
 	$(BIN)/python benchmarks/data_loading.py
 
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""The command line: `minrl train | evaluate | data | collect`."""
+"""The command line: `minrl train | evaluate | data | collect | export`."""
 
 import argparse
 import os
@@ -17,6 +17,8 @@ COMMANDS = {
     "evaluate": ("evaluate_command", "run a trained agent in its environment"),
     "data": ("data_command", "list, describe and import data sets"),
     "collect": ("collect_command", "record a data set with a policy"),
+    "export": ("export_command", "write a trained agent as an ONNX file that acts without torch"),
+    "bench": ("bench_command", "measure speed, memory and rounding against peers"),
 }
 EXAMPLES = """first steps:
   minrl data list

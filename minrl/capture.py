@@ -15,7 +15,7 @@ _WARM_UP = 3
 
 
 class CapturedStep:
-    """`step` with the same shapes at every call; the first calls run as they are, all others replay one graph.
+    """`step`, of which one graph is replayed; the first calls, and batches of other shapes, run as they are.
 
     `step` must not read values back to the host, and must change its own state in place.
     """
@@ -27,7 +27,10 @@ class CapturedStep:
         self.stream = torch.cuda.Stream()
 
     def __call__(self, batch: Batch, memory: Tensor | None) -> tuple[Tensor, ...]:
-        """The step's results, in tensors of their own; after the first calls there is always a memory or never."""
+        """The step's results, in tensors of their own.
+
+        From the third call on there is always a memory or never: what the third one uses is compiled by then.
+        """
         self.calls += 1
         if self.calls <= _WARM_UP:
             self.stream.wait_stream(torch.cuda.current_stream())
@@ -38,8 +41,11 @@ class CapturedStep:
         if self.graph is None:
             self._record(batch, memory)
         assert self.graph is not None
-        for held, given in zip(self.inputs, _tensors(batch, memory), strict=True):
-            held.copy_(given)
+        given = _tensors(batch, memory)
+        if [x.shape for x in given] != [x.shape for x in self.inputs]:  # a copy would broadcast without a word
+            return self.step(batch, memory)
+        for held, value in zip(self.inputs, given, strict=True):
+            held.copy_(value)
         self.graph.replay()
         return tuple(result.clone() for result in self.results)
 

@@ -4,14 +4,15 @@ All run in linear space: gates are formed and states kept in float32 (float64 fo
 precision of the input. Shapes: B batch, T time, D width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minrl.kernels import chunked, cpu, cpu_lstm, lstm, reference
+from minrl.kernels import chunked, cpu, cpu_lstm, cuda, lstm, reference
 
 Candidate = Literal["positive", "tanh", "linear"]
 LinearScan = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
@@ -20,14 +21,33 @@ KERNELS: dict[str, LinearScan] = {
     "reference": reference.linear_scan,
     "chunked": chunked.linear_scan,
     "cpu": cpu.linear_scan,
+    "cuda": cuda.linear_scan,
 }
 # The kernels that form the gates themselves: each a pass over memory instead of a dozen.
-FUSED = {"cpu": cpu.gated_scan}
+FUSED = {"cpu": cpu.gated_scan, "cuda": cuda.gated_scan}
+
+
+_torch_alone = False
 
 
 def kernel_for(x: Tensor) -> str:
     """The name in `KERNELS` of the kernel that runs on inputs like `x`."""
-    return "cpu" if cpu.takes(x) else "chunked"
+    if _torch_alone:
+        return "chunked"
+    if cpu.takes(x):
+        return "cpu"
+    return "cuda" if cuda.takes(x) else "chunked"
+
+
+@contextmanager
+def without_fused_kernels() -> Iterator[None]:
+    """Scans in torch's own operations meanwhile, for graphs that must run where this package is not installed."""
+    global _torch_alone
+    before, _torch_alone = _torch_alone, True
+    try:
+        yield
+    finally:
+        _torch_alone = before
 
 
 def linear_scan(
@@ -141,14 +161,20 @@ def _gated_scan(
     candidate_checked(candidate)
     if gates.dim() != 3 or gates.shape[2] % parts:
         raise ValueError(f"gates must be (B, T, {parts}D) with T >= 1, got {_shape(gates)}")
-    pre = _in_state_precision(gates)
+    # The CUDA kernels read half precision themselves.
+    pre = gates if kernel_for(gates) == "cuda" else _in_state_precision(gates)
     if fused := FUSED.get(kernel_for(pre)):
         _check_shapes(pre, pre.shape[2] // parts, state, reset)
-        state = None if state is None else state.to(pre.dtype)
+        state = None if state is None else state.to(torch.promote_types(pre.dtype, torch.float32))
         h, last = fused(pre, state, reset, parts=parts, candidate=candidate, signed=signed)
     else:
         form = mingru_gates if parts == 2 else minlstm_gates
-        h, last = linear_scan(*form(pre, candidate=candidate, signed=signed), state, reset)
+        decay, drive = form(pre, candidate=candidate, signed=signed)
+        if pre.shape[1] == 1 and state is not None and reset is None:  # a step: nothing to scan
+            last = torch.addcmul(drive[:, 0], decay[:, 0], state)
+            h = last.unsqueeze(1)
+        else:
+            h, last = linear_scan(decay, drive, state, reset)
     return h.to(gates.dtype), last
 
 

@@ -1,0 +1,131 @@
+"""A whole layer, its matrix product included, forward and backward to input and weights, against its peers.
+
+Shapes: B batch, T time, D width.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from minrl.bench.figures import SHARE, Figure, Result, Settings, Shape, Skipped, faster, size
+from minrl.bench.layers import LAYERS, OurCell, forward_backward, inputs, make_layer, unusable
+from minrl.bench.machine import version
+from minrl.bench.measure import Times
+from minrl.cells.mingru import MinGRU
+from minrl.kernels import cpu_product
+
+SHAPES: tuple[Shape, ...] = ((64, 512, 128), (16, 4096, 64))
+GPU_SHAPES: tuple[Shape, ...] = ((64, 512, 128), (64, 4096, 128))
+QUICK: tuple[Shape, ...] = ((4, 64, 32),)
+# mambapy keeps many tensors of 32 numbers for each of x: small enough for a small machine.
+MAMBA: Shape = (8, 512, 128)
+PRODUCT, HALF = "Linear alone", "minGRU (bfloat16 product)"
+GOALS: dict[tuple[str, Shape], str] = {
+    ("GRU", (64, 512, 128)): ">= 6",
+    ("GRU", (16, 4096, 64)): ">= 14",
+    ("GRUCell loop, x[:, t]", (64, 512, 128)): ">= 10",
+    ("GRUCell loop, x[:, t]", (16, 4096, 64)): ">= 90",
+    ("log space", (64, 512, 128)): ">= 12",
+    ("log space", (16, 4096, 64)): ">= 12",
+}
+GPU_GOALS: dict[tuple[str, Shape], str] = {("GRU", (64, 512, 128)): ">= 10", ("GRU", (64, 4096, 128)): ">= 30"}
+
+
+class Product(nn.Module):
+    """The matrix product of one of our layers and nothing else."""
+
+    def __init__(self, layer: OurCell) -> None:
+        super().__init__()
+        assert isinstance(layer.cell, MinGRU)
+        self.gates = layer.cell.gates
+
+    def forward(self, x: Tensor, reset: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, 2D)."""
+        return cpu_product.layer(self.gates, x)
+
+
+class InBfloat16(nn.Module):
+    """A layer whose matrix product runs in bfloat16; its recurrence stays in float32."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, reset: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        with torch.autocast(x.device.type, torch.bfloat16):
+            y: Tensor = self.layer(x, reset)
+        return y.to(x.dtype)
+
+
+def measure(settings: Settings) -> Iterator[Result]:
+    """Figures for every shape and count of threads; mambapy's at a shape of its own."""
+    peers = ["GRU", "LSTM", "GRUCell loop", "GRUCell loop, x[:, t]", "log space"]
+    reason = unusable("mambapy", settings)
+    if reason:
+        yield Skipped("layer", LAYERS["mambapy"].label, reason)
+    for threads in settings.thread_counts():
+        for shape in QUICK if settings.quick else GPU_SHAPES if settings.on_gpu else SHAPES:
+            yield from _shape(settings, threads, shape, peers)
+        if not reason:
+            yield from _mamba(settings)
+
+
+def _shape(settings: Settings, threads: int, shape: Shape, peers: list[str]) -> Iterator[Result]:
+    x, reset, direction = inputs(settings, shape)
+    layers = {name: make_layer(name, settings, shape[2]) for name in ("minGRU", "minLSTM", *peers)}
+    calls = {name: forward_backward(layer, x, reset, direction) for name, layer in layers.items()}
+    ours = layers["minGRU"]
+    assert isinstance(ours, OurCell)
+    if not settings.on_gpu:  # there all of them run in it
+        calls[HALF] = forward_backward(InBfloat16(ours), x, reset, direction)
+    calls[PRODUCT] = forward_backward(Product(ours), x, reset, torch.cat([direction, direction], dim=2))
+    times = settings.times(calls, 15, budget=4.0)
+    goals = {} if settings.quick else GPU_GOALS if settings.on_gpu else GOALS
+    for name in peers:
+        yield _faster(settings, times, "minGRU", name, shape, goals.get((name, shape), ""))
+    yield _faster(settings, times, "minLSTM", "LSTM", shape)
+    if not settings.on_gpu:
+        yield _faster(settings, times, HALF, "GRU", shape)
+        yield _share(settings, times, threads, shape)
+
+
+def _mamba(settings: Settings) -> Iterator[Result]:
+    shape = QUICK[0] if settings.quick else MAMBA
+    x, reset, direction = inputs(settings, shape)
+    layers = {name: make_layer(name, settings, shape[2]) for name in ("minGRU", "mambapy")}
+    times = settings.times({k: forward_backward(v, x, reset, direction) for k, v in layers.items()}, 15)
+    yield _faster(settings, times, "minGRU", "mambapy", shape)
+
+
+def _faster(settings: Settings, times: dict[str, Times], ours: str, peer: str, shape: Shape, goal: str = "") -> Figure:
+    return faster(
+        settings,
+        times,
+        ours,
+        peer,
+        group="layer",
+        what=f"{ours} layer, forward + backward",
+        shape=size(shape, settings.dtype),
+        peer=LAYERS[peer].peer(settings.on_gpu),
+        goal=goal,
+    )
+
+
+def _share(settings: Settings, times: dict[str, Times], threads: int, shape: Shape) -> Figure:
+    """What is left of the layer's time when its product's is taken away."""
+    layer, product = times["minGRU"], times[PRODUCT]
+    return Figure(
+        group="layer",
+        what="share of the minGRU layer that is not its matrix product",
+        shape=size(shape, settings.dtype),
+        threads=threads,
+        value=1 - product.minimum / layer.minimum,
+        unit=SHARE,
+        peer=f"the same Linear alone, forward + backward, {version('torch')}",
+        median=1 - product.median / layer.median,
+        goal="" if settings.quick else "<= 15 %",
+        clock=settings.clock().name,
+        times={"ours": layer, "peer": product},
+    )

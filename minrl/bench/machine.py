@@ -1,0 +1,99 @@
+"""The machine, the process and the packages that a table is from, and which peers are there."""
+
+import importlib
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import minrl
+from minrl.kernels import cpu_product
+
+_REPORTED = ("numpy", "numba", "triton", "transformers", "mambapy", "flash-linear-attention", "accelerated-scan")
+
+
+def missing(module: str) -> str | None:
+    """Why `module` cannot be imported, in one line; None where it can."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # packages with compiled kernels fail in many ways where there is no GPU
+        root = module.split(".")[0]
+        if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] == root:
+            return f"{root} is not installed"
+        return f"{root} cannot be imported: {' '.join(str(error).split())[:120] or type(error).__name__}"
+    return None
+
+
+def failure(call: Callable[[], object]) -> str | None:
+    """Why `call` fails, in one line; None where it does not. For peers that are there but not for this machine."""
+    try:
+        call()
+    except Exception as error:  # it is theirs
+        return f"it fails here: {' '.join(str(error).split())[:120] or type(error).__name__}"
+    return None
+
+
+def version(distribution: str) -> str:
+    """`distribution` and its version."""
+    if distribution == "torch":
+        return f"torch {torch.__version__}"
+    try:
+        return f"{distribution} {version_of(distribution)}"
+    except PackageNotFoundError:
+        return distribution
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
+    """What the times depend on.
+
+    Args:
+        device: where the measuring takes place.
+        keeps_memory: whether `minrl.tune_cpu` took effect.
+    """
+    versions = {name: version(name).removeprefix(name).strip() for name in _REPORTED}
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "allocator": _allocator(keeps_memory),
+        "matrix_products": cpu_product.library(),
+        "python": platform.python_version(),
+        "minrl": minrl.__version__,
+        "torch": torch.__version__,
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "packages": {name: number for name, number in versions.items() if number},
+    }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _allocator(keeps_memory: bool) -> str:
+    name = " ".join(part for part in platform.libc_ver() if part) or "the system's"
+    preloaded = [Path(path).name for path in os.environ.get("LD_PRELOAD", "").replace(":", " ").split()]
+    if preloaded:
+        name += f" with {', '.join(preloaded)}"
+    return f"{name}, {'told to keep freed memory' if keeps_memory else 'as it is'}"

@@ -1,0 +1,119 @@
+"""Times of several calls, taken in turn, so that a ratio of two of them is not that of two moments of the machine."""
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+Call = Callable[[], object]
+
+# How often a call is repeated at most within one measurement.
+_MOST = 10_000
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How time is told: `now` in seconds, and what it counts."""
+
+    name: str
+    now: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one call, one number for each round that it took part in."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def minimum(self) -> float:
+        """The least: what the machine can do when nothing else disturbs."""
+        return min(self.seconds)
+
+    @property
+    def median(self) -> float:
+        """What it does as a rule."""
+        return statistics.median(self.seconds)
+
+
+def clock_of(device: torch.device) -> Clock:
+    """With one thread the processor's time, which other programs disturb less; else the clock on the wall."""
+    if device.type == "cuda":
+        return Clock("wall, GPU synchronised", _synchronised)
+    if torch.get_num_threads() == 1:
+        return Clock("CPU time of the process", time.process_time)
+    return Clock("wall", time.perf_counter)
+
+
+def _synchronised() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def interleaved(
+    calls: Mapping[str, Call], rounds: int, *, clock: Clock, budget: float = math.inf, least: float = 2e-3
+) -> dict[str, Times]:
+    """Time every call once in each round, one after another, the order turned by one from round to round.
+
+    Each call runs at least twice before, uncounted. Calls of less than `least` seconds are repeated within a round
+    and their mean counts. A call of which `rounds` would take longer than `budget` seconds takes part in as many
+    rounds as fit, at least one, spread over the run; all take part in the first.
+
+    Args:
+        calls: by name.
+        rounds: at least 1.
+        clock: what tells the time.
+        budget: seconds for each call, all its rounds together.
+        least: seconds that one measurement should last.
+    """
+    repeats = {name: _repeats(call, clock, least) for name, call in calls.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    allotted = dict.fromkeys(names, rounds)
+    # The collector would charge one call with what others have left.
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        for number in range(rounds):
+            start = number % len(names)
+            for name in names[start:] + names[:start]:
+                if not _takes_part(number, allotted[name], rounds):
+                    continue
+                spent = _timed(calls[name], repeats[name], clock)
+                seconds[name].append(spent / repeats[name])
+                if number == 0 and spent > 0:
+                    allotted[name] = max(1, min(rounds, int(min(budget / spent, rounds))))
+    finally:
+        if collects:
+            gc.enable()
+    return {name: Times(tuple(values)) for name, values in seconds.items()}
+
+
+def _takes_part(number: int, allotted: int, rounds: int) -> bool:
+    """Whether round `number` is one of the `allotted` of `rounds`: the first, and the others evenly."""
+    if number == 0 or allotted == rounds:
+        return True
+    later = allotted - 1
+    return number * later // (rounds - 1) > (number - 1) * later // (rounds - 1)
+
+
+def _timed(call: Call, repeats: int, clock: Clock) -> float:
+    begin = clock.now()
+    for _ in range(repeats):
+        call()
+    return clock.now() - begin
+
+
+def _repeats(call: Call, clock: Clock, least: float) -> int:
+    """How many calls make one measurement. The first, which may compile, decides nothing."""
+    call()
+    repeats = 1
+    while (spent := _timed(call, repeats, clock)) < least and repeats < _MOST:
+        # The first calls are slower than those that follow, so that it is found in several steps.
+        repeats = min(_MOST, repeats * 4, math.ceil(1.2 * repeats * least / max(spent, 1e-9)) + 1)
+    return repeats

@@ -1,0 +1,105 @@
+"""Peak memory of a layer's forward and backward pass, from its input to its gradients.
+
+On a CPU each layer has a process of its own (`python -m minrl.bench.memory`), in which the C library gives memory back
+at once; what counts is how far the resident memory rises above what it was before the input was made, as Linux tells
+it. On a GPU it is what torch's allocator has given out at most.
+
+Shapes: B batch, T time, D width.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from minrl.bench.figures import Settings
+from minrl.bench.layers import forward_backward, inputs, make_layer
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+# Every tensor of more than 64 KiB is a mapping of its own and goes back to the system when it is freed.
+_RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
+
+
+def peaks(settings: Settings, name: str, batch: int, lengths: Sequence[int], width: int) -> dict[int, int]:
+    """Bytes for each length of a layer in `minrl.bench.layers.LAYERS`.
+
+    Raises:
+        RuntimeError: where they cannot be measured, with the reason.
+    """
+    if settings.on_gpu:
+        return {steps: _on_gpu(settings, name, batch, steps, width) for steps in lengths}
+    if not os.access(_CLEAR, os.W_OK):
+        raise RuntimeError("peak memory on a CPU is measured through /proc, as Linux has it")
+    asked = json.dumps([name, batch, list(lengths), width, torch.get_num_threads()])
+    done = subprocess.run(
+        [sys.executable, "-m", "minrl.bench.memory", asked],
+        env={**os.environ, **_RETURNING, "LD_PRELOAD": "", "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        why = "out of memory?" if done.returncode < 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(f"its process ended with code {done.returncode}: {why}")
+    return {int(steps): value for steps, value in json.loads(done.stdout).items()}
+
+
+def _on_gpu(settings: Settings, name: str, batch: int, steps: int, width: int) -> int:
+    _run(settings, name, batch, steps, width)  # handles and workspaces of libraries stay
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated(settings.device)
+    torch.cuda.reset_peak_memory_stats(settings.device)
+    _run(settings, name, batch, steps, width)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated(settings.device) - before
+
+
+def _run(settings: Settings, name: str, batch: int, steps: int, width: int) -> None:
+    """Input, weights, outputs and gradients, made and dropped."""
+    x, reset, direction = inputs(settings, (batch, steps, width))
+    forward_backward(make_layer(name, settings, width), x, reset, direction)()
+
+
+def resident_peak(call: Callable[[], object]) -> int:
+    """Bytes by which this process's resident memory rises, at most, while `call` runs."""
+    _give_back()
+    before = _resident("VmRSS")
+    _CLEAR.write_text("5", encoding="ascii")  # the peak starts anew from what is resident now
+    call()
+    return _resident("VmHWM") - before
+
+
+def _give_back() -> None:
+    """Leave no freed memory with the process that the next call could take unseen."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident(field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"))
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def _main(asked: str) -> None:
+    name, batch, lengths, width, threads = json.loads(asked)
+    torch.set_num_threads(threads)
+    settings = Settings(threads=(threads,))
+    for _ in range(2):  # libraries and compiled code stay
+        _run(settings, name, batch, min(lengths), width)
+    found = {steps: resident_peak(partial(_run, settings, name, batch, steps, width)) for steps in lengths}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,134 @@
+"""The recurrence by itself, gates included, against the memory-copy limit and against other ways to compute it.
+
+The limit is a copy that moves as many bytes as the operation must, reads and writes counted. minGRU forward reads the
+gates (2 numbers for each of h) and writes h: 3; backward reads gates, h and the gradient of h and writes that of the
+gates: 6. minLSTM has one gate more: 4 and 8.
+
+Shapes: B batch, T time, D width.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minrl.bench.figures import COPY, Figure, Result, Settings, Shape, faster, ratio, size
+from minrl.bench.forms import Form, other_forms
+from minrl.bench.layers import RESETS
+from minrl.bench.measure import Call, Times
+from minrl.scan import mingru_scan, minlstm_scan
+
+SHAPES: tuple[Shape, ...] = ((64, 512, 128), (16, 4096, 64), (8, 1000, 256))
+GPU_SHAPES: tuple[Shape, ...] = ((64, 4096, 256), (64, 512, 128))
+QUICK: tuple[Shape, ...] = ((8, 64, 64),)
+# Below so many numbers of h the processor's caches hold everything and the limit is not memory's.
+_LARGE = 2_000_000
+BOTH, FORWARD = "forward + backward", "forward"
+# The cells, and the numbers that each pass moves for one of h.
+MOVED = {("minGRU", FORWARD): 3, ("minGRU", BOTH): 9, ("minLSTM", FORWARD): 4, ("minLSTM", BOTH): 12}
+
+
+def measure(settings: Settings) -> Iterator[Result]:
+    """Figures for every shape and count of threads; against the other forms at the first shape."""
+    forms, skipped = other_forms(settings)
+    yield from skipped
+    for threads in settings.thread_counts():
+        shapes = QUICK if settings.quick else GPU_SHAPES if settings.on_gpu else SHAPES
+        for shape in shapes:
+            yield from _shape(settings, threads, shape, forms if shape == shapes[0] else {})
+
+
+def _shape(
+    settings: Settings, threads: int, shape: Shape, forms: dict[str, Callable[[Tensor], Form]]
+) -> Iterator[Result]:
+    reset = torch.rand(*shape[:2], device=settings.device) < RESETS
+    calls: dict[str, Call] = {}
+    for name, scan, parts in (("minGRU", mingru_scan, 2), ("minLSTM", minlstm_scan, 3)):
+        calls |= _passes(name, _with_reset(scan, reset), _gates(settings, shape, parts))
+    for (name, passes), moved in MOVED.items():
+        calls |= {f"{name}, {passes}, {how}": copy for how, copy in _copies(settings, threads, shape, moved).items()}
+    gates = _gates(settings, shape, 2)
+    for name, form in forms.items():
+        calls[name] = _backward(form(reset), gates)
+    times = settings.times(calls, 25, budget=4.0)
+    for name, passes in MOVED:
+        yield _against_copy(settings, times, threads, shape, name, passes)
+    what, text = f"minGRU operation, {BOTH}", size(shape, settings.dtype)
+    for name in forms:
+        yield faster(settings, times, f"minGRU, {BOTH}", name, group="op", what=what, shape=text, peer=name)
+
+
+def _against_copy(
+    settings: Settings, times: dict[str, Times], threads: int, shape: Shape, name: str, passes: str
+) -> Figure:
+    """Over the fastest of the copies."""
+    ours, moved = f"{name}, {passes}", MOVED[name, passes]
+    copy = min((key for key in times if key.startswith(f"{ours}, ")), key=lambda key: times[key].minimum)
+    value, median = ratio(times, ours, copy)
+    goal = ""
+    if name == "minGRU" and passes == BOTH and not settings.quick:
+        if settings.on_gpu:
+            goal = "<= 1.5" if shape == GPU_SHAPES[0] else ""
+        elif _numbers(shape) >= _LARGE:
+            goal = "<= 1.6"
+    moved_bytes = moved * _numbers(shape) * settings.dtype.itemsize
+    return Figure(
+        group="op",
+        what=f"{name} operation, {passes}",
+        shape=size(shape, settings.dtype),
+        threads=threads,
+        value=value,
+        unit=COPY,
+        peer=f"memory copy that moves {moved}·B·T·D numbers",
+        median=median,
+        goal=goal,
+        clock=settings.clock().name,
+        times={"ours": times[ours], "peer": times[copy]},
+        details={"copy, GB/s": moved_bytes / times[copy].minimum / 1e9},
+    )
+
+
+def _numbers(shape: Shape) -> int:
+    return shape[0] * shape[1] * shape[2]
+
+
+def _gates(settings: Settings, shape: Shape, parts: int) -> Tensor:
+    batch, steps, width = shape
+    return torch.randn(batch, steps, parts * width, device=settings.device, dtype=settings.dtype)
+
+
+def _copies(settings: Settings, threads: int, shape: Shape, moved: int) -> dict[str, Call]:
+    """Copies that move `moved` numbers for each of h, half of them read and half written.
+
+    With several threads torch's waits at a barrier, which is slow where other programs run too: then there is one
+    without it beside.
+    """
+    source = torch.randn(_numbers(shape) * moved // 2, device=settings.device, dtype=settings.dtype)
+    target = torch.empty_like(source)
+    copies: dict[str, Call] = {"copy": lambda: target.copy_(source)}
+    if threads > 1 and not settings.on_gpu:
+        pool = ThreadPoolExecutor(threads)
+        parts = [np.array_split(x.numpy(), threads) for x in (target, source)]
+        copies["copy without barrier"] = lambda: list(pool.map(np.copyto, *parts))
+    return copies
+
+
+def _with_reset(scan: Callable[..., tuple[Tensor, Tensor]], reset: Tensor) -> Form:
+    return lambda gates: scan(gates, None, reset)[0]
+
+
+def _passes(name: str, form: Form, gates: Tensor) -> dict[str, Call]:
+    def forward() -> object:
+        with torch.no_grad():
+            return form(gates)
+
+    return {f"{name}, {FORWARD}": forward, f"{name}, {BOTH}": _backward(form, gates)}
+
+
+def _backward(form: Form, gates: Tensor) -> Call:
+    """The gradient of all h to the gates."""
+    gates = gates.clone().requires_grad_()
+    direction = torch.randn_like(form(gates.detach()))
+    return lambda: torch.autograd.grad(form(gates), gates, direction)

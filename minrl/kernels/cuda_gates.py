@@ -1,0 +1,116 @@
+"""What the Triton kernels do to a step: gates and their slopes, and how steps act on a memory one after another.
+
+A step takes a memory m to m - weight * m + drive, its weight being the share that is lost: 1 - z near 1 has fewer
+digits than z, and a long memory adds up what is missing. In the plain linear recurrence (P = 1) it is
+weight * m + drive. A step that opens an episode drops m by selection, never as a product with zero, so that what is
+no number ends there.
+
+Shapes: a tile is (S, L), S steps and L lanes of the width; P parts of the gates (1: linear, 2: minGRU, 3:
+minLSTM).
+"""
+
+# mypy: allow-untyped-decorators
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def exponential(x: tl.tensor) -> tl.tensor:
+    """exp(x), as the one instruction that a GPU has for powers of two."""
+    return tl.exp2(x * 1.4426950408889634)
+
+
+@triton.jit
+def inverse(x: tl.tensor) -> tl.tensor:
+    """1 / x for x from 1 to 1e19: a division also costs the checks for numbers that cannot occur here."""
+    return tl.math.rsqrt(x * x)
+
+
+@triton.jit
+def sigmoid(x: tl.tensor) -> tl.tensor:
+    """The sigmoid and its slope, both with all their digits on either side."""
+    small = exponential(-tl.abs(x))
+    large = inverse(1.0 + small)
+    return tl.where(x >= 0, large, small * large), small * large * large
+
+
+@triton.jit
+def insert_share(first: tl.tensor, second: tl.tensor, parts: tl.constexpr) -> tl.tensor:
+    """The share of the candidate that goes in, and its slopes by the first and by the second gate.
+
+    minGRU: z of the update gate. minLSTM: i' of the forget gate and the insert gate.
+    """
+    if parts == 2:
+        share, slope = sigmoid(first)
+        return share, slope, slope
+    # i' / f' = (1 + exp(-f)) / (1 + exp(-i)). Where both gates are shut, the exponentials count by their ratio:
+    # exp(40) is so large that one more is lost in it, and so small that its square still fits float32.
+    excess = tl.maximum(-tl.minimum(first, second) - 40.0, 0.0)
+    f, i = exponential(-first - excess), exponential(-second - excess)
+    scale = inverse((1.0 + f) + (1.0 + i))
+    share, kept = (1.0 + f) * scale, (1.0 + i) * scale
+    return share, -kept * (f * scale), share * (i * scale)
+
+
+@triton.jit
+def candidate_of(v: tl.tensor, candidate: tl.constexpr) -> tl.tensor:
+    """The candidate g(v) and its slope."""
+    if candidate == "linear":
+        return v, v * 0.0 + 1.0
+    if candidate == "tanh":
+        share, slope = sigmoid(2.0 * v)
+        return 2.0 * share - 1.0, 4.0 * slope
+    share, slope = sigmoid(v)
+    return tl.where(v >= 0, v + 0.5, share), tl.where(v >= 0, 1.0, slope)
+
+
+@triton.jit
+def kept(memory: tl.tensor, weight: tl.tensor, parts: tl.constexpr) -> tl.tensor:
+    """What a step leaves of a memory."""
+    return weight * memory if parts == 1 else memory - weight * memory
+
+
+@triton.jit
+def _linear_after(
+    weight: tl.tensor, drive: tl.tensor, opens: tl.tensor, later: tl.tensor, add: tl.tensor, later_opens: tl.tensor
+) -> tl.tensor:
+    # Where `opens` comes out no one asks for the weight.
+    return weight * later, add + tl.where(later_opens != 0, 0.0, later * drive), opens | later_opens
+
+
+@triton.jit
+def _gated_after(
+    weight: tl.tensor, drive: tl.tensor, opens: tl.tensor, later: tl.tensor, add: tl.tensor, later_opens: tl.tensor
+) -> tl.tensor:
+    left = tl.where(later_opens != 0, 0.0, drive - later * drive)
+    return weight + (later - weight * later), add + left, opens | later_opens
+
+
+@triton.jit
+def all_up_to(weight: tl.tensor, drive: tl.tensor, opens: tl.tensor, parts: tl.constexpr) -> tl.tensor:
+    """For each row of a tile, the one step that does what the rows up to it do one after another."""
+    if parts == 1:
+        return tl.associative_scan((weight, drive, opens), 0, _linear_after)
+    return tl.associative_scan((weight, drive, opens), 0, _gated_after)
+
+
+@triton.jit
+def left_by(memory: tl.tensor, weight: tl.tensor, drive: tl.tensor, opens: tl.tensor, parts: tl.constexpr) -> tl.tensor:
+    """The memory (L,) that enters a tile after each step of `all_up_to`: (S, L)."""
+    return drive + tl.where(opens != 0, 0.0, kept(memory[None, :], weight, parts))
+
+
+@triton.jit
+def last_row(x: tl.tensor) -> tl.tensor:
+    """(S, L) -> (L,)."""
+    rows = tl.arange(0, x.shape[0])
+    return tl.sum(tl.where((rows == x.shape[0] - 1)[:, None], x, 0), axis=0)
+
+
+@triton.jit
+def row_before(x: tl.tensor, first: tl.tensor) -> tl.tensor:
+    """Each row's predecessor; that of the first row is `first` (L,)."""
+    rows = tl.arange(0, x.shape[0])
+    before = tl.maximum(rows - 1, 0)[:, None] + tl.zeros(x.shape, tl.int32)
+    return tl.where((rows == 0)[:, None], first[None, :], tl.gather(x, before, 0))

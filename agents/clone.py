@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minrl.acting import Inputs, fused_step
 from minrl.agent import Agent, Batch, Loss, Moment, Sampler
 from minrl.backbone import Backbone
 from minrl.cells import CELLS, Cell
@@ -110,12 +111,27 @@ class CloneAgent(Agent):
         return torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
 
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
-        """As `Agent.act`."""
+        """As `Agent.act`; without gradients on a CPU it is one compiled call where there is one for this agent."""
+        if fused := fused_step(self, self._inputs, moment, state, deterministic=deterministic):
+            return fused
         state = torch.where(moment.episode_start.unsqueeze(1), 0.0, state)
         previous, memory = state.split([self.task.action_size, self.memory_size], dim=1)
         features, memory = self.backbone.step(self.embed(moment.observation, previous), memory)
         action = self.head.act(features, deterministic=deterministic)
         return action, torch.cat([action.to(state.dtype), memory], dim=1)
+
+    def _inputs(self) -> Inputs | None:
+        """What one step is made of; None for an agent that is not of this kind."""
+        if type(self) is not CloneAgent:
+            return None
+        return Inputs(
+            normalizer=self.normalizer,
+            embed_observation=self.embed_observation,
+            backbone=self.backbone,
+            head=self.head,
+            embed_action=self.embed_action,
+            attributes=("task",),
+        )
 
     def embed(self, observation: Tensor, previous: Tensor) -> Tensor:
         """What enters the backbone, normalisation included: (..., O), (..., A) -> (..., D)."""

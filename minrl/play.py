@@ -3,6 +3,8 @@
 Shapes: B environments, O flat observation width, A flat action width, S state size.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from minrl.agent import Actor, Moment
+from minrl.data.episode import FloatArray
 from minrl.data.spaces import AnySpace, flatten, leaves
 
 
@@ -37,7 +40,11 @@ class Player:
         self.deterministic = deterministic
         parameter = next(agent.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
-        target = None if target_return is None else self._tensor(np.asarray(target_return))
+        self._real = np.float32 if self.dtype == torch.float32 else np.float64
+        observed, taken = agent.task.observation_space, agent.task.action_space
+        self._flatten: Callable[[Any], FloatArray] = _flatten_box(observed) or partial(flatten, observed)
+        self._unflatten: Callable[[npt.NDArray[Any]], Any] = _unflatten_box(taken) or partial(unflatten, taken)
+        target = None if target_return is None else self._tensor(target_return)
         with torch.inference_mode():
             self.state = agent.initial_state(batch_size, target)
 
@@ -55,15 +62,31 @@ class Player:
         """
         with torch.inference_mode():
             moment = Moment(
-                observation=self._tensor(flatten(self.agent.task.observation_space, observations)),
-                reward=self._tensor(np.asarray(rewards)),
-                episode_start=torch.as_tensor(np.asarray(episode_starts, dtype=np.bool_), device=self.device),
+                observation=self._tensor(self._flatten(observations)),
+                reward=self._tensor(rewards),
+                episode_start=torch.from_numpy(np.array(episode_starts, dtype=np.bool_)).to(self.device),
             )
             action, self.state = self.agent.act(moment, self.state, deterministic=self.deterministic)
-        return unflatten(self.agent.task.action_space, action.cpu().numpy())
+        return self._unflatten(action.cpu().numpy())
 
-    def _tensor(self, values: npt.NDArray[Any]) -> Tensor:
-        return torch.as_tensor(values, device=self.device).to(self.dtype)
+    def _tensor(self, values: npt.ArrayLike) -> Tensor:
+        return torch.from_numpy(np.array(values, dtype=self._real)).to(self.device, self.dtype)
+
+
+def _flatten_box(space: AnySpace) -> Callable[[Any], FloatArray] | None:
+    """`flatten` for a plain Box, without its walk through the space's parts at each call; None for other spaces."""
+    if type(space) is not spaces.Box:
+        return None
+    width = leaves(space)[0].raw_width
+    return lambda values: np.asarray(values, dtype=np.float32).reshape(len(values), width)
+
+
+def _unflatten_box(space: AnySpace) -> Callable[[npt.NDArray[Any]], Any] | None:
+    """`unflatten` for a plain Box of real numbers in the same way; None for other spaces."""
+    if type(space) is not spaces.Box or np.issubdtype(space.dtype, np.integer):
+        return None
+    shape, low, high, kind = (-1, *space.shape), space.low, space.high, space.dtype
+    return lambda rows: np.clip(rows.reshape(shape), low, high).astype(kind)
 
 
 def unflatten(space: AnySpace, rows: npt.NDArray[Any]) -> Any:

@@ -142,7 +142,7 @@ def test_not_used_where_it_would_be_wrong() -> None:
         assert cpu_step.step(model.eval(), Block, x, state) is not None
         with torch.autocast("cpu"):
             assert cpu_step.step(model, Block, x, state) is None
-        many = cpu_step.MOST_ROWS + 1
+        many = cpu_step.MOST_ROWS_OF_ONE_THREAD + 1
         assert cpu_step.step(model, Block, x.expand(many, -1), state.expand(many, -1)) is None
         assert cpu_step.step(model, Block, x[:0], state[:0]) is None
         assert cpu_step.step(Backbone(8, 1, "gru"), Block, torch.zeros(1, 8), torch.zeros(1, 32)) is None

@@ -3,7 +3,7 @@
 Shapes: B batch, D width, S state size.
 """
 
-import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,83 +16,59 @@ from minrl.cells.mingru import MinGRU
 from minrl.cells.minlstm import MinLSTM
 from minrl.convolution import ShortConvolution
 from minrl.kernels import cpu
+from minrl.kernels.cpu_act_watch import Watch, may_run, plain, readable
 
-# Rows from which torch's matrix product is faster than one product of a matrix and a vector for each.
-MOST_ROWS = 32
+# Beyond these, torch spreads its products over threads; one thread is slower with them at any number of rows.
+MOST_ROWS, MOST_ROWS_OF_ONE_THREAD = 64, 512
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a backbone is made of and where its weights lie, in the order of `cpu_step_loops`."""
+
+    kind: tuple[int, int]  # parts of the gates, candidate
+    weights: tuple[Tensor | None, ...]
+    epsilons: tuple[float, ...]
+    sizes: tuple[int, int, int, int, int]  # D, H, M, K and the number of blocks
+    signed: bool
+    state_size: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a backbone is made of and where its weights lie; their values are read anew at every step."""
+    """A compiled step; the values of the weights are read anew at every call."""
 
     kernel: Any
-    addresses: Any  # int64, in the order of cpu_step_loops
+    addresses: Any  # int64
     epsilons: Any
     sizes: tuple[Any, ...]
-    # The module or parameter that each name in each owner stood for.
-    owners: tuple[dict[str, Any], ...]
-    names: tuple[str, ...]
-    members: tuple[Any, ...]
-    parameters: tuple[Tensor, ...]
-    pointers: tuple[int, ...]
-    hooks: tuple[Any, ...]
-    dropouts: tuple[nn.Dropout, ...]
-
-    def holds(self) -> bool:
-        """Whether nothing has been replaced, moved or hooked since."""
-        return (
-            all(map(operator.is_, map(dict.get, self.owners, self.names), self.members))
-            and tuple(map(Tensor.data_ptr, self.parameters)) == self.pointers
-            and not any(self.hooks)
-        )
+    width: int
+    state_size: int
+    watch: Watch
 
 
-_is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
 _plans: WeakKeyDictionary[nn.Module, Plan | None] = WeakKeyDictionary()
 
 
 def step(backbone: nn.Module, block: type[nn.Module], x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
     """`Backbone.step` for x (B, D), state (B, S) and blocks of type `block`; None where it is not for this kernel."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_tracing():
+    if not (may_run() and plain(x, 2) and plain(state, 2) and takes(x.shape[0])):
         return None
-    if not (_plain(x) and _plain(state) and 0 < x.shape[0] <= MOST_ROWS) or torch.is_autocast_enabled("cpu"):
-        return None
-    try:
-        plan = _plan_of(backbone, block)
-        return None if plan is None or _drops(plan) else _run(plan, x, state)
-    except RuntimeError:  # a tensor without memory, as under torch.func
-        return None
-
-
-def _drops(plan: Plan) -> bool:
-    for dropout in plan.dropouts:  # noqa: SIM110, a loop takes half the time of any()
-        if dropout.training and dropout.p:
-            return True
-    return False
-
-
-def _plain(x: Tensor) -> bool:
-    return type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu and x.dim() == 2
-
-
-def _plan_of(backbone: nn.Module, block: type[nn.Module]) -> Plan | None:
-    """The plan as it is, made anew where something was replaced."""
     plan = _plans.get(backbone)
-    if plan is None or not plan.holds():
-        plan = _build(backbone, block)
-        _plans[backbone] = plan
-    return plan
+    if plan is None or not plan.watch.holds():
+        plan = _plans[backbone] = _build(backbone, block)
+    return None if plan is None or plan.watch.drops() else _run(plan, x, state)
 
 
 def _run(plan: Plan, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
     batch, width = x.shape
-    state_size = plan.sizes[5]
-    if width != plan.sizes[0] or state.shape != (batch, state_size):
+    if width != plan.width or state.shape != (batch, plan.state_size):
         return None
     x = x.contiguous()
     if state.stride(1) != 1:
         state = state.contiguous()
-    y, last = torch.empty_like(x), torch.empty(batch, state_size)
+    # Like their inputs, not by torch's default type or device, which may be another.
+    y, last = torch.empty_like(x), state.new_empty(state.shape)
     plan.kernel(
         plan.addresses, plan.epsilons, x.data_ptr(), state.data_ptr(), state.stride(0), y.data_ptr(), last.data_ptr(),
         batch, *plan.sizes,
@@ -100,10 +76,41 @@ def _run(plan: Plan, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
     return y, last
 
 
-def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
+def _build(backbone: nn.Module, block_type: type[nn.Module]) -> Plan | None:
     """The plan of a backbone that the kernel takes, else None."""
+    stack = stack_of(backbone, block_type)
+    if stack is None:
+        return None
+    watch = Watch.over(backbone, (weight for weight in stack.weights if weight is not None))
+    if any(watch.hooks):
+        return None
+    from minrl.kernels import cpu_step_loops  # it imports numba
+
+    return Plan(
+        kernel=cpu_step_loops.step_kernel(*stack.kind),
+        addresses=addresses(stack.weights),
+        epsilons=np.array(stack.epsilons, np.float32),
+        sizes=(*stack.sizes, stack.state_size, np.float32(stack.signed)),
+        width=stack.sizes[0],
+        state_size=stack.state_size,
+        watch=watch,
+    )
+
+
+def takes(rows: int) -> bool:
+    """Whether so many rows are for the kernels."""
+    return 0 < rows <= (MOST_ROWS if rows <= MOST_ROWS or torch.get_num_threads() > 1 else MOST_ROWS_OF_ONE_THREAD)
+
+
+def addresses(tensors: Iterable[Tensor | None]) -> Any:
+    """Where tensors lie, int64; 0 for those that are not there."""
+    return np.array([0 if tensor is None else tensor.data_ptr() for tensor in tensors], np.int64)
+
+
+def stack_of(backbone: Any, block_type: type[nn.Module]) -> Stack | None:
+    """The parts of a backbone that the kernels take, else None."""
     blocks = list(backbone.blocks)
-    cell = blocks[0].cell
+    cell: Any = blocks[0].cell if type(blocks[0]) is block_type else None
     if type(cell) not in (MinGRU, MinLSTM) or not cpu.available():
         return None
     if any(type(block) is not block_type for block in blocks):
@@ -114,35 +121,19 @@ def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
     norms.append(backbone.norm)
     if len(shapes) != 1 or any(row is None for row in rows) or not all(map(is_norm, norms)):
         return None
-    parts = [part for row in rows if row is not None for part in row] + [backbone.norm.weight, backbone.norm.bias]
-    parameters = tuple(part for part in parts if part is not None)
-    if any(p.dtype != torch.float32 or p.device.type != "cpu" or not p.is_contiguous() for p in parameters):
+    weights = [part for row in rows if row is not None for part in row] + [backbone.norm.weight, backbone.norm.bias]
+    if not readable(weight for weight in weights if weight is not None):
         return None
-    from minrl.kernels import cpu_rows, cpu_step_loops  # they import numba
+    from minrl.kernels import cpu_rows  # it imports numba
 
-    modules = list(backbone.modules())
-    members = [
-        (owner, name, member)
-        for module in modules
-        for owner in (module._modules, module._parameters)
-        for name, member in owner.items()
-    ]
-    owners, names, values = zip(*members, strict=True)
-    kernel = cpu_step_loops.step_kernel(2 if type(cell) is MinGRU else 3, cpu_rows.CANDIDATES[cell.candidate])
-    plan = Plan(
-        kernel=kernel,
-        addresses=np.array([0 if part is None else part.data_ptr() for part in parts], np.int64),
-        epsilons=np.array([norm.eps for norm in norms], np.float32),
-        sizes=(backbone.width, *block_sizes(blocks[0]), len(blocks), backbone.state_size, np.float32(cell.signed)),
-        owners=owners,
-        names=names,
-        members=values,
-        parameters=parameters,
-        pointers=tuple(part.data_ptr() for part in parameters),
-        hooks=tuple(hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)),
-        dropouts=tuple(block.dropout for block in blocks),
+    return Stack(
+        kind=(2 if type(cell) is MinGRU else 3, cpu_rows.CANDIDATES[cell.candidate]),
+        weights=tuple(weights),
+        epsilons=tuple(norm.eps for norm in norms),
+        sizes=(backbone.width, *block_sizes(blocks[0]), len(blocks)),
+        signed=cell.signed,
+        state_size=backbone.state_size,
     )
-    return plan if not any(plan.hooks) else None
 
 
 def block_sizes(block: Any) -> tuple[int, int, int]:

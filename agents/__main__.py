@@ -1,4 +1,4 @@
-"""The command line: `minrl train | evaluate | data | collect | export`."""
+"""The command line: `minrl train | evaluate | data | collect | export | bench`."""
 
 import argparse
 import os

@@ -144,7 +144,7 @@ class PPOAgent(Actor):
         action = distribution.get_actions(deterministic=deterministic)
         if policy.previous_size:
             memory = torch.cat([memory, policy.encode_previous(action, None)], dim=1)
-        taken = torch.as_tensor(policy.to_environment(action.cpu().numpy()), device=action.device)
+        taken = policy.environment_actions(action)
         return self.spaces.flat_actions(taken).to(state.dtype), memory
 
     def _reward(self, reward: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class PolicySpaces:
 
     def flat_actions(self, actions: Tensor) -> Tensor:
         """The policy's actions (B, ...) as rows (B, A) of the environment's space, one-hot where they are choices."""
-        rest = actions.reshape(len(actions), -1)
+        rest = actions.reshape(actions.shape[0], -1)
         rows = []
         for leaf in self._acted:
             count = leaf.raw_width
@@ -136,7 +136,7 @@ def _decoded(space: AnySpace, flat: Tensor) -> Tensor:
         return flat.argmax(1)
     if isinstance(space, spaces.MultiDiscrete):
         return torch.stack([part.argmax(1) for part in flat.split(space.nvec.reshape(-1).tolist(), dim=1)], dim=1)
-    return flat.reshape(len(flat), *(space.shape or ()))
+    return flat.reshape(flat.shape[0], *(space.shape or ()))
 
 
 def _encoded(space: AnySpace, columns: Tensor) -> Tensor:

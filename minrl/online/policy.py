@@ -148,10 +148,9 @@ class RecurrentPolicy(ActorCriticPolicy):
         """What the next step is told of this one, (B, P): actions (B, *shape) flattened, rewards (B,)."""
         parts = []
         if self.previous_action:
-            taken = torch.as_tensor(self.to_environment(actions.cpu().numpy()), device=actions.device)
-            parts.append(_flat_actions(self.action_space, taken))
+            parts.append(_flat_actions(self.action_space, self.environment_actions(actions)))
         if self.previous_reward:
-            parts.append(actions.new_zeros(len(actions), 1) if rewards is None else rewards.reshape(-1, 1))
+            parts.append(actions.new_zeros(actions.shape[0], 1) if rewards is None else rewards.reshape(-1, 1))
         return torch.cat([part.to(torch.float32) for part in parts], dim=1)
 
     def predict(
@@ -203,6 +202,16 @@ class RecurrentPolicy(ActorCriticPolicy):
             unscaled: Array = self.unscale_action(actions)
             return unscaled
         return np.clip(actions, self.action_space.low, self.action_space.high)
+
+    def environment_actions(self, actions: Tensor) -> Tensor:
+        """`to_environment` of a tensor, in torch's operations, so that acting can be traced."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        bounds = self.action_space.low, self.action_space.high
+        low, high = (torch.as_tensor(bound, device=actions.device) for bound in bounds)
+        if self.squash_output:
+            return low + 0.5 * (actions + 1.0) * (high - low)
+        return actions.clamp(low, high)
 
     def _unpacked(self, state: tuple[Array, ...] | None, count: int, reward: Any) -> tuple[Tensor, Tensor | None]:
         """The memory (B, S) and what the last step left (B, P)."""
@@ -274,6 +283,6 @@ def _flat_actions(space: spaces.Space[Any], actions: Tensor) -> Tensor:
     if isinstance(space, spaces.Discrete):
         return F.one_hot(actions.reshape(-1).long(), int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
-        choices = actions.reshape(len(actions), -1).long().unbind(1)
+        choices = actions.reshape(actions.shape[0], -1).long().unbind(1)
         return torch.cat([F.one_hot(c, int(n)) for c, n in zip(choices, space.nvec.reshape(-1), strict=True)], dim=1)
-    return actions.reshape(len(actions), -1)
+    return actions.reshape(actions.shape[0], -1)

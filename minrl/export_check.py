@@ -1,0 +1,161 @@
+"""Whether an exported model does what the library does: both run side by side, each from its own carried state.
+
+Shapes: B environments, O flat observation width, S state size.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from minrl.agent import Actor, Moment
+from minrl.data.spaces import flatten, leaves
+from minrl.play import unflatten
+
+Array = npt.NDArray[Any]
+
+BATCHES = 1, 5
+# Actions that differ by more than so much of their range were chosen, not computed: an argmax or a rounding fell the
+# other way.
+_JUMP = 1e-3
+# How far inputs are moved, relatively, to see whether a choice was a tie, and how often.
+_NUDGE, _NUDGES = 1e-5, 256
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a model and the library were apart."""
+
+    steps: int  # of each batch
+    action: float  # largest difference, relative to the range of each action
+    state: float  # largest difference, relative to the value where that is above 1
+    ties: int  # choices that fell the other way where the library's own do under a nudge of 1e-5
+
+
+def compare(session: Any, agent: Actor, *, steps: int, target_return: float | None = None, seed: int = 0) -> Agreement:
+    """Run `session` (an `onnxruntime.InferenceSession`) and `agent` on random observations, rewards and episode starts.
+
+    After a tie the model goes on from the library's state; a choice that differs and is none counts as a difference
+    of 1.
+    """
+    ties, action, state = 0, 0.0, 0.0
+    for batch_size in BATCHES:
+        seen = _Inputs(agent, batch_size, seed)
+        ours = agent.initial_state(batch_size, target_return)
+        theirs = ours.numpy()
+        for step in range(steps):
+            moment = seen.draw(first=step == 0)
+            with torch.inference_mode():
+                flat, after = agent.act(moment, ours)
+            *actions, theirs = session.run(None, _named(moment, theirs))
+            gaps = action_gaps(agent, flat.numpy(), actions)
+            drift = np.abs(theirs - after.numpy()) / np.maximum(1.0, np.abs(after.numpy()))
+            for row in np.flatnonzero(gaps > _JUMP):
+                if not is_tie(agent, moment, ours, int(row), [part[row : row + 1] for part in actions]):
+                    continue
+                theirs, ties = theirs.copy(), ties + 1
+                theirs[row], gaps[row], drift[row] = after[row].numpy(), 0.0, 0.0
+            ours = after
+            # A value that is no number must not pass as small.
+            action = max(action, float(np.nan_to_num(gaps, nan=np.inf).max()))
+            state = max(state, float(np.nan_to_num(drift, nan=np.inf).max(initial=0.0)))
+    return Agreement(steps, action, state, ties)
+
+
+def action_gaps(agent: Actor, flat: Array, outputs: list[Array]) -> Array:
+    """(B,) the largest difference of each row between flattened actions (B, A) and a model's outputs.
+
+    Continuous parts count relative to their range, choices that differ count as 1.
+    """
+    space, task = agent.task.action_space, agent.task
+    wanted = unflatten(space, flat)
+    gaps = np.zeros(len(flat))
+    for leaf, output in zip(leaves(space), outputs, strict=True):
+        part = wanted
+        for key in leaf.keys:
+            part = part[key]
+        part, output = (np.asarray(values).reshape(len(flat), -1) for values in (part, output))
+        if isinstance(leaf.space, spaces.Box):
+            low, high = (np.array(bound[leaf.columns]) for bound in (task.action_low, task.action_high))
+            reach = np.where(np.isfinite(high - low) & (high > low), high - low, 1.0)
+            gap = np.abs(part.astype(np.float64) - output) / reach
+        else:
+            gap = (part != output).astype(np.float64)
+        gaps = np.maximum(gaps, gap.max(axis=1))
+    return gaps
+
+
+def _named(moment: Moment, state: Array) -> dict[str, Array]:
+    tensors = {"observation": moment.observation, "reward": moment.reward, "episode_start": moment.episode_start}
+    return {name: tensor.numpy() for name, tensor in tensors.items()} | {"state": state}
+
+
+def is_tie(agent: Actor, moment: Moment, state: Tensor, row: int, outputs: list[Array]) -> bool:
+    """Whether the library too does in `row` what a model did (its outputs, one row) when what it reads moves a little.
+
+    Moved are all numbers but whole ones, by 1e-5 of themselves at random, many times.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def nudged(x: Tensor) -> Tensor:
+        many = x[row : row + 1].expand(_NUDGES, *x.shape[1:])
+        moved = many + _NUDGE * many.abs().clamp_min(0.1) * torch.randn(many.shape, generator=generator)
+        # Step numbers and flags in a state are whole and stay so.
+        return torch.where(many == many.round(), many, moved)
+
+    near = Moment(nudged(moment.observation), nudged(moment.reward), moment.episode_start[row].expand(_NUDGES))
+    with torch.inference_mode():
+        flat, _ = agent.act(near, nudged(state))
+    many = [np.repeat(part, _NUDGES, axis=0) for part in outputs]
+    return bool((action_gaps(agent, flat.numpy(), many) <= _JUMP).any())
+
+
+class _Inputs:
+    """Moments at random: real numbers about the data's mean with its spread, all else drawn from its space."""
+
+    def __init__(self, agent: Actor, batch_size: int, seed: int) -> None:
+        self.batch_size = batch_size
+        self.random = np.random.default_rng(seed)
+        self.space = copy.deepcopy(agent.task.observation_space)
+        self.space.seed(seed)
+        self.mean, self.std = _statistics(agent, agent.task.observation_size)
+        self.reward_spread = max(1.0, agent.task.return_scale / 10)
+
+    def draw(self, *, first: bool) -> Moment:
+        """A moment of B environments; an episode starts at the first and at one in a hundred later ones."""
+        rows = [flatten(self.space, _batched(self.space, self.space.sample())) for _ in range(self.batch_size)]
+        observation = np.concatenate(rows)
+        for leaf in leaves(self.space):
+            if isinstance(leaf.space, spaces.Box) and np.issubdtype(leaf.space.dtype, np.floating):
+                mean, std = self.mean[leaf.columns], self.std[leaf.columns]
+                drawn = mean + std * self.random.normal(size=(self.batch_size, len(mean)))
+                observation[:, leaf.columns] = drawn
+        starts = np.full(self.batch_size, first) | (self.random.random(self.batch_size) < 0.01)
+        return Moment(
+            observation=torch.from_numpy(observation.astype(np.float32)),
+            reward=torch.from_numpy(self.random.normal(size=self.batch_size).astype(np.float32) * self.reward_spread),
+            episode_start=torch.from_numpy(starts),
+        )
+
+
+def _batched(space: Any, sample: Any) -> Any:
+    """One sample as a batch of one, in the structure of the space."""
+    if isinstance(space, spaces.Dict):
+        return {key: _batched(part, sample[key]) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_batched(part, sample[i]) for i, part in enumerate(space.spaces))
+    return [sample] if isinstance(space, spaces.Text) else np.asarray(sample)[None]
+
+
+def _statistics(agent: Actor, width: int) -> tuple[Array, Array]:
+    """Mean and spread (O,) that the agent normalises observations by; 0 and 1 where it does not."""
+    for module in agent.modules():
+        buffers = dict(module.named_buffers(recurse=False))
+        if all(name in buffers and buffers[name].shape == (width,) for name in ("mean", "std")):
+            return buffers["mean"].double().numpy(), buffers["std"].double().numpy()
+    return np.zeros(width), np.ones(width)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from minrl.cells.base import Cell, hold_bias, inner_width
-from minrl.scan import Candidate, candidate_checked, minlstm_gates, minlstm_scan
+from minrl.kernels.cpu_product import layer, layer_of_step
+from minrl.scan import Candidate, candidate_checked, minlstm_scan
 
 
 class MinLSTM(Cell):
@@ -48,12 +49,11 @@ class MinLSTM(Cell):
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h (B, H)."""
-        h, last = minlstm_scan(self.gates(x), state, reset, candidate=self.candidate, signed=self.signed)
-        return self.down(h), last
+        h, last = minlstm_scan(layer(self.gates, x), state, reset, candidate=self.candidate, signed=self.signed)
+        return layer(self.down, h), last
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
-        gates = self.gates(x)
-        decay, drive = minlstm_gates(gates, candidate=self.candidate, signed=self.signed)
-        h = torch.addcmul(drive, decay, state)
-        return self.down(h.to(gates.dtype)), h
+        """As `Cell.step`; on a CPU the same numbers as `scan`, to the bit where widths are multiples of eight."""
+        gates = layer_of_step(self.gates, x).unsqueeze(1)
+        h, last = minlstm_scan(gates, state, candidate=self.candidate, signed=self.signed)
+        return layer_of_step(self.down, h[:, 0]), last

@@ -13,7 +13,11 @@ without the module's name, as it does those of every package with an entry point
 | `minrl/Hopper-V-v5` and other robots   | velocities (needs MuJoCo)                          | no         |
 | `minrl/RepeatFirst-v0`                 | a card; name the first one                         | yes        |
 | `minrl/RepeatPrevious-v0`              | a card; name the k-th last one (`k=4`)             | yes        |
-| `minrl/RepeatPrevious32-v0`, `…64-v0`  | the same with k = 32 and 64                        | yes        |
+| `minrl/RepeatPrevious16-v0`, `…32`, `…64` | the same with k = 16, 32 and 64                 | yes        |
+| `minrl/TMaze-v0`                       | a cue, a corridor (`length=10`, `active=False`)    | yes        |
+| `minrl/TMaze1000-v0`                   | the same with a corridor of 1000 steps             | yes        |
+| `minrl/DelayedCue-v0`                  | a sign, blanks (`delay=20`), the go signal         | yes        |
+| `minrl/Parity-v0`                      | bits; say whether the ones are odd (`length=40`)   | yes        |
 
 The robots are Ant, HalfCheetah, Hopper, Humanoid, InvertedDoublePendulum, InvertedPendulum, Swimmer and Walker2d,
 and Reacher by its positions only. `zeroed=True` multiplies what is hidden by zero and keeps the space as it is.
@@ -25,11 +29,12 @@ from typing import Any
 
 import gymnasium
 
+from .disturbed import FlickeringObservation, NoisyObservation, PreviousAction
 from .masking import MaskObservation
 from .mujoco import PARTS, POSITIONS_ONLY
 from .previous_reward import PreviousReward
 
-__all__ = ["MaskObservation", "PreviousReward"]
+__all__ = ["FlickeringObservation", "MaskObservation", "NoisyObservation", "PreviousAction", "PreviousReward"]
 
 
 def _register(environment_id: str, base: str, entry_point: str, **options: Any) -> None:
@@ -60,14 +65,19 @@ for _base in PARTS:
         _register(f"minrl/{_name}-V-{_version}", _base, "mujoco:robot", kwargs={"base": _base, "part": "qvel"})
 
 for _name, _function, _options in (
-    ("RepeatFirst-v0", "repeat_first", {}),
-    ("RepeatPrevious-v0", "repeat_previous", {}),
-    ("RepeatPrevious32-v0", "repeat_previous", {"k": 32}),
-    ("RepeatPrevious64-v0", "repeat_previous", {"k": 64}),
+    ("RepeatFirst-v0", "repeat:repeat_first", {}),
+    ("RepeatPrevious-v0", "repeat:repeat_previous", {}),
+    ("RepeatPrevious16-v0", "repeat:repeat_previous", {"k": 16}),
+    ("RepeatPrevious32-v0", "repeat:repeat_previous", {"k": 32}),
+    ("RepeatPrevious64-v0", "repeat:repeat_previous", {"k": 64}),
+    ("TMaze-v0", "tmaze:tmaze", {}),
+    ("TMaze1000-v0", "tmaze:tmaze", {"length": 1000}),
+    ("DelayedCue-v0", "delayed_cue:delayed_cue", {}),
+    ("Parity-v0", "parity:parity", {}),
 ):
     gymnasium.register(
         f"minrl/{_name}",
-        entry_point=f"{__name__}.repeat:{_function}",
-        vector_entry_point=f"{__name__}.repeat:{_function}_vector",
+        entry_point=f"{__name__}.{_function}",
+        vector_entry_point=f"{__name__}.{_function}_vector",
         kwargs=_options,
     )

@@ -1,0 +1,96 @@
+"""Noise, flicker and the previous action: what is seen is what the wrappers say, by seed."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+
+from minrl.envs import FlickeringObservation, NoisyObservation, PreviousAction
+
+
+def episode(env: Any, steps: int, seed: int = 0) -> tuple[list[Any], list[Any]]:
+    """Observations and actions, episodes opened anew where they end."""
+    env.action_space.seed(1)
+    observation, _ = env.reset(seed=seed)
+    seen, actions = [observation], []
+    for _ in range(steps):
+        action = env.action_space.sample()
+        observation, _, terminated, truncated, _ = env.step(action)
+        seen.append(observation)
+        actions.append(action)
+        if terminated or truncated:
+            break
+    return seen, actions
+
+
+def test_noise_has_the_spread_that_is_asked_for() -> None:
+    noisy, plain = NoisyObservation(gymnasium.make("Pendulum-v1"), scale=0.3), gymnasium.make("Pendulum-v1")
+    difference = np.stack(episode(noisy, 200)[0])[:150]
+    again = np.stack(episode(noisy, 200)[0])[:150]
+    np.testing.assert_array_equal(difference, again)
+    assert noisy.observation_space.contains(noisy.reset(seed=0)[0])
+    # Pendulum draws only at a reset, so the noise does not disturb what it is added to.
+    difference -= np.stack(episode(plain, 200)[0])[:150]
+    assert difference.std() == pytest.approx(0.3, rel=0.1)
+    assert abs(difference.mean()) < 0.05
+
+
+def test_no_noise_is_no_change() -> None:
+    seen, _ = episode(NoisyObservation(gymnasium.make("Pendulum-v1"), scale=0.0), 30)
+    np.testing.assert_array_equal(seen, episode(gymnasium.make("Pendulum-v1"), 30)[0])
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_a_share_of_the_observations_is_dark(probability: float) -> None:
+    seen, _ = episode(FlickeringObservation(gymnasium.make("Pendulum-v1"), probability), 199)
+    plain, _ = episode(gymnasium.make("Pendulum-v1"), 199)
+    dark = [not np.any(x) for x in seen]
+    assert np.mean(dark) == pytest.approx(probability, abs=0.12)
+    for x, wanted, is_dark in zip(seen, plain, dark, strict=True):
+        np.testing.assert_array_equal(x, np.zeros_like(wanted) if is_dark else wanted)
+
+
+def test_the_previous_action_is_seen() -> None:
+    for name, width in (("Pendulum-v1", 1), ("CartPole-v1", 2)):
+        env = PreviousAction(gymnasium.make(name))
+        seen, actions = episode(env, 15)
+        assert np.all(seen[0][-width:] == 0)
+        for observation, action in zip(seen[1:], actions, strict=True):
+            row = spaces.flatten(env.action_space, action)
+            np.testing.assert_array_equal(observation[-width:], np.asarray(row, np.float32))
+            assert env.observation_space.contains(observation)
+
+
+def test_a_space_that_is_no_row_becomes_a_dict() -> None:
+    env = PreviousAction(gymnasium.make("minrl.envs:minrl/RepeatFirst-v0"))
+    assert isinstance(env.observation_space, spaces.Dict)
+    (first, *rest), actions = episode(env, 10)
+    assert np.all(first["action"] == 0)
+    for observation, action in zip(rest, actions, strict=True):
+        assert observation["action"].argmax() == action
+    with pytest.raises(ValueError, match='has a part "action" already'):
+        PreviousAction(env)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("wrapper", [NoisyObservation, FlickeringObservation, PreviousAction])
+def test_gymnasium_finds_no_fault_and_the_specification_names_them(wrapper: Any) -> None:
+    env = wrapper(gymnasium.make("Pendulum-v1"))
+    check_env(env, skip_render_check=True)
+    made = gymnasium.make(env.spec)
+    np.testing.assert_array_equal(made.reset(seed=4)[0], env.reset(seed=4)[0])
+
+
+def test_misuse_is_answered_in_one_line() -> None:
+    cards = gymnasium.make("minrl.envs:minrl/RepeatFirst-v0")
+    with pytest.raises(ValueError, match="only a Box of floats can have noise"):
+        NoisyObservation(cards)
+    with pytest.raises(ValueError, match="scale must not be negative, got -1"):
+        NoisyObservation(gymnasium.make("Pendulum-v1"), -1)
+    with pytest.raises(ValueError, match="only a Box can flicker"):
+        FlickeringObservation(cards)
+    with pytest.raises(ValueError, match=r"probability must lie in \[0, 1\], got 2"):
+        FlickeringObservation(gymnasium.make("Pendulum-v1"), 2)

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+# A file's tests stay together: they share what they have trained.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test lint bench clean
 
@@ -11,11 +13,11 @@ demo: $(VENV)/installed
 	$(BIN)/minrl train decision --config configs/demo.toml --out $(DEMO)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
 # The learning tests too.
 test-all: $(VENV)/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

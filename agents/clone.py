@@ -19,6 +19,7 @@ from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
 from minrl.encoders import Memoryless, Normalizer
 from minrl.heads import ActionHead, ContinuousLoss
+from minrl.kernels.cpu_token import embedded
 from minrl.task import Task
 
 
@@ -67,6 +68,7 @@ class CloneAgent(Agent):
     def __init__(self, config: CloneConfig, task: Task) -> None:
         super().__init__(config, task)
         width, action = config.width, task.action_size
+        self.action_size = action
         self.normalizer = Normalizer(task.observation_size)
         self.embed_observation = nn.Linear(task.observation_size, width)
         self.embed_action = nn.Linear(action, width) if config.previous_action else None
@@ -95,7 +97,10 @@ class CloneAgent(Agent):
 
     def loss(self, batch: Batch, memory: Tensor | None = None) -> Loss:
         """As `Agent.loss`."""
-        token = self.dropout(self.embed(batch.observations, batch.previous_actions))
+        parts = [(self.embed_observation, self.normalizer(batch.observations))]
+        if self.embed_action is not None:
+            parts.append((self.embed_action, batch.previous_actions))
+        token = embedded(parts, self.dropout)
         features, memory = self.backbone.scan(token, memory, batch.reset)
         losses = self.head.loss(features, batch.actions) * batch.mask
         return Loss(total=losses.sum(), count=batch.mask.sum(), memory=memory.detach())
@@ -115,7 +120,7 @@ class CloneAgent(Agent):
         if fused := fused_step(self, self._inputs, moment, state, deterministic=deterministic):
             return fused
         state = torch.where(moment.episode_start.unsqueeze(1), 0.0, state)
-        previous, memory = state.split([self.task.action_size, self.memory_size], dim=1)
+        previous, memory = state.split([self.action_size, self.memory_size], dim=1)
         features, memory = self.backbone.step(self.embed(moment.observation, previous), memory)
         action = self.head.act(features, deterministic=deterministic)
         return action, torch.cat([action.to(state.dtype), memory], dim=1)

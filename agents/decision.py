@@ -23,6 +23,7 @@ from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
 from minrl.encoders import Normalizer
 from minrl.heads import ActionHead, ContinuousLoss
+from minrl.kernels.cpu_token import Part, dropped, embedded
 from minrl.refeed import Refeed
 from minrl.task import Task
 
@@ -92,7 +93,7 @@ class DecisionAgent(Agent):
     def __init__(self, config: DecisionConfig, task: Task) -> None:
         super().__init__(config, task)
         width, observation, action = config.width, task.observation_size, task.action_size
-        self.triple = config.tokens == "triple"
+        self.action_size, self.triple = action, config.tokens == "triple"
         self.return_scale = task.return_scale if config.return_scale is None else config.return_scale
         self.target_return = task.best_return if config.target_return is None else config.target_return
         self.normalizer = Normalizer(observation)
@@ -168,7 +169,7 @@ class DecisionAgent(Agent):
             return fused
         start = moment.episode_start.unsqueeze(1)
         target, episode = state[:, :1], state[:, 1:].masked_fill(start, 0.0)
-        earned, time, previous, memory = episode.split([1, 1, self.task.action_size, self.acting.state_size], dim=1)
+        earned, time, previous, memory = episode.split([1, 1, self.action_size, self.acting.state_size], dim=1)
         earned = earned + moment.reward.unsqueeze(1).masked_fill(start, 0.0)
         if self.triple and self.embed_action is not None:
             token = self.embed_action(previous) + self._time(time[:, 0] - 1)
@@ -224,14 +225,15 @@ class DecisionAgent(Agent):
 
     def _features(self, batch: Batch, memory: Tensor | None, model: Cell) -> tuple[Tensor, Tensor]:
         """What the head sees at each step: (B, T, D), and the last memory."""
-        tokens = self._tokens(
-            batch.observations, batch.returns_to_go.unsqueeze(-1), batch.previous_actions, batch.time_steps
-        )
+        inputs = batch.observations, batch.returns_to_go.unsqueeze(-1), batch.previous_actions
+        if not self.triple and self.embed_time is None:
+            return model.scan(embedded(self._parts(*inputs), self.dropout), memory, batch.reset)
+        tokens = self._tokens(*inputs, batch.time_steps)
         if not self.triple or self.embed_action is None:
-            return model.scan(self.dropout(tokens[0]), memory, batch.reset)
+            return model.scan(dropped(self.dropout, tokens[0]), memory, batch.reset)
         action = self.embed_action(batch.actions) + self._time(batch.time_steps)
         # (B, T, 3, D) -> (B, 3T, D): an episode opens with its first return-to-go.
-        x = self.dropout(torch.stack([*tokens, action], dim=2).flatten(1, 2))
+        x = dropped(self.dropout, torch.stack([*tokens, action], dim=2).flatten(1, 2))
         later = torch.zeros_like(batch.reset)
         reset = torch.stack([batch.reset, later, later], dim=2).flatten(1, 2)
         y, last = model.scan(x, memory, reset)
@@ -249,6 +251,14 @@ class DecisionAgent(Agent):
         if self.embed_action is not None:
             token = token + self.embed_action(previous)
         return [token]
+
+    def _parts(self, observation: Tensor, remaining: Tensor, previous: Tensor) -> list[Part]:
+        """The layers whose sum is the token of a step that is one, each with what it sees, as for `_tokens`."""
+        parts = [
+            (self.embed_observation, self.normalizer(observation)),
+            (self.embed_return, remaining / self.return_scale),
+        ]
+        return parts if self.embed_action is None else [*parts, (self.embed_action, previous)]
 
     def _time(self, time: Tensor) -> Tensor | float:
         if self.embed_time is None:

@@ -23,6 +23,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from minrl.adam import listed_parameters, quicken
 from minrl.online.backbone_policy import BackboneCnnPolicy, BackboneMultiInputPolicy, BackbonePolicy
 from minrl.online.bootstrap import bootstrap
 from minrl.online.checks import check_callbacks, check_observations, check_rewards
@@ -120,6 +121,7 @@ class RecurrentPPO(PPO):
         self.rollout_buffer_class = SegmentBuffer
         self.rollout_buffer_kwargs = {"segment_length": length}
         super()._setup_model()
+        quicken(self.policy.optimizer)
         if self.state_refresh == "epoch":
             self.rollout_buffer.refresh = self._refreshed_states
         if not isinstance(self.policy, RecurrentPolicy):
@@ -231,7 +233,8 @@ class RecurrentPPO(PPO):
         begin = time.perf_counter()
         if self.policy.reference is not None:
             self._weigh_reference()
-        super().train()
+        with listed_parameters(self.policy):
+            super().train()
         self.logger.record("train/first_ratio_dev", self.policy.first_ratio_dev)
         seconds = time.perf_counter() - begin
         self.logger.record("time/update_fps", round(self.n_steps * self.n_envs / seconds))

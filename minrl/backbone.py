@@ -3,6 +3,8 @@
 Shapes: B batch, T time, D width, S state size.
 """
 
+from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -75,12 +77,14 @@ class Backbone(Cell):
     Args:
         width: D.
         depth: number of blocks.
-        cell: a name in `minrl.cells.CELLS`.
+        cell: a name in `minrl.cells.CELLS`, or several with commas between them, which is a pattern.
+        pattern: the cells of the blocks one after another, from the first again where there are more blocks, such as
+            Griffin's ("rglru", "rglru", "transformer") (arXiv 2402.19427, section 2.3); it takes the place of `cell`.
         conv, mlp, dropout: as for `Block`.
-        options: passed to the cell.
+        options: passed to the cells that have them.
 
     Raises:
-        ValueError: for an unknown cell or an option that the cell does not have.
+        ValueError: for an unknown cell or an option that none of the cells has.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class Backbone(Cell):
         depth: int = 3,
         cell: str = "mingru",
         *,
+        pattern: Sequence[str] = (),
         conv: int = 4,
         mlp: float = 4.0,
         dropout: float = 0.0,
@@ -97,12 +102,10 @@ class Backbone(Cell):
         super().__init__()
         if width < 1 or depth < 1:
             raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
-        family = choose(CELLS, cell, "cell")
-        check_options(family.__init__, options, f"cell {cell!r}")
+        names = tuple(pattern) or tuple(name.strip() for name in cell.split(","))
+        cells = [_cell(names[i % len(names)], width, options, names) for i in range(depth)]
         self.width = width
-        self.blocks = nn.ModuleList(
-            Block(family(width, **options), conv=conv, mlp=mlp, dropout=dropout) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(cell, conv=conv, mlp=mlp, dropout=dropout) for cell in cells)
         self.norm = nn.LayerNorm(width)
         self._sizes = [block.state_size for block in self._stack()]
         self.state_size = sum(self._sizes)
@@ -145,6 +148,18 @@ class Backbone(Cell):
 
     def _stack(self) -> list[Cell]:
         return [block for block in self.blocks if isinstance(block, Cell)]
+
+
+def _cell(name: str, width: int, options: dict[str, Any], pattern: Sequence[str]) -> Cell:
+    """The cell `name`, one of the pattern's, with those of the options that it has."""
+    families = {other: choose(CELLS, other, "cell") for other in pattern}
+    own = options
+    if len(families) > 1:
+        known = {other: set(signature(family.__init__).parameters) for other, family in families.items()}
+        own = {option: value for option, value in options.items() if option in known[name]}
+        options = {option: value for option, value in options.items() if not any(option in k for k in known.values())}
+    check_options(families[name].__init__, options, f"cell {name!r}")
+    return families[name](width, **own)
 
 
 def _mlp(width: int, hidden: int) -> nn.Sequential:

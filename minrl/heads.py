@@ -95,7 +95,7 @@ class ActionHead(nn.Module):
         """(..., D), (..., A) -> (...): the sum over the action's columns, in float32 or float64."""
         raw = self._raw(features)
         losses = [p.loss(r, action[..., p.columns]) for p, r in zip(self._all(), raw, strict=True)]
-        return torch.stack(losses).sum(0)
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
 
     def act(self, features: Tensor, *, deterministic: bool = True) -> Tensor:
         """(..., D) -> (..., A): the most likely action, or a sample. Squared error has no spread to sample."""
@@ -232,7 +232,8 @@ class OneHot(Part):
     def loss(self, raw: Tensor, action: Tensor) -> Tensor:
         """As `Part.loss`: cross-entropy in nats."""
         pairs = zip(raw.split(self.sizes, -1), action.split(self.sizes, -1), strict=True)
-        return torch.stack([-(F.log_softmax(r, dim=-1) * a).sum(-1) for r, a in pairs]).sum(0)
+        losses = [-(F.log_softmax(r, dim=-1) * a).sum(-1) for r, a in pairs]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
 
     def act(self, raw: Tensor, *, deterministic: bool) -> Tensor:
         """As `Part.act`."""

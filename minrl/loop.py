@@ -172,7 +172,8 @@ class Run:
         rows = slice(self.group.rank * self.config.batch_size, (self.group.rank + 1) * self.config.batch_size)
         arrays = {name: values[rows] for name, values in next(self.sampler).items()}
         batch = Batch.from_numpy(arrays, self.device)
-        self.agent.train()
+        if not self.agent.training:  # after an evaluation; telling every module takes its time
+            self.agent.train()
         loss, norm, last = self.optimizer.update(batch, self.memory, self.step)
         # Windows have nothing to carry, and no memory costs less than an empty one.
         self.memory = last if self.config.carry and self.sampler.continues else None

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minrl.adam import quicken
 from minrl.agent import Agent, Batch
 from minrl.capture import CapturedStep, Step
 from minrl.cells import Cell
@@ -72,6 +73,9 @@ class Optimizer:
         rate = torch.tensor(schedule.peak, device=self.device) if on_gpu else schedule.peak
         groups = decayed_groups(agent, weight_decay)
         self.adam = torch.optim.AdamW(groups, lr=rate, fused=True, capturable=on_gpu)
+        quicken(self.adam)
+        # A walk through all modules at every step takes as long as their gradients' norms.
+        self.parameters = list(agent.parameters())
         self.average = average
         self.averaged = {n: p.detach().clone() for n, p in agent.named_parameters()} if average else {}
         # Sums over processes are not recorded, nor cells that read values back.
@@ -98,7 +102,7 @@ class Optimizer:
         mean = loss.total / count
         mean.backward()
         self.group.sum_gradients(self.agent)
-        norm = nn.utils.clip_grad_norm_(self.agent.parameters(), self.clip)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.adam.step()
         with torch.no_grad():
             for name, parameter in self.agent.named_parameters() if self.average else ():

@@ -141,8 +141,8 @@ def lstm_scan(
     Raises:
         ValueError: if the shapes do not fit or there is no step.
     """
-    if gates.dim() != 3 or gates.shape[2] % 4:
-        raise ValueError(f"gates must be (B, T, 4H) with T >= 1, got {_shape(gates)}")
+    if gates.dim() != 3 or gates.shape[2] % 4 or gates.is_complex():
+        raise ValueError(f"gates must be real, (B, T, 4H) with T >= 1, got {gates.dtype} {_shape(gates)}")
     width = gates.shape[2] // 4
     if weight.shape != (4 * width, width):
         raise ValueError(f"weight must be (4H, H) = {(4 * width, width)}, got {_shape(weight)}")
@@ -159,8 +159,8 @@ def _gated_scan(
 ) -> tuple[Tensor, Tensor]:
     """The fused kernel where there is one; else gates in torch operations and a linear scan."""
     candidate_checked(candidate)
-    if gates.dim() != 3 or gates.shape[2] % parts:
-        raise ValueError(f"gates must be (B, T, {parts}D) with T >= 1, got {_shape(gates)}")
+    if gates.dim() != 3 or gates.shape[2] % parts or gates.is_complex():
+        raise ValueError(f"gates must be real, (B, T, {parts}D) with T >= 1, got {gates.dtype} {_shape(gates)}")
     # The CUDA kernels read half precision themselves.
     pre = gates if kernel_for(gates) == "cuda" else _in_state_precision(gates)
     if fused := FUSED.get(kernel_for(pre)):

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(path for folder in ("minrl", "agents", "envs") for path in (ROOT / folder).rglob("*.py"))
 # What must run where only torch is installed.
 BARE = [
-    ROOT / "minrl" / name for name in ("scan.py", "backbone.py", "convolution.py", "choices.py", "__init__.py")
+    ROOT / "minrl" / name
+    for name in ("scan.py", "backbone.py", "convolution.py", "choices.py", "tune.py", "__init__.py")
 ] + sorted(path for folder in ("kernels", "cells") for path in (ROOT / "minrl" / folder).glob("*.py"))
 # The compilers of kernels, imported lazily.
 COMPILERS = {"numba", "llvmlite", "triton"}

@@ -3,6 +3,8 @@
 Shapes: B batch, T time, D width, S state size.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -101,3 +103,29 @@ def test_the_convolution_lets_mingru_copy() -> None:
     """What was seen four steps ago: exact with the short convolution, half wrong without it."""
     assert accuracy_at_repeating(conv=4) >= 0.99
     assert accuracy_at_repeating(conv=0) <= 0.7
+
+
+def test_a_pattern_mixes_cells() -> None:
+    """One after another, from the first again; options go to the cells that have them."""
+    model = Backbone(8, 5, pattern=("mingru", "minlstm", "transformer"), expand=2, heads=4)
+    kinds = [type(block.cell).__name__ for block in model.blocks]
+    assert kinds == ["MinGRU", "MinLSTM", "Transformer", "MinGRU", "MinLSTM"]
+    assert getattr(model.blocks[2].cell, "heads", None) == 4
+    torch.manual_seed(0)
+    by_name, by_pattern = Backbone(8, 2, "gru, lstm"), Backbone(8, 2, pattern=("gru", "lstm"))
+    by_pattern.load_state_dict(by_name.state_dict())
+    x = torch.randn(2, 7, 8)
+    assert torch.equal(by_name.scan(x)[0], by_pattern.scan(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cell": "mingru,lstn"}, 'unknown cell "lstn"; did you mean "lstm"'),
+        ({"pattern": ("mingru", "transformer"), "head": 2}, 'has no option "head"'),
+        ({"cell": "mingru", "heads": 2}, "cell 'mingru' has no option \"heads\""),
+    ],
+)
+def test_a_pattern_of_no_such_cells(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Backbone(8, 2, **options)

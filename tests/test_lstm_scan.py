@@ -275,8 +275,8 @@ def zeros(*shape: int) -> Tensor:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((zeros(2, 12), zeros(12, 3)), r"gates must be \(B, T, 4H\) with T >= 1, got \(2, 12\)"),
-        ((zeros(2, 5, 10), zeros(12, 3)), r"gates must be \(B, T, 4H\) with T >= 1, got \(2, 5, 10\)"),
+        ((zeros(2, 12), zeros(12, 3)), r"gates must be real, \(B, T, 4H\) with T >= 1, got torch.float32 \(2, 12\)"),
+        ((zeros(2, 5, 10), zeros(12, 3)), r"gates must be real, .* got torch.float32 \(2, 5, 10\)"),
         ((zeros(2, 5, 12), zeros(3, 12)), r"weight must be \(4H, H\) = \(12, 3\), got \(3, 12\)"),
         ((zeros(2, 0, 12), zeros(12, 3)), "T >= 1"),
         ((zeros(2, 5, 12), zeros(12, 3), zeros(2, 3)), r"state must be .* \(2, 6\), got \(2, 3\)"),

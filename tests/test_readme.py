@@ -21,6 +21,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = next(command for command in COMMANDS if command.startswith("minrl train decision"))
     short = ["--steps", "3", "--width", "16", "--depth", "1", "--length", "64", "--evaluate-episodes", "1"]
     run([*shlex.split(train), *short, "--threads", "1"], folder)
+    run(shlex.split(next(command for command in COMMANDS if command.startswith("minrl export"))), folder)
     return folder
 
 
@@ -32,18 +33,18 @@ def run(command: list[str], folder: Path) -> None:
 
 
 def test_there_is_something_to_run() -> None:
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4
     assert len(COMMANDS) >= 6
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["acting", "backbone", "ppo"])
+@pytest.mark.parametrize("code", PYTHON, ids=["acting", "backbone", "onnx", "ppo"])
 def test_python_examples(code: str, place: Path) -> None:
     pytest.importorskip("mujoco")
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("minrl train")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(("minrl train", "minrl export"))])
 def test_commands(command: str, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if command.startswith("minrl collect"):
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))

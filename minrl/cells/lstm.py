@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from minrl.cells.base import Cell, hold_bias, inner_width, state_dtype
 from minrl.cells.gru import pieces_without_reset
@@ -28,6 +29,9 @@ class LSTM(Cell):
         expand: H / D; a projection back to D follows where H is not D.
         hold: the first and last log-odds of keeping the memory at the start of training, spread over H.
         bias: whether the gates have one; without it `hold` has no effect.
+        peepholes: gates that see the memory itself: input and forget gate c_{t-1}, output gate c_t, unit by unit
+            (Gers and Schmidhuber, 2000, "Recurrent nets that time and count"). No kernel computes them: `scan` is
+            then a loop over time in torch operations.
     """
 
     reads_back = True  # where the resets are
@@ -39,6 +43,7 @@ class LSTM(Cell):
         expand: float = 1.0,
         hold: tuple[float, float] = (1.0, 2.5),
         bias: bool = True,
+        peepholes: bool = False,
     ) -> None:
         super().__init__()
         inner = inner_width(width, expand)
@@ -47,6 +52,9 @@ class LSTM(Cell):
         # input gate | forget gate | candidate | output gate
         self.lstm = nn.LSTM(width, inner, bias=bias, batch_first=True)
         self.down = nn.Identity() if inner == width else nn.Linear(inner, width, bias=False)
+        # Of input, forget and output gate, drawn as the other weights are.
+        bound = inner**-0.5
+        self.peepholes = nn.Parameter(torch.empty(3, inner).uniform_(-bound, bound)) if peepholes else None
         if bias:
             _, _, input_bias, hidden_bias = self.lstm.all_weights[0]
             with torch.no_grad():
@@ -59,14 +67,23 @@ class LSTM(Cell):
         with torch.autocast(x.device.type, enabled=False):
             weights = self.lstm.all_weights[0]
             x = x.to(weights[0].dtype)
-            hidden, last = lstm_layer(x, weights, None if state is None else state.to(x.dtype), reset)
+            state = None if state is None else state.to(x.dtype)
+            if self.peepholes is None:
+                hidden, last = lstm_layer(x, weights, state, reset)
+            else:
+                hidden, last = peephole_layer(x, weights, self.peepholes, state, reset)
         return self.down(hidden), last.to(state_dtype(last))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """As `Cell.step`."""
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.lstm.all_weights[0][0].dtype)
-            h, c = torch.lstm_cell(x, state.to(x.dtype).chunk(2, dim=-1), *self.lstm.all_weights[0])
+            weights = self.lstm.all_weights[0]
+            x = x.to(weights[0].dtype)
+            h, c = state.to(x.dtype).chunk(2, dim=-1)
+            if self.peepholes is None:
+                h, c = torch.lstm_cell(x, (h, c), *weights)
+            else:
+                h, c = _peephole_step(F.linear(x, weights[0], _bias(weights)), h, c, weights[1], self.peepholes)
         return self.down(h), torch.cat([h, c], dim=-1).to(state_dtype(h))
 
 
@@ -106,6 +123,34 @@ def lstm_layer(
         h, c = h[0], c[0]
     hidden = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
     return hidden, torch.cat([h, c], dim=-1)
+
+
+def peephole_layer(
+    x: Tensor, weights: Sequence[Tensor], peepholes: Tensor, state: Tensor | None = None, reset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `lstm_layer`, with weights (3, H) from the memory to input, forget and output gate; a loop over time."""
+    gates = F.linear(x, weights[0], _bias(weights))
+    memory = x.new_zeros(x.shape[0], 2 * weights[1].shape[1]) if state is None else state
+    h, c = memory.chunk(2, dim=-1)
+    outputs = []
+    for t in range(x.shape[1]):
+        if reset is not None:
+            h, c = h.masked_fill(reset[:, t, None], 0.0), c.masked_fill(reset[:, t, None], 0.0)
+        h, c = _peephole_step(gates[:, t], h, c, weights[1], peepholes)
+        outputs.append(h)
+    return torch.stack(outputs, dim=1), torch.cat([h, c], dim=-1)
+
+
+def _peephole_step(gates: Tensor, h: Tensor, c: Tensor, weight: Tensor, peepholes: Tensor) -> tuple[Tensor, Tensor]:
+    """One step from what the input gives to the gates (B, 4H) and h, c (B, H) to the next h, c."""
+    i, f, g, o = torch.addmm(gates, h, weight.T).chunk(4, dim=-1)
+    of_input, of_forget, of_output = peepholes
+    c = torch.sigmoid(f + of_forget * c) * c + torch.sigmoid(i + of_input * c) * torch.tanh(g)
+    return torch.sigmoid(o + of_output * c) * torch.tanh(c), c
+
+
+def _bias(weights: Sequence[Tensor]) -> Tensor | None:
+    return weights[2] + weights[3] if len(weights) == 4 else None
 
 
 def _fills_torch(batch: int, steps: int, width: int) -> bool:

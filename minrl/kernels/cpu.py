@@ -1,7 +1,7 @@
 """The recurrences on a CPU as torch operators, each one compiled pass over memory forward and one backward.
 
-They save their inputs and h; gates are formed anew on the way back. What they do not take (complex numbers, other
-devices, no numba) runs in torch operations.
+They save their inputs and h; gates are formed anew on the way back. What they do not take (other devices, no numba)
+runs in torch operations. Complex recurrences are in `cpu_complex`.
 
 Shapes: B batch, T time, D width, P parts of the gates (2: minGRU, 3: minLSTM).
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from minrl.kernels import chunked
 
+_REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.complex128)
 # Below so many numbers a second thread costs more than it brings.
 NUMBERS_PER_THREAD = 1 << 15
 
@@ -39,8 +40,8 @@ def _numba_works() -> bool:
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the kernels take an input like `x`."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and bool(available())
+    """Whether the kernels take an input like `x`; complex ones go through `linear_scan` alone."""
+    return x.device.type == "cpu" and x.dtype in _REAL + _COMPLEX and bool(available())
 
 
 def linear_scan(
@@ -49,6 +50,8 @@ def linear_scan(
     """As `minrl.scan.linear_scan`."""
     if not takes(drive) or decay.dtype != drive.dtype or decay.device != drive.device:
         return chunked.linear_scan(decay, drive, state, reset)
+    if drive.is_complex():
+        return cpu_complex.linear_scan(decay, drive, state, reset)
     h, last = torch.ops.minrl.cpu_linear_scan(decay, drive, state, reset)
     return h, last
 
@@ -247,3 +250,6 @@ _register(
     _linear_backward,
     _fake_linear_backward,
 )
+
+# Last, as it registers its operators with the functions above.
+from minrl.kernels import cpu_complex  # noqa: E402

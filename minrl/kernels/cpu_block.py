@@ -68,11 +68,7 @@ def scan(
     backbone: nn.Module, block: type[nn.Module], x: Tensor, state: Tensor | None, reset: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
     """`Backbone.scan` for inputs that fit and blocks of type `block`; None where it is not for these kernels."""
-    if torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
-        return None
-    if _is_transforming() or _watchers() or _hooked():
-        return None
-    if not (_plain(x) and (reset is None or _plain(reset)) and (state is None or _plain(state))):
+    if not runs_alone() or not (_plain(x) and (reset is None or _plain(reset)) and (state is None or _plain(state))):
         return None
     plan = _plan_of(backbone, block)
     if plan is None or x.dtype != plan.dtype or (state is not None and state.dtype != x.dtype):
@@ -81,6 +77,13 @@ def scan(
     if rates is not None and max(rates) >= 1:
         return None
     return plan.run(plan.stack, plan.weights, x, state, reset, rates)
+
+
+def runs_alone() -> bool:
+    """Whether nobody compiles, traces, transforms or watches what runs, so that compiled kernels may take it."""
+    if torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
+        return False
+    return not (_is_transforming() or _watchers() or _hooked())
 
 
 def _plain(x: Tensor) -> bool:

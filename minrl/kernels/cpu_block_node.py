@@ -53,7 +53,7 @@ def scan(
     nothing: list[Noises] = [(None, None)] * len(stack.forms)
     noises = nothing if rates is None else draw(rates, type(stack.epsilon))
     reset = x.new_zeros(x.shape[:2], dtype=torch.bool) if reset is None else reset.contiguous()
-    state = x.new_zeros(x.shape[0], stack.state_size) if state is None else state.contiguous()
+    state = None if state is None else state.contiguous()
     if torch.is_grad_enabled():
         y, last = _Scan.apply(stack, noises, reset, x.contiguous(), state, *weights)  # type: ignore[no-untyped-call]
         return y, last
@@ -61,11 +61,12 @@ def scan(
 
 
 def _forward(
-    stack: Stack, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor, weights: tuple[Tensor | None, ...],
-    kept: list[Tensor | None] | None,
+    stack: Stack, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor | None,
+    weights: tuple[Tensor | None, ...], kept: list[Tensor | None] | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What the way back needs is added to `kept`; without it, it is let go."""
     batch, steps, width = x.shape
+    state = x.new_zeros(batch, stack.state_size) if state is None else state
     y, last, stats = torch.empty_like(x), torch.empty_like(state), x.new_empty(batch * steps, 2)
     frame = Frame(batch, steps, width, stack.state_size, reset.data_ptr(), state.data_ptr(), last.data_ptr())
     stream = x.view(batch * steps, width)
@@ -84,8 +85,9 @@ def _forward(
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, stack: Stack, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor, *weights: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, stack: Stack, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor | None,
+        *weights: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         kept: list[Tensor | None] = []
         outputs = _forward(stack, noises, reset, x, state, weights, kept)
         ctx.save_for_backward(reset, state, *weights, *kept)
@@ -97,12 +99,13 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         stack: Stack = ctx.stack
-        reset, state, *tensors = ctx.saved_tensors
+        reset, given, *tensors = ctx.saved_tensors
         count = len(stack.forms) * _PER_BLOCK + 2
         *kept, stream, stats = tensors[count:]
         weights, sums = tuple(tensors[:count]), Sums(stack.sums(ctx.shape[2]), stream)
+        state = stream.new_zeros(ctx.shape[0], stack.state_size) if given is None else given
         dlast = torch.zeros_like(state) if dlast is None else dlast.contiguous()
-        dstate = torch.empty_like(state)
+        dstate, scratch = torch.empty_like(state), torch.empty_like(state)
         batch, steps, width = ctx.shape
         frame = Frame(
             batch,
@@ -124,9 +127,10 @@ class _Scan(torch.autograd.Function):
         for i in reversed(range(len(stack.forms))):
             saved = Saved(*kept[i * _PER_SAVED : (i + 1) * _PER_SAVED])
             dstream, of_block = block_backward(
-                stack.forms[i], stack.block(i, weights), saved, dstream, frame, ctx.noises[i], sums, i * OF_BLOCK
-            )
+                stack.forms[i], stack.block(i, weights), saved, dstream, frame, ctx.noises[i], sums, i * OF_BLOCK,
+                scratch.data_ptr(),
+            )  # fmt: skip
             gradients = of_block + gradients
         sums.add_up()
         assert dstream is not None
-        return None, None, None, dstream.view(ctx.shape), dstate, *gradients
+        return None, None, None, dstream.view(ctx.shape), None if given is None else dstate, *gradients

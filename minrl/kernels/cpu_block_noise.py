@@ -49,6 +49,11 @@ def drop_and_add(noise: Noise, x: Tensor, branch: Tensor, out: Tensor, start: in
     share(_forward(), pieces(x.shape[0]), x.numel(), *addresses, *x.shape, start, *noise)
 
 
+def drop(noise: Noise, x: Tensor) -> Tensor:
+    """Dropout of x (N, D); it is its own way back."""
+    return drop_gradient(noise, x)
+
+
 def drop_gradient(noise: Noise, dy: Tensor, sums: Sums | None = None, part: int = 0, start: int = 0) -> Tensor:
     """The gradient to the branch (N, D); its sum over rows is added to a part of `sums` (D)."""
     dbranch = torch.empty_like(dy)

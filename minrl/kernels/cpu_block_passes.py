@@ -69,11 +69,13 @@ class Weights(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What the way back needs: the block's input, what went into and out of the products, and the MLP's input."""
+    """What the way back needs and does not form anew: the block's input and what came out of products and recurrence.
+
+    `mixed`, the MLP's input, is kept only where a product led to it.
+    """
 
     x: Tensor
     stats: Tensor
-    u: Tensor
     gates: Tensor
     h: Tensor
     mixed: Tensor | None
@@ -100,18 +102,10 @@ class Frame(NamedTuple):
 
 def block_forward(form: Form, w: Weights, x: Tensor, frame: Frame, noises: Noises) -> tuple[Tensor, Saved]:
     """x (N, D) -> y (N, D); the last state goes to its columns of the frame's."""
-    batch, steps, width, state_size, resets, state, last, _ = frame
+    batch, steps, _, state_size, resets, state, last, _ = frame
     rows = batch * steps
-    u, stats, h = torch.empty_like(x), x.new_empty(rows, 2), x.new_empty(rows, form.inner)
-    if w.taps is None:
-        norm_forward(w.norm, w.norm_bias, form.epsilon, x, u, stats)
-    else:
-        share(
-            mix.mix_forward(), batch * pieces(steps), rows * width, x.data_ptr(), state + form.recent, resets,
-            w.norm.data_ptr(), w.norm_bias.data_ptr(), w.taps.data_ptr(), _address(w.taps_bias), u.data_ptr(),
-            stats.data_ptr(), last + form.recent, batch, steps, width, form.taps, state_size, form.epsilon,
-        )  # fmt: skip
-    gates = linear(u, w.gates, w.gates_bias)
+    stats, h = x.new_empty(rows, 2), x.new_empty(rows, form.inner)
+    gates = linear(_gate_inputs(form, w, x, stats, frame, last), w.gates, w.gates_bias)
     noise, of_mlp = noises
     added = torch.empty_like(x) if w.down is None and noise is None else None
     share(
@@ -121,9 +115,24 @@ def block_forward(form: Form, w: Weights, x: Tensor, frame: Frame, noises: Noise
     )  # fmt: skip
     mixed = _mixed(w, x, h, noise) if added is None else added
     if w.up is None:
-        return mixed, Saved(x, stats, u, gates, h, None, None, None)
+        return mixed, Saved(x, stats, gates, h, None, None, None)
     y, mlp_stats, hidden = _mlp_forward(form, w, mixed, of_mlp)
-    return y, Saved(x, stats, u, gates, h, mixed, mlp_stats, hidden)
+    return y, Saved(x, stats, gates, h, None if w.down is None else mixed, mlp_stats, hidden)
+
+
+def _gate_inputs(form: Form, w: Weights, x: Tensor, stats: Tensor, frame: Frame, last: int) -> Tensor:
+    """u (N, D), the norm's statistics to `stats`, and the convolution's last inputs to their columns at `last`."""
+    batch, steps, width, state_size, resets, state, _, _ = frame
+    u = torch.empty_like(x)
+    if w.taps is None:
+        norm_forward(w.norm, w.norm_bias, form.epsilon, x, u, stats)
+    else:
+        share(
+            mix.mix_forward(), batch * pieces(steps), x.numel(), x.data_ptr(), state + form.recent, resets,
+            w.norm.data_ptr(), w.norm_bias.data_ptr(), w.taps.data_ptr(), _address(w.taps_bias), u.data_ptr(),
+            stats.data_ptr(), last + form.recent, batch, steps, width, form.taps, state_size, form.epsilon,
+        )  # fmt: skip
+    return u
 
 
 def _mixed(w: Weights, x: Tensor, h: Tensor, noise: Noise | None) -> Tensor:
@@ -137,17 +146,19 @@ def _mixed(w: Weights, x: Tensor, h: Tensor, noise: Noise | None) -> Tensor:
 
 
 def block_backward(
-    form: Form, w: Weights, saved: Saved, dy: Tensor | None, frame: Frame, noises: Noises, sums: Sums, at: int
-) -> tuple[Tensor, list[Tensor | None]]:
+    form: Form, w: Weights, saved: Saved, dy: Tensor | None, frame: Frame, noises: Noises, sums: Sums, at: int,
+    scratch: int,
+) -> tuple[Tensor, list[Tensor | None]]:  # fmt: skip
     """The gradients to x and to the weights, from those to y (None for zero) and the last state.
 
-    Those that are sums over rows are in `sums` from part `at` on, whole when all is added up.
+    Those that are sums over rows are in `sums` from part `at` on, whole when all is added up. At `scratch` there is
+    room for a state, whose numbers nobody reads.
     """
     batch, steps, width, state_size, resets, state, dlast, dstate = frame
     rows = batch * steps
     of_mlp: list[Tensor | None] = [None] * 6
     if w.up is not None and dy is not None:
-        dy, of_mlp = _mlp_backward(form, w, saved, dy, noises[1], sums, at)
+        dy, of_mlp = _mlp_backward(form, w, saved, dy, noises, sums, at)
     dh, ddown = dy if dy is None or noises[0] is None else drop_gradient(noises[0], dy), None
     if w.down is not None and dh is not None:
         dh, ddown = input_gradient(dh, w.down), torch.mm(dh.t(), saved.h)
@@ -168,13 +179,16 @@ def block_backward(
             w.taps.data_ptr(), du.data_ptr(), dlast + form.recent, _address(dy), dx.data_ptr(), dstate + form.recent,
             batch, steps, width, form.taps, state_size, form.epsilon,
         )  # fmt: skip
+    del du
+    # Forming them anew costs less than what keeping them would: their place is fresh memory, page by page.
+    u = _gate_inputs(form, w, saved.x, saved.stats, frame, scratch)
     dnorm, dnorm_bias, dtaps, dtaps_bias, dgates_bias = sums.parts[at + NORM : at + MLP_NORM]
     return dx, [
         dnorm,
         dnorm_bias,
         None if w.taps is None else dtaps.view_as(w.taps),
         None if w.taps is None else dtaps_bias,
-        torch.mm(dgates.t(), saved.u),
+        torch.mm(dgates.t(), u),
         None if w.gates_bias is None else dgates_bias,
         ddown,
         *of_mlp,
@@ -201,15 +215,21 @@ def _mlp_forward(form: Form, w: Weights, x: Tensor, noise: Noise | None) -> tupl
 
 
 def _mlp_backward(
-    form: Form, w: Weights, saved: Saved, dy: Tensor, noise: Noise | None, sums: Sums, at: int
+    form: Form, w: Weights, saved: Saved, dy: Tensor, noises: Noises, sums: Sums, at: int
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The gradients to the MLP's input, the residual's included, and to its weights."""
-    x, stats, hidden = saved.mixed, saved.mlp_stats, saved.hidden
+    x, stats, hidden, noise = saved.x, saved.mlp_stats, saved.hidden, noises[1]
     assert w.mlp_norm is not None and w.mlp_norm_bias is not None  # noqa: PT018
     assert w.up is not None and w.back is not None  # noqa: PT018
-    assert x is not None and stats is not None and hidden is not None  # noqa: PT018
-    dx, dup, dback, start = torch.empty_like(x), torch.zeros_like(w.up), torch.zeros_like(w.back), 0
-    for inputs, its_stats, a, dout, dinputs in _tiles(form.hidden, x, stats, hidden, dy, dx):
+    assert stats is not None and hidden is not None  # noqa: PT018
+    dx, start = torch.empty_like(x), 0
+    # Both with the long side last, in which the library is an eighth faster.
+    dup, dback = torch.zeros_like(w.back), torch.zeros_like(w.back)  # dup transposed
+    mixed = saved.mixed
+    # The MLP's inputs, or the block's and h, which they are the sum of.
+    first, second = (x, saved.h) if mixed is None else (mixed, mixed)
+    for of_x, of_h, its_stats, a, dout, dinputs in _tiles(form.hidden, first, second, stats, hidden, dy, dx):
+        inputs = of_x if mixed is not None else _sum(noises[0], of_x, of_h, start)
         branch = dout if noise is None else drop_gradient(noise, dout, sums, at + BACK_BIAS, start)
         g, n, da = torch.empty_like(a), torch.empty_like(inputs), input_gradient(branch, w.back)
         sums.share(
@@ -221,12 +241,21 @@ def _mlp_backward(
             sums, at + MLP_NORM,
         )  # fmt: skip
         dback.addmm_(branch.t(), g)
-        dup.addmm_(da.t(), n)
+        dup.addmm_(n.t(), da)
         start += inputs.shape[0]
     dnorm, dnorm_bias, dback_bias, dup_bias, dropped = sums.parts[at + MLP_NORM : at + OF_BLOCK]
     dback_bias = dback_bias if noise is None else dropped
-    of_up = [dup, None if w.up_bias is None else dup_bias]
+    of_up = [dup.t().contiguous(), None if w.up_bias is None else dup_bias]
     return dx, [dnorm, dnorm_bias, *of_up, dback, None if w.back_bias is None else dback_bias]
+
+
+def _sum(noise: Noise | None, x: Tensor, h: Tensor, start: int) -> Tensor:
+    """Rows of what a block without a `down` gives to its MLP; `start` is the number of the first."""
+    if noise is None:
+        return x + h
+    mixed = torch.empty_like(x)
+    drop_and_add(noise, x, h, mixed, start)
+    return mixed
 
 
 def _tiles(hidden: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -1,0 +1,173 @@
+"""Memories that are a matrix per head, with one decay for all of it: in chunks, quadratic inside, a scan between.
+
+Shapes: B batch, T time, H heads, K features of a key, V of a value; N chunks of C steps, J = C + 1 sources of a
+chunk's output: the memory that enters it and its own steps.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minrl.cells.quarantine import filled, not_finite, reached
+from minrl.cells.running_max import EMPTY, running_max
+from minrl.scan import linear_scan
+
+CHUNK = 32
+
+
+class Memory(NamedTuple):
+    """The sum of decayed, weighted key value^T (B, H, K, V) in units of exp(`unit`) (B, H)."""
+
+    matrix: Tensor
+    unit: Tensor | None = None
+
+
+def matrix_memory(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_decay: Tensor,
+    log_weight: Tensor | None,
+    memory: Memory,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Memory, Tensor | None]:
+    """S_t = exp(log_decay_t) S_{t-1} + exp(log_weight_t) k_t v_t^T, y_t = q_t S_t, with S_{t-1} := 0 where `reset`.
+
+    The chunked form of arXiv 2405.21060, section 6, with sums of log decays formed pair by pair (its listing 1), so
+    that a strong decay before a pair costs no digits of it. All chunks run side by side.
+
+    With `log_weight` all is computed in units of exp(m), m_t = max(log_decay_t + m_{t-1}, log_weight_t), with
+    m_{t-1} = 0 for the empty memory (arXiv 2405.04517, equation 15); without it the unit is 1.
+
+    Args:
+        query, key: (B, T, H, K), or one for all heads (B, T, 1, K).
+        value: (B, T, H, V).
+        log_decay: (B, T, H), at most 0.
+        log_weight: (B, T, H) or None for weights of 1.
+        memory: what enters the first step.
+        reset: (B, T) bool or None.
+
+    Returns:
+        y (B, T, H, V) and the last memory, both in units of exp(m), and m (B, T, H), which takes no gradient.
+    """
+    faulty = not_finite(2, key, value, log_decay, *([] if log_weight is None else [log_weight]))
+    lost = not_finite(1, *(part for part in memory if part is not None))
+    spoiled = reached(faulty, lost, reset)
+    key, value, log_decay = filled(key, faulty), filled(value, faulty), filled(log_decay, faulty)
+    log_weight = None if log_weight is None else filled(log_weight, faulty)
+    memory = _filled(memory, lost)
+    y, last, units = _chunked(query, key, value, log_decay, log_weight, memory, reset)
+    return filled(y, spoiled, torch.nan), _filled(last, spoiled[:, -1], torch.nan), units
+
+
+def matrix_step(
+    query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, log_weight: Tensor | None, memory: Memory
+) -> tuple[Tensor, Memory]:
+    """One step of `matrix_memory`, without the dimension of time: y (B, H, V) and the memory after it."""
+    if log_weight is None or memory.unit is None:
+        unit, decay = None, log_decay.exp()
+    else:
+        unit = torch.maximum(log_decay + memory.unit, log_weight).detach()
+        decay = torch.exp(log_decay + memory.unit - unit)
+        value = value * torch.exp(log_weight - unit).unsqueeze(-1)
+    matrix = decay[..., None, None] * memory.matrix + key.unsqueeze(-1) * value.unsqueeze(-2)
+    y = (query.unsqueeze(-2) @ matrix).squeeze(-2)
+    return y, Memory(matrix, unit)
+
+
+def _chunked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_decay: Tensor,
+    log_weight: Tensor | None,
+    memory: Memory,
+    reset: Tensor | None,
+) -> tuple[Tensor, Memory, Tensor | None]:
+    """`matrix_memory` of finite numbers."""
+    steps, size = value.shape[1], min(CHUNK, value.shape[1])
+    own, before, closed = _visible(value, reset, size)
+    # What is done to the chunk's sources up to each step: to the memory that enters, then to each step before.
+    weight = _decay_sums(_chunks(log_decay, size)).masked_fill(~torch.cat([before, own], dim=-1), -torch.inf)
+    unit, units = None, None
+    if log_weight is not None and memory.unit is not None:
+        weight, unit = _weighted(weight, log_decay, log_weight, memory.unit, closed, reset, size)
+        weight = weight - unit.unsqueeze(-1)
+        units = unit.transpose(2, 3).flatten(1, 2)[:, :steps]
+    weight = weight.exp()  # (B, N, H, C, J)
+    of_memory, of_steps = weight[..., :1], weight[..., 1:]
+
+    queries, keys, values = _chunks(query, size), _chunks(key, size), _chunks(value, size)
+    inserted = (keys * of_steps[..., -1, :, None]).mT @ values  # (B, N, H, K, V)
+    matrices, last = _between(of_memory[..., -1, :], inserted, memory.matrix, closed)
+    scores = (queries @ keys.mT) * of_steps
+    y = scores @ values + of_memory * (queries @ matrices)
+    y = y.transpose(2, 3).flatten(1, 2)[:, :steps]
+    return y, Memory(last, None if unit is None else unit[:, -1, :, -1]), units
+
+
+def _filled(memory: Memory, rows: Tensor, value: float = 0.0) -> Memory:
+    unit = None if memory.unit is None else filled(memory.unit, rows, value)
+    return Memory(filled(memory.matrix, rows, value), unit)
+
+
+def _chunks(x: Tensor, size: int, fill: float = 0.0) -> Tensor:
+    """(B, T, H, …) -> (B, N, H, C, …), with `fill` beyond the end: steps that change nothing."""
+    beyond = -x.shape[1] % size
+    x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, beyond), value=fill)
+    chunks: Tensor = x.unflatten(1, (-1, size))
+    return chunks.transpose(2, 3)
+
+
+def _visible(like: Tensor, reset: Tensor | None, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which pairs of steps (B, N, 1, C, C) and which steps and entering memories (B, N, 1, C, 1) are of one episode.
+
+    Last, whether an episode opens inside each chunk (B, N), so that what enters it does not leave it.
+    """
+    batch, steps = like.shape[:2]
+    episode = like.new_zeros(batch, steps, dtype=torch.int64) if reset is None else reset.cumsum(dim=1)
+    beyond = -steps % size
+    episode = torch.cat([episode, episode[:, -1:].expand(-1, beyond)], dim=1).unflatten(1, (-1, size))
+    entering = F.pad(episode[:, :-1, -1], (1, 0)).unsqueeze(-1)  # the carried memory is of episode 0
+    own = (episode.unsqueeze(-1) == episode.unsqueeze(-2)).tril().unsqueeze(2)
+    before = (episode == entering).unsqueeze(-1).unsqueeze(2)
+    return own, before, episode[..., -1] != entering.squeeze(-1)
+
+
+def _decay_sums(log_decay: Tensor) -> Tensor:
+    """(…, C) -> (…, C, J): the sum of log decays from the chunk's start, then from after each step, up to each step."""
+    size = log_decay.shape[-1]
+    return log_decay.unsqueeze(-1).expand(*log_decay.shape, size + 1).tril().cumsum(dim=-2)
+
+
+def _weighted(
+    sums: Tensor,
+    log_decay: Tensor,
+    log_weight: Tensor,
+    first: Tensor,
+    closed: Tensor,
+    reset: Tensor | None,
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    """Log weights (B, N, H, C, J) of all sources, and their unit m (B, N, H, C)."""
+    with torch.no_grad():
+        floor = log_weight
+        if reset is not None:  # the unit of the empty memory is 1, as at the start
+            floor = torch.where(reset.unsqueeze(-1), torch.maximum(log_decay, log_weight), log_weight)
+        inside = (sums[..., 1:] + _chunks(floor, size, EMPTY).unsqueeze(-2)).amax(dim=-1)  # (B, N, H, C)
+    after = running_max(inside[..., -1], sums[..., -1, 0], first, closed)
+    entering = torch.cat([first.unsqueeze(1), after[:, :-1]], dim=1)  # (B, N, H)
+    from_memory = sums[..., 0] + entering.unsqueeze(-1)
+    from_steps = sums[..., 1:] + _chunks(log_weight, size, EMPTY).unsqueeze(-2)
+    unit = torch.maximum(inside, from_memory.detach())
+    return torch.cat([from_memory.unsqueeze(-1), from_steps], dim=-1), unit
+
+
+def _between(decay: Tensor, inserted: Tensor, first: Tensor, closed: Tensor) -> tuple[Tensor, Tensor]:
+    """The memory that enters each chunk (B, N, H, K, V), and the last (B, H, K, V)."""
+    start = first.flatten(1)
+    after, last = linear_scan(decay.unsqueeze(-1).expand_as(inserted).flatten(2), inserted.flatten(2), start, closed)
+    entering = torch.cat([start.unsqueeze(1), after[:, :-1]], dim=1)
+    return entering.view_as(inserted), last.view_as(first)

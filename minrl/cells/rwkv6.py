@@ -1,0 +1,158 @@
+"""RWKV-6 "Finch" time mixing (Peng et al., 2024, arXiv 2404.05892, section 4.2): a matrix memory, decays from the data.
+
+Shapes: B batch, T time, D width, H heads of E = D / H features; C steps of a chunk.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from minrl.cells.base import Cell, state_dtype
+from minrl.cells.quarantine import filled, not_finite, reached
+from minrl.cells.running_max import lagged
+
+# Each pair of a chunk's steps has its own decay in each feature: (B, H, C, C, E). Chunks are recomputed in the
+# backward pass, so that one at a time is alive.
+_CHUNK = 16
+
+
+class RWKV6(Cell):
+    """Token shift that depends on the data, then S_t = diag(w_t) S_{t-1} + k_t v_t^T, read before the decay.
+
+    Names of weights are the published ones. Initialisation is that of the first layer, but for the linear maps, which
+    start orthogonal, and the first low-rank maps, which start near zero: the published zeros of both let no gradient
+    through to other weights at first.
+
+    Args:
+        width: D, of input and output.
+        head_width: E; it must divide `width`. None is the largest divisor of `width` that divides the published 64.
+        mix_rank: rank of the five maps that make the token shift depend on the data.
+        decay_rank: rank of the map that makes the decays.
+    """
+
+    def __init__(self, width: int, *, head_width: int | None = None, mix_rank: int = 32, decay_rank: int = 64) -> None:
+        super().__init__()
+        size = math.gcd(64, width) if head_width is None else head_width
+        if size < 1 or width % size:
+            raise ValueError(f"head_width must divide the width, got head_width={size} and width={width}")
+        if mix_rank < 1 or decay_rank < 1:
+            raise ValueError(f"mix_rank and decay_rank must be at least 1, got {mix_rank} and {decay_rank}")
+        self.width = width
+        self.heads = width // size
+        self.state_size = width + width * size
+        channel = torch.arange(width)
+        place, ratio = channel / width, channel / max(width - 1, 1)
+        self.time_maa_x = nn.Parameter(1 - place)
+        self.time_maa_w = nn.Parameter(1 - place)
+        self.time_maa_k = nn.Parameter(1 - place)
+        self.time_maa_v = nn.Parameter(1 - place)
+        self.time_maa_r = nn.Parameter(1 - place.sqrt())
+        self.time_maa_g = nn.Parameter(1 - place.sqrt())
+        self.time_maa_w1 = nn.Parameter(torch.empty(width, 5 * mix_rank).uniform_(-1e-4, 1e-4))
+        self.time_maa_w2 = nn.Parameter(torch.empty(5, mix_rank, width).uniform_(-0.01, 0.01))
+        self.time_decay = nn.Parameter(-6 + 5 * ratio**0.7)
+        self.time_decay_w1 = nn.Parameter(torch.empty(width, decay_rank).uniform_(-1e-4, 1e-4))
+        self.time_decay_w2 = nn.Parameter(torch.empty(decay_rank, width).uniform_(-0.01, 0.01))
+        self.time_faaaa = nn.Parameter((0.1 * ((channel + 1) % 3 - 1)).view(self.heads, size))  # the bonus u
+        self.receptance = _orthogonal(width)
+        self.key = _orthogonal(width)
+        self.value = _orthogonal(width)
+        self.gate = _orthogonal(width)
+        self.output = _orthogonal(width)
+        self.ln_x = nn.GroupNorm(self.heads, width, eps=64e-5)
+
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.scan`; the state is the last input | S (B, H * E * E)."""
+        if state is None:
+            state = self.initial_state(x.shape[0])
+        previous, matrix = self._split(state)
+        query, *parts, gate = self._mixed(x, lagged(x.to(state.dtype), previous, reset))
+        faulty, lost = not_finite(2, *parts), not_finite(1, matrix)
+        spoiled = reached(faulty, lost, reset)
+        parts = [query, *(filled(part, faulty) for part in parts)]
+        with torch.autocast(x.device.type, enabled=False):
+            y, matrix = self._chunked(parts, filled(matrix, lost), reset)
+        y, matrix = filled(y, spoiled, torch.nan), filled(matrix, spoiled[:, -1], torch.nan)
+        return self._out(y, gate), torch.cat([x[:, -1].to(state.dtype), matrix.flatten(1)], dim=1)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cell.step`."""
+        previous, matrix = self._split(state)
+        query, key, value, log_decay, gate = self._mixed(x, previous)
+        inserted = key.unsqueeze(-1) * value.unsqueeze(-2)
+        found = matrix + self.time_faaaa.to(state.dtype).unsqueeze(-1) * inserted
+        y = (query.unsqueeze(-1) * found).sum(dim=-2)
+        matrix = torch.exp(log_decay).unsqueeze(-1) * matrix + inserted
+        return self._out(y, gate), torch.cat([x.to(state.dtype), matrix.flatten(1)], dim=1)
+
+    def _chunked(self, parts: list[Tensor], matrix: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """y (B, T, H, E) and the last S, chunk by chunk, from finite parts (B, T, H, E)."""
+        parts = [part.transpose(1, 2) for part in parts]
+        bonus = self.time_faaaa.to(matrix.dtype).unsqueeze(1)
+        outputs = []
+        for first in range(0, parts[0].shape[2], _CHUNK):
+            piece = slice(first, first + _CHUNK)
+            now = None if reset is None else reset[:, piece]
+            y, matrix = checkpoint(
+                _chunk, *(part[:, :, piece] for part in parts), bonus, matrix, now,
+                use_reentrant=False, preserve_rng_state=False,
+            )  # fmt: skip
+            outputs.append(y)
+        return torch.cat(outputs, dim=2).transpose(1, 2), matrix
+
+    def _mixed(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Receptance, key, value, log decay (…, H, E) and gate (…, D) (section 4.2.1)."""
+        change = previous.to(x.dtype) - x
+        mix = torch.tanh((x + change * self.time_maa_x) @ self.time_maa_w1).unflatten(-1, (5, -1))
+        mix = torch.einsum("...ir,ird->i...d", mix, self.time_maa_w2)
+        still = (self.time_maa_w, self.time_maa_k, self.time_maa_v, self.time_maa_r, self.time_maa_g)
+        w, k, v, r, g = (x + change * (constant + moving) for constant, moving in zip(still, mix, strict=True))
+        precision = state_dtype(self.time_decay)
+        w = (torch.tanh(w @ self.time_decay_w1) @ self.time_decay_w2).to(precision) + self.time_decay
+        parts = (self.receptance(r), self.key(k), self.value(v), -torch.exp(w))
+        r, k, v, w = (part.to(precision).unflatten(-1, (self.heads, -1)) for part in parts)
+        return r, k, v, w, F.silu(self.gate(g))
+
+    def _out(self, y: Tensor, gate: Tensor) -> Tensor:
+        """A norm over each head of (…, H, E), the gate and the map out."""
+        y = self.ln_x(y.reshape(-1, self.width)).view_as(gate)
+        out: Tensor = self.output(y.to(gate.dtype) * gate)
+        return out
+
+    def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        previous, matrix = state.tensor_split([self.width], dim=1)
+        size = self.width // self.heads
+        return previous, matrix.unflatten(1, (self.heads, size, size))
+
+
+def _chunk(
+    query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, bonus: Tensor, matrix: Tensor, reset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """y_t = q_t (S_{t-1} + diag(u) k_t v_t^T) for a chunk (B, H, C, E) from the S that enters it, and the last S.
+
+    Decays are summed pair by pair, so that none grows and none costs another digits.
+    """
+    size = query.shape[2]
+    episode = query.new_zeros(query.shape[0], size, dtype=torch.int64) if reset is None else reset.cumsum(dim=1)
+    # Row t reads the memory before step t, the row beyond the last the memory after it. Columns are what is in it:
+    # the memory that entered, then the steps.
+    rows, columns = torch.cat([episode, episode[:, -1:]], dim=1), F.pad(episode, (1, 0))
+    visible = (rows.unsqueeze(-1) == columns.unsqueeze(-2)).tril()[:, None, :, :, None]
+    lag = F.pad(log_decay, (0, 0, 1, 0)).unsqueeze(3)  # (B, H, C + 1, 1, E)
+    apart = torch.ones(size + 1, size + 1, dtype=torch.bool, device=query.device).tril(-1).unsqueeze(-1)
+    sums = torch.where(apart, lag, 0.0).cumsum(dim=2)
+    weight = sums.masked_fill(~visible, -torch.inf).exp()  # (B, H, C + 1, C + 1, E)
+    before, after = weight[:, :, :-1], weight[:, :, -1]
+    scores = ((before[..., 1:, :] * key.unsqueeze(2)) @ query.unsqueeze(-1)).squeeze(-1)
+    y = scores @ value + (query * before[..., 0, :]) @ matrix + (query * bonus * key).sum(-1, keepdim=True) * value
+    last = after[..., 0, :, None] * matrix + (after[..., 1:, :] * key).mT @ value
+    return y, last
+
+
+def _orthogonal(width: int) -> nn.Linear:
+    linear = nn.Linear(width, width, bias=False)
+    nn.init.orthogonal_(linear.weight)
+    return linear

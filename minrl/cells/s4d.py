@@ -1,0 +1,130 @@
+"""S4D, a diagonal state space model in each channel (Gu et al., arXiv 2206.11893, sections 3 and 4).
+
+Shapes: B batch, T time, D width, N state width, M states of a channel, P parts of a number (2, for "real" 1).
+"""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from minrl.cells import diagonal
+from minrl.cells.base import Cell, state_dtype
+
+Initialization = Literal["lin", "inv", "real"]
+
+# Steps whose (B, T, D * N) tensors are alive at once. Longer sequences run piece by piece and are recomputed in
+# the backward pass.
+_PIECE = 32
+
+
+class S4D(Cell):
+    """h' = A h + x, y = 2 Re(C h) + D x in each channel, then GELU and a gated linear layer that mixes channels.
+
+    Discretised by a zero-order hold. Names and initialisation of weights are the published ones; the layer that
+    mixes, a convolution of width 1 there, lies as a linear one. The published convolution over whole sequences
+    cannot be reset: here the same model runs as its recurrence.
+
+    Args:
+        width: D, of input and output.
+        state_width: N, real numbers of memory in a channel: N / 2 conjugate pairs, or N real states for "real".
+        init: A at the start: "lin" -1/2 + i pi n, "inv" -1/2 + i N/pi (N/(2n+1) - 1), "real" -(n + 1) (section 4).
+        dt_min, dt_max: the step sizes of the channels start log-uniform in between.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        state_width: int = 64,
+        init: Initialization = "lin",
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+    ) -> None:
+        super().__init__()
+        if init not in get_args(Initialization):
+            raise ValueError(f"init must be one of {', '.join(get_args(Initialization))}, got {init!r}")
+        is_real = init == "real"
+        if state_width < 1 or (state_width % 2 and not is_real):
+            raise ValueError(f"state_width must be at least 1, and even for init={init!r}, got {state_width}")
+        self.width = width
+        self.state_size = width * state_width
+        states = state_width if is_real else state_width // 2
+        n = torch.arange(states, dtype=torch.float32)
+        self.log_dt = nn.Parameter(diagonal.log_uniform(width, dt_min, dt_max))
+        self.log_A_real = nn.Parameter(
+            (torch.log(n + 1) if is_real else torch.full_like(n, math.log(0.5))).repeat(width, 1)
+        )
+        self.A_imag = None if is_real else nn.Parameter(_imaginary(init, state_width, n).repeat(width, 1))
+        # Of a complex number of variance 1 each part has 1/2.
+        self.C = nn.Parameter(torch.randn(width, states, 1) if is_real else torch.randn(width, states, 2) * 0.5**0.5)
+        self.D = nn.Parameter(torch.randn(width))
+        self.output_linear = nn.Linear(width, 2 * width)  # value | gate
+
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.scan`; the state is h (B, D * N), the parts of each number side by side."""
+        decay, factor = self._discrete()
+        c = self._read_out()
+        u, steps = x.to(decay.dtype), x.shape[1]
+        if steps <= _PIECE:
+            y, last = _piece(decay, factor, c, u, state, reset)
+            return self._out(y, x), last
+        last = self.initial_state(x.shape[0]) if state is None else state
+        outputs = []
+        for first in range(0, steps, _PIECE):
+            piece = slice(first, first + _PIECE)
+            now = None if reset is None else reset[:, piece]
+            y, last = checkpoint(
+                _piece, decay, factor, c, u[:, piece], last, now, use_reentrant=False, preserve_rng_state=False
+            )
+            outputs.append(y)
+        return self._out(torch.cat(outputs, dim=1), x), last
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cell.step`."""
+        decay, factor = self._discrete()
+        drive = (factor * x.to(decay.dtype)[..., None, None]).flatten(1, 2)
+        last = diagonal.step(decay, drive, state).flatten(1)
+        y = (last.unflatten(1, (self.width, -1)) * self._read_out()).sum(-1)
+        return self._out(y, x), last
+
+    def _discrete(self) -> tuple[Tensor, Tensor]:
+        """A-bar (D * M, P) and B-bar (D, M, P), where B is 1."""
+        precision = state_dtype(self.log_dt)
+        imaginary = None if self.A_imag is None else self.A_imag.to(precision)
+        dt = torch.exp(self.log_dt.to(precision)).unsqueeze(-1)
+        decay, factor = diagonal.zero_order_hold(-torch.exp(self.log_A_real.to(precision)), imaginary, dt)
+        return decay.flatten(0, 1), factor
+
+    def _read_out(self) -> Tensor:
+        """What the parts of a channel's numbers count for in its output, (D, M * P)."""
+        c = self.C.to(state_dtype(self.C))
+        if self.A_imag is None:
+            return c.flatten(1)
+        real, imaginary = c.unbind(-1)
+        return torch.stack([2 * real, -2 * imaginary], dim=-1).flatten(1)
+
+    def _out(self, y: Tensor, x: Tensor) -> Tensor:
+        y = F.gelu((y + self.D * x).to(x.dtype))
+        return F.glu(self.output_linear(y), dim=-1)
+
+
+def _imaginary(init: Initialization, state_width: int, n: Tensor) -> Tensor:
+    """Imaginary parts of A at the start, for the states n (section 4)."""
+    if init == "lin":
+        return math.pi * n
+    return state_width / math.pi * (state_width / (2 * n + 1) - 1)
+
+
+def _piece(
+    decay: Tensor, factor: Tensor, c: Tensor, u: Tensor, state: Tensor | None, reset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The recurrence of one piece of time, u (B, T, D) -> y (B, T, D) and the last state."""
+    drive = (factor * u[..., None, None]).flatten(2, 3)  # (B, T, D * M, P)
+    h, last = diagonal.scan(decay, drive, state, reset)
+    with torch.autocast(u.device.type, enabled=False):
+        y = torch.einsum("btdm,dm->btd", h.flatten(2).unflatten(2, c.shape), c)
+    return y, last

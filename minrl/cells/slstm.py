@@ -1,0 +1,111 @@
+"""sLSTM, the scalar memory of xLSTM (Beck et al., 2024, arXiv 2405.04517, section 2.2).
+
+Shapes: B batch, T time, D width, H heads of E = D / H units.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minrl import convolution
+from minrl.cells.base import Cell, state_dtype
+from minrl.cells.headwise import HeadwiseLinear, headwise_norm
+from minrl.cells.running_max import EMPTY
+
+
+class SLSTM(Cell):
+    """Exponential gates, a normaliser and memory mixing: a head's gates see what the head gave out one step before.
+
+    Through that mixing no scan computes it: `scan` is a loop over time in torch operations. It feeds rounding back
+    into its gates and therefore runs in the precision of the weights, also under autocast. Input and forget gate see
+    the convolution of the input, as in appendix A.4; its MLP is left to the block around the cell.
+
+    Args:
+        width: D, of input and output.
+        heads: H; it must divide `width`. None is the published 4, or fewer where a head would have less than 8 units:
+            the norm of each head's output needs some.
+        conv_width: taps of the convolution, at least 2.
+    """
+
+    def __init__(self, width: int, *, heads: int | None = None, conv_width: int = 4) -> None:
+        super().__init__()
+        if heads is None:
+            heads = next(count for count in (4, 2, 1) if count == 1 or width % (8 * count) == 0)
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads must divide the width, got heads={heads} and width={width}")
+        size = width // heads
+        self.width = width
+        self.heads = heads
+        self.conv = convolution.ShortConvolution(width, conv_width)
+        std = math.sqrt(2 / (5 * width))
+        self.igate = HeadwiseLinear(width, heads, std)
+        self.fgate = HeadwiseLinear(width, heads, std)
+        self.zgate = HeadwiseLinear(width, heads, std)
+        self.ogate = HeadwiseLinear(width, heads, std)
+        # Published initialisation of a first block: no mixing yet, forget gates from 5 down to -7 over a head's units.
+        self.recurrent_kernel = nn.Parameter(torch.zeros(heads, size, 4, size))  # head | from unit | i, f, z, o | unit
+        self.bias = nn.Parameter(torch.zeros(heads, 4, size))
+        with torch.no_grad():
+            self.bias[:, 1] = 5 - 12 * (torch.arange(size) / max(size - 1, 1)) ** 0.3
+        self.group_norm = nn.Parameter(torch.zeros(width))  # its scale less 1
+        self.state_size = self.conv.state_size + 4 * width
+
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.scan`; the state is the convolution's last inputs | h | c | n | m; n = 0 is the empty memory."""
+        if state is None:
+            state = self.initial_state(x.shape[0])
+        recent, memory = self._split(state)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.bias.dtype)
+            mixed, recent = self.conv.scan(x, recent, reset)
+            gates = self._gates(x, mixed)
+            outputs = []
+            for t in range(x.shape[1]):
+                if reset is not None:
+                    memory = memory.masked_fill(reset[:, t, None], 0.0)
+                memory = self._advance(gates[:, :, t], memory)
+                outputs.append(memory[0])
+            y = torch.stack(outputs, dim=2)  # (H, B, T, E)
+            return self._out(y.permute(1, 2, 0, 3), x), self._joined(recent, memory)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cell.step`."""
+        recent, memory = self._split(state)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.bias.dtype)
+            mixed, recent = self.conv.step(x, recent)
+            memory = self._advance(self._gates(x, mixed), memory)
+            return self._out(memory[0].transpose(0, 1), x), self._joined(recent, memory)
+
+    def _gates(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """What the input gives to i, f, z, o of each head, before their maps: (H, B, …, 4 * E)."""
+        mixed = F.silu(mixed)
+        parts = (self.igate(mixed), self.fgate(mixed), self.zgate(x), self.ogate(x))
+        gates = torch.stack([part.unflatten(-1, (self.heads, -1)) for part in parts], dim=-2)  # (B, …, H, 4, E)
+        gates = gates.to(state_dtype(self.bias)) + self.bias
+        return gates.flatten(-2).movedim(-2, 0)
+
+    def _advance(self, gates: Tensor, memory: Tensor) -> Tensor:
+        """One step of equations 8 to 17 from h, c, n, m (4, H, B, E) in units of exp(m) to the next."""
+        h, c, n, m = memory
+        gates = gates + h @ self.recurrent_kernel.to(h.dtype).flatten(2)
+        i, f, z, o = gates.chunk(4, dim=-1)
+        kept = torch.where(n > 0, m, EMPTY) + F.logsigmoid(f)
+        m = torch.maximum(kept, i).detach()  # a unit: what is computed does not depend on it
+        insert, keep = torch.exp(i - m), torch.exp(kept - m)
+        c = keep * c + insert * torch.tanh(z)
+        n = keep * n + insert
+        return torch.stack([torch.sigmoid(o) * c / n, c, n, m])
+
+    def _out(self, h: Tensor, x: Tensor) -> Tensor:
+        return headwise_norm(h, self.group_norm).to(x.dtype)
+
+    def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The convolution's last inputs, and h, c, n, m (4, H, B, E)."""
+        recent, memory = state.tensor_split([self.conv.state_size], dim=1)
+        return recent, memory.unflatten(1, (4, self.heads, -1)).permute(1, 2, 0, 3)
+
+    def _joined(self, recent: Tensor, memory: Tensor) -> Tensor:
+        return torch.cat([recent, memory.permute(2, 0, 1, 3).flatten(1)], dim=1)

@@ -1,0 +1,75 @@
+"""What the cells with matrix memories and exponential weights must bear: large inputs, and numbers that are none.
+
+Shapes: B batch, T time, D width.
+"""
+
+import pytest
+import torch
+from contract import WAYS, assert_near
+from torch.overrides import TorchFunctionMode
+
+from minrl.cells import CELLS
+from minrl.scan import without_fused_kernels
+
+WIDTH, BATCH, STEPS = 16, 3, 70
+NAMES = ("aaren", "mamba2", "mlstm", "slstm", "rwkv4", "rwkv6")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("way", ["scan", "steps", "cuts"])
+def test_inputs_of_a_hundred(name: str, way: str) -> None:
+    """float32 does not overflow, forward or backward, and keeps its digits: within 1e-5 of float64."""
+    model = CELLS[name](WIDTH)
+    exact = CELLS[name](WIDTH).double()
+    exact.load_state_dict(model.state_dict())
+    x = (100 * torch.randn(BATCH, STEPS, WIDTH).sign()).requires_grad_()
+    reset = torch.rand(BATCH, STEPS) < 0.05
+    y, last = WAYS[way](model, x, model.initial_state(BATCH), reset)
+    gradients = torch.autograd.grad(y.square().sum() + last.square().sum(), [x, *model.parameters()])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    with torch.no_grad():
+        wanted, left = WAYS["steps"](exact, x.double(), exact.initial_state(BATCH), reset)
+    assert_near(y, wanted, 1e-5, "y")
+    assert_near(last, left, 1e-5, "last")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_stays_in_its_episode(name: str, value: float) -> None:
+    """Neither an input nor a memory that is not finite shows before it, in other rows or beyond the next reset."""
+    pytest.importorskip("numba", reason="scans in torch operations multiply by zero where a memory is left")
+    model = CELLS[name](WIDTH)
+    x, state = torch.randn(BATCH, STEPS, WIDTH), model.scan(torch.randn(BATCH, 9, WIDTH))[1].detach()
+    reset = torch.zeros(BATCH, STEPS, dtype=torch.bool)
+    reset[0, [10, 45]] = reset[1, 3] = True
+    wanted, left = model.scan(x, state, reset)
+    x[0, 6], state[1] = value, value
+    with torch.no_grad():
+        y, last = model.scan(x, state, reset)
+    seen = torch.zeros(BATCH, STEPS, dtype=torch.bool)
+    seen[0, 6:10] = seen[1, :3] = True
+    assert not y[seen].isfinite().all(dim=-1).any()
+    assert torch.allclose(y[~seen], wanted[~seen], atol=1e-5)
+    assert torch.allclose(last, left, atol=1e-5)
+
+
+class NothingIsRead(TorchFunctionMode):
+    """Fails where a value leaves its tensor."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = getattr(func, "__name__", "")
+        assert name not in {"item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"}, name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_value_is_read_to_the_host(name: str) -> None:
+    """So that a GPU can record the scan and its way back."""
+    assert not CELLS[name].reads_back
+    model = CELLS[name](WIDTH)
+    x, reset = torch.randn(BATCH, STEPS, WIDTH), torch.rand(BATCH, STEPS) < 0.05
+    with NothingIsRead(), without_fused_kernels():
+        y, _ = model.scan(x, model.initial_state(BATCH), reset)
+        y.sum().backward()
+        with pytest.raises(AssertionError, match="item"):
+            y[0, 0, 0].item()

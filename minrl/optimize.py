@@ -121,5 +121,8 @@ class Optimizer:
         """The inverse of `state_dict`."""
         self.agent.load_state_dict(state["weights"])
         self.adam.load_state_dict(state["adam"])
+        for group in self.adam.param_groups:
+            if isinstance(group["lr"], Tensor):  # a checkpoint is read to the CPU, a recorded step reads the GPU
+                group["lr"] = group["lr"].to(self.device)
         for name, value in state["averaged"].items():
             self.averaged[name].copy_(value)

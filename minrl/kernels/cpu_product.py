@@ -77,10 +77,11 @@ def layer_of_step(module: nn.Module, x: Tensor) -> Tensor:
     For fewer than four rows torch's library forms products in another order than for more. (Where K is no multiple
     of eight its rounding depends on where in memory a row begins, too.)
     """
-    missing = _ROWS_OF_A_SCAN - x.shape[0]
-    if missing <= 0 or not x.is_cpu or x.dim() != 2 or type(module) is not nn.Linear or _is_recorded():
+    # First whether it is recorded: a graph must not depend on how many rows there are.
+    if _is_recorded() or type(module) is not nn.Linear or not x.is_cpu or x.dim() != 2:
         return layer(module, x)
-    return layer(module, F.pad(x, (0, 0, 0, missing)))[: x.shape[0]]
+    missing = _ROWS_OF_A_SCAN - x.shape[0]
+    return layer(module, x) if missing <= 0 else layer(module, F.pad(x, (0, 0, 0, missing)))[: x.shape[0]]
 
 
 def _is_recorded() -> bool:

@@ -18,55 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
-from transformers import DecisionTransformerConfig, DecisionTransformerModel
+from transformers import DecisionTransformerModel
 
 from minrl.agent import Batch, Moment, parameter_count
-from minrl.agents.decision import DecisionAgent, DecisionConfig
+from minrl.agents.bench_decision import ACTION, OBSERVATION, make_agent, make_peer
+from minrl.agents.decision import DecisionAgent
+from minrl.bench.figures import Settings
 from minrl.optimize import Optimizer, Schedule
 from minrl.play import Player
-from minrl.task import Task
-
-OBSERVATION, ACTION, WIDTH, DEPTH = 11, 3, 128, 3
-
-
-def make_agent() -> DecisionAgent:
-    """A minGRU agent with one token a step, as `minrl train decision` makes it."""
-    bound = np.full(ACTION, 1.0, dtype=np.float32)
-    task = Task(
-        dataset="random numbers",
-        observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32),
-        action_space=gymnasium.spaces.Box(-bound, bound),
-        action_low=(-1.0,) * ACTION,
-        action_high=(1.0,) * ACTION,
-        best_return=3600.0,
-        return_scale=1000.0,
-        longest_episode=1000,
-        environment=None,
-        reference_scores=None,
-    )
-    return DecisionAgent(DecisionConfig(width=WIDTH, depth=DEPTH), task)
-
-
-def make_peer() -> DecisionTransformerModel:
-    """The Decision Transformer with its published size (arXiv 2106.01345, table 9)."""
-    config = DecisionTransformerConfig(
-        state_dim=OBSERVATION,
-        act_dim=ACTION,
-        hidden_size=WIDTH,
-        max_ep_len=1000,
-        n_layer=DEPTH,
-        n_head=1,
-        n_inner=4 * WIDTH,
-        activation_function="relu",
-        n_positions=1024,
-        resid_pdrop=0.1,
-        attn_pdrop=0.1,
-        embd_pdrop=0.1,
-    )
-    return DecisionTransformerModel(config)
+from minrl.scan import without_fused_kernels
 
 
 def make_batch(rows: int, steps: int) -> Batch:
@@ -140,7 +102,7 @@ def playing_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
 def backbone_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
     """One step of the backbone alone."""
     backbone = agent.eval().backbone
-    x, state = torch.randn(rows, WIDTH), backbone.initial_state(rows)
+    x, state = torch.randn(rows, backbone.width), backbone.initial_state(rows)
 
     def step() -> None:
         nonlocal state
@@ -154,11 +116,11 @@ def eager_backbone_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], Non
     """The same by torch's own operations, block after block."""
     backbone: Any = agent.eval().backbone
     sizes = [block.state_size for block in backbone.blocks]
-    x, state = torch.randn(rows, WIDTH), backbone.initial_state(rows)
+    x, state = torch.randn(rows, backbone.width), backbone.initial_state(rows)
 
     def step() -> None:
         nonlocal state
-        with torch.inference_mode():
+        with torch.inference_mode(), without_fused_kernels():
             y, lasts = x, []
             for block, memory in zip(backbone.blocks, state.split(sizes, dim=1), strict=True):
                 y, last = block.step(y, memory)
@@ -256,7 +218,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    agent, peer = make_agent(), make_peer()
+    agent, peer = make_agent(Settings()), make_peer(Settings())
     lengths = {20: 64, 100: 13, 1000: 2}
     steps = {f"K={k}": training_step(agent, make_batch(rows, k)) for k, rows in lengths.items()}
     steps["peer"] = peer_training_step(peer, make_batch(64, 20))

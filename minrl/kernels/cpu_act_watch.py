@@ -70,17 +70,16 @@ class Watch:
         return False
 
 
+def runs_alone() -> bool:
+    """Whether nobody compiles, traces, transforms or watches what runs, so that compiled kernels may take it."""
+    if torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
+        return False
+    return not (_is_transforming() or _watchers() or _hooked())
+
+
 def may_run() -> bool:
     """Whether no gradient is asked for and nobody but the caller wants to see torch's own operations."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
-        or _is_tracing()
-        or torch.is_autocast_enabled("cpu")
-        or _is_transforming()
-        or _watchers()
-        or _hooked()
-    )
+    return runs_alone() and not torch.is_grad_enabled()
 
 
 def plain(x: Tensor, dimensions: int) -> bool:

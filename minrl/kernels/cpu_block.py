@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from minrl.cells.mingru import MinGRU
 from minrl.cells.minlstm import MinLSTM
 from minrl.kernels import cpu
+from minrl.kernels.cpu_act_watch import runs_alone
 from minrl.kernels.cpu_step import block_parts, block_sizes, is_norm
 
 
@@ -55,12 +56,6 @@ class Plan:
         return None
 
 
-_is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
-# Torch has no public names for these: whether functions are being transformed, dispatch is being watched, or hooks
-# are on all modules.
-_is_transforming: Any = getattr(torch._C, "_are_functorch_transforms_active", bool)
-_watchers: Any = getattr(torch._C, "_len_torch_dispatch_stack", int)
-_hooked: Any = getattr(nn.modules.module, "_has_any_global_hook", bool)
 _plans: WeakKeyDictionary[nn.Module, Plan | None] = WeakKeyDictionary()
 
 
@@ -77,13 +72,6 @@ def scan(
     if rates is not None and max(rates) >= 1:
         return None
     return plan.run(plan.stack, plan.weights, x, state, reset, rates)
-
-
-def runs_alone() -> bool:
-    """Whether nobody compiles, traces, transforms or watches what runs, so that compiled kernels may take it."""
-    if torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
-        return False
-    return not (_is_transforming() or _watchers() or _hooked())
 
 
 def _plain(x: Tensor) -> bool:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from minrl.kernels import cpu, cpu_block
+from minrl.kernels import cpu
+from minrl.kernels.cpu_act_watch import runs_alone
 from minrl.kernels.cpu_product import linear
 
 Part = tuple[nn.Linear, Tensor]
@@ -46,7 +47,7 @@ def dropped(dropout: nn.Dropout, x: Tensor) -> Tensor:
 
 def _fits(modules: Sequence[nn.Module], tensors: Sequence[Tensor]) -> bool:
     """Whether the modules are just what they seem, and the tensors numbers of one kind on a CPU."""
-    if not torch.is_grad_enabled() or not cpu_block.runs_alone() or not cpu.takes(tensors[0]):
+    if not torch.is_grad_enabled() or not runs_alone() or not cpu.takes(tensors[0]):
         return False
     if not all(type(m) in (nn.Linear, nn.Dropout) and not _is_hooked(m) for m in modules):
         return False

@@ -130,7 +130,7 @@ class RecurrentPPO(PPO):
             self._check_normalization()
             # What is saved is whole without the folder of the run.
             self.policy_kwargs = {**self.policy_kwargs, "pretrained": self.policy.pretrained}
-        self._forget()
+        self.forget()
 
     def _check_normalization(self) -> None:
         if self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs:
@@ -141,8 +141,8 @@ class RecurrentPPO(PPO):
     def _refreshed_states(self) -> Tensor:
         return self.policy.states_at(self.rollout_buffer.whole(), self.rollout_buffer.cuts)
 
-    def _forget(self) -> None:
-        """Empty the memory."""
+    def forget(self) -> None:
+        """Empty the memory, as where all environments begin anew."""
         self._last_state = self.policy.initial_state(self.n_envs)
         self._last_previous = self._last_state.new_zeros(self.n_envs, self.policy.previous_size)
         reference = self.policy.reference
@@ -152,7 +152,7 @@ class RecurrentPPO(PPO):
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As in Stable-Baselines3; the memory of the last environment is not carried over."""
         super().set_env(env, force_reset)
-        self._forget()
+        self.forget()
         self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
 
     def predict(
@@ -271,7 +271,7 @@ class RecurrentPPO(PPO):
         if self.policy.previous_reward:
             check_callbacks(ready[1])
         if len(self._last_state) != self.n_envs or np.all(self._last_episode_starts):
-            self._forget()
+            self.forget()
         if self._random_states is not None and not reset_num_timesteps:
             restore_random_states(self._random_states)
         self._random_states = None

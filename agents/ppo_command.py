@@ -4,6 +4,7 @@ import argparse
 import textwrap
 from pathlib import Path
 
+from minrl import checkpoint
 from minrl.config import add_flags, build, from_flags, read_toml
 from minrl.log import TIMESTEPS
 from minrl.report import Axes, finish
@@ -70,7 +71,10 @@ def end(result: Result, path: Path) -> int:
     if result.signal is not None:
         # An id with a module before it is imported only where the user says it again.
         named = f" --env {config.env}" if ":" in config.env else ""
-        print(f"stopped at step {result.step} and saved; go on with: minrl train --resume {out}{named}")
+        saved = " and saved"
+        if config.exact_resume:
+            saved = f"; the checkpoint of step {checkpoint.read(out).step} is kept"
+        print(f"stopped at step {result.step}{saved}; go on with: minrl train --resume {out}{named}")
         return 128 + result.signal
     kind = "natively vectorised" if result.vectorization == "native" else result.vectorization
     rate = result.step / result.seconds if result.seconds else 0.0

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.monitor import Monitor
@@ -79,6 +80,14 @@ def open_environments(config: OnlineConfig, options: PPOOptions, task: Task, kin
         gamma=config.gamma,
         norm_obs_keys=keys,
     )
+
+
+def seed_environments(environments: VecEnv, config: OnlineConfig, step: int) -> None:
+    """Say where they begin at their next reset.
+
+    That depends on the run's step too, and differs from where evaluations begin, which count from the seed.
+    """
+    environments.seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0] >> 1))
 
 
 def _make(info: EnvironmentInfo) -> gymnasium.Env[Any, Any]:

@@ -3,7 +3,8 @@
 What a resumed run takes up from its checkpoint: weights, optimizer, normalisation, counters, the place in all
 schedules, the state of the random generators and the episodes that the log's means are of. Environments cannot be
 saved: they are opened anew, seeded from the run's seed and the step, and the memory starts empty. So two resumptions
-of one checkpoint are equal to the bit on a CPU, and both differ from the run that was not interrupted.
+of one checkpoint are equal to the bit on a CPU, and both differ from the run that was not interrupted, unless that
+run begins its environments anew after each checkpoint too: `exact_resume`.
 """
 
 import math
@@ -28,6 +29,7 @@ from minrl.online.random_states import random_states, restore_random_states
 
 from .ppo import RecurrentPPO
 from .ppo_agent import PPOAgent
+from .ppo_environments import seed_environments
 from .ppo_settings import OnlineConfig
 from .ppo_state import restore_saved_random_states, restore_state, saved_random_states, saved_state
 from .ppo_video import record_episode
@@ -137,11 +139,26 @@ class Run:
         if shows:
             self._write_row()
         stop = self.request.signal is not None
-        if self.step == 0 or (is_new and (stop or self._is_due(self.config.checkpoint_every))):
+        # An exact run keeps to its even checkpoints: one where a signal fell would begin the environments anew there.
+        stops_here = stop and not self.config.exact_resume
+        if self.step == 0 or (is_new and (stops_here or self._is_due(self.config.checkpoint_every))):
             self._save()
+            if self.config.exact_resume and 0 < self.step < self.config.steps:
+                self._begin_anew()
         if stop:
             raise _End
         self._start_clock()
+
+    def _begin_anew(self) -> None:
+        """Go on as a run that is resumed from the checkpoint just saved."""
+        model: Any = self.model
+        seed_environments(model.env, self.config, self.step)
+        model._last_obs = model.env.reset()
+        model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
+        model.forget()
+        if model.use_sde:
+            # Drawn once for this rollout before the checkpoint; a resumed run draws it after.
+            model.policy.reset_noise(model.n_envs)
 
     def _is_due(self, every: int) -> bool:
         """Whether the last rollout has reached or passed a multiple of `every` steps, or the end."""

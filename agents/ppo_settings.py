@@ -75,6 +75,13 @@ class RunSettings:
     )
     log_every: int = field(default=5, metadata={"help": "rollouts between two rows of the log"})
     checkpoint_every: int = field(default=20_000, metadata={"help": "environment steps between two checkpoints"})
+    exact_resume: bool = field(
+        default=False,
+        metadata={
+            "help": "begin all environments anew after each checkpoint, so that a run that is cut off and resumed equals "
+            "one that is not, to the bit on a CPU"
+        },
+    )
     evaluate_every: int = field(
         default=20_000,
         metadata={"help": "environment steps between two evaluations, 0 for none; one follows the last step"},

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from minrl import checkpoint
@@ -18,7 +17,7 @@ from minrl.tune import tune_cpu
 
 from .ppo import RecurrentPPO
 from .ppo_agent import PPOAgent, PPOConfig, PPOOptions
-from .ppo_environments import open_environments, probe
+from .ppo_environments import open_environments, probe, seed_environments
 from .ppo_run import Result, Run
 from .ppo_settings import OnlineConfig
 from .ppo_spaces import PolicySpaces
@@ -101,8 +100,7 @@ def _prepared(
     except BaseException:
         environments.close()
         raise
-    # Where they begin depends on the step too, and differs from where evaluations do, which count from the seed.
-    environments.seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0] >> 1))
+    seed_environments(environments, config, step)
     if agent_config.pretrained is not None and not agent_config.origin:
         start: Any = model.policy.pretrained
         agent_config = replace(agent_config, origin=dict(vars(start)))

@@ -96,6 +96,7 @@ class _Curves(TensorBoardOutputFormat):
     """
 
     def __init__(self, folder: Path, step: int) -> None:
+        _wait_for_a_later_second(folder)
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=step + 1)
         self._is_closed = False
 
@@ -109,6 +110,19 @@ class _Curves(TensorBoardOutputFormat):
                 )
                 summary = Summary(value=[Summary.Value(tag=name, image=image)])
                 self.writer._get_file_writer().add_summary(summary, step)
+
+
+def _wait_for_a_later_second(folder: Path) -> None:
+    """Let the next event file's name follow those in `folder`.
+
+    A name holds the second of its opening and then the process, and TensorBoard reads files in the order of their
+    names: of two files of one second the older could be read last, and its start would hide the newer one's points.
+    """
+    opened = [name.split(".")[3] for name in (path.name for path in folder.glob("events.out.tfevents.*"))]
+    latest = max((int(second) for second in opened if second.isdecimal()), default=0)
+    # A file of another machine may come from the future; that is not waited for.
+    while latest == int(time.time()):
+        time.sleep(1 - time.time() % 1)
 
 
 class Window:

@@ -78,8 +78,8 @@ class RunSettings:
     exact_resume: bool = field(
         default=False,
         metadata={
-            "help": "begin all environments anew after each checkpoint, so that a run that is cut off and resumed equals "
-            "one that is not, to the bit on a CPU"
+            "help": "begin all environments anew after each checkpoint, so that a run that is cut off and resumed "
+            "equals one that is not, to the bit on a CPU"
         },
     )
     evaluate_every: int = field(

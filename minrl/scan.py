@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minrl.kernels import chunked, cpu, cpu_lstm, cuda, lstm, reference
+from minrl.kernels import chunked, cpu, cpu_lstm, cpu_product, cuda, lstm, reference, tiled
 
 Candidate = Literal["positive", "tanh", "linear"]
 LinearScan = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
@@ -152,6 +152,28 @@ def lstm_scan(
     run = cpu_lstm.lstm_scan if cpu_lstm.takes(pre) else lstm.lstm_scan
     h, last = run(pre, weight.to(pre.dtype), state, reset)
     return h.to(gates.dtype), last
+
+
+def gated_layer(
+    layer: nn.Linear,
+    x: Tensor,
+    state: Tensor | None = None,
+    reset: Tensor | None = None,
+    *,
+    parts: int,
+    candidate: Candidate = "positive",
+    signed: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`mingru_scan` (parts=2) or `minlstm_scan` (parts=3) of the gates that `layer` makes of x (B, T, D).
+
+    On a CPU product and recurrence of a large x take turns, tile by tile.
+    """
+    if kernel_for(x) == "cpu" and tiled.takes(layer, x):
+        _check_shapes(x, layer.out_features // parts, state, reset)
+        state = None if state is None else state.to(x.dtype)
+        return tiled.gated_layer(layer, x, state, reset, tiled.Options(parts, candidate_checked(candidate), signed))
+    gates = cpu_product.layer(layer, x)
+    return _gated_scan(gates, state, reset, parts=parts, candidate=candidate, signed=signed)
 
 
 def _gated_scan(

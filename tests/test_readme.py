@@ -33,11 +33,11 @@ def run(command: list[str], folder: Path) -> None:
 
 
 def test_there_is_something_to_run() -> None:
-    assert len(PYTHON) == 4
+    assert len(PYTHON) == 5
     assert len(COMMANDS) >= 6
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["acting", "backbone", "onnx", "ppo"])
+@pytest.mark.parametrize("code", PYTHON, ids=["acting", "backbone", "onnx", "ppo", "cell"])
 def test_python_examples(code: str, place: Path) -> None:
     pytest.importorskip("mujoco")
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)

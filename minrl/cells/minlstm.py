@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from minrl.cells.base import Cell, hold_bias, inner_width
 from minrl.kernels.cpu_product import layer, layer_of_step
-from minrl.scan import Candidate, candidate_checked, minlstm_scan
+from minrl.scan import Candidate, candidate_checked, gated_layer, minlstm_scan
 
 
 class MinLSTM(Cell):
@@ -49,7 +49,7 @@ class MinLSTM(Cell):
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h (B, H)."""
-        h, last = minlstm_scan(layer(self.gates, x), state, reset, candidate=self.candidate, signed=self.signed)
+        h, last = gated_layer(self.gates, x, state, reset, parts=3, candidate=self.candidate, signed=self.signed)
         return layer(self.down, h), last
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,6 +58,14 @@ def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
     return _onednn(dy, weight.t(), None) if _fits(dy) else torch.mm(dy, weight)
 
 
+def input_gradient_into(dy: Tensor, weight: Tensor, out: Tensor) -> None:
+    """The same to `out` (N, K)."""
+    if _fits(dy):
+        out.copy_(_onednn(dy, weight.t(), None))
+    else:
+        torch.mm(dy, weight, out=out)
+
+
 def layer(module: nn.Module, x: Tensor) -> Tensor:
     """`module(x)` for x (..., K), a linear layer by the same choice and with all gradients."""
     if _is_recorded() or type(module) is not nn.Linear or not _may_run(module, x):

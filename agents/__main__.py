@@ -1,4 +1,4 @@
-"""The command line: `minrl train | evaluate | data | collect | export | bench`."""
+"""The command line: `minrl train | evaluate | dashboard | data | collect | export | compare | bench | reproduce`."""
 
 import argparse
 import os
@@ -15,26 +15,37 @@ from minrl.choices import nearest
 COMMANDS = {
     "train": ("train_command", "train an agent on a data set or in an environment, or go on with a run"),
     "evaluate": ("evaluate_command", "run a trained agent in its environment"),
+    "dashboard": ("dashboard_command", "show runs in TensorBoard, with their charts and a table of their settings"),
     "data": ("data_command", "list, describe and import data sets"),
     "collect": ("collect_command", "record a data set with a policy"),
     "export": ("export_command", "write a trained agent as an ONNX file that acts without torch"),
+    "compare": ("compare_command", "compare methods on tasks over seeds, with statistics and a report"),
     "bench": ("bench_command", "measure speed, memory and rounding against peers"),
+    "reproduce": ("reproduce_command", "run the paper's experiments beside its figures"),
 }
 EXAMPLES = """first steps:
   minrl data list
   minrl train decision --data minari:minrl/hopper/medium-replay-v0 --steps 1000 --out runs/hopper
   minrl evaluate runs/hopper --episodes 20
   minrl train ppo --env minrl/CartPoleNoVel-v1 --out runs/cartpole
-  tensorboard --logdir runs
+  minrl dashboard runs
 
 minrl COMMAND --help tells more about each command."""
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's, with room for the names of commands, which it indents after it has measured them."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **options)
+        self._action_max_length = 4 + max(map(len, COMMANDS))
 
 
 class Parser(argparse.ArgumentParser):
     """argparse, whose errors are one line that names the nearest right word."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **options)
         self.set_defaults(parser=self)
 
     def error(self, message: str) -> NoReturn:

@@ -1,0 +1,1 @@
+"""Comparisons: methods on tasks over seeds, each run a normal run folder."""

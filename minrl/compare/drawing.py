@@ -1,0 +1,193 @@
+"""How plots look and how they become files: panels of one size, on white as PNG and SVG, alone in a page's own colours.
+
+The colours can be told apart by those who see red and green alike, and every method has a marker of its own.
+"""
+
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from minrl.files import replacing
+
+# Of lines and text; in a page it stands for the page's own text colour.
+INK = "#1b1f24"
+# On a light background and, in the same order, on a dark one.
+LIGHT = ("#0072b2", "#d55e00", "#00845f", "#b3569a", "#8f6b00", "#3b8ec2", "#6f4ba0", "#5f6b76")
+DARK = ("#5db4ec", "#ff9345", "#35c9a0", "#ec9fd3", "#e3bd45", "#a5d8ff", "#bda2ee", "#b9c3cd")
+MARKERS = "osD^vPX*"
+WIDTH, HEIGHT = 4.4, 3.0  # of a panel, in inches
+_COLUMNS = 3
+_LABEL = 0.175  # inches between two direct labels
+
+_RC: Any = {
+    "font.family": "sans-serif",
+    "text.parse_math": False,  # labels are a user's own words
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    # Text stays text: it can be searched, read aloud, and takes the page's own font.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "minrl",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One diagram."""
+
+    title: str
+    alt: str  # what it shows, in words and numbers
+    draw: Callable[[Any], None]  # on matplotlib's axes
+    rows: int = 0  # that need room of their own, such as names beside an axis
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A file with one panel or more."""
+
+    name: str  # of the file, without its ending
+    title: str
+    caption: str  # how to read it
+    panels: Sequence[Panel]
+    footer: str  # of what: runs, environments, versions and protocol
+
+
+def is_possible() -> bool:
+    """Whether matplotlib is there."""
+    return find_spec("matplotlib") is not None
+
+
+def colour(index: int) -> str:
+    """Of the method with this index; they come again after eight, with other markers."""
+    return LIGHT[index % len(LIGHT)]
+
+
+def marker(index: int) -> str:
+    """Of the method with this index."""
+    return MARKERS[(index + index // len(LIGHT)) % len(MARKERS)]
+
+
+def line(index: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the method with this index."""
+    return {"color": colour(index), "marker": marker(index), "linestyle": "-" if index < len(LIGHT) else "--"}
+
+
+def grid(axes: Any, which: str = "both") -> None:
+    """Thin lines behind the data."""
+    axes.grid(axis=which, color=INK, alpha=0.14, linewidth=0.6)
+
+
+def short(value: float, position: int) -> str:
+    """A tick's label, thousands as k, so that long ones do not touch."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def label_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
+    """Names at the right edge, each at the height of its curve's last point as far as there is room.
+
+    Args:
+        axes: with all curves drawn.
+        ends: of each curve its method's index, its label and its last value.
+    """
+    low, high = axes.get_ylim()
+    gap = _LABEL / (axes.get_position().height * axes.figure.get_figheight())
+    order = sorted(ends, key=lambda end: end[2])
+    places: list[float] = []
+    for _, _, value in order:
+        place = (value - low) / (high - low)
+        places.append(max(place, places[-1] + gap) if places else max(place, 0.0))
+    ceiling = max(1.0, gap * (len(places) - 1))
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], ceiling)
+        ceiling = places[i] - gap
+    for (index, label, _), place in zip(order, places, strict=True):
+        style = {"color": colour(index), "marker": marker(index), "linestyle": ""}
+        axes.plot([1.035], [place], transform=axes.transAxes, clip_on=False, **style)
+        axes.text(1.065, place, label, transform=axes.transAxes, va="center", fontsize=8.5)
+
+
+def write_files(plot: Plot, folder: Path) -> None:
+    """Write `NAME.png` and `NAME.svg`: all panels on white, the title above and the footer below."""
+    columns = 2 if len(plot.panels) in (2, 4) else min(_COLUMNS, len(plot.panels))
+    rows = -(-len(plot.panels) // columns)
+    width = max(columns * WIDTH, 6.5)
+    note = textwrap.wrap(f"{plot.caption} {plot.footer}", int(width * 16.5))
+    height = rows * max(map(_height, plot.panels))
+    top, bottom = 0.45, 0.16 * len(note) + 0.15
+    whole = height + top + bottom
+    with _figure((width, whole)) as figure:
+        figure.set_facecolor("white")
+        figure.get_layout_engine().set(rect=(0.01, bottom / whole, 0.98, height / whole), wspace=0.04, hspace=0.06)
+        for position, panel in enumerate(plot.panels, start=1):
+            _draw(figure.add_subplot(rows, columns, position), panel, panel.title if panel.title != plot.title else "")
+        figure.text(0.015, 1 - 0.12 / whole, plot.title, va="top", fontsize=13, fontweight="bold")
+        figure.text(0.015, 0.1 / whole, "\n".join(note), va="bottom", fontsize=7.5, alpha=0.8)
+        with replacing(folder / f"{plot.name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=140)
+        with replacing(folder / f"{plot.name}.svg") as temporary:
+            temporary.write_text(_svg(figure, plot.name), encoding="utf-8")
+
+
+def panel_svg(panel: Panel, name: str) -> str:
+    """One panel as SVG text without a background, to stand in a page."""
+    with _figure((WIDTH, _height(panel))) as figure:
+        figure.set_facecolor("none")
+        axes = figure.add_subplot()
+        axes.set_facecolor("none")
+        _draw(axes, panel, "")
+        text = _svg(figure, name)
+    return text[text.index("<svg") :]
+
+
+def _svg(figure: Any, name: str) -> str:
+    """Always the same text for the same figure, with ids of its own where several stand in one page."""
+    output = BytesIO()
+    figure.savefig(output, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = output.getvalue().decode()
+    # matplotlib's ids hold the last bits of the layout, which change from run to run.
+    ids = dict.fromkeys(re.findall(r'id="([a-z][0-9a-f]{10})"', text))
+    for number, old in enumerate(ids, start=1):
+        text = text.replace(old, f"{name}-{number}")
+    return text
+
+
+def _height(panel: Panel) -> float:
+    return max(HEIGHT, 0.9 + 0.27 * panel.rows)
+
+
+def _draw(axes: Any, panel: Panel, title: str) -> None:
+    panel.draw(axes)
+    axes.set_title("\n".join(textwrap.wrap(title, 46)))
+
+
+@contextmanager
+def _figure(size: tuple[float, float]) -> Iterator[Any]:
+    """An empty figure of a size in inches."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure

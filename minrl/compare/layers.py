@@ -1,0 +1,71 @@
+"""The settings of a run in layers.
+
+Over an agent's own defaults lie, each over the one before: a comparison's defaults, the grid's table [offline] or
+[online], the task's table, the method's [methods.NAME.offline] or [methods.NAME.online], and
+[methods.NAME.tasks.TASK]. A layer may name an agent and a config file, over which its own tables lie.
+"""
+
+from collections.abc import Sequence
+from dataclasses import make_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from minrl.compare.family import Family
+from minrl.compare.reading import Tables, check_keys, choice_of, table_of, text_of
+from minrl.config import build, read_toml, to_plain
+
+TRAIN = "train"
+LAYER = ("config", "agent", TRAIN)
+
+
+def read_layer(table: Tables, where: str, folder: Path, family: Family) -> Tables:
+    """A layer's tables, keys and types checked.
+
+    Args:
+        table: as it stands in the grid.
+        where: it stands there.
+        folder: from which the name of a config file starts.
+        family: of the task.
+
+    Raises:
+        ValueError: for an unknown key, table or agent, or a bad config file.
+    """
+    parts = {**family.agents, TRAIN: family.settings}
+    check_keys(table, [*LAYER, *parts], where)
+    layer: Tables = {}
+    if "config" in table:
+        layer |= read_toml(folder / text_of(table, "config", "", where), parts)
+    for name, kind in parts.items():
+        given = table_of(table, name, where)
+        build(_unchecked(kind), given, f"[{name}] in {where}")
+        layer[name] = {**layer.get(name, {}), **given}
+    for key in (family.source, "seed"):
+        if key in table.get(TRAIN, {}):
+            raise ValueError(f"{where}: {key} belongs to the grid, as {family.source} in [tasks.NAME] and seeds")
+    if "agent" in table:
+        layer["agent"] = choice_of(table["agent"], family.agents, "agent", where)
+    return layer
+
+
+def merged(layers: Sequence[Tables], family: Family, source: str) -> tuple[str, Tables]:
+    """The agent that the layers choose and its complete tables, with `source` to learn from and seed 0.
+
+    Raises:
+        ValueError: if a setting is impossible.
+    """
+    agent = next((layer["agent"] for layer in reversed(layers) if "agent" in layer), next(iter(family.agents)))
+    values: Tables = {agent: {}, TRAIN: dict(family.defaults)}
+    for name, table in values.items():
+        for layer in layers:
+            table |= layer.get(name, {})
+    values[TRAIN] |= {family.source: source, "seed": 0}
+    kinds = {agent: family.agents[agent], TRAIN: family.settings}
+    built = {name: build(kind, values[name], "it") for name, kind in kinds.items()}
+    if not built[TRAIN].evaluate_every:
+        raise ValueError("a comparison needs scores: evaluate_every must be above 0")
+    return agent, {name: to_plain(part) for name, part in built.items()}
+
+
+def _unchecked(kind: type[Any]) -> type[Any]:
+    """The fields of a config without its own checks, which are for complete ones alone."""
+    return make_dataclass(kind.__name__, [(name, hint, None) for name, hint in get_type_hints(kind).items()])

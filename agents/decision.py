@@ -8,8 +8,7 @@ Shapes: B batch, T time, O flat observation width, A flat action width, D width,
 """
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,70 +16,19 @@ from torch import Tensor, nn
 from minrl.acting import Inputs, fused_step
 from minrl.agent import Agent, Batch, Loss, Moment, Sampler
 from minrl.backbone import Backbone
-from minrl.cells import CELLS, Cell
-from minrl.config import check_at_least
+from minrl.cells import Cell
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
 from minrl.encoders import Normalizer
-from minrl.heads import ActionHead, ContinuousLoss
+from minrl.heads import ActionHead
 from minrl.kernels.cpu_token import Part, dropped, embedded
 from minrl.refeed import Refeed
 from minrl.task import Task
 
+from .decision_config import DecisionConfig
+from .decision_return import LargestReturn
 
-@dataclass(frozen=True)
-class DecisionConfig:
-    """What a decision agent is made of."""
-
-    cell: str = field(default="mingru", metadata={"help": f"sequence model of the backbone: {', '.join(CELLS)}"})
-    width: int = field(default=128, metadata={"help": "width of the backbone"})
-    depth: int = field(default=3, metadata={"help": "blocks of the backbone"})
-    conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
-    mlp: float = field(default=4.0, metadata={"help": "hidden width of each block's MLP over the width"})
-    dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
-    cell_options: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "options of the cell, such as expand=2 candidate=tanh"}
-    )
-    tokens: Literal["step", "triple"] = field(
-        default="step", metadata={"help": "one token a step, or return-to-go, observation and action"}
-    )
-    context: int | None = field(
-        default=None, metadata={"help": "train on windows of so many steps instead of whole trajectories"}
-    )
-    refeed: bool = field(
-        default=False,
-        metadata={"help": "act by feeding the last `context` steps anew, as Decision Transformer"},
-    )
-    previous_action: bool = field(default=False, metadata={"help": "the previous action as an input (tokens=step)"})
-    time_embedding: bool = field(
-        default=False,
-        metadata={"help": "a learned embedding of the time step; the last one serves beyond it"},
-    )
-    action_loss: ContinuousLoss = field(
-        default="mse", metadata={"help": "loss of continuous actions; discrete ones have cross-entropy"}
-    )
-    target_return: float | None = field(
-        default=None, metadata={"help": "return asked for when acting; the data set's best by default"}
-    )
-    cap_return: bool = field(
-        default=True,
-        metadata={"help": "ask at most for the best return of the data: what is asked beyond it is unlike all it saw"},
-    )
-    return_scale: float | None = field(
-        default=None, metadata={"help": "unit of returns; the spread of the data's returns-to-go by default"}
-    )
-
-    def __post_init__(self) -> None:
-        check_at_least(self, 1, "width", "depth")
-        check_at_least(self, 0, "conv", "mlp", "dropout")
-        if self.tokens not in ("step", "triple"):
-            raise ValueError(f'tokens must be "step" or "triple", got "{self.tokens}"')
-        if self.context is not None and self.context < 1:
-            raise ValueError(f"context must be at least 1 step, got {self.context}")
-        if self.refeed and self.context is None:
-            raise ValueError("refeed needs context, the number of steps to feed anew")
-        if self.return_scale is not None and not self.return_scale > 0:
-            raise ValueError(f"return_scale must be positive, got {self.return_scale}")
+__all__ = ["DecisionAgent", "DecisionConfig"]
 
 
 class DecisionAgent(Agent):
@@ -96,6 +44,7 @@ class DecisionAgent(Agent):
         self.action_size, self.triple = action, config.tokens == "triple"
         self.return_scale = task.return_scale if config.return_scale is None else config.return_scale
         self.target_return = task.best_return if config.target_return is None else config.target_return
+        self.largest_return: LargestReturn | None = None
         self.normalizer = Normalizer(observation)
         self.embed_return = nn.Linear(1, width)
         self.embed_observation = nn.Linear(observation, width)
@@ -125,13 +74,27 @@ class DecisionAgent(Agent):
             high=torch.tensor(task.action_high),
             continuous=config.action_loss,
         )
-        self.memory_size = backbone.state_size
-        self.state_size = _COLUMNS + action + self.acting.state_size
+        self.memory_sizes = [backbone.state_size, 0]
+        self.state_sizes = [_COLUMNS + action + self.acting.state_size, 0]
+        if config.return_expectile is not None:
+            self.target_return = None
+            self.largest_return = LargestReturn(config, observation, action, self.return_scale)
+            self.memory_sizes[1], self.state_sizes[1] = self.largest_return.memory_size, self.largest_return.state_size
+        self.memory_size, self.state_size = sum(self.memory_sizes), sum(self.state_sizes)
 
     @property
     def acting(self) -> Cell:
         """What runs when the agent acts: the backbone, or the backbone over a window fed anew."""
         return self._acting[0]
+
+    @property
+    def most_asked(self) -> float:
+        """The return that a higher target is asked for as."""
+        return self.task.best_return if self.config.cap_return else math.inf
+
+    def ask_for(self, target_return: float) -> None:
+        """Ask for this return by default from now on; saved with the weights."""
+        self.config, self.target_return = replace(self.config, target_return=target_return), target_return
 
     def fit_normalization(self, episodes: Episodes) -> None:
         """As `Agent.fit_normalization`."""
@@ -145,26 +108,52 @@ class DecisionAgent(Agent):
 
     def loss(self, batch: Batch, memory: Tensor | None = None) -> Loss:
         """As `Agent.loss`."""
-        features, memory = self._features(batch, memory, self.backbone)
-        losses = self.head.loss(features, batch.actions) * batch.mask
-        return Loss(total=losses.sum(), count=batch.mask.sum(), memory=memory.detach())
+        own, other = (None, None) if memory is None else memory.split(self.memory_sizes, dim=1)
+        features, last = self._features(batch, own, self.backbone)
+        losses = self.head.loss(features, batch.actions)
+        if self.largest_return is not None:
+            seen = self.normalizer(batch.observations), batch.previous_actions
+            further, of_returns = self.largest_return.loss(*seen, batch.returns_to_go, other, batch.reset)
+            losses, last = losses + further, torch.cat([last, of_returns], dim=1)
+        return Loss(total=(losses * batch.mask).sum(), count=batch.mask.sum(), memory=last.detach())
 
     def predict(self, batch: Batch) -> Tensor:
         """As `Agent.predict`."""
-        features, _ = self._features(self._capped(batch), None, self.acting)
+        features, _ = self._features(self._asking(batch), None, self.acting)
         return self.head.act(features)
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
-        """As `Agent.initial_state`; `target_return` may differ between environments, (B,)."""
-        if target_return is None:
-            target_return = self.target_return
+        """As `Agent.initial_state`; `target_return` may differ between environments, (B,).
+
+        Raises:
+            ValueError: for a target return where `return_expectile` takes its place.
+        """
         memory = self.acting.initial_state(batch_size)
         state = torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
-        state[:, 0] = torch.as_tensor(target_return, dtype=memory.dtype, device=memory.device)
+        if self.largest_return is None:
+            target_return = self.target_return if target_return is None else target_return
+            state[:, 0] = torch.as_tensor(target_return, dtype=memory.dtype, device=memory.device)
+        elif target_return is not None:
+            raise ValueError("this decision agent has return_expectile and asks for what it predicts: give no target")
         return state
 
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
         """As `Agent.act`; without gradients on a CPU it is one compiled call where there is one for this agent."""
+        if self.largest_return is None:
+            return self._step(moment, state, deterministic)
+        state, memory = state.split(self.state_sizes, dim=1)
+        start = moment.episode_start.unsqueeze(1)
+        previous = state[:, _COLUMNS : _COLUMNS + self.action_size].masked_fill(start, 0.0)
+        seen = self.normalizer(moment.observation), previous
+        largest, memory = self.largest_return.step(*seen, memory.masked_fill(start, 0.0))
+        # The prediction is what is still to be earned: nothing is taken off it.
+        nothing = torch.zeros_like(moment.reward)
+        state = torch.cat([largest.unsqueeze(1), nothing.unsqueeze(1), state[:, 2:]], dim=1)
+        action, state = self._step(replace(moment, reward=nothing), state, deterministic)
+        return action, torch.cat([state, memory], dim=1)
+
+    def _step(self, moment: Moment, state: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
+        """A step that asks for the target in the state less what was earned."""
         if fused := fused_step(self, self._inputs, moment, state, deterministic=deterministic):
             return fused
         start = moment.episode_start.unsqueeze(1)
@@ -174,7 +163,7 @@ class DecisionAgent(Agent):
         if self.triple and self.embed_action is not None:
             token = self.embed_action(previous) + self._time(time[:, 0] - 1)
             memory = torch.where(time == 0, memory, _remember(self.acting, token, memory))
-        asked = target.clamp_max(self.task.best_return) if self.config.cap_return else target
+        asked = target.clamp_max(self.most_asked) if self.config.cap_return else target
         *earlier, token = self._tokens(moment.observation, asked - earned, previous, time[:, 0])
         for part in earlier:
             memory = _remember(self.acting, part, memory)
@@ -188,12 +177,13 @@ class DecisionAgent(Agent):
         The agent is asked for its target return at every step.
 
         Raises:
-            ValueError: where a step is more than one token or its number an input.
+            ValueError: where a step is more than one token, its number an input or the return a prediction.
         """
-        if self.triple or self.embed_time is not None:
-            raise ValueError("a decision agent with tokens=triple or time_embedding cannot act without its returns")
+        if self.triple or self.embed_time is not None or self.largest_return is not None:
+            kinds = "tokens=triple, time_embedding or return_expectile"
+            raise ValueError(f"a decision agent with {kinds} cannot act without its returns")
         assert self.target_return is not None
-        asked = min(self.target_return, self.task.best_return) if self.config.cap_return else self.target_return
+        asked = min(self.target_return, self.most_asked)
         remaining = observation.new_full((*observation.shape[:-1], 1), asked)
         return self._tokens(observation, remaining, previous, remaining)[0]
 
@@ -210,12 +200,17 @@ class DecisionAgent(Agent):
             embed_return=self.embed_return,
             embed_time=self.embed_time,
             return_scale=self.return_scale,
-            most=self.task.best_return if self.config.cap_return else math.inf,
+            most=self.most_asked,
             attributes=("config", "task", "triple", "return_scale", "_acting"),
         )
 
-    def _capped(self, batch: Batch) -> Batch:
-        """The batch with what each episode asks for at its start, and so at every step, capped as in `act`."""
+    def _asking(self, batch: Batch) -> Batch:
+        """The batch with what `act` asks for: predicted, or asked for at each episode's start; capped."""
+        if self.largest_return is not None:
+            seen = self.normalizer(batch.observations), batch.previous_actions
+            batch = replace(batch, returns_to_go=self.largest_return.scan(*seen, batch.reset))
+            capped = batch.returns_to_go.clamp_max(self.task.best_return)
+            return replace(batch, returns_to_go=capped) if self.config.cap_return else batch
         if not self.config.cap_return:
             return batch
         steps = torch.arange(batch.reset.shape[1], device=batch.reset.device)

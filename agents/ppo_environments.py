@@ -22,11 +22,11 @@ from minrl.online.spaces import fit_spaces
 from minrl.online.vector import as_vec_env
 from minrl.physics import quiet_mujoco
 from minrl.task import Task
+from minrl.video import check_renders
 
 from .ppo_agent import PPOOptions
 from .ppo_settings import OnlineConfig
 from .ppo_spaces import CLIP, PolicySpaces
-from .ppo_video import check_renders
 
 
 def probe(config: OnlineConfig) -> tuple[Task, str]:

@@ -21,20 +21,19 @@ from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
 from minrl import checkpoint
+from minrl.config import to_plain
+from minrl.dashboard import begin_session, end_session, hyperparameters, online_layout
 from minrl.evaluate import Evaluation, evaluate, package_versions
-from minrl.files import replacing
 from minrl.interrupt import Stopped, StopRequest
 from minrl.log import NOT_TENSORBOARD, TIMESTEPS, open_log
 from minrl.online.random_states import random_states, restore_random_states
+from minrl.video import keep, record_episode
 
 from .ppo import RecurrentPPO
 from .ppo_agent import PPOAgent
 from .ppo_environments import seed_environments
 from .ppo_settings import OnlineConfig
 from .ppo_state import restore_saved_random_states, restore_state, saved_random_states, saved_state
-from .ppo_video import record_episode
-
-VIDEOS = "videos"
 
 
 @dataclass(frozen=True)
@@ -87,14 +86,18 @@ class Run:
         self._begun, self._earlier = self.step, self.seconds
         self.log: Logger = open_log(self.out, step=self.step, counter=TIMESTEPS)
         self.model.set_logger(self.log)
+        parts = {self.agent.name: to_plain(self.agent.config), "train": to_plain(self.config)}
+        begin_session(self.log, hyperparameters(parts), online_layout(plays=self.config.evaluate_every > 0))
         bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=None)
         try:
             with StopRequest() as self.request, bar:
                 self._learn(bar)
+            is_evaluated = self.evaluation is not None or not self.config.evaluate_every
+            is_whole = self.step >= self.config.steps and is_evaluated
+            if is_whole:
+                end_session(self.log)
         finally:
             self.log.close()
-        is_evaluated = self.evaluation is not None or not self.config.evaluate_every
-        is_whole = self.step >= self.config.steps and is_evaluated
         return Result(
             agent=self.agent.eval(),
             config=self.config,
@@ -169,13 +172,15 @@ class Run:
 
     def _evaluate(self) -> bool:
         """Evaluate the weights as they are and keep the best; True where that gave something to log."""
-        config, task, animation = self.config, self.agent.task, None
+        config, task, film = self.config, self.agent.task, None
         self.evaluation = None
         try:
             with _random_numbers_kept(), self.request.at_once():
-                (result,) = evaluate(self.agent, episodes=config.evaluate_episodes, environments=10, seed=config.seed)
+                (result,) = evaluate(
+                    self.agent, episodes=config.evaluate_episodes, environments=10, seed=config.first_episode
+                )
                 if config.video:
-                    animation = record_episode(self.agent, task.known_environment(), config.seed)
+                    film = record_episode(self.agent, task.known_environment(), config.first_episode)
         except Stopped:
             return False
         self.evaluation = result
@@ -188,11 +193,9 @@ class Run:
             checkpoint.save(self.out / checkpoint.BEST, self.agent, step=self.step, note=note)
         self.log.record("eval/mean_reward", result.mean_return)
         self.log.record("eval/mean_ep_length", float(np.mean(result.lengths)))
-        if animation is not None:
-            self.log.record("eval/episode", animation, exclude=NOT_TENSORBOARD)
-            (self.out / VIDEOS).mkdir(exist_ok=True)
-            with replacing(self.out / VIDEOS / f"step_{self.step}.gif") as temporary:
-                temporary.write_bytes(animation.gif)
+        if film is not None:
+            self.log.record("eval/episode", film, exclude=NOT_TENSORBOARD)
+            keep(film, self.out, self.step)
         return True
 
     def _write_row(self) -> None:
@@ -205,7 +208,7 @@ class Run:
         if self.step > self._begun:
             record("time/fps", round((self.step - self._begun) / (self.seconds - self._earlier)))
         record("time/iterations", self._rollouts, exclude="tensorboard")
-        record("time/time_elapsed", round(self.seconds, 2), exclude="tensorboard")
+        record("time/time_elapsed", round(self.seconds, 2))
         record(TIMESTEPS, self.step, exclude="tensorboard")
         self.log.dump(self.step)
 

@@ -116,3 +116,8 @@ class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
     def rollout_steps(self) -> int:
         """Environment steps of a rollout."""
         return self.n_envs * self.n_steps
+
+    @property
+    def first_episode(self) -> int:
+        """The number, and so the seed, of the first episode of its evaluations; runs of other seeds have others."""
+        return self.seed * self.evaluate_episodes

@@ -23,13 +23,15 @@ from torch.utils.tensorboard import SummaryWriter
 CSV = "progress.csv"
 # What counts the steps of a run: gradient steps offline, environment steps online.
 STEP, TIMESTEPS = "train/n_updates", "time/total_timesteps"
+# Columns of rows between gradient steps.
+EVALUATED = ("eval/", "validation/")
 
 
 @dataclass(frozen=True)
-class Animation:
-    """A value for TensorBoard alone: record it with `exclude=NOT_TENSORBOARD`."""
+class Picture:
+    """A PNG or an animated GIF for TensorBoard alone: record it with `exclude=NOT_TENSORBOARD`."""
 
-    gif: bytes
+    data: bytes  # of the file
     width: int
     height: int
 
@@ -42,12 +44,21 @@ def open_log(
 ) -> Logger:
     """A logger into `folder` that keeps what was logged up to `step`, as `counter` counts it, and drops the rest.
 
-    `repeats_evaluation` drops the evaluation at `step` itself too.
+    `repeats_evaluation` drops the evaluation at `step` itself too, of held-out episodes and in the environment.
     """
     formats: list[KVWriter] = [_csv(folder / CSV, step, repeats_evaluation, counter), _Curves(folder, step)]
     if terminal:
         formats.append(HumanOutputFormat(sys.stdout))
     return Logger(str(folder), formats)
+
+
+def annotate(log: Logger, *summaries: Summary) -> None:
+    """Write what TensorBoard shows beside curves (layouts, hyper-parameters) into the events of `log`, at once."""
+    for curves in log.output_formats:
+        if isinstance(curves, _Curves):
+            for summary in summaries:
+                curves.add(summary, 0)
+            curves.writer.flush()
 
 
 def silent_log() -> Logger:
@@ -82,7 +93,7 @@ def _csv(path: Path, step: int, repeats_evaluation: bool, counter: str) -> CSVOu
     beside = path.with_name(f".{path.name}.new")
     output = CSVOutputFormat(str(beside))
     for row in read_log(path.parent, counter):
-        again = repeats_evaluation and row[counter] == step and any(name.startswith("eval/") for name in row)
+        again = repeats_evaluation and row[counter] == step and any(name.startswith(EVALUATED) for name in row)
         if row[counter] <= step and not again:
             output.write({k: int(v) if k == counter else v for k, v in row.items()}, {})
     beside.replace(path)
@@ -92,7 +103,7 @@ def _csv(path: Path, step: int, repeats_evaluation: bool, counter: str) -> CSVOu
 class _Curves(TensorBoardOutputFormat):
     """Stable-Baselines3's TensorBoard writer, made to hide what a killed run logged after its checkpoint.
 
-    An animation is an image whose bytes are a GIF's; the browser plays it.
+    A picture goes in as the file that it is; the browser plays a GIF.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -101,15 +112,18 @@ class _Curves(TensorBoardOutputFormat):
         self._is_closed = False
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """As in Stable-Baselines3, and animations."""
+        """As in Stable-Baselines3, and pictures."""
         super().write(key_values, key_excluded, step)
         for name, value in key_values.items():
-            if isinstance(value, Animation):
+            if isinstance(value, Picture):
                 image = Summary.Image(
-                    encoded_image_string=value.gif, height=value.height, width=value.width, colorspace=3
+                    encoded_image_string=value.data, height=value.height, width=value.width, colorspace=3
                 )
-                summary = Summary(value=[Summary.Value(tag=name, image=image)])
-                self.writer._get_file_writer().add_summary(summary, step)
+                self.add(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
+    def add(self, summary: Summary, step: int) -> None:
+        """A summary as TensorBoard's own format has it."""
+        self.writer._get_file_writer().add_summary(summary, step)
 
 
 def _wait_for_a_later_second(folder: Path) -> None:

@@ -5,9 +5,9 @@ Shapes: B batch, S memory size.
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from stable_baselines3.common.logger import Logger
@@ -16,60 +16,17 @@ from tqdm import tqdm
 
 from minrl import checkpoint
 from minrl.agent import Agent, Batch, Sampler
-from minrl.config import check_at_least
+from minrl.assessment import Assessment, Assessor, note
+from minrl.config import to_plain
+from minrl.dashboard import begin_session, end_session, hyperparameters, offline_layout
 from minrl.data.episode import Episodes
 from minrl.distributed import Group
-from minrl.evaluate import Evaluation, evaluate, package_versions
-from minrl.interrupt import Stopped, StopRequest
-from minrl.log import STEP, Window, open_log, silent_log
+from minrl.evaluate import Evaluation
+from minrl.interrupt import StopRequest
+from minrl.log import NOT_TENSORBOARD, STEP, Window, open_log, silent_log
 from minrl.optimize import Optimizer, Schedule
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How an agent is trained."""
-
-    data: str = field(default="", metadata={"help": "data set: minari:NAME, d4rl:NAME or hdf5:FILE"})
-    seed: int = field(default=0, metadata={"help": "of weights, batches and dropout"})
-    steps: int = field(default=10_000, metadata={"help": "gradient steps"})
-    batch_size: int = field(default=4, metadata={"help": "rows of a batch, for each process"})
-    length: int = field(default=1000, metadata={"help": "steps of a row of whole trajectories end to end"})
-    carry: bool = field(
-        default=True, metadata={"help": "carry the memory where a trajectory is cut between two batches"}
-    )
-    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
-    warmup: float = field(default=0.05, metadata={"help": "share of the steps in which the learning rate rises"})
-    decay: Literal["cosine", "constant"] = field(
-        default="cosine", metadata={"help": "the learning rate after the warm-up: half a cosine to zero, or constant"}
-    )
-    weight_decay: float = field(default=1e-4, metadata={"help": "weight decay of AdamW"})
-    clip: float = field(default=0.25, metadata={"help": "largest norm of the gradient"})
-    average: float = field(default=0.0, metadata={"help": "decay of averaged weights (EMA), 0 for none"})
-    precision: Literal["auto", "float32", "bfloat16"] = field(
-        default="auto", metadata={"help": "of matrix products; auto: bfloat16 on a GPU that has it"}
-    )
-    device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
-    threads: int = field(default=0, metadata={"help": "CPU threads, 0 leaves torch's choice"})
-    tune_cpu: bool = field(
-        default=False, metadata={"help": "keep freed memory for the next tensor (glibc): faster, and never given back"}
-    )
-    log_every: int = field(default=100, metadata={"help": "steps between two rows of the log"})
-    checkpoint_every: int = field(default=1000, metadata={"help": "steps between two checkpoints"})
-    evaluate_every: int = field(
-        default=1000,
-        metadata={"help": "steps between two evaluations, 0 for none; one follows the last step"},
-    )
-    evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
-
-    def __post_init__(self) -> None:
-        check_at_least(self, 1, "steps", "batch_size", "length", "log_every", "checkpoint_every", "evaluate_episodes")
-        check_at_least(self, 0, "seed", "evaluate_every", "threads", "weight_decay")
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("warmup", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+from minrl.train_config import TrainConfig
+from minrl.validation import ACTION_ERROR
 
 
 @dataclass(frozen=True)
@@ -80,14 +37,38 @@ class Result:
     step: int
     evaluation: Evaluation | None  # of the last weights; None where the run was stopped or has no environment
     signal: int | None  # that asked it to stop
-    seconds_per_step: float | None  # of gradient steps alone, over the whole run
+    seconds: float  # of gradient steps alone, over the whole run
+    cpu_seconds: float  # the same of all threads; not a number where an older version began the run
+    held_out: int  # episodes
     is_first: bool  # of the processes that trained together: the one that writes and speaks
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Of a gradient step; None where there was none."""
+        return self.seconds / self.step if self.step else None
 
 
 class Run:
-    """The state of a run between two gradient steps."""
+    """The state of a run between two gradient steps.
 
-    def __init__(self, agent: Agent, episodes: Episodes, config: TrainConfig, out: Path, group: Group) -> None:
+    Args:
+        agent: what is trained.
+        episodes: what it learns from.
+        held_out: what its loss is measured on besides; None for nothing.
+        config: of the training.
+        out: the run's folder.
+        group: the processes that train together.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        episodes: Episodes,
+        held_out: Episodes | None,
+        config: TrainConfig,
+        out: Path,
+        group: Group,
+    ) -> None:
         self.agent, self.config, self.out, self.group = agent, config, out, group
         self.device = next(agent.parameters()).device
         # Every process draws the whole batch and takes its rows, so that the batches do not depend on
@@ -107,11 +88,12 @@ class Run:
             autocast=autocast,
             group=group,
         )
+        self.assessor = Assessor(agent, config, out, episodes, held_out)
+        self.held_out = 0 if held_out is None else held_out.num_episodes
         self.step = 0
         self.memory: Tensor | None = None
         self.window = Window()
-        self.best = -math.inf
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self.recorded = 0  # steps of trajectories in a batch of all processes
         torch.manual_seed(config.seed + group.rank)
 
@@ -121,25 +103,32 @@ class Run:
         A checkpoint is saved before the evaluation of the same step; a run that is cut off in between
         evaluates again when it is resumed.
         """
-        repeats = self._evaluation_is_due()
+        repeats = self.assessor.is_due(self.step)
         log = open_log(self.out, step=self.step, repeats_evaluation=repeats) if self.group.is_first else silent_log()
+        parts = {self.agent.name: to_plain(self.agent.config), "train": to_plain(self.config)}
+        begin_session(log, hyperparameters(parts), offline_layout(**self.assessor.charts()))
         # Where standard error is no terminal the log's tables tell how far the run is.
         hidden = None if self.group.is_first else True
         bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=hidden)
         try:
             with StopRequest() as request, bar:
                 evaluation = self._loop(log, bar, request)
+            broken_off = self.group.is_first and self.assessor.evaluates_at(self.step) and evaluation is None
+            is_whole = self.step == self.config.steps and not broken_off
+            if is_whole:
+                end_session(log)
         finally:
             log.close()
         self.agent.load_state_dict(self.optimizer.acting_weights())
         self.group.barrier()
-        broken_off = self.group.is_first and self._evaluation_is_due() and evaluation is None
         return Result(
             agent=self.agent.eval(),
             step=self.step,
             evaluation=evaluation,
-            signal=request.signal if self.step < self.config.steps or broken_off else None,
-            seconds_per_step=self.seconds / self.step if self.step else None,
+            signal=None if is_whole else request.signal,
+            seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
+            held_out=self.held_out,
             is_first=self.group.is_first,
         )
 
@@ -148,8 +137,10 @@ class Run:
         if self.step == 0:
             self._save()
         while True:
-            if self._evaluation_is_due():
-                evaluation = self._evaluate(log, request)
+            if self.assessor.is_due(self.step):
+                evaluation = self._assess(log, request)
+                if config.choose_target and self.step == config.steps:
+                    self._save()  # with the target that was chosen
             stop = self._asked_to_stop(request)
             if self.step == config.steps:
                 return evaluation
@@ -168,7 +159,7 @@ class Run:
                 self._save()
 
     def _update(self) -> None:
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
         rows = slice(self.group.rank * self.config.batch_size, (self.group.rank + 1) * self.config.batch_size)
         arrays = {name: values[rows] for name, values in next(self.sampler).items()}
         batch = Batch.from_numpy(arrays, self.device)
@@ -181,6 +172,7 @@ class Run:
         self.recorded = batch.mask.numel() * self.group.size
         self.step += 1
         self.seconds += time.perf_counter() - begin
+        self.cpu_seconds += time.process_time() - begin_cpu
 
     def _write_row(self, log: Logger) -> None:
         self._check_finite()
@@ -191,6 +183,7 @@ class Run:
         log.record("train/learning_rate", self.optimizer.schedule.at(self.step - 1))
         log.record("time/steps_per_second", rate)
         log.record("time/fps", round(rate * self.recorded))
+        log.record("time/time_elapsed", round(self.seconds, 2))
         log.dump(self.step)
 
     def _check_finite(self) -> None:
@@ -207,46 +200,33 @@ class Run:
         flag = torch.tensor(float(request.signal is not None), device=self.device)
         return bool(self.group.sum(flag).item() > 0)
 
-    def _evaluation_is_due(self) -> bool:
-        config = self.config
-        if self.step == 0 or self.agent.task.environment is None or config.evaluate_every == 0:
-            return False
-        return self.step == config.steps or self.step % config.evaluate_every == 0
-
-    def _evaluate(self, log: Logger, request: StopRequest) -> Evaluation | None:
-        """Evaluate the weights that act, log it, and keep the best ones; None where a signal broke it off."""
+    def _assess(self, log: Logger, request: StopRequest) -> Evaluation | None:
+        """Judge the weights that act and log what is found; None without an evaluation, or where it was broken off."""
         if not self.group.is_first:
             return None
         self._check_finite()
-        config, begin = self.config, time.perf_counter()
+        begin = time.perf_counter()
         trained = {name: value.clone() for name, value in self.agent.state_dict().items()}
         self.agent.load_state_dict(self.optimizer.acting_weights())
         try:
-            with torch.random.fork_rng(enabled=True), request.at_once():
-                (result,) = evaluate(self.agent, episodes=config.evaluate_episodes, environments=10, seed=config.seed)
-            if result.mean_return > self.best:
-                self.best = result.mean_return
-                note = self._note() | {
-                    "evaluation": result.to_dict(),
-                    "label": "best of the evaluations during training",
-                }
-                checkpoint.save(self.out / checkpoint.BEST, self.agent, step=self.step, note=note)
-        except Stopped:
-            return None
+            found = self.assessor.assess(self.step, request)
         finally:
             self.agent.load_state_dict(trained)
             self.window.leave_out(time.perf_counter() - begin)
-        values = result.to_dict()
-        log.record(STEP, self.step)
-        log.record("eval/mean_reward", result.mean_return)
-        log.record("eval/mean_ep_length", values["mean_length"])
-        if values["normalized_score"] is not None:
-            log.record("eval/normalized_score", values["normalized_score"])
-        log.dump(self.step)
-        return result
+        if found is None:
+            return None
+        self._write_assessment(log, found)
+        return found.evaluation
 
-    def _note(self) -> dict[str, Any]:
-        return {"versions": package_versions()}
+    def _write_assessment(self, log: Logger, found: Assessment) -> None:
+        log.record(STEP, self.step)
+        for name, value in found.values.items():
+            log.record(name, value, exclude="stdout" if name.startswith(ACTION_ERROR) else None)
+        for name, curve in found.curves.items():
+            log.record(name, curve, exclude=NOT_TENSORBOARD)
+        # TensorBoard has it from the row of the training step.
+        log.record("time/time_elapsed", round(self.seconds, 2), exclude="tensorboard")
+        log.dump(self.step)
 
     def _save(self) -> None:
         self._check_finite()
@@ -261,8 +241,9 @@ class Run:
                 "sampler": self.sampler.state_dict(),
                 "window": self.window.state_dict(),
                 "processes": processes,
-                "best": self.best,
+                "best": self.assessor.best,
                 "seconds": self.seconds,
+                "cpu_seconds": self.cpu_seconds,
             }
             checkpoint.save(
                 self.out / checkpoint.LAST,
@@ -270,7 +251,7 @@ class Run:
                 step=self.step,
                 weights=self.optimizer.acting_weights(),
                 training=training,
-                note=self._note() | {"label": "last checkpoint"},
+                note=note() | {"label": "last checkpoint"},
             )
         self.group.barrier()
 
@@ -286,7 +267,8 @@ class Run:
         self.optimizer.load_state_dict(training["optimizer"])
         self.sampler.load_state_dict(training["sampler"])
         self.window.load_state_dict(training["window"], self.device)
-        self.step, self.best, self.seconds = saved.step, training["best"], training["seconds"]
+        self.step, self.assessor.best = saved.step, training["best"]
+        self.seconds, self.cpu_seconds = training["seconds"], training.get("cpu_seconds", math.nan)
         self.memory = None if mine["memory"] is None else mine["memory"].to(self.device)
         torch.set_rng_state(mine["torch"])
         if "cuda" in mine:

@@ -1,6 +1,7 @@
 """How a run ended: a table for the terminal and a learning curve as PNG."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -15,14 +16,16 @@ import numpy as np
 import torch
 from gymnasium.vector.utils import concatenate, create_empty_array
 
+from minrl import relabel, target_choice
 from minrl.agent import Actor, parameter_count
 from minrl.data import load
 from minrl.data.episode import Episodes
 from minrl.evaluate import Evaluation
 from minrl.files import replacing
-from minrl.log import STEP, read_log
+from minrl.log import EVALUATED, STEP, read_log
 from minrl.play import Player
 from minrl.train import Result
+from minrl.validation import LOSS
 
 CURVE, SUMMARY = "learning_curve.png", "summary.json"
 
@@ -34,7 +37,7 @@ class Axes:
     counter: str
     xlabel: str
     ylabel: str
-    curves: tuple[str, ...]  # those of evaluations have a marker at each point
+    curves: tuple[str, ...]  # those of evaluations, and of held-out episodes, have a marker at each point
 
 
 def write_report(result: Result, out: Path) -> str:
@@ -46,20 +49,32 @@ def write_report(result: Result, out: Path) -> str:
         ("data set, mean return", _scored(episodes, float(episodes.returns.mean()))),
         ("data set, best return", _scored(episodes, float(episodes.returns.max()))),
     ]
+    if result.held_out:
+        rows.append(("held out", f"{result.held_out} episodes, from which nothing is learned"))
+    rows += relabel.report_rows(out) + target_choice.report_rows(out)
     rows.append(("checkpoint", f"the last one, after {result.step} steps"))
     speed = []
     if result.seconds_per_step is not None:
         speed = [("time per training step", f"{1e3 * result.seconds_per_step:.1f} ms")]
     log = read_log(out)
+    losses = ("train/loss", LOSS) if result.held_out else ("train/loss",)
     score = "eval/normalized_score"
     if not any(score in row for row in log):
         score = "eval/mean_reward"
     label = score.removeprefix("eval/").replace("_", " ")
     panels = [
-        Axes(STEP, "gradient steps", "training loss", ("train/loss",)),
+        Axes(STEP, "gradient steps", "loss" if result.held_out else "training loss", losses),
         Axes(STEP, "gradient steps", label, (score,)),
     ]
-    numbers = {"step": result.step, "seconds_per_training_step": result.seconds_per_step}
+    numbers: dict[str, Any] = {
+        "step": result.step,
+        "seconds_per_training_step": result.seconds_per_step,
+        "training_seconds": result.seconds,
+        "training_cpu_seconds": None if math.isnan(result.cpu_seconds) else result.cpu_seconds,
+    }
+    device = next(agent.parameters()).device
+    if device.type == "cuda":
+        numbers["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
     return finish(agent, result.evaluation, out, rows=rows, speed=speed, numbers=numbers, panels=panels)
 
 
@@ -93,13 +108,14 @@ def finish(
     _write_summary(agent, evaluation, out, {**numbers, "seconds_per_action": action_seconds})
     if _plot(out, panels):
         shown.append(("learning curve", str(out / CURVE)))
-    return f"{_table(shown)}\n\nwatch the curves: {_tensorboard()} --logdir {out}"
+    watch = f"{_program('minrl')} dashboard {out} (or {_program('tensorboard')} --logdir {out})"
+    return f"{_table(shown)}\n\nwatch the curves: {watch}"
 
 
-def _tensorboard() -> str:
-    """How to call TensorBoard from here: by its name where the shell finds it, else by its place beside Python."""
-    beside = Path(sys.executable).with_name("tensorboard")
-    return "tensorboard" if shutil.which("tensorboard") or not beside.exists() else os.path.relpath(beside)
+def _program(name: str) -> str:
+    """How to call a program from here: by its name where the shell finds it, else by its place beside Python."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
 
 
 def _write_summary(agent: Actor, evaluation: Evaluation | None, out: Path, numbers: Mapping[str, Any]) -> None:
@@ -183,7 +199,7 @@ def _plot(out: Path, panels: Sequence[Axes]) -> bool:
     for position, (panel, curves) in enumerate(shown, start=1):
         axes = figure.add_subplot(1, len(shown), position)
         for name, points in curves.items():
-            axes.plot(*zip(*points, strict=True), marker="o" if name.startswith("eval/") else "", label=name)
+            axes.plot(*zip(*points, strict=True), marker="o" if name.startswith(EVALUATED) else "", label=name)
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
         axes.grid(alpha=0.3)
         if len(curves) > 1:

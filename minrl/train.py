@@ -15,10 +15,14 @@ from minrl.data.environment import make_environment
 from minrl.data.episode import Episodes
 from minrl.device import device_named
 from minrl.distributed import Group
-from minrl.loop import Result, Run, TrainConfig
+from minrl.loop import Result, Run
 from minrl.physics import quiet_mujoco
+from minrl.relabel import relabelled, task_of
 from minrl.task import Task
+from minrl.train_config import TrainConfig
 from minrl.tune import tune_cpu
+from minrl.validation import split
+from minrl.video import check_renders
 
 __all__ = ["Result", "TrainConfig", "resume", "train"]
 
@@ -39,16 +43,20 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
     config = replace(config, data=_absolute(config.data))
     device, group = _prepare(config)
     try:
-        episodes = load(config.data)
+        episodes, held_out = split(load(config.data), config.validation, config.seed)
+        if config.relabel_returns:
+            # What is wrong with the settings shows before the value is learned.
+            _new(kind, agent_config, Task.of(episodes))
+            episodes, held_out = relabelled(episodes, held_out, seed=config.seed, out=out, group=group, resumed=False)
         torch.manual_seed(config.seed)
-        agent = _new(kind, agent_config, Task.of(episodes)).to(device)
+        agent = _new(kind, agent_config, _task_of(config, episodes)).to(device)
         agent.fit_normalization(episodes)
         if config.evaluate_every:
-            _check_environment(agent.task)
+            _check_environment(agent.task, config.video)
         if group.is_first:
             out.mkdir(parents=True, exist_ok=True)
             write_toml(out / checkpoint.CONFIG, {kind.name: agent_config, "train": config})
-        return Run(agent, episodes, config, out, group).go()
+        return Run(agent, episodes, held_out, config, out, group).go()
     finally:
         group.leave()
 
@@ -67,14 +75,16 @@ def resume(out: Path) -> Result:
     try:
         config = build(TrainConfig, saved.training["config"], f"checkpoint {out}")
         device, group = _prepare(config)
-        episodes = load(config.data)
+        episodes, held_out = split(load(config.data), config.validation, config.seed)
+        if config.relabel_returns:
+            episodes, held_out = relabelled(episodes, held_out, seed=config.seed, out=folder, group=group, resumed=True)
         agent = checkpoint.restore(saved, str(out)).to(device)
         if not isinstance(agent, Agent):
             raise ValueError(f"the {agent.name} agent of {out} does not learn from a data set")
-        _check_same_data(agent.task, episodes, out)
+        _check_same_data(agent.task, _task_of(config, episodes), out)
         # The data set is the user's own: its environment needs no check, as a checkpoint's does.
         agent.task = replace(agent.task, environment=episodes.environment, from_file=False)
-        run = Run(agent, episodes, config, folder, group)
+        run = Run(agent, episodes, held_out, config, folder, group)
         run.restore(saved)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"checkpoint {out} cannot be resumed: {type(error).__name__}: {error}") from error
@@ -97,26 +107,34 @@ def _absolute(data: str) -> str:
     return f"hdf5:{Path(name).expanduser().absolute()}" if kind == "hdf5" and name else data
 
 
-def _check_environment(task: Task) -> None:
+def _check_environment(task: Task, video: bool) -> None:
     """Make the environment once, so that what is missing shows before training and not after it."""
     if task.environment is None:
+        if video:
+            raise ValueError(f"--video: {task.dataset} names no environment, so there is nothing to show")
         return
     quiet_mujoco()
     try:
         with closing(make_environment(task.environment)) as environment:
             task.check_fits(environment.observation_space, environment.action_space, task.environment.id)
+            modes = environment.metadata.get("render_modes") or []
     except ValueError as error:
         raise ValueError(f"{error} (to train without evaluation: --evaluate-every 0)") from error
+    if video:
+        check_renders(task.environment, modes)
 
 
-def _check_same_data(task: Task, episodes: Episodes, out: Path) -> None:
-    now = Task.of(episodes)
+def _task_of(config: TrainConfig, episodes: Episodes) -> Task:
+    return task_of(episodes) if config.relabel_returns else Task.of(episodes)
+
+
+def _check_same_data(task: Task, now: Task, out: Path) -> None:
     if (task.best_return, task.return_scale, task.longest_episode) != (
         now.best_return,
         now.return_scale,
         now.longest_episode,
     ):
-        raise ValueError(f"{episodes.name} is no longer the data set that {out} was trained on")
+        raise ValueError(f"{now.dataset} is no longer the data set that {out} was trained on")
 
 
 def _prepare(config: TrainConfig) -> tuple[torch.device, Group]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from minrl.log import STEP, open_log
+from minrl.log import STEP, open_log, read_log
 
 
 def write(folder: Path, begin: int, steps: range) -> None:
@@ -34,3 +34,24 @@ def test_a_file_of_the_future_is_not_waited_for(tmp_path: Path) -> None:
     begin = time.monotonic()
     write(tmp_path, 0, range(1, 3))
     assert time.monotonic() - begin < 1
+
+
+def test_what_is_found_out_again_is_dropped(tmp_path: Path) -> None:
+    """The step's own loss stays."""
+    log = open_log(tmp_path, terminal=False)
+    for step in (5, 10):
+        for names in (
+            ["train/loss"],
+            ["eval/mean_reward"],
+            ["validation/loss"],
+            ["eval/mean_reward", "validation/loss"],
+        ):
+            log.record(STEP, step)
+            for name in names:
+                log.record(name, float(step))
+            log.dump(step)
+    log.close()
+    for repeats, count in ((False, 8), (True, 5)):
+        open_log(tmp_path, step=10, repeats_evaluation=repeats, terminal=False).close()
+        assert len(read_log(tmp_path)) == count
+    assert read_log(tmp_path)[-1] == {STEP: 10, "train/loss": 10}

@@ -53,7 +53,7 @@ class Packed:
         steps = np.empty(shape, dtype=np.int64)
         for b in range(shape[0]):
             self._fill(b, rows[b], steps[b])
-        return _gather(self.episodes, rows, steps, steps == 0, np.ones(shape, dtype=np.bool_))
+        return gather(self.episodes, rows, steps, steps == 0, np.ones(shape, dtype=np.bool_))
 
     def _fill(self, b: int, rows: IntArray, steps: IntArray) -> None:
         episode, step, t = int(self._episode[b]), int(self._step[b]), 0
@@ -126,7 +126,7 @@ class Windows:
         reset = np.zeros(steps.shape, dtype=np.bool_)
         reset[:, 0] = True
         rows = np.where(mask, steps + self.episodes.offsets[episode][:, None], 0)
-        return _gather(self.episodes, rows, steps, reset, mask)
+        return gather(self.episodes, rows, steps, reset, mask)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next batches depend on, in plain values."""
@@ -167,7 +167,7 @@ class _Draw:
         self._order, self._next = order, int(state["next"])
 
 
-def _gather(episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray, mask: BoolArray) -> NumpyBatch:
+def gather(episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray, mask: BoolArray) -> NumpyBatch:
     """The batch at given rows of the flat arrays, (B, T); rows that `mask` leaves out become zero."""
     before = episodes.actions[np.maximum(rows - 1, 0)]
     before[(steps == 0) | ~mask] = 0.0

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ import numpy.typing as npt
 
 from minrl.agent import Actor
 from minrl.data.environment import EnvironmentInfo, make_environment
-from minrl.log import Animation
+from minrl.files import replacing
+from minrl.log import Picture
 from minrl.physics import quiet_mujoco
 from minrl.play import Player
 
+VIDEOS = "videos"
 # A GIF counts time in hundredths of a second, and browsers slow down what shows more than 50 pictures in one.
 _RATE = 25.0
 _MOST_FRAMES = 500
@@ -38,13 +41,17 @@ def check_renders(environment: EnvironmentInfo, modes: Sequence[str]) -> None:
             world.reset(seed=0)
             frame: Any = world.render()
     except Exception as error:  # what is missing (pygame, a display, a driver) shows in many ways
-        hint = " (MuJoCo without a display: set MUJOCO_GL=egl)" if "GL" in str(error) else ""
+        hint = (
+            " (MuJoCo draws without a display by EGL, or with MUJOCO_GL=osmesa by OSMesa: one must be installed)"
+            if "GL" in str(error)
+            else ""
+        )
         raise ValueError(f"{failed}: {' '.join(str(error).split())}{hint}") from error
     if np.ndim(frame) != 3:
         raise ValueError(f"{failed}: it gives a {type(frame).__name__} in place of a picture")
 
 
-def record_episode(agent: Actor, environment: EnvironmentInfo, seed: int) -> Animation:
+def record_episode(agent: Actor, environment: EnvironmentInfo, seed: int) -> Picture:
     """The episode that opens with `reset(seed=seed)`, likeliest actions, in real time and cut off when it gets long."""
     quiet_mujoco()
     frames: list[npt.NDArray[np.uint8]] = []
@@ -64,7 +71,14 @@ def record_episode(agent: Actor, environment: EnvironmentInfo, seed: int) -> Ani
     return animation(frames, rate / stride)
 
 
-def animation(frames: list[npt.NDArray[np.uint8]], rate: float) -> Animation:
+def keep(film: Picture, folder: Path, step: int) -> None:
+    """Write the film of `step` into the videos of a run's folder."""
+    (folder / VIDEOS).mkdir(exist_ok=True)
+    with replacing(folder / VIDEOS / f"step_{step}.gif") as temporary:
+        temporary.write_bytes(film.data)
+
+
+def animation(frames: list[npt.NDArray[np.uint8]], rate: float) -> Picture:
     """Pictures (H, W, 3) as a GIF that repeats, `rate` of them in a second."""
     from PIL import Image
 
@@ -74,13 +88,15 @@ def animation(frames: list[npt.NDArray[np.uint8]], rate: float) -> Animation:
     first, *others = pictures
     file = io.BytesIO()
     first.save(file, "GIF", save_all=True, append_images=others, duration=round(1000 / rate), loop=0)
-    return Animation(file.getvalue(), first.width, first.height)
+    return Picture(file.getvalue(), first.width, first.height)
 
 
 def _rendered(environment: EnvironmentInfo) -> Any:
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         # Pygame draws into memory; where it looks for a display in vain, it complains about that.
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        # MuJoCo would look for one too.
+        os.environ.setdefault("MUJOCO_GL", "egl")
     return make_environment(environment, render_mode="rgb_array")
 
 

@@ -1,0 +1,113 @@
+"""The two families of tasks that agents can be compared on: data sets and environments."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from minrl import checkpoint
+from minrl.agent import Agent
+from minrl.compare.family import Family
+from minrl.data import load
+from minrl.data.environment import make_environment
+from minrl.log import STEP, TIMESTEPS
+from minrl.physics import quiet_mujoco
+from minrl.task import Task
+from minrl.train import TrainConfig
+from minrl.train import resume as resume_offline
+from minrl.train import train as train_offline
+
+from . import ppo_command, ppo_start, train_command
+from .ppo_agent import PPOAgent, PPOConfig, PPOOptions
+from .ppo_environments import probe
+from .ppo_settings import OnlineConfig
+
+_DEFAULT = "decision"
+
+
+def families() -> dict[str, Family]:
+    """By the name of the grid's table with their settings."""
+    installed = {name: checkpoint.agent_class(name) for name in sorted(checkpoint.agents())}
+    kinds = {name: kind.config_class for name, kind in installed.items() if issubclass(kind, Agent)}
+    return {
+        "offline": Family(
+            source="data",
+            counter=STEP,
+            agents={_DEFAULT: kinds.pop(_DEFAULT), **kinds},
+            settings=TrainConfig,
+            # The same numbers wherever a run is trained, and several at once without getting into each other's way.
+            defaults={"threads": 1},
+            find=find_data,
+            check=check_offline,
+            start=start_offline,
+            resume=go_on_offline,
+        ),
+        "online": Family(
+            source="env",
+            counter=TIMESTEPS,
+            agents={PPOAgent.name: PPOOptions},
+            settings=OnlineConfig,
+            defaults={"threads": 1, "exact_resume": True},
+            find=find_environment,
+            check=check_online,
+            start=start_online,
+            resume=go_on_online,
+        ),
+    }
+
+
+def find_data(settings: TrainConfig, download: bool) -> Task:
+    """The task of a data set; a ValueError where the set or its environment cannot be had."""
+    task = Task.of(load(settings.data, download=download))
+    if task.environment is None:
+        raise ValueError(f"{settings.data} names no environment, so its agents have no score to compare")
+    quiet_mujoco()
+    with closing(make_environment(task.environment)) as environment:
+        task.check_fits(environment.observation_space, environment.action_space, task.environment.id)
+    return task
+
+
+def check_offline(agent: str, options: Any, task: Task) -> None:
+    """A ValueError where no agent can be made of these options."""
+    _made(checkpoint.agent_class(agent), options, task)
+
+
+def start_offline(agent: str, options: Any, settings: TrainConfig, out: Path) -> int:
+    """A new run; 0, or 128 + the signal that stopped it."""
+    kind = checkpoint.agent_class(agent)
+    assert issubclass(kind, Agent)
+    return train_command.finish(train_offline(kind, options, settings, out), out)
+
+
+def go_on_offline(settings: TrainConfig, out: Path) -> int:
+    """Go on with a run, to the same numbers as without the interruption."""
+    return train_command.finish(resume_offline(out), out)
+
+
+def find_environment(settings: OnlineConfig, download: bool) -> Task:
+    """The task of an environment; a ValueError where it cannot be had."""
+    task, _ = probe(settings)
+    return task
+
+
+def check_online(agent: str, options: PPOOptions, task: Task) -> None:
+    """A ValueError where no policy can be made of these options."""
+    _made(PPOAgent, PPOConfig(**vars(options)), task)
+
+
+def start_online(agent: str, options: PPOOptions, settings: OnlineConfig, out: Path) -> int:
+    """As `start_offline`."""
+    return ppo_command.end(ppo_start.train(options, settings, out), out)
+
+
+def go_on_online(settings: OnlineConfig, out: Path) -> int:
+    """As `go_on_offline`; an id with a module before it is imported, as the grid is the user's own."""
+    return ppo_command.end(ppo_start.resume(out, settings.env if ":" in settings.env else None), out)
+
+
+def _made(kind: Any, options: Any, task: Task) -> None:
+    try:
+        kind(options, task)
+    except (AssertionError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"no {kind.name} agent can be made of these settings: {' '.join(str(error).split())}"
+        ) from error

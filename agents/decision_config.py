@@ -1,0 +1,74 @@
+"""What a decision agent is made of: table [decision] of its config."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from minrl.cells import CELLS
+from minrl.config import check_at_least
+from minrl.heads import ContinuousLoss
+
+
+@dataclass(frozen=True)
+class DecisionConfig:
+    """What a decision agent is made of."""
+
+    cell: str = field(default="mingru", metadata={"help": f"sequence model of the backbone: {', '.join(CELLS)}"})
+    width: int = field(default=128, metadata={"help": "width of the backbone"})
+    depth: int = field(default=3, metadata={"help": "blocks of the backbone"})
+    conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
+    mlp: float = field(default=4.0, metadata={"help": "hidden width of each block's MLP over the width"})
+    dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
+    cell_options: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "options of the cell, such as expand=2 candidate=tanh"}
+    )
+    tokens: Literal["step", "triple"] = field(
+        default="step", metadata={"help": "one token a step, or return-to-go, observation and action"}
+    )
+    context: int | None = field(
+        default=None, metadata={"help": "train on windows of so many steps instead of whole trajectories"}
+    )
+    refeed: bool = field(
+        default=False,
+        metadata={"help": "act by feeding the last `context` steps anew, as Decision Transformer"},
+    )
+    previous_action: bool = field(default=False, metadata={"help": "the previous action as an input (tokens=step)"})
+    time_embedding: bool = field(
+        default=False,
+        metadata={"help": "a learned embedding of the time step; the last one serves beyond it"},
+    )
+    action_loss: ContinuousLoss = field(
+        default="mse", metadata={"help": "loss of continuous actions; discrete ones have cross-entropy"}
+    )
+    target_return: float | None = field(
+        default=None, metadata={"help": "return asked for when acting; the data set's best by default"}
+    )
+    cap_return: bool = field(
+        default=True,
+        metadata={"help": "ask at most for the best return of the data: what is asked beyond it is unlike all it saw"},
+    )
+    return_scale: float | None = field(
+        default=None, metadata={"help": "unit of returns; the spread of the data's returns-to-go by default"}
+    )
+    return_expectile: float | None = field(
+        default=None,
+        metadata={
+            "help": "such as 0.99: ask at every step for this expectile of what the data went on to earn after what "
+            "was seen, close to the most (Reinformer), and for no target"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "width", "depth")
+        check_at_least(self, 0, "conv", "mlp", "dropout")
+        if self.tokens not in ("step", "triple"):
+            raise ValueError(f'tokens must be "step" or "triple", got "{self.tokens}"')
+        if self.context is not None and self.context < 1:
+            raise ValueError(f"context must be at least 1 step, got {self.context}")
+        if self.refeed and self.context is None:
+            raise ValueError("refeed needs context, the number of steps to feed anew")
+        if self.return_scale is not None and not self.return_scale > 0:
+            raise ValueError(f"return_scale must be positive, got {self.return_scale}")
+        if self.return_expectile is not None and not 0.5 <= self.return_expectile < 1:
+            raise ValueError(f"return_expectile must lie in [0.5, 1), got {self.return_expectile}")
+        if self.return_expectile is not None and self.target_return is not None:
+            raise ValueError("return_expectile asks for what it predicts: leave target_return out, or return_expectile")

@@ -1,0 +1,90 @@
+"""The largest return-to-go that the data reached after what was seen: maximum-return conditioning.
+
+After Reinformer (Zhuang et al. 2024, arXiv 2405.08740): expectile regression with an expectile near 1 tends to the
+largest return among those in the data (sections 3 and 4). Difference: what predicts it is a block of its own, which
+sees observations (and previous actions, where the agent does) but no return. A return among its inputs would tell the
+next one but for a reward, so over whole trajectories it would learn to subtract rewards, and the maximum would be asked
+for at the first step alone.
+
+Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from minrl.backbone import Backbone
+from minrl.cells import Cell
+from minrl.kernels.cpu_token import embedded
+from minrl.losses import expectile_loss
+from minrl.refeed import Refeed
+
+from .decision_config import DecisionConfig
+
+
+class LargestReturn(nn.Module):
+    """A block of the agent's cell over the episode so far, trained by expectile regression.
+
+    Args:
+        config: of the agent; `return_expectile` is set.
+        observation: O.
+        action: A.
+        return_scale: unit of returns.
+    """
+
+    def __init__(self, config: DecisionConfig, observation: int, action: int, return_scale: float) -> None:
+        super().__init__()
+        assert config.return_expectile is not None
+        self.expectile, self.return_scale = config.return_expectile, return_scale
+        self.embed_observation = nn.Linear(observation, config.width)
+        self.embed_action = nn.Linear(action, config.width) if config.previous_action else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.backbone = Backbone(
+            config.width,
+            1,
+            config.cell,
+            conv=config.conv,
+            mlp=config.mlp,
+            dropout=config.dropout,
+            **config.cell_options,
+        )
+        self.linear = nn.Linear(config.width, 1)
+        # In a list, so that the backbone's weights are registered once.
+        self._acting: list[Cell] = [self.backbone]
+        if config.refeed and config.context is not None:
+            self._acting = [Refeed(self.backbone, config.context)]
+        self.memory_size, self.state_size = self.backbone.state_size, self._acting[0].state_size
+
+    def loss(
+        self, observation: Tensor, previous: Tensor, returns: Tensor, memory: Tensor | None, reset: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The asymmetric squared error of each step in units of the scale, and the last memory.
+
+        Normalised (B, T, O), (B, T, A), (B, T), (B, S), (B, T) -> (B, T), (B, S).
+        """
+        predicted, last = self._scan(self.backbone, observation, previous, memory, reset)
+        return expectile_loss(returns / self.return_scale - predicted, self.expectile), last
+
+    def scan(self, observation: Tensor, previous: Tensor, reset: Tensor) -> Tensor:
+        """The prediction at every step from the empty memory: (B, T, O), (B, T, A), (B, T) -> (B, T)."""
+        return self.return_scale * self._scan(self._acting[0], observation, previous, None, reset)[0]
+
+    def step(self, observation: Tensor, previous: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The prediction before an action: (B, O), (B, A), (B, S) -> (B,), (B, S)."""
+        token = self.embed_observation(observation)
+        if self.embed_action is not None:
+            token = token + self.embed_action(previous)
+        features, state = self._acting[0].step(token, state)
+        return self.return_scale * self._read(features), state
+
+    def _scan(
+        self, model: Cell, observation: Tensor, previous: Tensor, memory: Tensor | None, reset: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        parts = [(self.embed_observation, observation)]
+        if self.embed_action is not None:
+            parts.append((self.embed_action, previous))
+        features, last = model.scan(embedded(parts, self.dropout), memory, reset)
+        return self._read(features), last
+
+    def _read(self, features: Tensor) -> Tensor:
+        predicted: Tensor = self.linear(features).squeeze(-1)
+        return predicted.float() if predicted.dtype in (torch.bfloat16, torch.float16) else predicted

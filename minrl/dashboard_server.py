@@ -1,0 +1,147 @@
+"""TensorBoard over a folder of runs: each under its name, with its charts, and one table of hyper-parameters."""
+
+import contextlib
+import csv
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tensorboard import program  # type: ignore[import-untyped]
+from torch.utils.tensorboard import FileWriter
+from torch.utils.tensorboard.summary import custom_scalars
+
+from minrl.checkpoint import CONFIG
+from minrl.dashboard import METRICS, Value, charts, experiment, hyperparameters, online_layout
+from minrl.log import CSV
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# What makes a folder one of a comparison, and where its runs lie.
+_GRID, _RUNS = "grid.toml", "runs"
+_EVENTS = "tfevents"  # in the names of TensorBoard's files
+
+
+class Mirror:
+    """Links to the event files of all runs in a folder, in a folder of TensorBoard's own.
+
+    There a run has the name of its place below the folder, a lone run that of the folder itself, and beside the
+    runs' own events lie those that speak of all of them; nothing is written where the runs are.
+
+    Args:
+        folder: a run, or what holds runs at any depth.
+        into: an empty folder.
+
+    Raises:
+        ValueError: if there is no folder, or no run in it.
+    """
+
+    def __init__(self, folder: Path, into: Path) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"no folder {folder}: name one that holds runs, such as that of minrl train --out")
+        self.into = into
+        self.root = folder / _RUNS if (folder / _GRID).is_file() and (folder / _RUNS).is_dir() else folder
+        self.name = folder.resolve().name or "runs"
+        self.runs: dict[str, Path] = {}
+        self.update()
+        if not self.runs:
+            raise ValueError(f"{folder} holds no run: no {_EVENTS} file of TensorBoard lies in it, at any depth")
+        self._describe()
+
+    def update(self) -> None:
+        """Link what has come since."""
+        for file in _event_files(self.root):
+            inner = file.parent.relative_to(self.root)
+            name = self.name if inner == Path() else inner.as_posix()
+            self.runs[name] = file.parent
+            link = self.into / name / file.name
+            if not link.is_symlink():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(file.resolve())
+
+    def _describe(self) -> None:
+        """The columns of the table of runs; charts for runs that Stable-Baselines3 logged without us."""
+        first = next(iter(self.runs))
+        settings = {name: read for name, place in self.runs.items() if (read := _settings(place)) is not None}
+        if settings:
+            logged = {column for place in self.runs.values() for column in _columns(place)}
+            shown = [metric for metric in METRICS if metric in logged] or METRICS
+            self._write(first, experiment(settings.values(), shown))
+        others = [name for name in self.runs if name not in settings]
+        if others:
+            self._write(others[0], custom_scalars(charts(online_layout(plays=True))))
+
+    def _write(self, run: str, summary: Any) -> None:
+        writer = FileWriter(str(self.into / run))
+        writer.add_summary(summary, 0)
+        writer.close()
+
+
+def launch(logdir: Path, title: str, *, host: str, port: int | None) -> str:
+    """Start TensorBoard in a thread of this process; its address.
+
+    Args:
+        logdir: what it shows.
+        title: of the browser's window.
+        host: name or address of this machine to listen at.
+        port: to listen at, 0 for any that is free; by default the first free one from 6006 on.
+
+    Raises:
+        ValueError: if it cannot listen there.
+    """
+    board = program.TensorBoard()
+    board.configure(
+        logdir=str(logdir),
+        host=host,
+        port=port,
+        window_title=title,
+        reload_interval=5,
+        samples_per_plugin={"scalars": 5000, "images": 100},
+    )
+    said = io.StringIO()
+    try:
+        # On standard error it says which of its two readers it has chosen, and why it leaves for a wrong host.
+        with contextlib.redirect_stderr(said):
+            address: str = board.launch()
+    except program.TensorBoardPortInUseError as error:
+        raise ValueError(f"port {port} is taken: choose another with --port, or 0 for any that is free") from error
+    except program.TensorBoardServerException as error:
+        raise ValueError(f"TensorBoard cannot listen at {host}: {error.msg}") from error
+    except SystemExit as error:
+        raise ValueError(f"TensorBoard cannot listen at {host}: {said.getvalue().strip().splitlines()[-1]}") from error
+    return address
+
+
+def _event_files(root: Path) -> Iterator[Path]:
+    """Through links to folders too, each folder once."""
+    seen = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(place) / name for name in sorted(files) if _EVENTS in name)
+
+
+def _settings(run: Path) -> dict[str, Value] | None:
+    """The hyper-parameters of a run's `config.toml`; None for a run without one that can be read."""
+    try:
+        return hyperparameters(tomllib.loads((run / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _columns(run: Path) -> list[str]:
+    """What a run logs; nothing before its first row."""
+    try:
+        with (run / CSV).open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file), [])
+    except OSError:
+        return []

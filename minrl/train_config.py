@@ -1,0 +1,89 @@
+"""How an offline agent is trained: table [train] of its config."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from minrl.config import check_at_least
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How an agent is trained."""
+
+    data: str = field(default="", metadata={"help": "data set: minari:NAME, d4rl:NAME or hdf5:FILE"})
+    seed: int = field(default=0, metadata={"help": "of weights, batches, dropout and held-out episodes"})
+    steps: int = field(default=10_000, metadata={"help": "gradient steps"})
+    batch_size: int = field(default=4, metadata={"help": "rows of a batch, for each process"})
+    length: int = field(default=1000, metadata={"help": "steps of a row of whole trajectories end to end"})
+    carry: bool = field(
+        default=True, metadata={"help": "carry the memory where a trajectory is cut between two batches"}
+    )
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
+    warmup: float = field(default=0.05, metadata={"help": "share of the steps in which the learning rate rises"})
+    decay: Literal["cosine", "constant"] = field(
+        default="cosine", metadata={"help": "the learning rate after the warm-up: half a cosine to zero, or constant"}
+    )
+    weight_decay: float = field(default=1e-4, metadata={"help": "weight decay of AdamW"})
+    clip: float = field(default=0.25, metadata={"help": "largest norm of the gradient"})
+    average: float = field(default=0.0, metadata={"help": "decay of averaged weights (EMA), 0 for none"})
+    precision: Literal["auto", "float32", "bfloat16"] = field(
+        default="auto", metadata={"help": "of matrix products; auto: bfloat16 on a GPU that has it"}
+    )
+    device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
+    threads: int = field(default=0, metadata={"help": "CPU threads, 0 leaves torch's choice"})
+    tune_cpu: bool = field(
+        default=False, metadata={"help": "keep freed memory for the next tensor (glibc): faster, and never given back"}
+    )
+    log_every: int = field(default=100, metadata={"help": "steps between two rows of the log"})
+    checkpoint_every: int = field(default=1000, metadata={"help": "steps between two checkpoints"})
+    evaluate_every: int = field(
+        default=1000,
+        metadata={"help": "steps between two evaluations, 0 for none; one follows the last step"},
+    )
+    evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
+    target_sweep: Literal["last", "all", "none"] = field(
+        default="last",
+        metadata={
+            "help": "evaluations in which an agent that is asked for a return is also asked for five, from the worst "
+            "to the best of the data (targets.json)"
+        },
+    )
+    validation: float = field(
+        default=0.0,
+        metadata={"help": "share of the episodes held out: loss and action errors on what is not learned from"},
+    )
+    validate_every: int = field(
+        default=1000, metadata={"help": "steps between two passes over held-out episodes; one follows the last step"}
+    )
+    relabel_returns: bool = field(
+        default=False,
+        metadata={"help": "raise returns-to-go to what a value learned from the data expects on the way (QDT)"},
+    )
+    choose_target: bool = field(
+        default=False,
+        metadata={
+            "help": "after the last step ask for the return, of a few between the mean and the best of the data, that "
+            "does best in episodes of other seeds than the evaluation's"
+        },
+    )
+    video: bool = field(default=False, metadata={"help": "show one episode of each evaluation as an animated GIF"})
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "steps", "batch_size", "length", "log_every", "checkpoint_every", "evaluate_episodes")
+        check_at_least(self, 1, "validate_every")
+        check_at_least(self, 0, "seed", "evaluate_every", "threads", "weight_decay")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup", "average", "validation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.choose_target and not self.evaluate_every:
+            raise ValueError("choose_target plays episodes: it needs evaluate_every above 0")
+        if self.video and not self.evaluate_every:
+            raise ValueError("video shows evaluations: it needs evaluate_every above 0")
+
+    @property
+    def first_episode(self) -> int:
+        """The number, and so the seed, of the first episode of its evaluations; runs of other seeds have others."""
+        return self.seed * self.evaluate_episodes

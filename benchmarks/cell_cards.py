@@ -1,28 +1,40 @@
-"""A card for each cell: its size, and what a step and a training token cost against minGRU, in one interleaved run.
+"""A card for each cell: its size, what it costs against minGRU in one interleaved run, and which tasks it solves.
 
-    python benchmarks/cell_cards.py [--width 128] [--rounds 7] [--table benchmarks/cell_cards.md]
+    python benchmarks/cell_cards.py [--cells mingru gru] [--out runs/cell_cards] [--table benchmarks/cell_cards.md]
 
-The cells alone, without a block around them, in their default options. A step is one call of `step` for one row
-without gradients; a training token is a 16 x 512 scan with resets forward and backward, over its number of tokens.
-Figures are ratios of least CPU times with one thread, and the allocator told to keep memory.
+Size and cost are of the cells alone, without a block around them, in their default options. A step is one call of
+`step` for one row without gradients; a training token is a 16 x 512 scan with resets forward and backward, over its
+number of tokens: ratios of least CPU times with one thread, and the allocator told to keep memory. The tasks are in
+`benchmarks/cell_tasks.py`: one seed, the same steps for every cell, in at most as many CPU seconds as `TASKS` says, so
+that all of it takes less than half an hour of one core. What is done is kept in `--out`, and skipped the next time.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from cell_tasks import TASKS, Task, within
 
 import minrl
 from minrl.agent import parameter_count
 from minrl.bench.measure import Clock, clock_of, interleaved
 from minrl.cells import CELLS, Cell
+from minrl.files import replacing
+from minrl.reproduce.sequence_model import KNOWN_CELLS, VARIANTS
 
 HERE = Path(__file__).resolve().parent
 BATCH, STEPS = 16, 512
+
+
+def make(name: str, width: int) -> Cell:
+    """A cell, or a variant such as "signed"."""
+    family, options = VARIANTS.get(name, (name, {}))
+    return CELLS[family](width, **options)
 
 
 def step(cell: Cell) -> Callable[[], object]:
@@ -45,61 +57,110 @@ def training(cell: Cell) -> Callable[[], object]:
     return lambda: torch.autograd.grad((cell.scan(x, None, reset)[0] * direction).sum(), leaves, allow_unused=True)
 
 
-def measure(width: int, rounds: int) -> list[dict[str, Any]]:
-    """One record for each cell."""
+def costs(names: list[str], width: int, rounds: int) -> dict[str, Any]:
+    """Of each cell: its size, and its cost over minGRU's."""
     torch.manual_seed(0)
-    cells = {name: family(width) for name, family in CELLS.items()}
+    cells = {name: make(name, width) for name in dict.fromkeys(["mingru", *names])}
     clock: Clock = clock_of(torch.device("cpu"))
     steps = interleaved({name: step(cell.eval()) for name, cell in cells.items()}, rounds, clock=clock)
-    tokens = interleaved(
-        {name: training(cell.train()) for name, cell in cells.items()}, rounds, clock=clock, budget=8.0
-    )
-    return [
-        {
-            "cell": name,
-            "about": (type(cell).__doc__ or "").strip().splitlines()[0],
+    passes = {name: training(cell.train()) for name, cell in cells.items()}
+    tokens = interleaved(passes, rounds, clock=clock, budget=5.0)
+    return {
+        name: {
             "parameters": parameter_count(cell),
             "state": cell.state_size,
             "step": steps[name].minimum / steps["mingru"].minimum,
             "token": tokens[name].minimum / tokens["mingru"].minimum,
         }
         for name, cell in cells.items()
-    ]
+    }
 
 
-def table(cards: list[dict[str, Any]], width: int) -> str:
+def kept(path: Path, settings: dict[str, Any], measure: Callable[[], Any]) -> Any:
+    """What `measure` returns, from `path` where it was measured with the same settings before."""
+    if path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["settings"] == settings:
+            return record["found"]
+    found = measure()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({"settings": settings, "found": found}, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def settings_of(name: str, task: Task) -> dict[str, Any]:
+    """What a score depends on."""
+    return {"cell": name, "seconds": task.seconds, "training": asdict(task.training)}
+
+
+def shown(found: dict[str, Any] | None, task: Task) -> str:
+    """A score, bold where the task is solved, with a star where time ran out before the steps did."""
+    if found is None:
+        return "-"
+    score = f"{found['score']:.1f}" if task.score.endswith("%") else f"{found['score']:.2f}"
+    score = f"**{score}**" if found["score"] >= task.bar else score
+    return score + "\\*" * (found["steps"] < task.training.steps)
+
+
+def table(cards: dict[str, Any], width: int) -> str:
     """The cards in Markdown."""
+    heads = [f"{name}, {task.score.removeprefix('accuracy, ')}" for name, task in TASKS.items()]
     lines = [
-        f"# Cells of width {width}",
+        "# Cells",
         "",
-        "| cell | parameters | state, numbers | step ÷ minGRU's | training token ÷ minGRU's |",
-        "|---|---|---|---|---|",
+        f"| cell | parameters | state, numbers | step ÷ minGRU's | token ÷ minGRU's | {' | '.join(heads)} | solved |",
+        "|---|---|---|---|---|" + "---|" * (len(heads) + 1),
     ]
-    for card in cards:
-        sizes = f"{card['parameters']:,} | {card['state']:,}"
-        lines.append(f"| `{card['cell']}` | {sizes} | {card['step']:.2f} | {card['token']:.2f} |")
+    for name, card in cards.items():
+        found = card["tasks"]
+        scores = [shown(found.get(key), task) for key, task in TASKS.items()]
+        solved = sum(key in found and found[key]["score"] >= task.bar for key, task in TASKS.items())
+        sizes = f"{card['parameters']:,} | {card['state']:,} | {card['step']:.2f} | {card['token']:.2f}"
+        lines.append(f"| `{name}` | {sizes} | {' | '.join(scores)} | {solved} of {len(found)} |")
+    bars = "; ".join(f"{name} {task.bar:g} {task.score}" for name, task in TASKS.items())
     note = (
-        f"CPU, 1 thread, torch {torch.__version__}, minrl {minrl.__version__}; a step is one row's, in torch's "
-        f"operations or kernels as the cell has them; training {BATCH} x {STEPS} with resets, both ways. Written by "
-        "`python benchmarks/cell_cards.py`."
+        f"Size and cost: the cell alone, width {width}, default options; `signed` is `mingru` with `signed=true`. A "
+        f"step is one row's, a training token one of {BATCH} x {STEPS} with resets, forward and backward; CPU, 1 "
+        "thread. Tasks: one seed, default options (a Transformer sees all of a sequence in the first two, 20 steps a "
+        f"layer in the others). Bold: solved ({bars}). \\*: the budget of CPU seconds ended before the steps did. "
+        "Parity is trained on lengths up to 40 and tested at 256, two layers of width 32, no convolution; selective "
+        "copy has 4 tokens among 16 symbols of noise, three layers of width 64, no convolution; the others are "
+        "environments of `minrl.envs`, learned by cloning a policy that is right, two of the library's default blocks "
+        f"of width 64, and scored by acting in 256 new episodes. minrl {minrl.__version__}, torch {torch.__version__}. "
+        "Written by `python benchmarks/cell_cards.py`."
     )
     return "\n".join([*lines, "", note, ""])
 
 
 def main() -> int:
-    """Measure, print and write."""
+    """Measure what is not measured yet, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--cells", nargs="+", choices=KNOWN_CELLS, default=list(KNOWN_CELLS))
+    parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--width", type=int, default=128, help="of the cells whose cost is measured")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=Path("runs/cell_cards"))
     parser.add_argument("--table", type=Path, default=HERE / "cell_cards.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     minrl.tune_cpu()
-    cards = measure(arguments.width, arguments.rounds)
-    text = table(cards, arguments.width)
+    names, width, rounds = arguments.cells, arguments.width, arguments.rounds
+    settings = {"cells": names, "width": width, "rounds": rounds}
+    of_cost = kept(arguments.out / "costs.json", settings, lambda: costs(names, width, rounds))
+    cards = {name: {**of_cost[name], "tasks": {}} for name in names}
+    for key in arguments.tasks:
+        for name in names:
+            path = arguments.out / f"{key}-{name}.json".replace(" ", "_").replace(",", "")
+            task = TASKS[key]
+            found = kept(path, settings_of(name, task), lambda task=task, name=name: asdict(within(task, name)))
+            cards[name]["tasks"][key] = found
+    text = table(cards, width)
     print(text)
-    arguments.table.write_text(text, encoding="utf-8")
-    arguments.table.with_suffix(".json").write_text(json.dumps(cards, indent=1) + "\n", encoding="utf-8")
+    with replacing(arguments.table) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    with replacing(arguments.table.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(cards, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

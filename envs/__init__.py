@@ -8,7 +8,9 @@ without the module's name, as it does those of every package with an entry point
 | `minrl/CartPoleNoVel-v1`               | cart position, pole angle                          | yes        |
 | `minrl/PendulumNoVel-v1`               | cosine and sine of the angle                       | yes        |
 | `minrl/MountainCarContinuousNoVel-v0`  | position                                           | yes        |
-| `minrl/LunarLanderContinuousNoVel-v3`  | position, angle, contact of the legs (needs Box2D) | no         |
+| `minrl/AcrobotNoVel-v1`                | cosine and sine of both angles                     | yes        |
+| `minrl/LunarLanderNoVel-v3`            | position, angle, contact of the legs (needs Box2D) | no         |
+| `minrl/LunarLanderContinuousNoVel-v3`  | the same, with continuous actions                  | no         |
 | `minrl/Hopper-P-v5` and other robots   | positions and angles (needs MuJoCo)                | no         |
 | `minrl/Hopper-V-v5` and other robots   | velocities (needs MuJoCo)                          | no         |
 | `minrl/RepeatFirst-v0`                 | a card; name the first one                         | yes        |
@@ -23,6 +25,24 @@ The robots are Ant, HalfCheetah, Hopper, Humanoid, InvertedDoublePendulum, Inver
 and Reacher by its positions only. `zeroed=True` multiplies what is hidden by zero and keeps the space as it is.
 The vectorised ones are native in numpy: `gymnasium.make_vec(id, num_envs, autoreset_mode="SameStep")`. Time limits
 and reward thresholds are those of the fully observed task.
+
+| wrapper                                   | what it does to one environment                                      |
+|-------------------------------------------|----------------------------------------------------------------------|
+| `MaskObservation(env, keep)`              | shows the entries `keep` alone: hides velocities, positions, others  |
+| `NoisyObservation(env, scale=0.1)`        | adds Gaussian noise                                                  |
+| `FlickeringObservation(env, probability=0.5)` | shows zeros instead, with that probability                       |
+| `PreviousAction(env)`, `PreviousReward(env)` | append the last action, the last reward                           |
+
+Several environments take them one by one: `gymnasium.make_vec(id, num_envs, vectorization_mode="sync",
+wrappers=[PreviousAction, PreviousReward])`, or `wrapper_class` of Stable-Baselines3's `make_vec_env`. The command line
+takes them in an id of your own: a module `noisy` with
+
+    gymnasium.register(
+        "NoisyPendulum-v0", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=200,
+        additional_wrappers=(NoisyObservation.wrapper_spec(scale=0.1),),
+    )
+
+is what `minrl train ppo --env noisy:NoisyPendulum-v0` imports.
 """
 
 from typing import Any
@@ -49,13 +69,15 @@ def _register(environment_id: str, base: str, entry_point: str, **options: Any) 
     )
 
 
-for _name, _base, _function in (
-    ("CartPoleNoVel-v1", "CartPole-v1", "cartpole"),
-    ("PendulumNoVel-v1", "Pendulum-v1", "pendulum"),
-    ("MountainCarContinuousNoVel-v0", "MountainCarContinuous-v0", "mountain_car"),
+for _name, _base, _vector in (
+    ("CartPoleNoVel-v1", "CartPole-v1", "classic_vector:cartpole"),
+    ("PendulumNoVel-v1", "Pendulum-v1", "classic_vector:pendulum"),
+    ("MountainCarContinuousNoVel-v0", "MountainCarContinuous-v0", "classic_vector:mountain_car"),
+    ("AcrobotNoVel-v1", "Acrobot-v1", "acrobot_vector:acrobot"),
 ):
-    _vector = f"{__name__}.classic_vector:{_function}"
-    _register(f"minrl/{_name}", _base, f"classic:{_function}", vector_entry_point=_vector)
+    _function = _vector.partition(":")[2]
+    _register(f"minrl/{_name}", _base, f"classic:{_function}", vector_entry_point=f"{__name__}.{_vector}")
+_register("minrl/LunarLanderNoVel-v3", "LunarLander-v3", "classic:lunar_lander_discrete")
 _register("minrl/LunarLanderContinuousNoVel-v3", "LunarLanderContinuous-v3", "classic:lunar_lander")
 
 for _base in PARTS:

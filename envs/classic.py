@@ -9,7 +9,9 @@ POSITIONS = {
     "CartPole-v1": (0, 2),  # cart position, pole angle
     "Pendulum-v1": (0, 1),  # cosine and sine of the angle
     "MountainCarContinuous-v0": (0,),  # position
-    "LunarLanderContinuous-v3": (0, 1, 4, 6, 7),  # position x and y, angle, contact of either leg
+    "Acrobot-v1": (0, 1, 2, 3),  # cosine and sine of either angle
+    "LunarLander-v3": (0, 1, 4, 6, 7),  # position x and y, angle, contact of either leg
+    "LunarLanderContinuous-v3": (0, 1, 4, 6, 7),
 }
 
 
@@ -26,6 +28,16 @@ def pendulum(zeroed: bool = False, **options: Any) -> AnyEnv:
 def mountain_car(zeroed: bool = False, **options: Any) -> AnyEnv:
     """MountainCarContinuous seen by its position."""
     return _without_velocities("MountainCarContinuous-v0", zeroed, options)
+
+
+def acrobot(zeroed: bool = False, **options: Any) -> AnyEnv:
+    """Acrobot seen by cosine and sine of its two angles."""
+    return _without_velocities("Acrobot-v1", zeroed, options)
+
+
+def lunar_lander_discrete(zeroed: bool = False, **options: Any) -> AnyEnv:
+    """LunarLander seen by position, angle and the contact of its legs; needs `gymnasium[box2d]`."""
+    return _without_velocities("LunarLander-v3", zeroed, options)
 
 
 def lunar_lander(zeroed: bool = False, **options: Any) -> AnyEnv:

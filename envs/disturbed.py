@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
-from .masking import AnyEnv, Array
+from .masking import AnyEnv, Array, check_single
 
 KEY = "action"
 
@@ -20,6 +20,7 @@ class NoisyObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstr
 
     def __init__(self, env: AnyEnv, scale: float = 0.1) -> None:
         """Raises ValueError where the observation is no Box of floats, or for a negative `scale`."""
+        check_single(env, type(self))
         _check_floats(env, "noise")
         if scale < 0:
             raise ValueError(f"scale must not be negative, got {scale}")
@@ -41,6 +42,7 @@ class FlickeringObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordC
 
     def __init__(self, env: AnyEnv, probability: float = 0.5) -> None:
         """Raises ValueError where the observation is no Box, or for no probability."""
+        check_single(env, type(self))
         if not isinstance(env.observation_space, spaces.Box):
             raise ValueError(f"only a Box can flicker, not {env.observation_space}")
         if not 0 <= probability <= 1:
@@ -69,6 +71,7 @@ class PreviousAction(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArg
 
     def __init__(self, env: AnyEnv) -> None:
         """Raises ValueError where the observation is a Dict that has a key "action" already."""
+        check_single(env, type(self))
         RecordConstructorArgs.__init__(self)
         gymnasium.Wrapper.__init__(self, env)
         flat: Any = spaces.flatten_space(env.action_space)

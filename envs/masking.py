@@ -17,6 +17,16 @@ AnyEnv = gymnasium.Env[Any, Any]
 Array = npt.NDArray[Any]
 
 
+def check_single(env: Any, wrapper: type) -> None:
+    """A ValueError where `env` is a vector environment."""
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        name = wrapper.__name__
+        raise ValueError(
+            f"{name} wraps one environment, not a vector of them: "
+            f"gymnasium.make_vec(ID, num_envs, vectorization_mode='sync', wrappers=[{name}])"
+        )
+
+
 class Mask:
     """Which entries of a flat observation are seen; one rule for single and for batched observations."""
 
@@ -58,6 +68,7 @@ class MaskObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstru
 
     def __init__(self, env: AnyEnv, keep: Sequence[int], zeroed: bool = False) -> None:
         """See the entries `keep` only; raises ValueError where the observation is not a Box with one axis."""
+        check_single(env, type(self))
         RecordConstructorArgs.__init__(self, keep=[int(index) for index in keep], zeroed=zeroed)
         gymnasium.ObservationWrapper.__init__(self, env)
         self._mask = Mask(env.observation_space, keep, zeroed)

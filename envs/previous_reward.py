@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
-from .masking import AnyEnv
+from .masking import AnyEnv, check_single
 
 KEY = "reward"
 
@@ -21,6 +21,7 @@ class PreviousReward(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArg
 
     def __init__(self, env: AnyEnv) -> None:
         """Raises ValueError where the observation is a Dict that has a key "reward" already."""
+        check_single(env, type(self))
         RecordConstructorArgs.__init__(self)
         gymnasium.Wrapper.__init__(self, env)
         space = env.observation_space

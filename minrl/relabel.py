@@ -70,7 +70,7 @@ def report_rows(out: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
-    raised = f"of {found['share_raised']:.0%} of the steps, by {found['mean_raise']:.1f} on average"
+    raised = f"{found['share_raised']:.0%} of the steps, by {found['mean_raise']:.1f} on average"
     best = f"best return {found['best_return_relabelled']:.1f}"
     return [
         ("returns-to-go raised", f"{raised}; {best}"),

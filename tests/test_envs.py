@@ -27,6 +27,8 @@ VELOCITIES = {
     "minrl/CartPoleNoVel-v1": ("CartPole-v1", [1, 3]),
     "minrl/PendulumNoVel-v1": ("Pendulum-v1", [2]),
     "minrl/MountainCarContinuousNoVel-v0": ("MountainCarContinuous-v0", [1]),
+    "minrl/AcrobotNoVel-v1": ("Acrobot-v1", [4, 5]),
+    "minrl/LunarLanderNoVel-v3": ("LunarLander-v3", [2, 3, 5]),
     "minrl/LunarLanderContinuousNoVel-v3": ("LunarLanderContinuous-v3", [2, 3, 5]),
 }
 ROBOTS = sorted({name.rsplit("-", 2)[0].removeprefix("minrl/") for name in OURS if "-P-v" in name or "-V-v" in name})
@@ -92,8 +94,8 @@ def test_velocities_are_cut_out_or_zeroed(name: str) -> None:
 
 
 @pytest.mark.skipif(BOX2D, reason="Box2D is installed")
-def test_missing_box2d_is_named_with_its_command() -> None:
-    name = "minrl/LunarLanderContinuousNoVel-v3"
+@pytest.mark.parametrize("name", ["minrl/LunarLanderNoVel-v3", "minrl/LunarLanderContinuousNoVel-v3"])
+def test_missing_box2d_is_named_with_its_command(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^environment {name} needs box2d: pip install 'gymnasium\[box2d\]'$"):
         make_environment(EnvironmentInfo(name))
     with pytest.raises(gymnasium.error.DependencyNotInstalled, match=r'pip install "gymnasium\[box2d\]"'):

@@ -1,5 +1,6 @@
 """Noise, flicker and the previous action: what is seen is what the wrappers say, by seed."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -8,7 +9,9 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from minrl.envs import FlickeringObservation, NoisyObservation, PreviousAction
+import minrl.envs
+from minrl.agents.__main__ import main
+from minrl.envs import FlickeringObservation, MaskObservation, NoisyObservation, PreviousAction, PreviousReward
 
 
 def episode(env: Any, steps: int, seed: int = 0) -> tuple[list[Any], list[Any]]:
@@ -82,6 +85,52 @@ def test_gymnasium_finds_no_fault_and_the_specification_names_them(wrapper: Any)
     check_env(env, skip_render_check=True)
     made = gymnasium.make(env.spec)
     np.testing.assert_array_equal(made.reset(seed=4)[0], env.reset(seed=4)[0])
+
+
+def test_several_environments_take_the_wrappers_one_by_one() -> None:
+    """Each row is the wrapped single environment with the row's seed."""
+    wrappers = [NoisyObservation, FlickeringObservation, PreviousAction, PreviousReward]
+    vector = gymnasium.make_vec("Pendulum-v1", 3, vectorization_mode="sync", wrappers=wrappers)
+    singles = [gymnasium.make("Pendulum-v1") for _ in range(3)]
+    for wrapper in wrappers:
+        singles = [wrapper(env) for env in singles]  # type: ignore[misc]
+    seen, _ = vector.reset(seed=5)
+    for row, env in enumerate(singles):
+        np.testing.assert_array_equal(seen[row], env.reset(seed=5 + row)[0])
+    for _ in range(20):
+        actions = vector.action_space.sample()
+        seen, rewards, *_ = vector.step(actions)
+        assert seen.shape == (3, 3 + 1 + 1)
+        np.testing.assert_array_equal(seen[:, 3:], np.stack([actions[:, 0], rewards.astype(np.float32)], axis=1))
+        for row, env in enumerate(singles):
+            np.testing.assert_array_equal(seen[row], env.step(actions[row])[0])
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [NoisyObservation, FlickeringObservation, PreviousAction, PreviousReward, lambda env: MaskObservation(env, [0])],
+)
+def test_a_vector_environment_is_refused(wrap: Any) -> None:
+    with pytest.raises(ValueError, match=r"wraps one environment, .*vectorization_mode='sync', wrappers=\["):
+        wrap(gymnasium.make_vec("Pendulum-v1", 2))
+
+
+def test_the_command_line_takes_a_wrapper_in_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registration that the module's text shows."""
+    shown = (minrl.envs.__doc__ or "").partition("    gymnasium.register(")[2].partition("    )\n")[0]
+    module = tmp_path / "noisy.py"
+    imports = "import gymnasium\nfrom minrl.envs import NoisyObservation\n"
+    module.write_text(f"{imports}gymnasium.register({shown})\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["train", "ppo", "--env", "noisy:NoisyPendulum-v0", "--n-envs", "2", "--n-steps", "32", "--steps", "64"]
+    short = ["--width", "16", "--threads", "1", "--evaluate-episodes", "1", "--out", str(tmp_path / "run")]
+    try:
+        assert main([*words, *short]) == 0
+        env = gymnasium.make("NoisyPendulum-v0")
+        seen, _ = env.reset(seed=0)
+        assert 0 < abs(np.hypot(seen[0], seen[1]) - 1) < 0.5  # cosine and sine no longer fit each other
+    finally:
+        gymnasium.registry.pop("NoisyPendulum-v0", None)
 
 
 def test_misuse_is_answered_in_one_line() -> None:

@@ -15,7 +15,7 @@ import minrl.envs
 __all__ = ["minrl"]
 
 CARTPOLE, PENDULUM = "minrl/CartPoleNoVel-v1", "minrl/PendulumNoVel-v1"
-MOUNTAIN_CAR = "minrl/MountainCarContinuousNoVel-v0"
+MOUNTAIN_CAR, ACROBOT = "minrl/MountainCarContinuousNoVel-v0", "minrl/AcrobotNoVel-v1"
 NATIVE = [name for name, spec in gymnasium.registry.items() if name.startswith("minrl/") and spec.vector_entry_point]
 Policy = Callable[[Any, Any, np.random.Generator], Any]
 
@@ -43,6 +43,8 @@ def choosing(n: int) -> Policy:
     return lambda observations, last, generator: generator.integers(n, size=len(observations))
 
 
+# Steps in which two episodes pass, where 420 are too few.
+LONG = {ACROBOT: 1010, "minrl/TMaze1000-v0": 2100}
 POLICIES: dict[str, Policy] = {PENDULUM: pushing, MOUNTAIN_CAR: rocking}
 
 
@@ -90,7 +92,7 @@ def assert_same_infos(infos: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mode", AutoresetMode, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("name", NATIVE)
 def test_episodes_equal_those_of_the_scalar_environment(name: str, mode: AutoresetMode) -> None:
-    terminated, truncated = assert_same_episodes(name, mode, steps=2100 if "1000" in name else 420)
+    terminated, truncated = assert_same_episodes(name, mode, steps=LONG.get(name, 420))
     assert terminated + truncated >= 6
 
 
@@ -110,6 +112,7 @@ def test_a_time_limit_truncates_and_does_not_terminate(name: str, mode: Autorese
         (PENDULUM, {"zeroed": True, "g": 9.81}),
         (MOUNTAIN_CAR, {"zeroed": True}),
         (MOUNTAIN_CAR, {"goal_velocity": 0.02}),
+        (ACROBOT, {"zeroed": True}),
         ("minrl/RepeatFirst-v0", {"num_decks": 2}),
         ("minrl/RepeatPrevious-v0", {"k": 7}),
         ("minrl/RepeatPrevious-v0", {"k": 1, "num_decks": 2}),
@@ -126,6 +129,7 @@ def test_options_mean_the_same(name: str, options: dict[str, Any]) -> None:
         (CARTPOLE, {"low": 0.01, "high": 0.02}),
         (PENDULUM, {"x_init": 0.1}),
         (MOUNTAIN_CAR, {"low": -0.2, "high": 0.0}),
+        (ACROBOT, {"low": -0.3, "high": 0.2}),
     ],
 )
 def test_reset_options_mean_the_same(name: str, options: dict[str, Any]) -> None:

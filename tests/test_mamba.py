@@ -8,30 +8,14 @@ import math
 import pytest
 import torch
 from contract import assert_near
-from mambapy.mamba import MambaBlock, MambaConfig
 from torch import Tensor
 
+from minrl.bench.cell_pair import WIDTH
+from minrl.bench.cell_peers_released import mamba as mambapy_block
 from minrl.cells import mamba
 from minrl.cells.mamba import Mamba
 
-WIDTH, STEPS = 24, 70
-
-
-def pair(dtype: torch.dtype) -> tuple[MambaBlock, Mamba]:
-    """A block of mambapy with random weights and ours with the same."""
-    peer = MambaBlock(MambaConfig(d_model=WIDTH, n_layers=1, d_state=5)).to(dtype)
-    with torch.no_grad():
-        peer.A_log.add_(torch.randn_like(peer.A_log))
-        peer.D.normal_()
-        # It forms A and D in float32, also for float64 weights: ours are given what it computes with.
-        peer.D.copy_(peer.D.float())
-    weights = peer.state_dict()
-    weights["A_log"] = weights["A_log"].float().exp().to(dtype).log()
-    weights["conv.weight"] = weights.pop("conv1d.weight").squeeze(1).T
-    weights["conv.bias"] = weights.pop("conv1d.bias")
-    model = Mamba(WIDTH, state_width=5).to(dtype)
-    model.load_state_dict(weights)
-    return peer, model
+STEPS = 70
 
 
 @pytest.mark.parametrize(
@@ -39,11 +23,13 @@ def pair(dtype: torch.dtype) -> tuple[MambaBlock, Mamba]:
 )
 def test_agrees_with_mambapy(dtype: torch.dtype, tolerance: float) -> None:
     """Outputs and input gradients over a sequence, outputs and both memories step by step."""
-    peer, model = pair(dtype)
+    pytest.importorskip("mambapy")
+    pair = mambapy_block(dtype)
+    peer, model = pair.peer, pair.cell
     x = torch.randn(3, STEPS, WIDTH, dtype=dtype, requires_grad=True)
     weight = torch.randn(3, STEPS, WIDTH, dtype=dtype)
     y, last = model.scan(x)
-    wanted = peer(x)
+    wanted = pair.run(x)
     assert_near(y, wanted.double(), tolerance, "y")
     (dx,) = torch.autograd.grad((y * weight).sum(), x)
     (dx_wanted,) = torch.autograd.grad((wanted * weight).sum(), x)

@@ -11,40 +11,25 @@ from contract import WAYS, assert_near
 from torch import Tensor
 from torch.nn import functional as F
 
+from minrl.bench.cell_pair import WIDTH
+from minrl.bench.cell_peers_transformers import mamba2
 from minrl.cells import matrix_memory
 from minrl.cells.mamba2 import Mamba2
 
-WIDTH, BATCH, STEPS = 24, 3, 70
-
-
-def pair() -> tuple[torch.nn.Module, Mamba2]:
-    """A layer of transformers with random weights, and ours with the same."""
-    modeling = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")
-    configuration = pytest.importorskip("transformers.models.mamba2.configuration_mamba2")
-    config = configuration.Mamba2Config(
-        hidden_size=WIDTH, num_heads=6, head_dim=8, state_size=5, n_groups=1, expand=2, chunk_size=16, use_bias=False
-    )
-    peer = modeling.Mamba2Mixer(config, 0).eval()
-    model = Mamba2(WIDTH, state_width=5, head_width=8)
-    with torch.no_grad():
-        for name in ("dt_bias", "A_log", "D", "norm.weight"):
-            peer.get_parameter(name).copy_(torch.randn(peer.get_parameter(name).shape))
-    weights = dict(peer.state_dict())
-    weights["conv.weight"] = weights.pop("conv1d.weight").squeeze(1).T
-    weights["conv.bias"] = weights.pop("conv1d.bias")
-    model.load_state_dict(weights)
-    return peer, model
+BATCH, STEPS = 3, 70
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_agrees_with_transformers(way: str) -> None:
     """Outputs and gradients of input and weights; its sums are in float32, so ours are too."""
-    peer, model = pair()
+    pytest.importorskip("transformers")
+    pair = mamba2()
+    peer, model = pair.peer, pair.cell
     x = torch.randn(BATCH, STEPS, WIDTH, requires_grad=True)
     weight = torch.randn(BATCH, STEPS, WIDTH)
     reset = torch.zeros(BATCH, STEPS, dtype=torch.bool)
     y, _ = WAYS[way](model, x, model.initial_state(BATCH), reset)
-    wanted = peer(x)
+    wanted = pair.run(x)
     assert_near(y, wanted.double(), 1e-5, "y")
     names = ["in_proj.weight", "dt_bias", "A_log", "D", "norm.weight", "out_proj.weight"]
     of_peer = torch.autograd.grad((wanted * weight).sum(), [x, *map(peer.get_parameter, names)])

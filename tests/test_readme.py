@@ -44,7 +44,11 @@ def test_python_examples(code: str, place: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(("minrl train", "minrl export"))])
+# These have tests of their own: they train, serve until Ctrl-C, or take minutes.
+APART = tuple(f"minrl {name}" for name in ("train", "export", "dashboard", "compare", "reproduce"))
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(APART)])
 def test_commands(command: str, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if command.startswith("minrl collect"):
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
@@ -58,6 +62,17 @@ def test_training_online(command: str, tmp_path: Path) -> None:
     words = shlex.split(command.replace("configs/", f"{ROOT}/configs/"))
     short = ["--steps", "64", "--n-steps", "16", "--n-envs", "2", "--evaluate-episodes", "1", "--threads", "1"]
     run([*words, *short], tmp_path)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("minrl compare")])
+def test_comparisons(command: str, tmp_path: Path) -> None:
+    run([*shlex.split(command.replace("configs/", f"{ROOT}/configs/")), "--dry-run"], tmp_path)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("minrl reproduce")])
+def test_experiments(command: str, tmp_path: Path) -> None:
+    """They are there; tests of their own run them."""
+    run([*shlex.split(command), "--help"], tmp_path)
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "lint", "bench"])

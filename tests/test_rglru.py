@@ -3,52 +3,34 @@
 Shapes: B batch, T time, D width, H inner width.
 """
 
-from functools import partial
-
 import pytest
 import torch
 from contract import assert_near
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minrl.bench.cell_pair import WIDTH
+from minrl.bench.cell_peers_transformers import rglru
 from minrl.cells.rglru import RGLRU
 
-WIDTH, STEPS = 24, 70
+STEPS = 70
 PRECISIONS = pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
 
 
-def pair(dtype: torch.dtype) -> tuple[nn.Module, RGLRU]:
-    """RecurrentGemma's block with random weights and ours with the same."""
-    gemma = pytest.importorskip("transformers.models.recurrent_gemma")
-    config = gemma.configuration_recurrent_gemma.RecurrentGemmaConfig(
-        hidden_size=WIDTH, lru_width=36, num_attention_heads=4, conv1d_width=4
-    )
-    peer = gemma.modeling_recurrent_gemma.RecurrentGemmaRecurrentBlock(config, 0)
-    for parameter in peer.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    nn.init.uniform_(peer.rg_lru.recurrent_param, -6.0, 0.0)
-    # Its memory is float32 whatever the weights are.
-    peer.rg_lru._rnn_scan = partial(peer.rg_lru._rnn_scan, acc_dtype=dtype)
-    weights = {name.removeprefix("rg_lru."): weight for name, weight in peer.state_dict().items()}
-    weights["conv_1d.weight"] = weights["conv_1d.weight"].squeeze(1).T
-    model = RGLRU(WIDTH, expand=1.5, blocks=4)
-    model.load_state_dict(weights)
-    return peer.to(dtype), model.to(dtype)
-
-
 @PRECISIONS
 def test_agrees_with_transformers(dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs and the gradients of inputs and all weights. Positions start at one: at zero it leaves out the scale."""
-    peer, model = pair(dtype)
+    """Outputs and the gradients of inputs and all weights."""
+    pytest.importorskip("transformers")
+    pair = rglru(dtype)
     x = torch.randn(3, STEPS, WIDTH, dtype=dtype, requires_grad=True)
     weight = torch.randn(3, STEPS, WIDTH, dtype=dtype)
-    wanted, _ = peer(x, torch.arange(1, STEPS + 1).expand(3, -1), None, use_cache=False)
-    y, _ = model.scan(x)
+    wanted = pair.run(x)
+    y, _ = pair.cell.scan(x)
     assert_near(y, wanted.double(), tolerance, "y")
-    theirs = {name.removeprefix("rg_lru."): parameter for name, parameter in peer.named_parameters()}
-    ours = dict(model.named_parameters())
+    theirs = {name.removeprefix("rg_lru."): parameter for name, parameter in pair.peer.named_parameters()}
+    ours = dict(pair.cell.named_parameters())
     wanted_dx, *of_theirs = torch.autograd.grad((wanted * weight).sum(), [x, *theirs.values()])
     dx, *of_ours = torch.autograd.grad((y * weight).sum(), [x, *(ours[name] for name in theirs)])
     assert_near(dx, wanted_dx.double(), tolerance, "dx")

@@ -4,7 +4,6 @@ Shapes: B batch, T time, D width, H heads of E features.
 """
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -12,32 +11,23 @@ from contract import WAYS, assert_near
 from torch import Tensor
 from torch.nn import functional as F
 
+from minrl.bench.cell_pair import lively
+from minrl.bench.cell_peers_transformers import rwkv4
 from minrl.cells.rwkv4 import RWKV4
 from minrl.cells.rwkv6 import RWKV6
 
 WIDTH, BATCH, STEPS = 16, 3, 70
 
 
-def lively(model: Any) -> Any:
-    """No weight at a special value, and decays from weak to strong."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_rwkv4_agrees_with_transformers(way: str) -> None:
     """Outputs and gradients of input and weights; its sums are in float32, so ours are too."""
-    modeling = pytest.importorskip("transformers.models.rwkv.modeling_rwkv")
-    configuration = pytest.importorskip("transformers.models.rwkv.configuration_rwkv")
-    model = lively(RWKV4(WIDTH, expand=2))
-    config = configuration.RwkvConfig(hidden_size=WIDTH, attention_hidden_size=2 * WIDTH, num_hidden_layers=2)
-    peer = modeling.RwkvSelfAttention(config)
-    peer.load_state_dict({k: v.view(peer.get_parameter(k).shape) for k, v in model.state_dict().items()})
-    x = torch.randn(BATCH, STEPS, WIDTH, requires_grad=True)
+    pytest.importorskip("transformers")
+    pair = rwkv4()
+    model, peer = pair.cell, pair.peer
+    x = torch.randn(BATCH, STEPS, model.width, requires_grad=True)
     y, _ = WAYS[way](model, x, model.initial_state(BATCH), torch.zeros(BATCH, STEPS, dtype=torch.bool))
-    wanted, _ = peer(x)
+    wanted = pair.run(x)
     assert_near(y, wanted.double(), 1e-5, "y")
     weight, names = torch.randn_like(wanted), [name for name, _ in model.named_parameters()]
     of_peer = torch.autograd.grad((wanted * weight).sum(), [x, *map(peer.get_parameter, names)])

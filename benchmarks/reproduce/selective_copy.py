@@ -199,7 +199,8 @@ def _notes(settings: Mapping[str, Any]) -> tuple[str, ...]:
         f"fresh sequences, AdamW at {training['learning_rate']:g}, clip {training['clip']:g}, the same for every "
         "depth.",
         "One layer's gates see the symbol and not how many tokens came before it: it weighs a token by what followed, "
-        "and the markers read one mixture of all. The second layer's gates see what the first has counted.",
+        "and the markers read one mixture of all, in which the last token alone stands out. The second layer's gates "
+        "see what the first has counted.",
     )
     if settings["size"] == "full":
         return (*notes, "The hold biases on the gates are this library's; the released code trains at 3e-4.")
@@ -216,7 +217,7 @@ def _notes(settings: Mapping[str, Any]) -> tuple[str, ...]:
 EXPERIMENT = Experiment(
     title="Selective copying by depth",
     sizes={
-        "small": "8 tokens among 32 of noise, 1 to 3 layers, 3,000 steps each, 9 minutes",
+        "small": "8 tokens among 32 of noise, 1 to 3 layers, 3,000 steps each, 5 minutes",
         "full": "16 tokens among 4,096 of noise, 400,000 steps each: for a GPU",
     },
     parts=parts,

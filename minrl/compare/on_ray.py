@@ -142,7 +142,9 @@ class _Scheduler:
         try:
             outcome: Outcome = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
-            reason = f"its worker died ({type(error).__name__})"
+            # What Ray says at length ends with the reason.
+            said = str(error).strip().splitlines() or [""]
+            reason = f"its worker died ({type(error).__name__}: {said[-1].strip()})"
             tell(run, Outcome(0.0, error=reason), self.ledger.lost(run, reason), self.out, self.progress)
             return
         if outcome.signal is not None:

@@ -66,7 +66,7 @@ def _add_experiment(
     experiment.add_flags(parser)
     own = tuple(action.dest for action in parser._actions if action.dest not in before)
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--full", action="store_true", help="the paper's setting")
+    sizes.add_argument("--full", action="store_true", help="the large size, the paper's setting where it has one")
     sizes.add_argument("--quick", action="store_true", help="a few seconds, to see that all works")
     parser.add_argument(
         "--out", metavar="FOLDER", type=Path, default=Path("runs/reproduce"),

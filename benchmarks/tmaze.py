@@ -198,8 +198,8 @@ def table(numbers: list[dict[str, Any]], times: dict[str, Any], arguments: argpa
         f"checkpoint, likeliest actions. All clone the same {EPISODES} episodes of a guide in corridors of {SHORTEST} "
         f"to {LENGTH} steps, every tenth of {LENGTH}: minGRU, minLSTM and the MLP without memory from whole episodes, "
         "the Transformer, of one layer, from windows of 100 steps. Time of an action in one environment: CPU time, one "
-        f"thread, median of {arguments.rounds} episodes in turn. CPU seconds are those of the whole command. CPU; "
-        f"{versions}.\n\n"
+        f"thread, median of {arguments.rounds} episodes in turn; one compiled call for minGRU and minLSTM, torch "
+        f"operations for the others. CPU seconds are those of the whole command. CPU; {versions}.\n\n"
         f"{flags}\n\nWritten by `python benchmarks/tmaze.py`.\n"
     )
 
@@ -223,7 +223,7 @@ def plot(numbers: list[dict[str, Any]], times: dict[str, Any], path: Path) -> No
     left.set_yticklabels(list(METHODS))
     left.invert_yaxis()
     right.set(yscale="log", xlabel="step of the episode", ylabel="CPU time of an action, µs")
-    right.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=len(METHODS), frameon=False, fontsize=9)
     for axes in (left, right):
         axes.grid(alpha=0.3)
     with replacing(path) as temporary:

@@ -124,7 +124,7 @@ label = "Task T"
 published = {{ DT = 42 }}
 """
     plan = plan_of(text, tmp_path)
-    write_plan(plan, tmp_path)
+    write_plan(plan, tmp_path, products="torch")
     assert read_plan(tmp_path) == plan
     assert (plan.tasks[0].low, plan.tasks[0].high, plan.tasks[1].published) == (-1.0, 2.5, {"DT": 42.0})
     assert plan_of(text, tmp_path, seeds=1).seeds == (0,)

@@ -1,5 +1,7 @@
 """A comparison in one process: skips what is done, goes on with what was cut off, tells what failed."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from typing import Any
 
 import gymnasium
 import pytest
+import torch
 from comparisons import assert_same, evaluation, grid, runs, state
 from gymnasium import spaces
 from worlds import cartpole, own_folders
@@ -18,6 +21,7 @@ from minrl import checkpoint
 from minrl.agents.__main__ import main
 from minrl.compare.lock import alone_in
 from minrl.compare.progress import last_step
+from minrl.kernels.cpu_product import library
 from minrl.log import STEP
 
 __all__ = ["cartpole", "own_folders"]
@@ -122,6 +126,31 @@ def test_a_changed_grid(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFix
     grid(tmp_path, f"{text}\n[methods.mingru.offline]\nagent = 'clone'")
     assert main(command) == 2
     assert "(agent = decision, now clone, and 1 more)" in capsys.readouterr().err
+
+
+def test_all_processes_of_a_comparison_round_alike(
+    cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library of matrix products stays the one that it was begun with, whatever a later process would choose."""
+    text = f'cells = ["mingru"]\nseeds = 1\n[tasks.t]\ndata = "{cartpole}"'
+    begun = {}
+    for name in ("torch", "onednn"):
+        monkeypatch.setenv("MINRL_MATMUL", name)
+        command = ["compare", str(grid(tmp_path, text)), "--out", str(tmp_path / name)]
+        assert main(command) == 0
+        assert os.environ["MINRL_MATMUL"] == name
+        begun[name] = library()
+        monkeypatch.setenv("MINRL_MATMUL", "onednn" if name == "torch" else "torch")
+        assert main(command) == 2
+        assert f"was begun with MINRL_MATMUL={begun[name]} and goes on with it" in capsys.readouterr().err
+        monkeypatch.delenv("MINRL_MATMUL")
+        run = tmp_path / name / "runs/t/mingru/seed_0"
+        whole = checkpoint.read(run).weights
+        shutil.rmtree(run)
+        assert main(command) == 0
+        again = checkpoint.read(run).weights
+        assert [key for key in whole if not torch.equal(whole[key], again[key])] == []
+        assert "MINRL_MATMUL" not in os.environ
 
 
 class Flaky(gymnasium.Env[Any, Any]):

@@ -1,9 +1,9 @@
 """Parity and even pairs, two regular languages, beyond the length of training.
 
-The paper leaves them out. Parity is what a recurrence of positive decay cannot follow in finite precision at any
-length (Sarrof, Veitsman and Hahn 2024, arXiv 2405.17394, theorem 2), and a decay in (-1, 1) can (Grazzi et al. 2024,
-arXiv 2411.12537); even pairs is star-free, which positive decay suffices for. Tasks: Deletang et al. 2023, "Neural
-Networks and the Chomsky Hierarchy" (arXiv 2207.02098), section 4.
+A recurrence of positive decay cannot follow parity at every length in finite precision (Sarrof, Veitsman and Hahn
+2024, arXiv 2405.17394, theorem 2), one with a decay in (-1, 1) can (Grazzi et al. 2024, arXiv 2411.12537); even pairs
+is star-free, for which positive decay suffices. Tasks: Deletang et al. 2023, "Neural Networks and the Chomsky
+Hierarchy" (arXiv 2207.02098), section 4.
 
 Shapes: N sequences, T time.
 """
@@ -198,9 +198,9 @@ def _notes(settings: Mapping[str, Any]) -> tuple[str, ...]:
         f"at {training['learning_rate']:g}, clip {training['clip']:g}, the same for every cell. For even pairs an MLP "
         f"of {TASKS['even_pairs'].mlp:g} times the width follows each cell, since the last bit is to be compared with "
         "the first one; parity is the work of one cell.",
-        "The paper does not have these tasks. In theory: whether the cell can tell parity at every length in finite "
-        "precision. A decay in (0, 1) cannot (Sarrof et al. 2024, arXiv 2405.17394, theorem 2), one in (-1, 1) can "
-        "(Grazzi et al. 2024, arXiv 2411.12537), as can gates that see the memory.",
+        "No figures of the paper are set beside these. In theory: whether the cell can tell parity at every length in "
+        "finite precision. A decay in (0, 1) cannot (Sarrof et al. 2024, arXiv 2405.17394, theorem 2), one in (-1, 1) "
+        "can (Grazzi et al. 2024, arXiv 2411.12537), as can gates that see the memory.",
     )
 
 

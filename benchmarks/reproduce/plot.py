@@ -64,9 +64,9 @@ def _panel(axes: Any, panel: Panel, looks: dict[str, dict[str, Any]]) -> dict[st
         shown[name] = axes.axhline(value, color="0.4", linewidth=1.0, linestyle=(0, (1, 1 + index)))
     if panel.logarithmic:
         _logarithmic(axes.set_xscale, axes.xaxis)
-        places = sorted({x for points in panel.curves.values() for x, _ in points})
-        if len(places) <= _FEW:
-            axes.set_xticks(places)
+    places = sorted({x for points in panel.curves.values() for x, _ in points})
+    if len(places) <= _FEW and all(x == round(x) for x in places):
+        axes.set_xticks(places)
     if panel.logarithmic == "xy":
         _logarithmic(axes.set_yscale, axes.yaxis)
     axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)

@@ -18,12 +18,13 @@ from minrl.compare.execute import Outcome, execute, one_line
 from minrl.compare.family import Family
 from minrl.compare.ledger import Ledger
 from minrl.compare.plan import PlannedRun
+from minrl.compare.products import VARIABLE
 from minrl.compare.progress import Progress
 from minrl.compare.runner import tell
 from minrl.interrupt import StopRequest
 
-# Where data sets and caches lie; the machines of a cluster look where this one does.
-_FORWARDED = ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "MINRL_CACHE", "MUJOCO_GL")
+# The machines of a cluster look for data sets and caches where this one does, and multiply as it does.
+_FORWARDED = ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "MINRL_CACHE", "MUJOCO_GL", VARIABLE)
 _POLL, _ANSWER, _FAREWELL = 1.0, 10.0, 120.0  # seconds
 _STARTS = 3
 

@@ -108,9 +108,10 @@ def check_name(name: str, where: str) -> None:
         )
 
 
-def write_plan(plan: Plan, folder: Path) -> None:
-    """Write `grid.toml`: the grid with every setting of every run."""
+def write_plan(plan: Plan, folder: Path, *, products: str = "torch") -> None:
+    """Write `grid.toml`: the grid with every setting of every run, and the library of its matrix products."""
     tables: dict[str, Any] = {
+        "matrix_products": products,
         "title": plan.title,
         "seeds": list(plan.seeds),
         "published": dict(plan.sources),
@@ -131,8 +132,8 @@ def read_plan(folder: Path) -> Plan:
     path = folder / GRID
     if not path.is_file():
         raise ValueError(f"{folder} is no comparison's folder: it holds no {GRID}")
+    tables = _tables(path)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
         tasks = tuple(
             ComparedTask(name=name, **{"published": {}, **values}) for name, values in tables["tasks"].items()
         )
@@ -145,8 +146,21 @@ def read_plan(folder: Path) -> Plan:
             for method in methods
         )
         return Plan(tables["title"], tasks, methods, seeds, runs, tables["published"])
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def noted_products(folder: Path) -> str | None:
+    """The library of the comparison's matrix products; None where nothing was begun."""
+    path = folder / GRID
+    return _tables(path).get("matrix_products") if path.is_file() else None
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def write_state(state: Mapping[str, NotDone], folder: Path) -> None:

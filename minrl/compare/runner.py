@@ -9,6 +9,7 @@ from minrl.compare.execute import Outcome, built, changed, execute, one_line
 from minrl.compare.family import Family
 from minrl.compare.ledger import Ledger
 from minrl.compare.plan import Plan, PlannedRun, is_done, write_plan
+from minrl.compare.products import matrix_products, settled_products
 from minrl.compare.progress import Progress, duration, score_of
 from minrl.interrupt import Stopped, StopRequest
 
@@ -102,9 +103,11 @@ def compare(plan: Plan, families: Families, out: Path, way: Way, found: Survey) 
         way: how the runs are done.
         found: what `survey` says of the plan.
     """
-    write_plan(plan, out)
+    products = settled_products(out)
+    write_plan(plan, out, products=products)
     ledger = Ledger(found.to_do, found.skipped, out)
-    with Progress(found.to_do, families, out, finished=len(found.done)) as progress:
+    finished = len(found.done)
+    with matrix_products(products), Progress(found.to_do, families, out, finished=finished) as progress:
         signal = way(ledger, families, out, progress)
     return Finish(ledger.failed, signal)
 

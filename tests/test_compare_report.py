@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 
 pytest.importorskip("scipy")
-from compare_runs import CARTPOLE, HOPPER, change_summary, copy_run, train_all, write_grid
+from compare_runs import CARTPOLE, HOPPER, change_summary, copy_run, tomllib, train_all, write_grid
 
 from minrl.compare import drawing
 from minrl.compare.plan import ComparedTask, Method, NotDone, write_state
@@ -260,6 +261,25 @@ def test_every_figure_names_runs_environments_versions_and_protocol(drawn: Path)
         environments = ["Hopper-v5"] if name == "targets" else ["Hopper-v5", "minrl/CartPoleNoVel-v1"]
         for said in ("runs (runs/TASK/METHOD/seed_N", *environments, "last checkpoint", "2 episodes a run", "torch "):
             assert said in text, (name, said)
+
+
+@pytest.mark.parametrize(
+    ("table", "setting", "said"),
+    [
+        ("train", {"choose_target": True}, "GRU: the target return is chosen after the last step"),
+        ("decision", {"return_expectile": 0.9}, "GRU: asked for no target, but at every step for the return"),
+    ],
+)
+def test_other_targets_are_told(folder: Path, table: str, setting: dict[str, object], said: str) -> None:
+    write_report(folder)
+    assert said not in (folder / "report/report.md").read_text()
+    config = folder / "runs/hopper/gru/seed_0/config.toml"
+    tables = tomllib.loads(config.read_text())
+    tables[table] |= setting
+    config.write_text(tomli_w.dumps(tables))
+    write_grid(folder, (0, 1))
+    write_report(folder)
+    assert said in (folder / "report/report.md").read_text()
 
 
 def test_without_matplotlib_there_are_tables(folder: Path) -> None:

@@ -44,7 +44,7 @@ def footer(runs: Sequence[Run]) -> str:
     parts = [
         f"{_number(scores, 'run')} (runs/TASK/METHOD/seed_N, seeds {numbers})",
         ", ".join(dict.fromkeys(score.environment for score in scores)),
-        f"last checkpoint, fixed target return, {_either(sorted({s.episodes for s in scores}))} episodes a run",
+        f"last checkpoint, {_asked(runs)}, {_either(sorted({s.episodes for s in scores}))} episodes a run",
         versions(scores),
     ]
     return " · ".join(parts)
@@ -59,6 +59,7 @@ def lines(analysis: Analysis) -> list[str]:
         "A score is the mean return of the last checkpoint's evaluation, asked for one target return fixed beforehand "
         "(in the table of tasks), where the agent takes one. Runs of one seed are evaluated in the same episodes, "
         "whatever their method.",
+        *_other_targets(analysis),
         "Best checkpoint: the best of the evaluations during training, chosen by the very return that is shown, which "
         "is therefore too high. It enters no other figure.",
         "± is the standard error over seeds. The interquartile mean leaves out the lowest and the highest quarter of "
@@ -77,6 +78,39 @@ def lines(analysis: Analysis) -> list[str]:
     found.append(f"Versions: {versions(scored(analysis)) or 'none known, as no run has a score'}.")
     found += [f"{name} (published): {source}." for name, source in plan.sources.items()]
     return found
+
+
+def _asked(runs: Sequence[Run]) -> str:
+    """What the agents of a figure are asked for, in short."""
+    planned = [run.planned for run in runs]
+    return "target return as stated" if any(_chooses(p) or _predicts(p) for p in planned) else "fixed target return"
+
+
+def _other_targets(analysis: Analysis) -> list[str]:
+    """The methods that are not asked for one return fixed beforehand."""
+    plan, found = analysis.comparison.plan, []
+    if chosen := _labels(analysis, {run.method for run in plan.runs if _chooses(run)}):
+        found.append(
+            f"{chosen}: the target return is chosen after the last step, of a few between the mean and the best of the "
+            "data, by as many episodes for each as an evaluation has, of seeds that no evaluation has "
+            "(target_choice.json of each run): that many more episodes in the environment than the others have."
+        )
+    if predicted := _labels(analysis, {run.method for run in plan.runs if _predicts(run)}):
+        found.append(f"{predicted}: asked for no target, but at every step for the return that the agent predicts.")
+    return found
+
+
+def _labels(analysis: Analysis, methods: set[str]) -> str:
+    names = [analysis.labels[method.name] for method in analysis.comparison.plan.methods if method.name in methods]
+    return ", ".join(names)
+
+
+def _chooses(run: PlannedRun) -> bool:
+    return bool(run.settings.get("train", {}).get("choose_target"))
+
+
+def _predicts(run: PlannedRun) -> bool:
+    return run.settings.get("decision", {}).get("return_expectile") is not None
 
 
 def task_table(analysis: Analysis) -> Table:

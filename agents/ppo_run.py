@@ -25,6 +25,7 @@ from minrl.config import to_plain
 from minrl.dashboard import begin_session, end_session, hyperparameters, online_layout
 from minrl.evaluate import Evaluation, evaluate, package_versions
 from minrl.interrupt import Stopped, StopRequest
+from minrl.kernels import cpu_product
 from minrl.log import NOT_TENSORBOARD, TIMESTEPS, open_log
 from minrl.online.random_states import random_states, restore_random_states
 from minrl.video import keep, record_episode
@@ -222,6 +223,7 @@ class Run:
     def _save(self) -> None:
         training = {
             "config": asdict(self.config),
+            "matrix_products": cpu_product.library(),
             "model": saved_state(self.model),
             "random": saved_random_states(),
             "best": self.best,
@@ -234,6 +236,7 @@ class Run:
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Take up the run where `saved` left it."""
         training = saved.training
+        cpu_product.settle(training.get("matrix_products"))
         self.agent.load_state_dict(saved.weights)
         restore_state(self.model, training["model"], saved.step)
         self.best, self.evaluated = training["best"], training["evaluated"]

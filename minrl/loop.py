@@ -23,6 +23,7 @@ from minrl.data.episode import Episodes
 from minrl.distributed import Group
 from minrl.evaluate import Evaluation
 from minrl.interrupt import StopRequest
+from minrl.kernels import cpu_product
 from minrl.log import NOT_TENSORBOARD, STEP, Window, open_log, silent_log
 from minrl.optimize import Optimizer, Schedule
 from minrl.train_config import TrainConfig
@@ -237,6 +238,7 @@ class Run:
         if self.group.is_first:
             training = {
                 "config": asdict(self.config),
+                "matrix_products": cpu_product.library(),
                 "optimizer": self.optimizer.state_dict(),
                 "sampler": self.sampler.state_dict(),
                 "window": self.window.state_dict(),
@@ -263,6 +265,7 @@ class Run:
                 f"{self.out} was trained by {len(training['processes'])} processes and resumes with as many; "
                 f"there are {self.group.size}"
             )
+        cpu_product.settle(training.get("matrix_products"))
         mine = training["processes"][self.group.rank]
         self.optimizer.load_state_dict(training["optimizer"])
         self.sampler.load_state_dict(training["sampler"])

@@ -7,14 +7,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from block_scans import assert_as_torch, backbone, inputs
 from torch import Tensor, nn
+from worlds import cartpole, own_folders
 
+from minrl.agents.__main__ import main
 from minrl.cells import CELLS
 from minrl.kernels import cpu_product
+
+__all__ = ["cartpole", "own_folders"]
 
 has_onednn = cpu_product._has_onednn()
 
@@ -90,3 +95,27 @@ def test_measured_once_and_a_bad_switch_is_named() -> None:
             assert "MINRL_MATMUL must be one of auto, torch, onednn" in done.stderr
         else:
             assert done.stdout in ((wanted,) if wanted else ("torch\n", "onednn\n"))
+
+
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("agent", ["clone", "ppo"])
+def test_a_run_goes_on_with_its_library(
+    agent: str, cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever this process has measured: the two round differently."""
+    out, small = tmp_path / "run", ["--width", "8", "--depth", "1", "--evaluate-every", "0", "--threads", "1"]
+    words = {
+        "clone": ["--data", cartpole, "--steps", "2", "--batch-size", "2", "--length", "16"],
+        "ppo": ["--env", "CartPole-v1", "--steps", "32", "--n-envs", "2", "--n-steps", "16", "--batch-size", "16"],
+    }
+    assert main(["train", agent, *words[agent], *small, "--out", str(out)]) == 0
+    monkeypatch.setenv("MINRL_MATMUL", "auto")
+    monkeypatch.setattr(cpu_product, "times_faster", lambda: 1.0)
+    cpu_product._library.cache_clear()
+    try:
+        assert cpu_product.library() == "torch"
+        assert main(["train", "--resume", str(out)]) == 0
+        assert cpu_product.library() == "onednn"
+    finally:
+        cpu_product.settle(None)
+        cpu_product._library.cache_clear()

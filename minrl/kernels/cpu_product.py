@@ -23,9 +23,10 @@ LIBRARIES = "auto", "torch", "onednn"
 _CLEARLY = 1.4
 # Below so many rows the way into oneDNN costs more than it brings.
 _FEWEST_ROWS = 64
-_ROUNDS = 7
+_ROUNDS = 11
 # From so many rows on a row of a product does not depend on how many others there are.
 _ROWS_OF_A_SCAN = 8
+_settled = "auto"
 _is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
@@ -127,7 +128,17 @@ def library() -> str:
     Raises:
         ValueError: where `MINRL_MATMUL` is none of `LIBRARIES`.
     """
-    return _library(os.environ.get("MINRL_MATMUL", "auto"))
+    asked = os.environ.get("MINRL_MATMUL", "auto")
+    return _library(_settled if asked == "auto" else asked)
+
+
+def settle(name: str | None) -> None:
+    """Use this library from now on, unless `MINRL_MATMUL` decides: that with which a run was begun that goes on here.
+
+    The two round differently, and a measurement may end otherwise than it did then.
+    """
+    global _settled
+    _settled = name if name in LIBRARIES else "auto"
 
 
 @cache
@@ -149,16 +160,28 @@ def _has_onednn() -> bool:
 
 
 def times_faster() -> float:
-    """torch's time over oneDNN's for a layer's product and its gradient: minima of interleaved rounds."""
+    """torch's time over oneDNN's for a layer's product and its gradient: minima of interleaved rounds.
+
+    With one thread, whose own time what else the machine does hardly changes.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _ratio()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _ratio() -> float:
     with torch.no_grad(), torch.random.fork_rng([]):
         x, dy, weight = torch.randn(1024, 128), torch.randn(1024, 256), torch.randn(256, 128)
         least = [float("inf"), float("inf")]
         for _ in range(_ROUNDS):
-            begin = time.perf_counter()
+            begin = time.thread_time()
             torch.mm(x, weight.t()), torch.mm(dy, weight)
-            middle = time.perf_counter()
+            middle = time.thread_time()
             _onednn(x, weight, None), _onednn(dy, weight.t(), None)
-            end = time.perf_counter()
+            end = time.thread_time()
             least = [min(least[0], middle - begin), min(least[1], end - middle)]
     return least[0] / least[1]
 

@@ -27,8 +27,9 @@ ON_RAY = ("--on", "ray", "--workers", "2")
 
 
 @pytest.fixture(autouse=True)
-def _signals_kept() -> Iterator[None]:
-    """Ray takes signals for itself."""
+def _ray_kept_in_bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ray takes signals for itself, and makes a process one password, which it then looks for in each test's home."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a-password-of-the-tests-of-32-letters")
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():

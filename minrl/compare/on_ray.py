@@ -4,6 +4,7 @@ A run is a Ray task that trains into the comparison's folder, which every machin
 scheduler here, not Ray, tries again what was lost, as it knows from the checkpoint whether an attempt got anywhere.
 """
 
+import logging
 import os
 import secrets
 import socket
@@ -26,7 +27,6 @@ from minrl.interrupt import StopRequest
 # The machines of a cluster look for data sets and caches where this one does, and multiply as it does.
 _FORWARDED = ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "MINRL_CACHE", "MUJOCO_GL", VARIABLE)
 _POLL, _ANSWER, _FAREWELL = 1.0, 10.0, 120.0  # seconds
-_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -80,24 +80,17 @@ class Cluster:
         else:
             _check_answers(self.address)
             options["address"] = self.address
-        # A machine at work may take longer to start Ray than Ray waits.
-        self._connect(ray, options, _STARTS if self.address is None else 1)
+        try:
+            ray.init(logging_level=logging.ERROR, **options)
+        except Exception as error:  # what is wrong shows in many ways
+            where = "on this machine" if self.address is None else f"at {self.address}"
+            raise ValueError(f"Ray cannot be used {where}: {one_line(error)}") from error
         try:
             self._check_resources(ray)
             _check_shared(ray, out)
             yield ray
         finally:
             ray.shutdown()
-
-    def _connect(self, ray: Any, options: Mapping[str, Any], attempts: int) -> None:
-        try:
-            ray.init(logging_level="error", **options)
-        except Exception as error:  # what is wrong shows in many ways
-            ray.shutdown()
-            if attempts == 1:
-                where = "on this machine" if self.address is None else f"at {self.address}"
-                raise ValueError(f"Ray cannot be used {where}: {one_line(error)}") from error
-            self._connect(ray, options, attempts - 1)
 
     def _check_resources(self, ray: Any) -> None:
         most = {name: max(node["Resources"].get(name, 0.0) for node in _alive(ray)) for name in ("CPU", "GPU")}

@@ -118,12 +118,13 @@ def table(cards: dict[str, Any], width: int) -> str:
         solved = sum(key in found and found[key]["score"] >= task.bar for key, task in TASKS.items())
         sizes = f"{card['parameters']:,} | {card['state']:,} | {card['step']:.2f} | {card['token']:.2f}"
         lines.append(f"| `{name}` | {sizes} | {' | '.join(scores)} | {solved} of {len(found)} |")
-    bars = "; ".join(f"{name} {task.bar:g} {task.score}" for name, task in TASKS.items())
+    bars = ", ".join(f"{name}: {task.bar:g}" for name, task in TASKS.items())
     note = (
         f"Size and cost: the cell alone, width {width}, default options; `signed` is `mingru` with `signed=true`. A "
         f"step is one row's, a training token one of {BATCH} x {STEPS} with resets, forward and backward; CPU, 1 "
         "thread. Tasks: one seed, default options (a Transformer sees all of a sequence in the first two, 20 steps a "
-        f"layer in the others). Bold: solved ({bars}). \\*: the budget of CPU seconds ended before the steps did. "
+        f"layer in the others). Bold: solved, from this score on: {bars}. \\*: the budget of CPU seconds ended before "
+        "the steps did, so that a score without bold may be one of too few steps. "
         "Parity is trained on lengths up to 40 and tested at 256, two layers of width 32, no convolution; selective "
         "copy has 4 tokens among 16 symbols of noise, three layers of width 64, no convolution; the others are "
         "environments of `minrl.envs`, learned by cloning a policy that is right, two of the library's default blocks "

@@ -35,9 +35,10 @@ class Options(NamedTuple):
 
 def takes(layer: nn.Module, x: Tensor) -> bool:
     """Whether the layer and its recurrence over x (B, T, D) are worth going through in tiles, and nobody watches."""
-    if type(layer) is not nn.Linear or x.dim() != 3 or x.shape[0] * x.shape[1] * layer.out_features < 4 * TILE:
+    # First whether it is recorded: a graph must not depend on how large x is.
+    if not runs_alone() or torch.get_num_threads() > 1 or type(x) not in (Tensor, nn.Parameter) or x.is_complex():
         return False
-    if torch.get_num_threads() > 1 or type(x) not in (Tensor, nn.Parameter) or x.is_complex() or not runs_alone():
+    if type(layer) is not nn.Linear or x.dim() != 3 or x.shape[0] * x.shape[1] * layer.out_features < 4 * TILE:
         return False
     hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
     return not hooks and all(type(w) is nn.Parameter and w.dtype == x.dtype for w in layer.parameters())

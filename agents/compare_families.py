@@ -4,15 +4,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from minrl import checkpoint
-from minrl.agent import Agent
 from minrl.compare.family import Family
 from minrl.data import load
 from minrl.data.environment import make_environment
 from minrl.log import STEP, TIMESTEPS
 from minrl.physics import quiet_mujoco
 from minrl.task import Task
-from minrl.train import TrainConfig
+from minrl.train import TrainConfig, new_agent
 from minrl.train import resume as resume_offline
 from minrl.train import train as train_offline
 
@@ -26,8 +24,7 @@ _DEFAULT = "decision"
 
 def families() -> dict[str, Family]:
     """By the name of the grid's table with their settings."""
-    installed = {name: checkpoint.agent_class(name) for name in sorted(checkpoint.agents())}
-    kinds = {name: kind.config_class for name, kind in installed.items() if issubclass(kind, Agent)}
+    kinds = {name: kind.config_class for name, kind in train_command.offline_agents().items()}
     return {
         "offline": Family(
             source="data",
@@ -68,13 +65,12 @@ def find_data(settings: TrainConfig, download: bool) -> Task:
 
 def check_offline(agent: str, options: Any, task: Task) -> None:
     """A ValueError where no agent can be made of these options."""
-    _made(checkpoint.agent_class(agent), options, task)
+    new_agent(train_command.offline_agents()[agent], options, task)
 
 
 def start_offline(agent: str, options: Any, settings: TrainConfig, out: Path) -> int:
     """A new run; 0, or 128 + the signal that stopped it."""
-    kind = checkpoint.agent_class(agent)
-    assert issubclass(kind, Agent)
+    kind = train_command.offline_agents()[agent]
     return train_command.finish(train_offline(kind, options, settings, out), out)
 
 
@@ -91,7 +87,11 @@ def find_environment(settings: OnlineConfig, download: bool) -> Task:
 
 def check_online(agent: str, options: PPOOptions, task: Task) -> None:
     """A ValueError where no policy can be made of these options."""
-    _made(PPOAgent, PPOConfig(**vars(options)), task)
+    try:
+        PPOAgent(PPOConfig(**vars(options)), task)
+    except (AssertionError, TypeError, RuntimeError, ZeroDivisionError) as error:  # Stable-Baselines3 asserts
+        reason = " ".join(str(error).split())
+        raise ValueError(f"no {PPOAgent.name} agent can be made of these settings: {reason}") from error
 
 
 def start_online(agent: str, options: PPOOptions, settings: OnlineConfig, out: Path) -> int:
@@ -102,12 +102,3 @@ def start_online(agent: str, options: PPOOptions, settings: OnlineConfig, out: P
 def go_on_online(settings: OnlineConfig, out: Path) -> int:
     """As `go_on_offline`; an id with a module before it is imported, as the grid is the user's own."""
     return ppo_command.end(ppo_start.resume(out, settings.env if ":" in settings.env else None), out)
-
-
-def _made(kind: Any, options: Any, task: Task) -> None:
-    try:
-        kind(options, task)
-    except (AssertionError, TypeError, RuntimeError, ZeroDivisionError) as error:
-        raise ValueError(
-            f"no {kind.name} agent can be made of these settings: {' '.join(str(error).split())}"
-        ) from error

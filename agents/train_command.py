@@ -36,12 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(run=run, agent=None)
     agents = parser.add_subparsers(title="agents", metavar="AGENT", prog=parser.prog)
-    for name, kind in _offline().items():
+    for name, kind in offline_agents().items():
         _add_offline(agents, name, kind)
     ppo_command.add_arguments(agents)
 
 
-def _offline() -> dict[str, type[Agent]]:
+def offline_agents() -> dict[str, type[Agent]]:
     """The installed agents that learn from data sets."""
     kinds = {name: checkpoint.agent_class(name) for name in sorted(checkpoint.agents())}
     return {name: kind for name, kind in kinds.items() if issubclass(kind, Agent)}
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     name, path = arguments.agent, arguments.resume
     if name is None:
         if path is None:
-            known = "|".join(_offline())
+            known = "|".join(offline_agents())
             raise ValueError(f"train what? minrl train {known} --data NAME --out RUN, or {ppo_command.USAGE}")
         if checkpoint.read(path).agent == ppo_command.NAME:
             return ppo_command.go_on(path, arguments.known_env)
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         return ppo_command.run(arguments)
     if arguments.out is None:
         raise ValueError(f"where to? give a folder for the run: minrl train {name} --data NAME --out RUN")
-    kind = _offline()[name]
+    kind = offline_agents()[name]
     parts: dict[str, type[Any]] = {name: kind.config_class, "train": TrainConfig}
     tables = read_toml(arguments.config, parts) if arguments.config else {}
     configs = {

@@ -26,29 +26,38 @@ C = TypeVar("C")
 
 def build(kind: type[C], values: Mapping[str, Any], where: str) -> C:
     """A `kind` from plain values; a ValueError names the key and `where` it stood."""
+    return kind(**check(kind, values, where))
+
+
+def check(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Some of the fields of a `kind`, keys and types checked as `build` does it, without the kind's own checks."""
     hints = get_type_hints(kind)
     checked = {}
     for key, value in values.items():
         if key not in hints:
             raise ValueError(f'{where} has no key "{key}"; {nearest(key, hints)}')
         checked[key] = _checked(hints[key], value, f"{key} in {where}")
-    return kind(**checked)
+    return checked
 
 
 def read_toml(path: Path | str, parts: Mapping[str, type[Any]]) -> dict[str, dict[str, Any]]:
     """The tables of a TOML file, one for each of `parts`; a ValueError for any other table or a bad file."""
-    path = Path(path)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"config {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {path} is not TOML: {error}") from error
+    tables = read_tables(Path(path), "config")
     for name, table in tables.items():
         if name not in parts or not isinstance(table, dict):
             raise ValueError(f'config {path} has an unknown table "{name}"; {nearest(name, parts)}')
         build(parts[name], table, f"[{name}] of {path}")
     return tables
+
+
+def read_tables(path: Path, kind: str) -> dict[str, Any]:
+    """The tables of a TOML file, unchecked; a ValueError that calls it a `kind` where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{kind} {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{kind} {path} is not TOML: {error}") from error
 
 
 def write_toml(path: Path, parts: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from minrl.tune import tune_cpu
 from minrl.validation import split
 from minrl.video import check_renders
 
-__all__ = ["Result", "TrainConfig", "resume", "train"]
+__all__ = ["Result", "TrainConfig", "new_agent", "resume", "train"]
 
 
 def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) -> Result:
@@ -46,10 +46,10 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
         episodes, held_out = split(load(config.data), config.validation, config.seed)
         if config.relabel_returns:
             # What is wrong with the settings shows before the value is learned.
-            _new(kind, agent_config, Task.of(episodes))
+            new_agent(kind, agent_config, Task.of(episodes))
             episodes, held_out = relabelled(episodes, held_out, seed=config.seed, out=out, group=group, resumed=False)
         torch.manual_seed(config.seed)
-        agent = _new(kind, agent_config, _task_of(config, episodes)).to(device)
+        agent = new_agent(kind, agent_config, _task_of(config, episodes)).to(device)
         agent.fit_normalization(episodes)
         if config.evaluate_every:
             _check_environment(agent.task, config.video)
@@ -94,7 +94,8 @@ def resume(out: Path) -> Result:
         group.leave()
 
 
-def _new(kind: type[Agent], config: Any, task: Task) -> Agent:
+def new_agent(kind: type[Agent], config: Any, task: Task) -> Agent:
+    """An untrained agent; a ValueError where none can be made of its settings."""
     try:
         return kind(config, task)
     except (TypeError, RuntimeError, ZeroDivisionError) as error:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,13 +37,22 @@ def peaks(settings: Settings, name: str, batch: int, lengths: Sequence[int], wid
         RuntimeError: where they cannot be measured, with the reason.
     """
     if settings.on_gpu:
-        return {steps: _on_gpu(settings, name, batch, steps, width) for steps in lengths}
+        return {n: allocated_peak(partial(_run, settings, name, batch, n, width), settings.device) for n in lengths}
+    threads = torch.get_num_threads()
+    return peaks_apart("minrl.bench.memory", [name, batch, list(lengths), width, threads], threads)
+
+
+def peaks_apart(module: str, asked: list[Any], threads: int) -> dict[int, int]:
+    """What `module`, run by itself with `asked` as its argument, prints: bytes for each length.
+
+    Raises:
+        RuntimeError: where they cannot be measured, with the reason.
+    """
     if not os.access(_CLEAR, os.W_OK):
         raise RuntimeError("peak memory on a CPU is measured through /proc, as Linux has it")
-    asked = json.dumps([name, batch, list(lengths), width, torch.get_num_threads()])
     done = subprocess.run(
-        [sys.executable, "-m", "minrl.bench.memory", asked],
-        env={**os.environ, **_RETURNING, "LD_PRELOAD": "", "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        [sys.executable, "-m", module, json.dumps(asked)],
+        env={**os.environ, **_RETURNING, "LD_PRELOAD": "", "OMP_NUM_THREADS": str(threads)},
         capture_output=True,
         text=True,
         check=False,
@@ -53,14 +63,23 @@ def peaks(settings: Settings, name: str, batch: int, lengths: Sequence[int], wid
     return {int(steps): value for steps, value in json.loads(done.stdout).items()}
 
 
-def _on_gpu(settings: Settings, name: str, batch: int, steps: int, width: int) -> int:
-    _run(settings, name, batch, steps, width)  # handles and workspaces of libraries stay
+def print_peaks(run: Callable[[int], object], lengths: Sequence[int], threads: int) -> None:
+    """What `peaks_apart` reads: the rise of this process's memory while `run` goes through a pass of each length."""
+    torch.set_num_threads(threads)
+    for _ in range(2):  # libraries and compiled code stay
+        run(min(lengths))
+    print(json.dumps({steps: resident_peak(partial(run, steps)) for steps in lengths}))
+
+
+def allocated_peak(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes that torch's allocator gives out at most while `call` runs on a GPU."""
+    call()  # handles and workspaces of libraries stay
     torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated(settings.device)
-    torch.cuda.reset_peak_memory_stats(settings.device)
-    _run(settings, name, batch, steps, width)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated(settings.device) - before
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _run(settings: Settings, name: str, batch: int, steps: int, width: int) -> None:
@@ -93,12 +112,8 @@ def _resident(field: str) -> int:
 
 def _main(asked: str) -> None:
     name, batch, lengths, width, threads = json.loads(asked)
-    torch.set_num_threads(threads)
     settings = Settings(threads=(threads,))
-    for _ in range(2):  # libraries and compiled code stay
-        _run(settings, name, batch, min(lengths), width)
-    found = {steps: resident_peak(partial(_run, settings, name, batch, steps, width)) for steps in lengths}
-    print(json.dumps(found))
+    print_peaks(lambda steps: _run(settings, name, batch, steps, width), lengths, threads)
 
 
 if __name__ == "__main__":

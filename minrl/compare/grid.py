@@ -13,12 +13,12 @@ from minrl.compare.reading import (
     check_keys,
     choice_of,
     numbers_of,
-    read_file,
     seeds_of,
     table_of,
     tables_of,
     text_of,
 )
+from minrl.config import read_tables
 
 _GRID = ("title", "seeds", "cells", "published", "tasks", "methods")
 _TASK = ("label", "low", "high", "published")
@@ -37,7 +37,7 @@ def read_grid(path: Path, families: Mapping[str, Family], *, seeds: int | None =
     Raises:
         ValueError: if the file cannot be read, a key is unknown or a setting impossible; one line that says where.
     """
-    return _Grid(path, read_file(path), families).plan(seeds)
+    return _Grid(path, read_tables(path, "grid"), families).plan(seeds)
 
 
 class _Grid:

@@ -6,13 +6,11 @@ Over an agent's own defaults lie, each over the one before: a comparison's defau
 """
 
 from collections.abc import Sequence
-from dataclasses import make_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
 
 from minrl.compare.family import Family
 from minrl.compare.reading import Tables, check_keys, choice_of, table_of, text_of
-from minrl.config import build, read_toml, to_plain
+from minrl.config import build, check, read_toml, to_plain
 
 TRAIN = "train"
 LAYER = ("config", "agent", TRAIN)
@@ -37,7 +35,7 @@ def read_layer(table: Tables, where: str, folder: Path, family: Family) -> Table
         layer |= read_toml(folder / text_of(table, "config", "", where), parts)
     for name, kind in parts.items():
         given = table_of(table, name, where)
-        build(_unchecked(kind), given, f"[{name}] in {where}")
+        check(kind, given, f"[{name}] in {where}")
         layer[name] = {**layer.get(name, {}), **given}
     for key in (family.source, "seed"):
         if key in table.get(TRAIN, {}):
@@ -64,8 +62,3 @@ def merged(layers: Sequence[Tables], family: Family, source: str) -> tuple[str, 
     if not built[TRAIN].evaluate_every:
         raise ValueError("a comparison needs scores: evaluate_every must be above 0")
     return agent, {name: to_plain(part) for name, part in built.items()}
-
-
-def _unchecked(kind: type[Any]) -> type[Any]:
-    """The fields of a config without its own checks, which are for complete ones alone."""
-    return make_dataclass(kind.__name__, [(name, hint, None) for name, hint in get_type_hints(kind).items()])

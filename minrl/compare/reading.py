@@ -1,28 +1,11 @@
 """Values out of the tables of a grid's file, each checked; an error is one line that says where it stands."""
 
-import sys
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from minrl.choices import nearest
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 Tables = dict[str, Any]
-
-
-def read_file(path: Path) -> Tables:
-    """The tables of a TOML file."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"grid {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"grid {path} is not TOML: {error}") from error
 
 
 def check_keys(table: Tables, known: Collection[str], where: str) -> None:

@@ -69,7 +69,7 @@ def input_gradient_into(dy: Tensor, weight: Tensor, out: Tensor) -> None:
 
 def layer(module: nn.Module, x: Tensor) -> Tensor:
     """`module(x)` for x (..., K), a linear layer by the same choice and with all gradients."""
-    if _is_recorded() or type(module) is not nn.Linear or not _may_run(module, x):
+    if _is_recorded() or type(module) is not nn.Linear or not may_run(module, x):
         return module(x)  # type: ignore[no-any-return]
     # Always as rows: among three dimensions torch chooses between two products that round differently.
     rows = x.reshape(-1, x.shape[-1])
@@ -97,8 +97,9 @@ def _is_recorded() -> bool:
     return torch.compiler.is_compiling() or bool(_is_tracing())
 
 
-def _may_run(module: nn.Linear, x: Tensor) -> bool:
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+def may_run(module: nn.Linear, x: Tensor) -> bool:
+    """Whether the layer's weights may be read without a call of it: nobody waits for one, and they fit x."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     plain = type(x) in (Tensor, nn.Parameter) and x.is_cpu and type(module.weight) is nn.Parameter
     return plain and not hooks and module.weight.dtype == x.dtype and not torch.is_autocast_enabled("cpu")
 

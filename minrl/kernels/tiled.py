@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from minrl.kernels import cpu
 from minrl.kernels.cpu_act_watch import runs_alone
-from minrl.kernels.cpu_product import input_gradient_into, linear_into
+from minrl.kernels.cpu_product import input_gradient_into, linear_into, may_run
 
 # A tile has about so many numbers of gates, and half as many on the way back, where each comes with its gradient:
 # fewer, and the product runs slower; more, and they no longer fit the cache.
@@ -36,12 +36,10 @@ class Options(NamedTuple):
 def takes(layer: nn.Module, x: Tensor) -> bool:
     """Whether the layer and its recurrence over x (B, T, D) are worth going through in tiles, and nobody watches."""
     # First whether it is recorded: a graph must not depend on how large x is.
-    if not runs_alone() or torch.get_num_threads() > 1 or type(x) not in (Tensor, nn.Parameter) or x.is_complex():
+    if not runs_alone() or torch.get_num_threads() > 1 or type(layer) is not nn.Linear or x.dim() != 3:
         return False
-    if type(layer) is not nn.Linear or x.dim() != 3 or x.shape[0] * x.shape[1] * layer.out_features < 4 * TILE:
-        return False
-    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return not hooks and all(type(w) is nn.Parameter and w.dtype == x.dtype for w in layer.parameters())
+    is_large = x.shape[0] * x.shape[1] * layer.out_features >= 4 * TILE
+    return is_large and not x.is_complex() and may_run(layer, x)
 
 
 def gated_layer(

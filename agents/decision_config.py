@@ -53,7 +53,8 @@ class DecisionConfig:
         default=None,
         metadata={
             "help": "such as 0.99: ask at every step for this expectile of what the data went on to earn after what "
-            "was seen, close to the most (Reinformer), and for no target"
+            "was seen, close to the most (Reinformer), and for no target",
+            "instead_of": "target_return",  # over one of a lower layer, see minrl.compare.layers
         },
     )
 

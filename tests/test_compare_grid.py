@@ -58,6 +58,25 @@ def test_each_layer_lies_over_the_one_before(count: int, tmp_path: Path) -> None
     assert plan.runs[0].settings["decision"]["cell"] == "minlstm"
 
 
+@pytest.mark.parametrize(
+    ("below", "above", "left"),
+    [
+        ("target_return = 5.0", "return_expectile = 0.9", {"return_expectile": 0.9}),
+        ("return_expectile = 0.9", "target_return = 5.0", {"target_return": 5.0}),
+    ],
+)
+def test_of_two_that_rule_each_other_out_the_upper_stays(
+    below: str, above: str, left: dict[str, float], tmp_path: Path
+) -> None:
+    tables = f"[tasks.t.decision]\n{below}\n[methods.m.offline.decision]\n{above}\n"
+    settings = plan_of(f'seeds = 1\n[methods.m]\ncell = "mingru"\n{TASK}{tables}', tmp_path).runs[0].settings
+    options = settings["decision"]
+    assert {key: options[key] for key in ("target_return", "return_expectile") if options.get(key) is not None} == left
+    both = f"{tables.rstrip()}\n{below}\n"
+    with pytest.raises(ValueError, match="leave target_return out, or return_expectile"):
+        plan_of(f'seeds = 1\n[methods.m]\ncell = "mingru"\n{TASK}{both}', tmp_path)
+
+
 def test_config_files_lie_under_the_tables_beside_them(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text(
         '[decision]\ndepth = 5\ncell = "lstm"\n[train]\nbatch_size = 7\ndata = "d4rl:x"'

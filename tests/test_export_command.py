@@ -42,7 +42,8 @@ sys.meta_path.insert(0, Without())
 def test_the_example_needs_neither_torch_nor_this_package(run: Path, tmp_path: Path) -> None:
     done = minrl("export", run, "--onnx", "agent.onnx", "--target", 60)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    # On a busy machine compiling a kernel for the first time is told.
+    assert [line for line in done.stderr.splitlines() if not line.startswith("minrl: compiled a CPU kernel")] == []
     lines = done.stdout.splitlines()
     assert lines[0].startswith("agent.onnx: agent decision, ")
     assert lines[1].startswith("inputs:  observation (batch, 4), reward (batch), episode_start (batch), state (batch, ")

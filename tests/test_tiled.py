@@ -3,7 +3,7 @@
 Shapes: B batch, T time, D width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -25,6 +25,13 @@ CASES: dict[str, dict[str, Any]] = {
     "wide": {"expand": 2.0},
     "narrow": {"expand": 0.5},
 }
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +81,57 @@ def test_the_numbers_are_those_of_product_and_scan(
         assert torch.equal(a, b)
     for a, b in zip(actual[2:], wanted[2:], strict=True):
         assert (a - b).abs().max() <= 2e-6 * b.abs().max()
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("asks", ["everything", "x alone", "weights alone"])
+@pytest.mark.parametrize("shape", [(40, 50), (9, 301), (8, 512)])
+@pytest.mark.parametrize("name", ["mingru", "minlstm"])
+def test_threads_share_the_sequences(
+    name: str, shape: tuple[int, int], asks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit what one thread gives, and torch has its threads afterwards."""
+    cell = CELLS[name](WIDTH).requires_grad_(asks != "x alone")
+    x, state, reset = inputs(*shape)
+    x.requires_grad_(asks != "weights alone")
+    assert_taken(cell, x)
+
+    def run() -> list[Tensor]:
+        cell.zero_grad()
+        x.grad = None
+        y, last = cell.scan(x, state, reset)
+        (y.square().sum() + last.sum()).backward()
+        return [y, last, *(t.grad for t in (x, *cell.parameters()) if t.grad is not None)]
+
+    actual = run()
+    assert torch.get_num_threads() == 2
+    wanted = untiled(run, monkeypatch)
+    assert len(actual) == len(wanted) == {"everything": 5, "x alone": 3, "weights alone": 4}[asks]
+    for a, b in zip(actual[:2], wanted[:2], strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(actual[2:], wanted[2:], strict=True):
+        assert (a - b).abs().max() <= 3e-6 * b.abs().max()
+    for again in (run(), run()):
+        assert all(map(torch.equal, again, actual))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_know_the_mode_of_their_caller() -> None:
+    """Tensors made in inference mode can only be written to in it."""
+    cell, (x, state, reset) = CELLS["mingru"](WIDTH), inputs(16, 301)
+    with torch.inference_mode():
+        y, last = cell.scan(x, state, reset)
+    expected, expected_last = cell.scan(x, state, reset)
+    assert torch.equal(y, expected)
+    assert torch.equal(last, expected_last)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_few_sequences_are_not_shared_out() -> None:
+    cell: Any = CELLS["mingru"](WIDTH)
+    assert tiled.takes(cell.gates, torch.randn(8, 700, WIDTH))
+    assert not tiled.takes(cell.gates, torch.randn(7, 700, WIDTH))
+    assert not tiled.takes(cell.gates, torch.randn(8, 60, WIDTH))
 
 
 @pytest.mark.parametrize("name", ["mingru", "minlstm"])
@@ -133,11 +191,6 @@ def test_what_is_watched_or_shared_is_not_taken() -> None:
     assert not tiled.takes(cell.gates, x[:1, :20])
     with torch.autocast("cpu", torch.bfloat16):
         assert not tiled.takes(cell.gates, x)
-    torch.set_num_threads(2)
-    try:
-        assert not tiled.takes(cell.gates, x)
-    finally:
-        torch.set_num_threads(1)
     seen: list[int] = []
     handle = cell.gates.register_forward_hook(lambda module, given, output: seen.append(1))
     assert not tiled.takes(cell.gates, x)

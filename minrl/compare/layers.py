@@ -5,8 +5,10 @@ Over an agent's own defaults lie, each over the one before: a comparison's defau
 [methods.NAME.tasks.TASK]. A layer may name an agent and a config file, over which its own tables lie.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from minrl.compare.family import Family
 from minrl.compare.reading import Tables, check_keys, choice_of, table_of, text_of
@@ -53,12 +55,21 @@ def merged(layers: Sequence[Tables], family: Family, source: str) -> tuple[str, 
     """
     agent = next((layer["agent"] for layer in reversed(layers) if "agent" in layer), next(iter(family.agents)))
     values: Tables = {agent: {}, TRAIN: dict(family.defaults)}
+    kinds = {agent: family.agents[agent], TRAIN: family.settings}
     for name, table in values.items():
         for layer in layers:
-            table |= layer.get(name, {})
+            _lay(layer.get(name, {}), table, kinds[name])
     values[TRAIN] |= {family.source: source, "seed": 0}
-    kinds = {agent: family.agents[agent], TRAIN: family.settings}
     built = {name: build(kind, values[name], "it") for name, kind in kinds.items()}
     if not built[TRAIN].evaluate_every:
         raise ValueError("a comparison needs scores: evaluate_every must be above 0")
     return agent, {name: to_plain(part) for name, part in built.items()}
+
+
+def _lay(upper: Mapping[str, Any], table: dict[str, Any], kind: type[Any]) -> None:
+    """Lay `upper` over `table`; of two settings that rule each other out the upper one stays."""
+    pairs = {(field.name, field.metadata["instead_of"]) for field in fields(kind) if "instead_of" in field.metadata}
+    for one, other in pairs | {pair[::-1] for pair in pairs}:
+        if one in upper and other not in upper:
+            table.pop(other, None)
+    table |= upper

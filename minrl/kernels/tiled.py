@@ -1,12 +1,13 @@
 """A layer's matrix product and its recurrence on a CPU, tile by tile: the gates of a tile stay in the cache.
 
 The numbers are those of one product followed by one scan; only the gradients to the weights are summed in another
-order. The gradients to the gates are never written to memory whole. It is for one thread: several would wait for each
-other at every tile.
+order. The gradients to the gates are never written to memory whole. Several threads share out the sequences and meet
+at the end: at every tile they would mostly wait for each other.
 
 Shapes: B batch, T time, D inputs of the layer, P parts of the gates, H inner width, C = PH columns.
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from minrl.kernels import cpu
+from minrl.kernels import cpu, lone_threads
 from minrl.kernels.cpu_act_watch import runs_alone
 from minrl.kernels.cpu_product import input_gradient_into, linear_into, may_run
 
@@ -23,6 +24,10 @@ from minrl.kernels.cpu_product import input_gradient_into, linear_into, may_run
 TILE = 1 << 18
 # With fewer rows a row of a product would be rounded otherwise.
 _FEWEST_ROWS = 8
+# More threads would wait for the interpreter between their operations. Measured with two.
+_MOST_THREADS = 4
+# Of each thread, so that none has much more to do than another.
+_FEWEST_SEQUENCES = 4
 
 
 class Options(NamedTuple):
@@ -36,10 +41,12 @@ class Options(NamedTuple):
 def takes(layer: nn.Module, x: Tensor) -> bool:
     """Whether the layer and its recurrence over x (B, T, D) are worth going through in tiles, and nobody watches."""
     # First whether it is recorded: a graph must not depend on how large x is.
-    if not runs_alone() or torch.get_num_threads() > 1 or type(layer) is not nn.Linear or x.dim() != 3:
+    if not runs_alone() or type(layer) is not nn.Linear or x.dim() != 3:
         return False
-    is_large = x.shape[0] * x.shape[1] * layer.out_features >= 4 * TILE
-    return is_large and not x.is_complex() and may_run(layer, x)
+    threads = _threads(x.shape[0])
+    tiles = x.shape[0] * x.shape[1] * layer.out_features / TILE
+    is_large = tiles >= (4 if threads == 1 else 8 * threads)
+    return is_large and threads == torch.get_num_threads() and not x.is_complex() and may_run(layer, x)
 
 
 def gated_layer(
@@ -87,20 +94,26 @@ class _TiledLayer(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         batch, steps, _ = x.shape
         rows, columns = x.reshape(batch * steps, -1), weight.shape[0]
-        tiles, width = _tiles(batch, steps, TILE // columns), columns // options.parts
+        width = columns // options.parts
         # Without a way back the gates of one tile are all that is ever there.
-        gates = x.new_empty(batch * steps if learns else max(tile.end - tile.first for tile in tiles), columns)
+        gates = x.new_empty(batch * steps, columns) if learns else None
         h, last = x.new_empty(batch, steps, width), x.new_empty(batch, width)
         kernel = cpu._loops().gated_forward(options.parts, cpu._candidate(options.candidate))
         before, resets, flip = cpu._flat(state, x), cpu._flags(reset), cpu._flag(options.signed, x)
-        all_gates, all_h, all_last = map(cpu._flat, (gates, h, last))
-        for tile in tiles:
-            place = tile if learns else _Tile(0, tile.end - tile.first, 0, 1, 0)
-            linear_into(rows[tile.first : tile.end], weight, bias, gates[place.first : place.end])
-            kernel(
-                place.of_rows(all_gates, columns), tile.entering(before, all_h, width), tile.of_rows(resets),
-                tile.of_rows(all_h, width), tile.of_sequences(all_last, width), *tile.sizes(width), flip,
-            )  # fmt: skip
+        all_h, all_last = map(cpu._flat, (h, last))
+
+        def go(tiles: list[_Tile]) -> None:
+            room = x.new_empty(_most_rows(tiles), columns) if gates is None else gates
+            all_gates = cpu._flat(room)
+            for tile in tiles:
+                place = _Tile(0, tile.end - tile.first, 0, 1, 0) if gates is None else tile
+                linear_into(rows[tile.first : tile.end], weight, bias, room[place.first : place.end])
+                kernel(
+                    place.of_rows(all_gates, columns), tile.entering(before, all_h, width), tile.of_rows(resets),
+                    tile.of_rows(all_h, width), tile.of_sequences(all_last, width), *tile.sizes(width), flip,
+                )  # fmt: skip
+
+        lone_threads.each(go, _shares(batch, steps, TILE // columns))
         if learns:
             ctx.save_for_backward(rows, weight, state, reset, gates, h)
         ctx.options, ctx.shape = options, x.shape
@@ -111,42 +124,77 @@ class _TiledLayer(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, state, reset, gates, h = ctx.saved_tensors
         (batch, steps, width), columns = h.shape, weight.shape[0]
-        tiles = _tiles(batch, steps, TILE // (2 * columns))
         of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
-        dx, dweight = torch.empty_like(rows) if of_x else None, torch.zeros_like(weight) if of_weight else None
-        dbias = weight.new_zeros(columns) if of_bias else None
-        room = gates.new_empty(max(tile.end - tile.first for tile in tiles), columns)
+        dx = torch.empty_like(rows) if of_x else None
         dlast, dstate = gradients[1].clone(memory_format=torch.contiguous_format), h.new_empty(batch, width)
         kernel = cpu._loops().gated_backward(ctx.options.parts, cpu._candidate(ctx.options.candidate))
         before, resets, flip = cpu._flat(state, h), cpu._flags(reset), cpu._flag(ctx.options.signed, h)
         all_gates, all_h, all_dh = map(cpu._flat, (gates, h, gradients[0]))
-        all_dgates, all_dlast, all_dstate = map(cpu._flat, (room, dlast, dstate))
-        for tile in reversed(tiles):
-            dgates, x = room[: tile.end - tile.first], rows[tile.first : tile.end]
-            kernel(
-                tile.of_rows(all_gates, columns), tile.entering(before, all_h, width), tile.of_rows(resets),
-                tile.of_rows(all_h, width), tile.of_rows(all_dh, width), tile.of_sequences(all_dlast, width),
-                all_dgates[: dgates.numel()], tile.of_sequences(all_dstate, width), *tile.sizes(width), flip,
-            )  # fmt: skip
-            if tile.step:
-                tile.of_sequences(all_dlast, width)[:] = tile.of_sequences(all_dstate, width)
-            if dx is not None:
-                input_gradient_into(dgates, weight, dx[tile.first : tile.end])
-            if dweight is not None:
-                dweight.addmm_(dgates.t(), x)
-            if dbias is not None:
-                dbias += dgates.sum(0)
+        all_dlast, all_dstate = map(cpu._flat, (dlast, dstate))
+
+        def go(tiles: list[_Tile]) -> tuple[Tensor | None, Tensor | None]:
+            room = gates.new_empty(_most_rows(tiles), columns)
+            all_dgates = cpu._flat(room)
+            dweight = torch.zeros_like(weight) if of_weight else None
+            dbias = weight.new_zeros(columns) if of_bias else None
+            for tile in reversed(tiles):
+                dgates, x = room[: tile.end - tile.first], rows[tile.first : tile.end]
+                kernel(
+                    tile.of_rows(all_gates, columns), tile.entering(before, all_h, width), tile.of_rows(resets),
+                    tile.of_rows(all_h, width), tile.of_rows(all_dh, width), tile.of_sequences(all_dlast, width),
+                    all_dgates[: dgates.numel()], tile.of_sequences(all_dstate, width), *tile.sizes(width), flip,
+                )  # fmt: skip
+                if tile.step:
+                    tile.of_sequences(all_dlast, width)[:] = tile.of_sequences(all_dstate, width)
+                if dx is not None:
+                    input_gradient_into(dgates, weight, dx[tile.first : tile.end])
+                if dweight is not None:
+                    dweight.addmm_(dgates.t(), x)
+                if dbias is not None:
+                    dbias += dgates.sum(0)
+            return dweight, dbias
+
+        dweight, dbias = map(
+            _total, zip(*lone_threads.each(go, _shares(batch, steps, TILE // (2 * columns))), strict=True)
+        )
         dx = None if dx is None else dx.view(ctx.shape)
         return dx, dweight, dbias, None if state is None else dstate, None, None, None
 
 
-def _tiles(batch: int, steps: int, rows: int) -> list[_Tile]:
-    """All rows in order, about `rows` to a tile: whole sequences, or else even pieces of each."""
+def _total(parts: Iterable[Tensor | None]) -> Tensor | None:
+    """What the threads have summed; None where nobody asked for it."""
+    there = [part for part in parts if part is not None]
+    return sum(there[1:], there[0]) if there else None
+
+
+def _most_rows(tiles: list[_Tile]) -> int:
+    return max(tile.end - tile.first for tile in tiles)
+
+
+def _shares(batch: int, steps: int, rows: int) -> list[list[_Tile]]:
+    """The tiles of each thread: whole sequences to each."""
+    threads = _threads(batch)
+    cuts = pairwise(batch * thread // threads for thread in range(threads + 1))
+    return [_tiles(range(first, end), steps, rows) for first, end in cuts]
+
+
+def _threads(batch: int) -> int:
+    """As many as torch has, where it is worth sharing out so many sequences; else one."""
+    wanted = torch.get_num_threads()
+    fits = _FEWEST_SEQUENCES * wanted <= batch and wanted <= _MOST_THREADS
+    return wanted if fits and lone_threads.available() else 1
+
+
+def _tiles(sequences: range, steps: int, rows: int) -> list[_Tile]:
+    """All rows of the sequences in order, about `rows` to a tile: whole sequences, or else even pieces of each."""
     rows = max(rows, 2 * _FEWEST_ROWS)
     if steps <= rows:
         count = rows // steps
-        firsts = range(0, batch, count)
-        return [_Tile(b * steps, min(b + count, batch) * steps, b, min(count, batch - b), 0) for b in firsts]
+        firsts = sequences[::count]
+        return [
+            _Tile(b * steps, min(b + count, sequences.stop) * steps, b, min(count, sequences.stop - b), 0)
+            for b in firsts
+        ]
     pieces = -(-steps // rows)
     cuts = list(pairwise(steps * piece // pieces for piece in range(pieces + 1)))
-    return [_Tile(b * steps + start, b * steps + end, b, 1, start) for b in range(batch) for start, end in cuts]
+    return [_Tile(b * steps + start, b * steps + end, b, 1, start) for b in sequences for start, end in cuts]

@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
-# A file's tests stay together: they share what they have trained.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# A file's tests stay together: they share what they have trained. One process more than two cores have, as tests that
+# start servers or stop runs wait a good part of their time.
+PARALLEL := -n 3 --dist loadfile
 
 .PHONY: demo test lint bench clean
 

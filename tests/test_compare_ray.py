@@ -1,7 +1,11 @@
 """A comparison on a local Ray: the same numbers as in one process, whatever happens to a worker."""
 
+import contextlib
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +14,7 @@ from pathlib import Path
 import pytest
 from comparisons import assert_same, grid, runs, state
 from test_compare_run import both, started
-from worlds import cartpole, own_folders
+from worlds import cartpole, minrl, own_folders
 
 from minrl import checkpoint
 from minrl.agents.__main__ import main
@@ -51,6 +55,45 @@ def test_two_workers_give_the_same_numbers(cartpole: str, tmp_path: Path, capsys
     assert len(processes) == 2
     assert str(os.getpid()) not in processes
     assert list((tmp_path / "ray").glob(".shared*")) == []
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """The address of a cluster of one machine with two CPUs and what it takes for a GPU."""
+    client = free_port()
+    command = ["ray", "start", "--head", "--block", f"--port={free_port()}", f"--ray-client-server-port={client}"]
+    flags = ["--num-cpus=2", "--num-gpus=1", "--include-dashboard=false", "--disable-usage-stats"]
+    ray = Path(sys.executable).with_name("ray")
+    with subprocess.Popen([ray, *command[1:], *flags], stdout=subprocess.DEVNULL, start_new_session=True) as head:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", client), timeout=1):
+                break
+            time.sleep(0.2)
+        yield f"ray://127.0.0.1:{client}"
+        os.killpg(head.pid, signal.SIGTERM)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_a_cluster_by_its_address(cartpole: str, tmp_path: Path, cluster: str) -> None:
+    """Two runs share a GPU, and the cluster's password is found."""
+    path = str(grid(tmp_path, both(cartpole)))
+    assert main(["compare", path, "--out", str(tmp_path / "here")]) == 0
+    flags = ("--on", "ray", "--address", cluster, "--gpus-per-run", "0.5")
+    done = minrl("compare", path, "--out", tmp_path / "ray", *flags)
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "here", tmp_path / "ray")
+    done = minrl("compare", path, "--out", tmp_path / "none", *flags[:-1], "2")
+    assert done.returncode == 2
+    assert "no machine of the Ray cluster has what a run asks for: 1 CPUs and 2 GPUs" in done.stderr
 
 
 def process_of(run: Path) -> int:

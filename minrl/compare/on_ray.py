@@ -27,6 +27,7 @@ from minrl.interrupt import StopRequest
 # The machines of a cluster look for data sets and caches where this one does, and multiply as it does.
 _FORWARDED = ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "MINRL_CACHE", "MUJOCO_GL", VARIABLE)
 _POLL, _ANSWER, _FAREWELL = 1.0, 10.0, 120.0  # seconds
+_BY_CLIENT = "ray://"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class Cluster:
             raise ValueError("--on ray needs Ray: pip install 'minrl[ray]'")
         # Not reported to anyone.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if (self.address or "").startswith(_BY_CLIENT) and _has_token():
+            # Ray starts a cluster with its token where there is one; over ray:// it sends it only when told to.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         import ray
 
         forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
@@ -156,9 +160,15 @@ class _Scheduler:
             self.ray.wait(list(self.running), num_returns=len(self.running), timeout=_FAREWELL)
 
 
+def _has_token() -> bool:
+    """Whether Ray would find a cluster's password: https://docs.ray.io/en/latest/ray-security/token-auth.html."""
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").exists()
+
+
 def _check_answers(address: str) -> None:
     """A ValueError where nobody answers at HOST:PORT: Ray itself would go on asking for minutes."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    host, separator, port = address.removeprefix(_BY_CLIENT).rpartition(":")
     if not separator:
         return  # a word of Ray's own, such as auto
     try:

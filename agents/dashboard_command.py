@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from minrl.dashboard_server import Mirror, launch
+from minrl.dashboard_server import CHARTS, Mirror, launch
 from minrl.interrupt import StopRequest
 
 # Seconds between two looks for new runs.
@@ -34,11 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"port must lie in 0 to 65535, got {arguments.port}")
     with StopRequest() as request, TemporaryDirectory(prefix="minrl_dashboard_") as links:
         mirror = Mirror(arguments.folder, Path(links))
-        address = launch(Path(links), f"minrl: {mirror.name}", host=arguments.host, port=arguments.port)
+        title = f"minrl: {mirror.name}"
+        address = launch(Path(links), mirror.runs, title, host=arguments.host, port=arguments.port)
         count = len(mirror.runs)
         print(f"{count} {'run' if count == 1 else 'runs'} of {arguments.folder}; Ctrl-C ends this", flush=True)
-        # TensorBoard smooths curves unless it is told not to, and a few evaluations are no noise.
-        print(f"charts                 {address}#custom_scalars&_smoothingWeight=0")
+        print(f"charts                 {address}{CHARTS}")
         print(f"settings and results   {address}#hparams")
         print(f"all curves             {address}?smoothing=0#timeseries", flush=True)
         looked = time.monotonic()

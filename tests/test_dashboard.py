@@ -1,5 +1,7 @@
 """The dashboard: real runs in a real TensorBoard server, asked through its HTTP interface."""
 
+import base64
+import http.client
 import json
 import re
 import signal
@@ -7,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +72,19 @@ class Board:
             time.sleep(0.2)
         return {run: list(found) for run, found in tags.items()}
 
+    def ticked(self) -> dict[str, bool]:
+        """The runs that the page of charts shows, from the address that it leads to."""
+        connection = http.client.HTTPConnection(urllib.parse.urlsplit(self.address).netloc, timeout=30)
+        connection.request("GET", "/charts")
+        answer = connection.getresponse()
+        assert answer.status == 302
+        page, smoothing, state = (answer.getheader("Location") or "").split("&")
+        assert (page, smoothing) == ("/#custom_scalars", "_smoothingWeight=0")
+        key, value = state.split("=")
+        assert key == "runSelectionState"
+        found: dict[str, bool] = json.loads(base64.b64decode(value, validate=True))
+        return found
+
     def layout(self) -> dict[str, dict[str, list[str]]]:
         """The regular expressions of the curves of each chart of each category."""
         answer = self.get("data/plugin/custom_scalars/layout")
@@ -121,6 +137,9 @@ def test_what_the_server_shows(board: Board, folder: Path) -> None:
     names = {"cloned/mingru/seed_0", "cloned/mingru/seed_1", "online/mingru/seed_0"}
     curves = board.wait_for_runs(names)
     assert board.said[0] == f"3 runs of {folder}; Ctrl-C ends this\n"
+
+    assert board.said[1].split() == ["charts", f"{board.address}charts"]
+    assert board.ticked() == dict.fromkeys(names, True)
 
     layout = board.layout()
     assert list(layout) == ["evaluation", "training", "time"]

@@ -3,6 +3,7 @@
 Shapes: K thresholds.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from minrl.compare.protocol import footer
 from minrl.compare.statistics import Array, Estimate
 
 _THRESHOLDS = 101
+_LONGEST = 20  # letters of a name beside an axis before it goes on in a second line
 Named = tuple[int, str, Estimate]  # a method's index, its label, its number
 
 
@@ -96,16 +98,18 @@ def improvements(analysis: Analysis) -> Plot | None:
 def _interval_panel(
     title: str, axis: str, found: Sequence[Named], published: Mapping[str, float], digits: int
 ) -> Panel:
+    labels = [label for _, label, _ in found] + [f"{name} (published)" for name in published]
+    names = ["\n".join(textwrap.wrap(label, _LONGEST)) for label in labels]
+
     def draw(axes: Any) -> None:
         _draw_intervals(axes, found)
         places = range(len(found), len(found) + len(published))
         axes.plot(list(published.values()), list(places), "D", color=INK, markerfacecolor="none", markersize=5)
-        names = [label for _, label, _ in found] + [f"{name} (published)" for name in published]
         axes.set_yticks(range(len(names)), names)
         axes.set(xlabel=axis, ylim=(len(names) - 0.5, -0.5))
 
     words = _words(found, digits) + "".join(f", {name} (published) {value:g}" for name, value in published.items())
-    return Panel(title, f"{title}, {axis}: {words}.", draw, len(found) + len(published))
+    return Panel(title, f"{title}, {axis}: {words}.", draw, sum(1 + name.count("\n") for name in names))
 
 
 def _draw_intervals(axes: Any, found: Sequence[Named]) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ DARK = ("#5db4ec", "#ff9345", "#35c9a0", "#ec9fd3", "#e3bd45", "#a5d8ff", "#bda2
 MARKERS = "osD^vPX*"
 WIDTH, HEIGHT = 4.4, 3.0  # of a panel, in inches
 _COLUMNS = 3
-_LABEL = 0.175  # inches between two direct labels
+_LABEL = 0.175  # inches that a line of a direct label takes
+LONGEST = 20  # letters of a name beside a diagram before it goes on in a second line
 
 _RC: Any = {
     "font.family": "sans-serif",
@@ -112,18 +114,27 @@ def label_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
     low, high = axes.get_ylim()
     gap = _LABEL / (axes.get_position().height * axes.figure.get_figheight())
     order = sorted(ends, key=lambda end: end[2])
+    names = [wrapped(label) for _, label, _ in order]
+    # From the middle of one to that of the next.
+    gaps = [gap * (2 + one.count("\n") + other.count("\n")) / 2 for one, other in pairwise(names)]
     places: list[float] = []
-    for _, _, value in order:
+    for i, (_, _, value) in enumerate(order):
         place = (value - low) / (high - low)
-        places.append(max(place, places[-1] + gap) if places else max(place, 0.0))
-    ceiling = max(1.0, gap * (len(places) - 1))
+        places.append(max(place, places[-1] + gaps[i - 1]) if places else max(place, 0.0))
+    ceiling = max(1.0, sum(gaps))
     for i in reversed(range(len(places))):
         places[i] = min(places[i], ceiling)
-        ceiling = places[i] - gap
-    for (index, label, _), place in zip(order, places, strict=True):
+        if i:
+            ceiling = places[i] - gaps[i - 1]
+    for (index, _, _), name, place in zip(order, names, places, strict=True):
         style = {"color": colour(index), "marker": marker(index), "linestyle": ""}
         axes.plot([1.035], [place], transform=axes.transAxes, clip_on=False, **style)
-        axes.text(1.065, place, label, transform=axes.transAxes, va="center", fontsize=8.5)
+        axes.text(1.065, place, name, transform=axes.transAxes, va="center", fontsize=8.5, linespacing=1.0)
+
+
+def wrapped(name: str) -> str:
+    """A method's name in lines that leave the diagram its room."""
+    return "\n".join(textwrap.wrap(name, LONGEST))
 
 
 def write_files(plot: Plot, folder: Path) -> None:

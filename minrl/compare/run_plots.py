@@ -82,7 +82,7 @@ def _curve_panel(analysis: Analysis, scores: TaskScores, found: TaskCurves, over
             low, high = curve.mean - curve.error, curve.mean + curve.error
             axes.fill_between(curve.x, low, high, color=style["color"], alpha=_alpha(found.curves), linewidth=0)
         axes.set(xlabel=unit if over == "steps" else "seconds of training", ylabel=found.what)
-        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="x", nbins=4)
         axes.xaxis.set_major_formatter(short)
         grid(axes)
         label_ends(axes, [(index[m], analysis.labels[m], float(c.mean[-1])) for m, c in found.curves.items()])
@@ -163,7 +163,7 @@ def _scale_costs(axes: Any, numbers: Sequence[float]) -> None:
 
     if max(numbers) > 3 * min(numbers):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(short)
 

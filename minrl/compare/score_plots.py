@@ -3,7 +3,6 @@
 Shapes: K thresholds.
 """
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +10,11 @@ import numpy as np
 
 from minrl.compare import statistics
 from minrl.compare.analysis import Analysis
-from minrl.compare.drawing import INK, Panel, Plot, colour, grid, label_ends, line, marker
+from minrl.compare.drawing import INK, Panel, Plot, colour, grid, label_ends, line, marker, wrapped
 from minrl.compare.protocol import footer
 from minrl.compare.statistics import Array, Estimate
 
 _THRESHOLDS = 101
-_LONGEST = 20  # letters of a name beside an axis before it goes on in a second line
 Named = tuple[int, str, Estimate]  # a method's index, its label, its number
 
 
@@ -99,7 +97,7 @@ def _interval_panel(
     title: str, axis: str, found: Sequence[Named], published: Mapping[str, float], digits: int
 ) -> Panel:
     labels = [label for _, label, _ in found] + [f"{name} (published)" for name in published]
-    names = ["\n".join(textwrap.wrap(label, _LONGEST)) for label in labels]
+    names = list(map(wrapped, labels))
 
     def draw(axes: Any) -> None:
         _draw_intervals(axes, found)

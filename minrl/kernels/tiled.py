@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from minrl.kernels import cpu, lone_threads
 from minrl.kernels.cpu_act_watch import runs_alone
-from minrl.kernels.cpu_product import input_gradient_into, linear_into, may_run
+from minrl.kernels.cpu_product import input_gradient_into, library, linear_into, may_run
 
 # A tile has about so many numbers of gates, and half as many on the way back, where each comes with its gradient:
 # fewer, and the product runs slower; more, and they no longer fit the cache.
@@ -113,6 +113,7 @@ class _TiledLayer(torch.autograd.Function):
                     tile.of_rows(all_h, width), tile.of_sequences(all_last, width), *tile.sizes(width), flip,
                 )  # fmt: skip
 
+        library()  # chosen here, once: each of several threads would measure for itself, and could find another
         lone_threads.each(go, _shares(batch, steps, TILE // columns))
         if learns:
             ctx.save_for_backward(rows, weight, state, reset, gates, h)

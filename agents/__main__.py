@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import minrl
 from minrl.choices import nearest
+from minrl.extras import install_hint
 
 # Each command is a module beside this one, imported when it is asked for, so that `minrl --help` is quick.
 COMMANDS = {
@@ -23,13 +24,14 @@ COMMANDS = {
     "bench": ("bench_command", "measure speed, memory and rounding against peers"),
     "reproduce": ("reproduce_command", "run the paper's experiments beside its figures"),
 }
-EXAMPLES = """first steps:
+EXAMPLES = f"""first steps:
   minrl data list
   minrl train decision --data minari:minrl/hopper/medium-replay-v0 --steps 1000 --out runs/hopper
   minrl evaluate runs/hopper --episodes 20
   minrl train ppo --env minrl/CartPoleNoVel-v1 --out runs/cartpole
   minrl dashboard runs
 
+Hopper and the other MuJoCo tasks need: {install_hint("mujoco")}
 minrl COMMAND --help tells more about each command."""
 
 

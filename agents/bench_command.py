@@ -12,6 +12,7 @@ from minrl.bench import error, latency, layer, length, op, plots, report
 from minrl.bench.figures import Group, Point, Result, Settings
 from minrl.bench.machine import cores, describe
 from minrl.device import device_named
+from minrl.extras import install_hint
 
 from . import bench_decision
 
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  minrl bench --out runs/bench\n"
         "  minrl bench --only op layer --threads 1\n"
         "  minrl bench --quick\n\n"
-        'The peers and plots come with: pip install "minrl[bench]"'
+        f"The peers and plots come with: {install_hint('bench')}"
     )
     parser.add_argument(
         "--out", metavar="FOLDER", type=Path, default=Path("runs/bench"), help="for the table, the JSON and the plots"
@@ -110,5 +111,5 @@ def _draw(results: list[Result], folder: Path, settings: Settings, processor: st
     threads = "" if settings.on_gpu else f", threads: {settings.threads[0]}"
     drawn = plots.draw(points, folder, f"{processor}{threads}, torch {torch.__version__}")
     if not drawn:
-        print('no plots: matplotlib is not installed (pip install "minrl[bench]")')
+        print(f"no plots: matplotlib is not installed ({install_hint('plot')})")
     return drawn

@@ -28,6 +28,7 @@ from minrl.agent import Actor, Moment
 from minrl.cells import Cell
 from minrl.export_check import Agreement, compare
 from minrl.export_spaces import ActionDecoder, described
+from minrl.extras import install_hint
 from minrl.files import replacing
 from minrl.refeed import Refeed
 from minrl.scan import without_fused_kernels
@@ -240,7 +241,7 @@ def _package(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise ValueError(f"{name} is missing: pip install 'minrl[onnx]' to export an agent") from None
+        raise ValueError(f"{name} is missing: {install_hint('onnx')} to export an agent") from None
 
 
 @contextmanager

@@ -87,7 +87,8 @@ def test_mistakes_get_one_line(run: Path, monkeypatch: pytest.MonkeyPatch, capsy
         with monkeypatch.context() as context:
             context.setitem(sys.modules, package, None)
             code, error = refused(["run", "--onnx", "a.onnx"], capsys)
-        assert (code, error) == (2, f"minrl: {package} is missing: pip install 'minrl[onnx]' to export an agent")
+        hint = "pip install onnx onnxruntime onnxscript"
+        assert (code, error) == (2, f"minrl: {package} is missing: {hint} to export an agent")
     monkeypatch.setattr(export, "ACTION_TOLERANCE", -1.0)
     code, error = refused(["run", "--onnx", "a.onnx"], capsys)
     assert code == 1

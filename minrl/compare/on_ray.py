@@ -22,6 +22,7 @@ from minrl.compare.plan import PlannedRun
 from minrl.compare.products import VARIABLE
 from minrl.compare.progress import Progress
 from minrl.compare.runner import tell
+from minrl.extras import install_hint
 from minrl.interrupt import StopRequest
 
 # The machines of a cluster look for data sets and caches where this one does, and multiply as it does.
@@ -66,7 +67,7 @@ class Cluster:
     def _joined(self, out: Path) -> Iterator[Any]:
         """Ray's module, connected; a ValueError where it cannot do what is asked."""
         if find_spec("ray") is None:
-            raise ValueError("--on ray needs Ray: pip install 'minrl[ray]'")
+            raise ValueError(f"--on ray needs Ray: {install_hint('ray')}")
         # Not reported to anyone.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if (self.address or "").startswith(_BY_CLIENT) and _has_token():

@@ -5,11 +5,10 @@ from html import escape
 
 from minrl.compare.drawing import DARK, INK, LIGHT, Panel, Plot, panel_svg
 from minrl.compare.table import Table
+from minrl.extras import install_hint
 
 # What a page says without matplotlib.
-NO_PLOTS = (
-    "There are no plots, as matplotlib is not installed: pip install 'minrl[compare]', then the same command again."
-)
+NO_PLOTS = f"There are no plots, as matplotlib is not installed: {install_hint('plot')}, then the same command again."
 
 
 def page(title: str, summary: Sequence[str], sections: Sequence[Plot | Table], notes: Sequence[str]) -> str:

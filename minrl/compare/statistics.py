@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minrl.extras import install_hint
+
 Array = npt.NDArray[np.float64]
 Strata = Sequence[Array]  # for each task the scores (N,) of its seeds
 
@@ -180,5 +182,5 @@ def _scipy() -> Any:
     try:
         from scipy import stats
     except ImportError as error:
-        raise ValueError("the statistics of a comparison need scipy: pip install 'minrl[compare]'") from error
+        raise ValueError(f"the statistics of a comparison need scipy: {install_hint('compare')}") from error
     return stats

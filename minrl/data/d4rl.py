@@ -23,6 +23,7 @@ from minrl.data.episode import BoolArray, Episodes, IntArray
 from minrl.data.minari import nearest
 from minrl.data.minari_hdf5 import open_hdf5
 from minrl.data.spaces import AnySpace, Leaf, as_rows, leaves
+from minrl.extras import install_hint
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _fetch(name: str, file: Path, infos: Infos, *, download: bool) -> None:
     here = f"d4rl:{name} needs {file.name} in {file.parent}, which is not there"
     if name not in infos.addresses:
         raise ValueError(
-            f"{here}: put it there, set D4RL_DATASET_DIR, or pip install 'minrl[d4rl]' for the address to fetch it from"
+            f"{here}: put it there, set D4RL_DATASET_DIR, or {install_hint('d4rl')} for the address to fetch it from"
         )
     if not download:
         raise ValueError(f"{here}, and downloading is off")

@@ -12,15 +12,11 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from minrl.extras import install_hint
+
 _SPEC_FIELDS = {item.name for item in dataclasses.fields(EnvSpec)} - {"namespace", "name", "version"}
-# What to install where a package is missing.
-_PACKAGES = {
-    "gymnasium_robotics": "minrl[robotics]",
-    "mujoco": "minrl[mujoco]",
-    "d4rl": "minrl[d4rl]",
-    "box2d": "gymnasium[box2d]",
-    "popgym": "popgym",
-}
+# The extra that holds a module.
+_EXTRAS = {"gymnasium_robotics": "robotics", "mujoco": "mujoco", "d4rl": "d4rl", "box2d": "box2d", "popgym": "popgym"}
 
 
 @dataclass(frozen=True)
@@ -119,18 +115,18 @@ def _import_popgym(environment_id: str) -> None:
 
 
 def _needs(environment_id: str, module: str) -> str:
-    return f"environment {environment_id} needs {module}: pip install '{_PACKAGES[module]}'"
+    return f"environment {environment_id} needs {module}: {install_hint(_EXTRAS[module])}"
 
 
 def _cannot_make(environment: EnvironmentInfo, error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
     text = f"{reason} {environment.spec or ''}"
-    for module in _PACKAGES:
+    for module in _EXTRAS:
         if isinstance(error, ImportError) or "not installed" in reason.lower():
             named = getattr(error, "name", None) or text
             if module in str(named).lower():
                 return _needs(environment.id, module)
     robotics = importlib.util.find_spec("gymnasium_robotics")
     if isinstance(error, gymnasium.error.NameNotFound | gymnasium.error.NamespaceNotFound) and robotics is None:
-        reason += " If it is one of Gymnasium-Robotics: pip install 'minrl[robotics]'"
+        reason += f" If it is one of Gymnasium-Robotics: {install_hint('robotics')}"
     return f"environment {environment.id} cannot be made: {type(error).__name__}: {reason}"

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from minrl.data.convert import Block, check_finite, flatten_block, last_flags
 from minrl.data.images import decode_frames
 from minrl.data.spaces import AnySpace, Leaf, as_rows
+from minrl.extras import install_hint
 
 _COLUMNS = ["observations", "actions", "rewards", "terminations", "truncations"]
 
@@ -25,7 +26,7 @@ def read_arrow(
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        raise ValueError(f"{data} is stored as {format}: pip install 'minrl[arrow]' to read it") from None
+        raise ValueError(f"{data} is stored as {format}: {install_hint('arrow')} to read it") from None
     for episode in range(episodes):
         yield _block(data, format, episode, observation_space, action_space)
 

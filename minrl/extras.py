@@ -1,0 +1,23 @@
+"""Optional packages: what to install where one is missing, by names that a package index knows."""
+
+# The packages of each extra in pyproject.toml beyond minrl's own dependencies. Hints name these, since an extra such as
+# "minrl[onnx]" can be installed from a checkout alone.
+PACKAGES = {
+    "mujoco": ("gymnasium[mujoco]",),
+    "robotics": ("gymnasium-robotics", "gymnasium[mujoco]"),
+    "d4rl": ("d4rl",),
+    "box2d": ("gymnasium[box2d]",),
+    "popgym": ("popgym",),
+    "arrow": ("pyarrow",),
+    "plot": ("matplotlib",),
+    "ray": ("ray",),
+    "compare": ("scipy", "matplotlib"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "bench": ("gymnasium[mujoco]", "matplotlib", "transformers", "mambapy"),
+}
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs the packages of an extra, ready to be pasted into a shell."""
+    names = (f"'{name}'" if "[" in name else name for name in PACKAGES[extra])
+    return f"pip install {' '.join(names)}"

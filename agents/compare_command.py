@@ -11,14 +11,15 @@ from minrl.compare.plan import GRID, Plan
 from minrl.compare.report import write_report
 from minrl.compare.runner import Families, Survey, Way, check_unchanged, compare, run_here, survey
 from minrl.compare.statistics import check_installed
+from minrl.shipped_configs import find_config
 
 from .compare_families import families
 
 EXAMPLES = """examples:
-  minrl compare configs/compare/smoke.toml
-  minrl compare configs/compare/regen.toml --out runs/regen --seeds 3 --on ray --workers 2
-  minrl compare configs/compare/d4rl.toml --dry-run
-  minrl compare configs/compare/memory.toml --on ray --address ray://head:10001 --out /shared/memory
+  minrl compare smoke
+  minrl compare regen --out runs/regen --seeds 3 --on ray --workers 2
+  minrl compare d4rl --dry-run
+  minrl compare memory --on ray --address ray://head:10001 --out /shared/memory
   minrl compare runs/regen --report-only
 
 a grid in short:
@@ -43,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The grid, where to, and how."""
     parser.usage = "minrl compare GRID.toml [--out FOLDER] [--seeds N] [--on here|ray] [flags]"
     parser.epilog = EXAMPLES
-    parser.add_argument("grid", metavar="GRID", type=Path, help="the grid's file; with --report-only a folder will do")
+    parser.add_argument(
+        "grid",
+        metavar="GRID",
+        type=Path,
+        help="a grid's file or a grid that ships; with --report-only a folder will do",
+    )
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="for runs and report (default: runs/compare/GRID)")
     parser.add_argument("--seeds", metavar="N", type=int, help="so many seeds, instead of the grid's")
     parser.add_argument("--redo", action="store_true", help="remove runs whose settings have changed, train them anew")
@@ -70,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _report(arguments)
     way = _way(arguments)
     kinds = families()
-    plan = read_grid(arguments.grid, kinds, seeds=arguments.seeds)
+    plan = read_grid(find_config(arguments.grid, "grid"), kinds, seeds=arguments.seeds)
     out = _out(arguments)
     if arguments.dry_run:
         _list(survey(plan, kinds, out, download=False), plan, out)

@@ -37,7 +37,7 @@ def add_arguments(agents: "argparse._SubParsersAction[argparse.ArgumentParser]")
     files = parser.add_argument_group("files")
     files.add_argument("--out", metavar="RUN", type=Path, help="folder for checkpoints, log and config")
     files.add_argument(
-        "--config", metavar="FILE.toml", type=Path, help=f"tables [{NAME}] and [train]; flags go over it"
+        "--config", metavar="FILE.toml", type=Path, help=f"tables [{NAME}] and [train]; or a config that ships"
     )
     add_flags(parser, EnvironmentSettings, "environment")
     add_flags(parser, RunSettings, "run")

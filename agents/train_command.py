@@ -59,7 +59,7 @@ def _add_offline(agents: "argparse._SubParsersAction[argparse.ArgumentParser]", 
     files = agent.add_argument_group("files")
     files.add_argument("--out", metavar="RUN", type=Path, help="folder for checkpoints, log and config")
     files.add_argument(
-        "--config", metavar="FILE.toml", type=Path, help=f"tables [{name}] and [train]; flags go over it"
+        "--config", metavar="FILE.toml", type=Path, help=f"tables [{name}] and [train]; or a config that ships"
     )
     add_flags(agent, TrainConfig, "training")
     add_flags(agent, kind.config_class, "agent")

@@ -15,6 +15,7 @@ import tomli_w
 
 from minrl.choices import nearest
 from minrl.files import replacing
+from minrl.shipped_configs import find_config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,8 +42,11 @@ def check(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str, A
 
 
 def read_toml(path: Path | str, parts: Mapping[str, type[Any]]) -> dict[str, dict[str, Any]]:
-    """The tables of a TOML file, one for each of `parts`; a ValueError for any other table or a bad file."""
-    tables = read_tables(Path(path), "config")
+    """Return the tables of a TOML file, one for each of `parts`; raise ValueError for any other table or a bad file.
+
+    `path` is a file, or the name of a config that ships: "decision_transformer", "online/cartpole".
+    """
+    tables = read_tables(find_config(path), "config")
     for name, table in tables.items():
         if name not in parts or not isinstance(table, dict):
             raise ValueError(f'config {path} has an unknown table "{name}"; {nearest(name, parts)}')

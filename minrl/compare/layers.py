@@ -34,7 +34,8 @@ def read_layer(table: Tables, where: str, folder: Path, family: Family) -> Table
     check_keys(table, [*LAYER, *parts], where)
     layer: Tables = {}
     if "config" in table:
-        layer |= read_toml(folder / text_of(table, "config", "", where), parts)
+        name = text_of(table, "config", "", where)
+        layer |= read_toml(folder / name if (folder / name).exists() else name, parts)
     for name, kind in parts.items():
         given = table_of(table, name, where)
         check(kind, given, f"[{name}] in {where}")

@@ -160,19 +160,17 @@ except ModuleNotFoundError:
 
 
 def test_every_package_is_mapped_and_there() -> None:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    folders = settings["package-dir"]
-    packages = set(settings["packages"])
-    for package in packages:
-        house = max((p for p in folders if within(package, p)), key=len)
-        folder = ROOT / folders[house] / Path(*package.removeprefix(house).strip(".").split("."))
-        assert (folder / "__init__.py").is_file(), package
-    assert {package_of(path) for path in SOURCES} == packages
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    wheel = settings["targets"]["wheel"]
+    inside = {"minrl": "minrl", **{folder: name.replace("/", ".") for folder, name in wheel["sources"].items()}}
+    assert inside == {**HOUSES, "configs": "minrl.configs"}
+    assert set(wheel["only-include"]) == set(inside)
+    for path in SOURCES:
+        assert (path.parent / "__init__.py").is_file(), path
 
 
 @pytest.mark.slow
 def test_the_wheel_holds_everything(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", minversion="77")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
     copy = tmp_path / "source"
     listed = subprocess.run(
@@ -190,4 +188,8 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     assert "minrl/reproduce/data/as_you_like_it.txt" in names
     assert any(name.startswith("minrl/data/shipped/") and name.endswith(".hdf5") for name in names)
     assert "minrl/py.typed" in names
-    assert not any(name.split("/")[0] in ("agents", "envs", "tests", "benchmarks", "reproduce") for name in names)
+    for config in (ROOT / "configs").rglob("*.toml"):
+        assert f"minrl/{config.relative_to(ROOT)}" in names
+    assert not any(
+        name.split("/")[0] in ("agents", "envs", "configs", "tests", "benchmarks", "reproduce") for name in names
+    )

@@ -206,7 +206,11 @@ class DecisionAgent(Agent):
         )
 
     def _asking(self, batch: Batch) -> Batch:
-        """The batch with what `act` asks for: predicted, or asked for at each episode's start; capped."""
+        """Return the batch with what `act` asks for: predicted, or the return of each step's whole episode, capped.
+
+        A capped episode is asked for the best return of the data less what it has earned so far: its return-to-go
+        falls by as much as its first one exceeds the best, wherever a window begins.
+        """
         if self.largest_return is not None:
             seen = self.normalizer(batch.observations), batch.previous_actions
             batch = replace(batch, returns_to_go=self.largest_return.scan(*seen, batch.reset))
@@ -214,9 +218,11 @@ class DecisionAgent(Agent):
             return replace(batch, returns_to_go=capped) if self.config.cap_return else batch
         if not self.config.cap_return:
             return batch
-        steps = torch.arange(batch.reset.shape[1], device=batch.reset.device)
-        first = torch.where(batch.reset, steps, 0).cummax(dim=1).values
-        excess = (batch.returns_to_go.gather(1, first) - self.task.best_return).clamp_min(0.0)
+        first_returns = batch.first_returns
+        if first_returns is None:
+            steps = torch.arange(batch.reset.shape[1], device=batch.reset.device)
+            first_returns = batch.returns_to_go.gather(1, torch.where(batch.reset, steps, 0).cummax(dim=1).values)
+        excess = (first_returns - self.task.best_return).clamp_min(0.0)
         return replace(batch, returns_to_go=batch.returns_to_go - excess)
 
     def _features(self, batch: Batch, memory: Tensor | None, model: Cell) -> tuple[Tensor, Tensor]:

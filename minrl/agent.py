@@ -27,16 +27,23 @@ class Batch:
     time_steps: Tensor  # (B, T) int64, steps since the start of the episode
     reset: Tensor  # (B, T) bool, True where a step opens an episode or a window
     mask: Tensor  # (B, T) bool, False at padding
+    # (B, T) the return-to-go at the first step of each step's episode, which a window may begin after; None in batches
+    # made by hand, where `reset` opens episodes.
+    first_returns: Tensor | None = None
 
     @classmethod
     def from_numpy(cls, arrays: Mapping[str, npt.NDArray[Any]], device: torch.device | str = "cpu") -> "Batch":
         """The arrays of a sampler (see `minrl.data.batches`) as tensors on `device`."""
-        return cls(**{f.name: torch.from_numpy(arrays[f.name]).to(device) for f in fields(cls)})
+        return cls(**{f.name: torch.from_numpy(arrays[f.name]).to(device) for f in fields(cls) if f.name in arrays})
 
     def to(self, dtype: torch.dtype) -> "Batch":
         """The same batch with its real numbers in another precision."""
+        return Batch(**{k: v.to(dtype) if v.is_floating_point() else v for k, v in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the batch by their names, without those that it does not have."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v.to(dtype) if v.is_floating_point() else v for k, v in values.items()})
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A training step recorded once as a CUDA graph and replayed, so that kernel launches do not dominate."""
 
 from collections.abc import Callable
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -51,7 +50,7 @@ class CapturedStep:
 
     def _record(self, batch: Batch, memory: Tensor | None) -> None:
         self.inputs = [given.clone() for given in _tensors(batch, memory)]
-        names = [f.name for f in fields(Batch)]
+        names = list(batch.tensors())
         held = Batch(**dict(zip(names, self.inputs[: len(names)], strict=True)))
         held_memory = None if memory is None else self.inputs[-1]
         self.graph = torch.cuda.CUDAGraph()
@@ -60,5 +59,5 @@ class CapturedStep:
 
 
 def _tensors(batch: Batch, memory: Tensor | None) -> list[Tensor]:
-    of_batch = [getattr(batch, f.name) for f in fields(Batch)]
+    of_batch = list(batch.tensors().values())
     return of_batch if memory is None else [*of_batch, memory]

@@ -1,5 +1,6 @@
 """Held-out episodes: which they are, and what is measured on them."""
 
+import dataclasses
 import math
 import signal
 from pathlib import Path
@@ -18,7 +19,7 @@ from minrl.agent import Batch
 from minrl.agents.__main__ import main
 from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.agents.decision import DecisionAgent, DecisionConfig
-from minrl.data import load
+from minrl.data import build_episodes, load
 from minrl.distributed import Group
 from minrl.log import STEP, read_log
 from minrl.loop import Run
@@ -99,6 +100,44 @@ def test_the_loss_is_that_of_each_episode_alone(context: int | None, loss: Any) 
     assert found[LOSS] == pytest.approx(total / episodes.num_steps, rel=1e-5)
     measured = [found[f"{ACTION_ERROR}_{i}"] for i in range(2)]
     assert measured == pytest.approx((errors / episodes.num_steps).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("best", [-30.0, -200.0], ids=["all within the best", "most beyond the best"])
+@pytest.mark.parametrize("context", [None, 7], ids=["trajectories", "windows"])
+def test_validation_asks_for_the_episode_and_not_for_the_window(context: int | None, best: float) -> None:
+    """What an episode is asked for at step t is min(its return, the best) less the rewards before t, from any window.
+
+    Every reward is -1 to -3: a window that begins late has a return-to-go far above that of its episode.
+    """
+    random = np.random.default_rng(0)
+    lengths = random.integers(20, 60, size=20)
+    rewards = -random.uniform(1, 3, size=lengths.sum())
+    episodes = build_episodes(
+        name="costs", observations=random.normal(size=(len(rewards), 3)), rewards=rewards, lengths=lengths,
+        actions=random.uniform(-1, 1, (len(rewards), 2)), final_observations=np.zeros((20, 3)),
+        terminated=[True] * 20, truncated=[False] * 20, observation_space=spaces.Box(-9, 9, (3,), np.float32),
+        action_space=spaces.Box(-1, 1, (2,), np.float32),
+    )  # fmt: skip
+    assert episodes.returns.max() < -20
+    task = dataclasses.replace(Task.of(episodes), best_return=best)
+    config = DecisionConfig(width=8, depth=1, context=context)
+    agent = DecisionAgent(config, task).double().eval()
+    free = DecisionAgent(dataclasses.replace(config, cap_return=False), task).double().eval()
+    free.load_state_dict(agent.state_dict())
+    asked = []
+    for part in np.split(rewards, np.cumsum(lengths)[:-1]):
+        earned = np.cumsum(part) - part
+        asked.append(min(part.sum(), best) - earned)
+    row_of = {tuple(row): number for number, row in enumerate(episodes.observations.tolist())}
+    for arrays in batches(episodes, 300, context):
+        batch = Batch.from_numpy(arrays).to(torch.float64)
+        right = torch.zeros_like(batch.returns_to_go)
+        for at in np.argwhere(arrays["mask"]):
+            right[tuple(at)] = np.concatenate(asked)[row_of[tuple(arrays["observations"][tuple(at)].tolist())]]
+        found, wanted = agent.predict(batch), free.predict(dataclasses.replace(batch, returns_to_go=right))
+        torch.testing.assert_close(found[batch.mask], wanted[batch.mask], rtol=0, atol=1e-5)
+        if best == -200.0:
+            assert (found - free.predict(batch))[batch.mask].abs().max() > 1e-4  # the cap does something
 
 
 def test_the_best_are_judged_by_the_best() -> None:

@@ -113,8 +113,8 @@ class Windows:
         return self
 
     def __next__(self) -> NumpyBatch:
-        """observations (B, K, O), actions and previous_actions (B, K, A), and rewards, returns_to_go,
-        time_steps, reset, mask (B, K); padding is zero, with `mask` False."""
+        """Return observations (B, K, O), actions and previous_actions (B, K, A), and rewards, returns_to_go,
+        first_returns, time_steps, reset, mask (B, K); padding is zero, with `mask` False."""
         draws = self._random.random((2, self.batch_size))
         # The sum may end an ulp below 1; the last episode that has any weight takes what lies above.
         episode = np.searchsorted(self._cumulative, draws[0] * self._cumulative[-1], side="right")
@@ -168,7 +168,14 @@ class _Draw:
 
 
 def gather(episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray, mask: BoolArray) -> NumpyBatch:
-    """The batch at given rows of the flat arrays, (B, T); rows that `mask` leaves out become zero."""
+    """Return the batch at given rows of the flat arrays, (B, T); rows that `mask` leaves out become zero.
+
+    Args:
+        episodes: N steps.
+        rows: of the flat arrays, (B, T).
+        steps: how far each of them lies behind the first step of its episode, (B, T).
+        reset, mask: as in `minrl.agent.Batch`.
+    """
     before = episodes.actions[np.maximum(rows - 1, 0)]
     before[(steps == 0) | ~mask] = 0.0
     batch = {
@@ -177,6 +184,7 @@ def gather(episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray
         "previous_actions": before,
         "rewards": episodes.rewards[rows],
         "returns_to_go": episodes.returns_to_go[rows],
+        "first_returns": episodes.returns_to_go[rows - steps],
     }
     if not mask.all():
         padding = ~mask

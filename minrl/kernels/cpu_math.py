@@ -31,24 +31,29 @@ _announced = False
 
 
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """`function` as machine code that runs without the interpreter's lock, kept on disk where that is possible."""
+    """Compile `function` to machine code that runs without the interpreter's lock, kept on disk where possible."""
     options: dict[str, Any] = {"nogil": True, "fastmath": FAST, "error_model": "numpy"}
     function.__qualname__ = f"{function.__qualname__}_{_REVISION}"
     try:
         kernel = njit(cache=True, **options)(function)
+        kept = True
     except RuntimeError:  # no folder can be written to
-        kernel = njit(**options)(function)
+        kernel, kept = njit(**options)(function), False
+    compilations = 0
 
     def call(*arguments: Any) -> None:
-        nonlocal kernel
+        nonlocal kernel, kept, compilations
         count, begin = len(kernel.overloads), time.perf_counter()
         try:
             kernel(*arguments)
         except OSError:  # the folder is full or gone; nothing has run yet
-            kernel = njit(**options)(function)
+            kernel, kept, count, compilations = njit(**options)(function), False, 0, 0
             kernel(*arguments)
         if len(kernel.overloads) != count:
-            _announce(time.perf_counter() - begin)
+            # What is read from disk is a form of the kernel too, and no compilation.
+            before, compilations = compilations, sum(kernel.stats.cache_misses.values())
+            if compilations > before:
+                _announce(time.perf_counter() - begin, kept)
 
     return call
 
@@ -74,12 +79,13 @@ def _without_aliases(flags: Any) -> Any:
     return flags
 
 
-def _announce(seconds: float) -> None:
-    """One line, once, where compiling made the user wait."""
+def _announce(seconds: float, kept: bool) -> None:
+    """Write one line, once, where compiling made the user wait."""
     global _announced
     if seconds > 1 and not _announced:
         _announced = True
-        print(f"minrl: compiled a CPU kernel in {seconds:.1f} s (kept on disk for later runs)", file=sys.stderr)
+        where = "kept on disk for later runs" if kept else "not kept: no folder for it; NUMBA_CACHE_DIR names one"
+        print(f"minrl: compiled a CPU kernel in {seconds:.1f} s ({where})", file=sys.stderr)
 
 
 def _from_bits(context: Any, bits: Any) -> Any:

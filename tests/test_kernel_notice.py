@@ -1,0 +1,57 @@
+"""The line about compiling is written where something was compiled, and not where it was read from disk."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+from itertools import count
+from types import SimpleNamespace
+
+import numpy as np
+from minrl.kernels import cpu_math
+
+def fill(x):
+    for i in range(len(x)):
+        x[i] = 2.0 * i
+
+if {in_memory}:
+    # Code without a file: numba has no folder to keep it in.
+    exec("def fill(x):\\n    for i in range(len(x)):\\n        x[i] = 2.0 * i")
+# A slow machine, where each look at the clock is five seconds after the last.
+cpu_math.time = SimpleNamespace(perf_counter=count(step=5.0).__next__)
+call, x = cpu_math.compiled(fill), np.zeros(5)
+call(x)
+assert x.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
+{more}
+"""
+
+
+def notice(folder: Path, in_memory: bool = False, more: str = "") -> list[str]:
+    """What a process of its own writes to standard error, with its compiled code in `folder`."""
+    program = folder / "program.py"
+    if not program.exists():  # numba keeps code by the time of its file
+        program.write_text(PROGRAM.format(in_memory=in_memory, more=more), encoding="utf-8")
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache")}
+    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=True)
+    return done.stderr.splitlines()
+
+
+def test_only_compiling_is_told(tmp_path: Path) -> None:
+    first, second = notice(tmp_path), notice(tmp_path)
+    assert len(first) == 1
+    assert first[0].startswith("minrl: compiled a CPU kernel in ")
+    assert first[0].endswith(" s (kept on disk for later runs)")
+    assert second == []
+
+
+@pytest.mark.parametrize("more", ["", "call(np.zeros(3, np.float32))"], ids=["once", "a second form"])
+def test_what_is_not_kept_is_not_said_to_be(tmp_path: Path, more: str) -> None:
+    for _ in range(2):
+        (line,) = notice(tmp_path, in_memory=True, more=more)
+        assert line.startswith("minrl: compiled a CPU kernel in ")
+        assert "kept on disk" not in line
+        assert "NUMBA_CACHE_DIR" in line

@@ -34,6 +34,16 @@ class Schedule:
         return self.peak * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def newest_share(decay: float, step: int) -> float:
+    """Return the share of the newest weights in the average after gradient step `step`, counted from 0.
+
+    A running average with decay d that begins at the weights of step 0 holds a share d ** t of them after t steps:
+    37 % after 1000 with 0.999. Dividing by the sum of what training has added, 1 - d ** t, as Adam does with its
+    moments (arXiv 1412.6980, section 3), is the same as adding the newest weights with the share (1 - d) / (1 - d ** t).
+    """
+    return (1 - decay) / -math.expm1((step + 1) * math.log(decay))
+
+
 def decayed_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices and convolutions with weight decay; biases, norms and embeddings of time without."""
     matrices = [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
@@ -49,7 +59,7 @@ class Optimizer:
         schedule: of the learning rate.
         weight_decay: of matrices.
         clip: largest norm of the whole gradient.
-        average: decay per step of the averaged weights, 0 for none.
+        average: decay per step of the averaged weights, 0 for none; they hold no share of the initial weights.
         autocast: run the network in bfloat16 (recurrences stay in float32).
         group: the processes that train together.
     """
@@ -78,6 +88,8 @@ class Optimizer:
         self.parameters = list(agent.parameters())
         self.average = average
         self.averaged = {n: p.detach().clone() for n, p in agent.named_parameters()} if average else {}
+        # In a tensor, as a recorded step reads it from the GPU.
+        self.newest_share = torch.ones((), device=self.device)
         # Sums over processes are not recorded, nor cells that read values back.
         alone = self.group.size == 1
         recordable = alone and not any(isinstance(m, Cell) and m.reads_back for m in agent.modules())
@@ -91,6 +103,8 @@ class Optimizer:
                 parameters["lr"].fill_(rate)
             else:
                 parameters["lr"] = rate
+        if self.average:
+            self.newest_share.fill_(newest_share(self.average, step))
         loss, norm, last = self._run(batch, memory)
         return loss, norm, last
 
@@ -106,7 +120,7 @@ class Optimizer:
         self.adam.step()
         with torch.no_grad():
             for name, parameter in self.agent.named_parameters() if self.average else ():
-                self.averaged[name].lerp_(parameter, 1 - self.average)
+                self.averaged[name].lerp_(parameter, self.newest_share.to(parameter.dtype))
         return self.group.sum(mean.detach().clone()), norm, loss.memory
 
     def acting_weights(self) -> dict[str, Any]:
@@ -115,10 +129,20 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on beside the batch."""
-        return {"adam": self.adam.state_dict(), "weights": self.agent.state_dict(), "averaged": self.averaged}
+        return {
+            "adam": self.adam.state_dict(),
+            "weights": self.agent.state_dict(),
+            "averaged": self.averaged,
+            "averaged_without_initial": True,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Take up what `state_dict` gave; a ValueError where averaged weights hold a share of the initial ones."""
+        if state["averaged"] and not state.get("averaged_without_initial"):
+            raise ValueError(
+                "its averaged weights are of an older version and hold a share of the initial weights, which cannot be "
+                "taken out: begin the run anew"
+            )
         self.agent.load_state_dict(state["weights"])
         self.adam.load_state_dict(state["adam"])
         for group in self.adam.param_groups:

@@ -16,7 +16,7 @@ from minrl import checkpoint
 from minrl.agents.__main__ import main
 from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.log import STEP, read_log
-from minrl.optimize import Schedule
+from minrl.optimize import Schedule, newest_share
 from minrl.train import TrainConfig, resume, train
 
 __all__ = ["cartpole", "own_folders"]
@@ -126,7 +126,10 @@ def test_the_learning_rate_in_closed_form(cartpole: str, tmp_path: Path) -> None
 
 
 def test_averaged_weights(cartpole: str, tmp_path: Path) -> None:
-    """E_t = d E_{t-1} + (1 - d) W_t from the initial weights; they act, the plain ones train on."""
+    """The mean of the weights after each step, those k steps ago weighed by d ** k; they act, the plain ones train on.
+
+    Nothing is left of the initial weights, which have been in no step.
+    """
     plain = []
     for steps in range(1, 4):
         config = config_for(cartpole, steps=steps, decay="constant", warmup=0.0)
@@ -134,16 +137,32 @@ def test_averaged_weights(cartpole: str, tmp_path: Path) -> None:
         plain.append(weights_of(tmp_path / f"{steps}"))
     config = config_for(cartpole, steps=3, decay="constant", warmup=0.0, average=0.75)
     result = train(DecisionAgent, SMALL, config, tmp_path / "averaged")
-    torch.manual_seed(0)
-    start = DecisionAgent(SMALL, result.agent.task).state_dict()
     saved = checkpoint.read(tmp_path / "averaged")
     for name, parameter in result.agent.named_parameters():
-        wanted = start[name].double()
-        for weights in plain:
-            wanted = 0.75 * wanted + 0.25 * weights[name].double()
+        first, second, third = (weights[name].double() for weights in plain)
+        wanted = (0.5625 * first + 0.75 * second + third) / (0.5625 + 0.75 + 1)
         assert torch.allclose(saved.weights[name].double(), wanted, atol=1e-6), name
         assert torch.equal(parameter, saved.weights[name])
         assert torch.equal(saved.training["optimizer"]["weights"][name], plain[-1][name])
+
+
+def test_an_average_over_a_long_run_is_that_of_numpy() -> None:
+    """1000 steps at 0.999 on one weight that moves 1 a step: numpy's weighted mean in float64, from 1 to 1000."""
+    average = torch.full((1,), 123.0, dtype=torch.float64)
+    for step in range(1000):
+        average.lerp_(torch.full_like(average, step + 1.0), newest_share(0.999, step))
+    wanted = np.average(np.arange(1, 1001), weights=0.999 ** np.arange(999, -1, -1.0))
+    assert average.item() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_an_old_average_is_not_gone_on_with(cartpole: str, tmp_path: Path) -> None:
+    train(DecisionAgent, SMALL, config_for(cartpole, steps=2, average=0.9), tmp_path / "run")
+    path = tmp_path / "run" / checkpoint.LAST
+    saved = torch.load(path, weights_only=True)
+    del saved["training"]["optimizer"]["averaged_without_initial"]
+    torch.save(saved, path)
+    with pytest.raises(ValueError, match=r"averaged weights are of an older version .* begin the run anew"):
+        resume(tmp_path / "run")
 
 
 def test_half_precision_trains(cartpole: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from minrl.collect import collect
 from minrl.config import key_value
+from minrl.episode_limit import DEFAULT_MAX_STEPS
 from minrl.physics import quiet_mujoco
 
 
@@ -31,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--deterministic", action="store_true", help="the policy's likeliest action instead of a sample")
     add("--vecnormalize", metavar="FILE.pkl", help="what VecNormalize.save wrote, for a policy trained under it")
     add("--env-options", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="for gymnasium.make")
-    add("--max-episode-steps", metavar="N", type=int, help="cut episodes there instead of at the environment's limit")
+    add(
+        "--max-episode-steps",
+        metavar="N",
+        type=int,
+        help="cut episodes there instead of at the environment's limit, or at "
+        f"{DEFAULT_MAX_STEPS} steps where it states none",
+    )
     add("--float32", action="store_true", help="store float64 values as float32")
     add("--compress", action="store_true", help="gzip the arrays")
     add("--overwrite", action="store_true", help="replace a data set of this name once the new one is complete")
@@ -63,10 +70,16 @@ def run(arguments: argparse.Namespace) -> int:
         metadata={key: value for key, value in labels.items() if value is not None},
     )
     returns = np.array(written.returns)
+    cut = ""
+    if written.cut_off:
+        cut = (
+            f"{written.cut_off} of {len(returns)} episodes were cut off after {DEFAULT_MAX_STEPS} steps, as the "
+            "environment states no limit: --max-episode-steps sets one\n"
+        )
     print(
         f"minari:{written.name}: {len(returns)} episodes, {written.steps} steps, "
         f"return {returns.mean():.1f} (from {returns.min():.1f} to {returns.max():.1f})\n"
-        f"written to {written.path}\n"
+        f"{cut}written to {written.path}\n"
         f"train on it with: minrl train decision --data minari:{written.name} --out runs/NAME"
     )
     return 0

@@ -7,14 +7,18 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from minrl import checkpoint
 from minrl.agent import parameter_count
+from minrl.config import key_value
 from minrl.data.environment import EnvironmentInfo
+from minrl.episode_limit import DEFAULT_MAX_STEPS
 from minrl.evaluate import evaluate
 from minrl.report import evaluation_table
+from minrl.task import Task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +33,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", metavar="N", type=int, default=20, help="for each target (default: 20)")
     parser.add_argument("--target", type=float, nargs="+", metavar="RETURN", help="returns to ask for, side by side")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the first episode (default: 0)")
-    parser.add_argument("--env", metavar="ID", help="another environment than the data set's; MODULE:ID imports MODULE")
+    parser.add_argument(
+        "--env",
+        metavar="ID",
+        help="another environment, or the run's own with its keywords and limit; MODULE:ID imports MODULE",
+    )
+    parser.add_argument(
+        "--env-kwargs",
+        metavar="KEY=VALUE",
+        nargs="+",
+        type=key_value,
+        default=[],
+        help="for gymnasium.make, over those that the run's environment has",
+    )
+    parser.add_argument(
+        "--max-episode-steps",
+        metavar="N",
+        type=int,
+        help="cut an episode off after so many steps (default: the environment's own limit, or "
+        f"{DEFAULT_MAX_STEPS} where it states none)",
+    )
     parser.add_argument("--sample", action="store_true", help="sample actions instead of taking the likeliest")
     parser.add_argument(
         "--environments", metavar="N", type=int, default=10, help="at once, for each target (default: 10)"
@@ -51,13 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
         agent = checkpoint.restore(saved, str(arguments.path))
         results = evaluate(
             agent,
-            EnvironmentInfo(arguments.env) if arguments.env else None,
+            chosen_environment(agent.task, arguments.env, dict(arguments.env_kwargs)),
             episodes=arguments.episodes,
             targets=arguments.target,
             environments=arguments.environments,
             seed=arguments.seed,
             deterministic=not arguments.sample,
             vectorization="async" if arguments.asynchronous else "sync",
+            max_episode_steps=arguments.max_episode_steps,
             progress=not arguments.json,
         )
     label = saved.note.get("label", "checkpoint")
@@ -75,6 +99,28 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{arguments.path}: {label}, step {saved.step}\n")
         print(evaluation_table(results))
     return 0
+
+
+def chosen_environment(task: Task, name: str | None, kwargs: dict[str, Any]) -> EnvironmentInfo:
+    """Return the environment to evaluate in: the run's own, or the one called `name`, with `kwargs` over its keywords.
+
+    The run's own id, whichever module is named before it, keeps the keywords and the limit of steps that the run was
+    trained with. The specification of a data set is kept only where its code is an installed package's.
+
+    Raises:
+        ValueError: without `name` where the run has no environment or would import code that only a file names.
+    """
+    if name is None:
+        return task.known_environment().changed(kwargs)
+    own = task.environment
+    if own is None or own.id.rpartition(":")[2] != name.rpartition(":")[2]:
+        return EnvironmentInfo(name, kwargs)
+    try:
+        if own.spec is not None:
+            return task.known_environment().changed(kwargs)
+    except ValueError:
+        pass  # the user vouches for the id, not for the specification in the file
+    return EnvironmentInfo(name, own.kwargs, own.max_episode_steps).changed(kwargs)
 
 
 @contextlib.contextmanager

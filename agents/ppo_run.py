@@ -178,7 +178,12 @@ class Run:
         try:
             with _random_numbers_kept(), self.request.at_once():
                 (result,) = evaluate(
-                    self.agent, episodes=config.evaluate_episodes, environments=10, seed=config.first_episode
+                    self.agent,
+                    episodes=config.evaluate_episodes,
+                    environments=10,
+                    seed=config.first_episode,
+                    max_episode_steps=config.evaluate_max_steps,
+                    progress=True,
                 )
                 if config.video:
                     film = record_episode(self.agent, task.known_environment(), config.first_episode)

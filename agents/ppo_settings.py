@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from minrl.config import check_at_least
+from minrl.episode_limit import DEFAULT_MAX_STEPS
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,13 @@ class RunSettings:
         metadata={"help": "environment steps between two evaluations, 0 for none; one follows the last step"},
     )
     evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
+    evaluate_max_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "cut an evaluation's episode off after so many steps (unset: the environment's own limit, or "
+            f"{DEFAULT_MAX_STEPS} where it states none)"
+        },
+    )
     video: bool = field(
         default=False, metadata={"help": "render the first episode of each evaluation, for TensorBoard and as GIF"}
     )
@@ -100,7 +108,10 @@ class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
         check_at_least(self, 1, "n_envs", "n_steps", "n_epochs", "steps")
         check_at_least(self, 1, "log_every", "checkpoint_every", "evaluate_episodes")
         check_at_least(self, 0, "batch_size", "seed", "threads", "evaluate_every", "vf_coef")
-        for name in ("learning_rate", "clip_range", "max_grad_norm", "clip_range_vf", "target_kl", "segment_length"):
+        for name in (
+            "learning_rate", "clip_range", "max_grad_norm", "clip_range_vf", "target_kl", "segment_length",
+            "evaluate_max_steps",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")

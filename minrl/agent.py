@@ -6,7 +6,7 @@ Shapes: B batch, T time, O flat observation width, A flat action width, S state 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy.typing as npt
 import torch
@@ -101,6 +101,16 @@ class Actor(nn.Module, ABC):
     @abstractmethod
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
         """One step of B environments: the flattened action (B, A) and the next state (B, S)."""
+
+
+@runtime_checkable
+class AsksForReturn(Protocol):
+    """An agent whose target can be set once it is trained."""
+
+    most_asked: float  # a higher target is asked for as this one
+
+    def ask_for(self, target_return: float) -> None:
+        """Ask for this return by default from now on."""
 
 
 class Agent(Actor):

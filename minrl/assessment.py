@@ -15,7 +15,7 @@ from minrl.evaluate import Evaluation, evaluate, package_versions
 from minrl.interrupt import Stopped, StopRequest
 from minrl.log import Picture
 from minrl.target_choice import TargetChoice
-from minrl.targets import spread_targets, tag, write_targets
+from minrl.targets import spread_targets, tags, write_targets
 from minrl.train_config import TrainConfig
 from minrl.validation import Validation
 from minrl.video import keep, record_episode
@@ -111,7 +111,13 @@ class Assessor:
     def _evaluate(self, targets: list[float] | None = None) -> list[Evaluation]:
         config = self.config
         return evaluate(
-            self.agent, episodes=config.evaluate_episodes, targets=targets, environments=10, seed=config.first_episode
+            self.agent,
+            episodes=config.evaluate_episodes,
+            targets=targets,
+            environments=10,
+            seed=config.first_episode,
+            max_episode_steps=config.evaluate_max_steps,
+            progress=True,
         )
 
     def _kept(
@@ -123,7 +129,7 @@ class Assessor:
             label = {"evaluation": result.to_dict(), "label": "best of the evaluations during training"}
             checkpoint.save(self.out / checkpoint.BEST, self.agent, step=step, note=note() | label)
         curves: dict[str, float | Picture] = {
-            tag(target): evaluation.mean_return for target, evaluation in zip(self.targets, asked, strict=False)
+            name: evaluation.mean_return for name, evaluation in zip(tags(self.targets), asked, strict=False)
         }
         if asked:
             picture = write_targets(self.out, step, asked)

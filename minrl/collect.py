@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from minrl.data import EnvironmentInfo, make_environment
+from minrl.episode_limit import EpisodeLimit
 from minrl.minari_writer import MinariWriter, RecordedEpisode
 from minrl.policies import Policy, open_policy
 
@@ -27,6 +28,7 @@ class Collected:
     path: Path
     steps: int
     returns: tuple[float, ...]
+    cut_off: int = 0  # episodes truncated after `DEFAULT_MAX_STEPS` steps, as the environment states no limit
 
 
 def collect(
@@ -62,7 +64,8 @@ def collect(
         deterministic: take the policy's mode; by default its actions are drawn.
         vecnormalize: what `VecNormalize.save` wrote, for a policy trained on normalised observations.
         environment_options: keyword arguments of `gymnasium.make`.
-        max_episode_steps: cut episodes there, in place of the environment's own limit.
+        max_episode_steps: cut episodes there, in place of the environment's own limit; where it states none either,
+            they are cut after `minrl.episode_limit.DEFAULT_MAX_STEPS` steps.
         float32: store float64 observations, actions and rewards as float32.
         compress: gzip the arrays.
         overwrite: replace an existing data set, once the new one is complete.
@@ -91,10 +94,11 @@ def collect(
         writer = MinariWriter(name, world, float32=float32, compress=compress, overwrite=overwrite, metadata=labels)
         # Stable-Baselines3 draws actions from torch's global stream; the caller's is put back.
         with writer, torch.random.fork_rng(devices=[]):
-            returns = record(writer, world, policies, episodes, seed, progress)
+            limited = EpisodeLimit(world)
+            returns = record(writer, limited, policies, episodes, seed, progress)
     finally:
         world.close()
-    return Collected(name, writer.target, writer.steps, tuple(returns))
+    return Collected(name, writer.target, writer.steps, tuple(returns), limited.cut_off)
 
 
 def record(

@@ -6,7 +6,7 @@ Shapes: B environments.
 import math
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,11 +16,12 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from tqdm import tqdm
 
-from minrl.agent import Actor
+from minrl.agent import Actor, AsksForReturn
 from minrl.choices import choose
 from minrl.data.environment import EnvironmentInfo, make_environment
+from minrl.episode_limit import EpisodeLimit
+from minrl.evaluation_progress import EvaluationProgress
 from minrl.physics import quiet_mujoco
 from minrl.play import Player
 
@@ -38,6 +39,10 @@ class Evaluation:
     seeds: tuple[int, ...]
     reference_scores: tuple[float, float] | None
     versions: dict[str, str]
+    environment_kwargs: dict[str, Any] = field(default_factory=dict)
+    max_episode_steps: int | None = None  # the limit that applied to each episode
+    truncated: tuple[bool, ...] = ()  # for each episode, whether a limit ended it and not the environment's own end
+    capped_at: float | None = None  # the return asked for in place of a higher `target_return`
 
     @property
     def mean_return(self) -> float:
@@ -45,8 +50,8 @@ class Evaluation:
         return float(np.mean(self.returns))
 
     @property
-    def standard_error(self) -> float:
-        """Of the mean return, over episodes; 0 for a single one."""
+    def standard_error(self) -> float | None:
+        """Standard error of the mean return over episodes; None for a single one."""
         return _standard_error(self.returns)
 
     @property
@@ -62,8 +67,11 @@ class Evaluation:
         scores = self.scores
         return {
             "environment": self.environment,
+            "environment_kwargs": self.environment_kwargs,
+            "max_episode_steps": self.max_episode_steps,
             "episodes": len(self.returns),
             "target_return": self.target_return,
+            "target_capped_at": self.capped_at,
             "mean_return": self.mean_return,
             "standard_error": self.standard_error,
             "normalized_score": None if scores is None else float(np.mean(scores)),
@@ -71,6 +79,7 @@ class Evaluation:
             "mean_length": float(np.mean(self.lengths)),
             "returns": list(self.returns),
             "lengths": list(self.lengths),
+            "truncated_episodes": sum(self.truncated),
             "seeds": list(self.seeds),
             "versions": self.versions,
         }
@@ -86,6 +95,7 @@ def evaluate(
     seed: int = 0,
     deterministic: bool = True,
     vectorization: Vectorization = "sync",
+    max_episode_steps: int | None = None,
     progress: bool = False,
 ) -> list[Evaluation]:
     """Run `episodes` episodes for each target return and report all of them.
@@ -102,37 +112,70 @@ def evaluate(
         seed: of the first episode.
         deterministic: the most likely action instead of a sample.
         vectorization: "sync" steps environments one after another, "async" in processes of their own.
-        progress: show a progress bar.
+        max_episode_steps: steps after which an episode is truncated; by default the environment's own limit, or
+            `minrl.episode_limit.DEFAULT_MAX_STEPS` where it states none.
+        progress: show a progress bar on a terminal, elsewhere a line on standard error every half minute.
 
     Raises:
-        ValueError: if there is no environment, it cannot be made or its spaces do not fit the agent's.
+        ValueError: if there is no environment, it cannot be made or its spaces do not fit the agent's, or if
+            targets are given that are not finite or to an agent that is asked for no return.
     """
     environment = environment or agent.task.known_environment()
     if episodes < 1 or environments < 1:
         raise ValueError(f"episodes and environments must be at least 1, got {episodes} and {environments}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
+    if max_episode_steps is not None:
+        if max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
+        environment = environment.changed(max_episode_steps=max_episode_steps)
+    if targets is not None:
+        _check_targets(agent, targets)
     asked = [None] if targets is None else list(targets)
     slots = min(environments, episodes)
     rows = _run(agent, environment, asked, slots, episodes, seed, deterministic, vectorization, progress)
-    return [
-        Evaluation(
+    most = agent.most_asked if isinstance(agent, AsksForReturn) else math.inf
+    results = []
+    for k, target in enumerate(asked):
+        wanted = agent.target_return if target is None else target
+        result = Evaluation(
             environment=environment.id,
-            target_return=agent.target_return if target is None else target,
+            target_return=wanted,
             returns=tuple(rows.returns[k].tolist()),
             lengths=tuple(rows.lengths[k].tolist()),
             seeds=tuple(range(seed, seed + episodes)),
             reference_scores=agent.task.reference_scores,
             versions=package_versions(),
+            environment_kwargs=environment.kwargs,
+            max_episode_steps=rows.limit,
+            truncated=tuple(rows.truncated[k].tolist()),
+            capped_at=most if wanted is not None and wanted > most else None,
         )
-        for k, target in enumerate(asked)
-    ]
+        results.append(result)
+    return results
 
 
-@dataclass(frozen=True)
+def _check_targets(agent: Actor, targets: Sequence[float]) -> None:
+    """Raise ValueError for target returns that the agent cannot be asked for."""
+    if agent.target_return is None:
+        raise ValueError(f"agent {agent.name} is not asked for any return: leave the target out")
+    if not targets:
+        raise ValueError("there is no target return in the empty list of targets")
+    for target in targets:
+        if not math.isfinite(target):
+            raise ValueError(f"the target return must be a number, got {target}")
+
+
+@dataclass
 class _Results:
     returns: npt.NDArray[np.float64]  # (targets, episodes)
     lengths: npt.NDArray[np.int64]
+    truncated: npt.NDArray[np.bool_]
+    limit: int = 0  # steps of an episode
+
+    @classmethod
+    def empty(cls, *shape: int) -> "_Results":
+        return cls(np.zeros(shape), np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.bool_))
 
 
 def _run(
@@ -148,30 +191,33 @@ def _run(
 ) -> _Results:
     """Row k * slots + j runs, for target k, episodes j, then whichever is next in line."""
     count = slots * len(targets)
-    results = _Results(np.zeros((len(targets), episodes)), np.zeros((len(targets), episodes), dtype=np.int64))
+    results = _Results.empty(len(targets), episodes)
     running = np.tile(np.arange(slots), len(targets))  # (B,) the episode of each row
     following = [slots] * len(targets)
     asked = None if targets == [None] else np.repeat(np.array(targets, dtype=np.float64), slots)
     player = Player(agent, count, target_return=asked, deterministic=deterministic)
     with closing(_vector(environment, count, vectorization)) as vector:
         agent.task.check_fits(vector.single_observation_space, vector.single_action_space, environment.id)
+        results.limit = vector.get_attr("max_episode_steps")[0]
         observations, _ = vector.reset(seed=[seed + int(e) for e in running])
         rewards, starts = np.zeros(count), np.ones(count, dtype=np.bool_)
         returns, lengths, left = np.zeros(count), np.zeros(count, dtype=np.int64), len(targets) * episodes
-        with tqdm(total=left, desc="evaluate", unit="episode", disable=None if progress else True, leave=False) as bar:
+        with EvaluationProgress(left, shown=progress) as shown:
             while left:
                 actions = player.act(observations, rewards, starts)
                 observations, rewards, terminated, truncated, _ = vector.step(actions)
                 returns += rewards
                 lengths += 1
                 starts = terminated | truncated
+                shown.step(lengths)
                 for row in np.flatnonzero(starts):
-                    target = row // slots
-                    if running[row] < episodes:
-                        results.returns[target, running[row]] = returns[row]
-                        results.lengths[target, running[row]] = lengths[row]
+                    target, episode = row // slots, running[row]
+                    if episode < episodes:
+                        results.returns[target, episode] = returns[row]
+                        results.lengths[target, episode] = lengths[row]
+                        results.truncated[target, episode] = truncated[row] and not terminated[row]
                         left -= 1
-                        bar.update()
+                        shown.end_episode()
                     # A row without a further episode of its own goes on unrecorded until all are done.
                     running[row], following[target] = following[target], following[target] + 1
                     returns[row], lengths[row] = 0.0, 0
@@ -189,7 +235,7 @@ def _vector(environment: EnvironmentInfo, count: int, vectorization: Vectorizati
 
 def _make(environment: EnvironmentInfo) -> gymnasium.Env[Any, Any]:
     quiet_mujoco()
-    return make_environment(environment)
+    return EpisodeLimit(make_environment(environment))
 
 
 def package_versions() -> dict[str, str]:
@@ -198,5 +244,5 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in packages if find_spec(name.replace("-", "_")) is not None}
 
 
-def _standard_error(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+def _standard_error(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

@@ -156,15 +156,28 @@ def _evaluation_rows(result: Evaluation) -> list[tuple[str, str]]:
     values = result.to_dict()
     versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
     rows = [("environment", f"{result.environment} ({versions})")]
+    if result.environment_kwargs:
+        rows.append(("made with", ", ".join(f"{key}={value}" for key, value in result.environment_kwargs.items())))
     if result.target_return is not None:
-        rows.append(("return asked for", f"{result.target_return:.1f}"))
-    rows.append(("return", f"{result.mean_return:.1f} ± {result.standard_error:.1f}"))
+        cap = "" if result.capped_at is None else f", capped at {result.capped_at:.1f}, the best return of the data"
+        rows.append(("return asked for", f"{result.target_return:.1f}{cap}"))
+    rows.append(("return", _with_error(result.mean_return, result.standard_error)))
     if values["normalized_score"] is not None:
-        score = f"{values['normalized_score']:.1f} ± {values['normalized_standard_error']:.1f}"
+        score = _with_error(values["normalized_score"], values["normalized_standard_error"])
         rows.append(("normalised score", f"{score} (0 random, 100 expert)"))
-    seeds = f"seeds {result.seeds[0]} to {result.seeds[-1]}"
-    rows.append(("episodes", f"{len(result.returns)}, mean length {values['mean_length']:.1f}, {seeds}"))
+    count, first, last = len(result.returns), result.seeds[0], result.seeds[-1]
+    seeds = f"seed {first}" if count == 1 else f"seeds {first} to {last}"
+    rows.append(("episodes", f"{count}, mean length {values['mean_length']:.1f}, {seeds}"))
+    if result.max_episode_steps is not None:
+        limit = f"at most {result.max_episode_steps} steps an episode"
+        cut = sum(result.truncated)
+        rows.append(("step limit", f"{limit}; {cut} of {count} truncated" if cut else limit))
     return rows
+
+
+def _with_error(mean: float, error: float | None) -> str:
+    """Mean and standard error; a single episode has none."""
+    return f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}"
 
 
 def _scored(episodes: Episodes, value: float) -> str:

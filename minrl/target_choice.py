@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from minrl.agent import Actor
+from minrl.agent import Actor, AsksForReturn
 from minrl.data.episode import Episodes
 from minrl.evaluate import evaluate
 from minrl.files import replacing
@@ -18,16 +17,6 @@ CHOICE = "target_choice.json"
 SEED_OFFSET = 1_000_000
 # From the mean return of the data to its best, and beyond where the agent asks for as much.
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-
-
-@runtime_checkable
-class AsksForReturn(Protocol):
-    """An agent whose target can be set once it is trained."""
-
-    most_asked: float  # a higher target is asked for as this one
-
-    def ask_for(self, target_return: float) -> None:
-        """Ask for this return by default from now on."""
 
 
 class TargetChoice:
@@ -60,6 +49,8 @@ class TargetChoice:
             targets=self.candidates,
             environments=10,
             seed=self.config.seed + SEED_OFFSET,
+            max_episode_steps=self.config.evaluate_max_steps,
+            progress=True,
         )
         best = max(played, key=lambda result: result.mean_return)
         assert best.target_return is not None

@@ -19,14 +19,19 @@ _COUNT = 5
 
 
 def spread_targets(returns: npt.NDArray[np.float64]) -> list[float]:
-    """Five returns evenly from the worst to the best of the data, to four digits; fewer where these agree: (E,)."""
-    values = np.linspace(returns.min(), returns.max(), _COUNT)
-    return sorted({float(f"{value:.4g}") for value in values.tolist()})
+    """Return five returns (E,) evenly from the worst to the best of the data; fewer where these agree."""
+    worst, best = float(returns.min()), float(returns.max())
+    # Rounding inside linspace may step over the end by one unit in the last place.
+    return sorted(set(np.linspace(worst, best, _COUNT).clip(worst, best).tolist()))
 
 
-def tag(target: float) -> str:
-    """The name of the curve of what was achieved when `target` was asked for."""
-    return f"eval/target_{target:g}_mean_reward"
+def tags(targets: Sequence[float]) -> list[str]:
+    """Return the name of each target's curve, with as many digits (six or more) as tell the targets apart."""
+    for digits in range(6, 18):
+        names = [f"{target:.{digits}g}" for target in targets]
+        if len(set(names)) == len(set(targets)):
+            break
+    return [f"eval/target_{name}_mean_reward" for name in names]
 
 
 def read_targets(folder: Path) -> list[dict[str, Any]]:
@@ -65,13 +70,15 @@ def _plot(results: Sequence[Evaluation], step: int) -> Picture:
     axes = figure.add_subplot()
     ends = [min(asked), max(asked)]
     axes.plot(ends, ends, linestyle="--", color="0.6", label="as asked")
+    errors = [result.standard_error for result in results]
+    known = [error for error in errors if error is not None]  # none for single episodes
     axes.errorbar(
-        asked, achieved, yerr=[result.standard_error for result in results], marker="o", capsize=3, label="achieved"
+        asked, achieved, yerr=known if len(known) == len(errors) else None, marker="o", capsize=3, label="achieved"
     )
     axes.set_title(f"{results[0].environment}, step {step}, {len(results[0].returns)} episodes each", fontsize="medium")
     axes.set(
         xlabel="return asked for",
-        ylabel="return achieved (mean ± standard error)",
+        ylabel="return achieved (mean ± standard error)" if known else "return achieved",
     )
     axes.grid(alpha=0.3)
     axes.legend()

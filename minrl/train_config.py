@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from minrl.config import check_at_least
+from minrl.episode_limit import DEFAULT_MAX_STEPS
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class TrainConfig:
         metadata={"help": "steps between two evaluations, 0 for none; one follows the last step"},
     )
     evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
+    evaluate_max_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "cut an evaluation's episode off after so many steps (unset: the environment's own limit, or "
+            f"{DEFAULT_MAX_STEPS} where it states none)"
+        },
+    )
     target_sweep: Literal["last", "all", "none"] = field(
         default="last",
         metadata={
@@ -72,6 +80,8 @@ class TrainConfig:
         check_at_least(self, 1, "steps", "batch_size", "length", "log_every", "checkpoint_every", "evaluate_episodes")
         check_at_least(self, 1, "validate_every")
         check_at_least(self, 0, "seed", "evaluate_every", "threads", "weight_decay")
+        if self.evaluate_max_steps is not None:
+            check_at_least(self, 1, "evaluate_max_steps")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

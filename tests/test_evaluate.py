@@ -122,9 +122,14 @@ def test_scores_and_standard_errors_in_closed_form() -> None:
 
 def test_one_episode_and_no_reference_scores() -> None:
     values = evaluation_of((10.0,), None).to_dict()
-    assert values["standard_error"] == 0.0
+    assert values["standard_error"] is None
     assert values["normalized_score"] is None
     assert "normalised" not in evaluation_table([evaluation_of((10.0,), None)])
+    assert evaluation_of((10.0,), (0.0, 20.0)).to_dict()["normalized_standard_error"] is None
+    table = evaluation_table([evaluation_of((10.0,), (0.0, 20.0))])
+    assert "±" not in table
+    assert "50.0 (0 random, 100 expert)" in table
+    assert "seed 0" in table
 
 
 @pytest.mark.parametrize(
@@ -136,6 +141,10 @@ def test_one_episode_and_no_reference_scores() -> None:
         ({"episodes": 0}, "episodes and environments must be at least 1, got 0 and 10"),
         ({"environments": 0}, "episodes and environments must be at least 1, got 20 and 0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be at least 1, got 0"),
+        ({"targets": []}, "no target return in the empty list"),
+        ({"targets": [1.0, math.nan]}, "the target return must be a number, got nan"),
+        ({"targets": [math.inf]}, "the target return must be a number, got inf"),
         ({"vectorization": "asinc"}, 'unknown vectorization "asinc"; did you mean "async"'),
     ],
 )

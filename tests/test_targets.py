@@ -1,6 +1,7 @@
 """What a run shows beside its curves: the returns that it was asked for, a film, the seconds of training."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from minrl.data import load
 from minrl.evaluate import evaluate
 from minrl.log import STEP, read_log
 from minrl.report import write_report
-from minrl.targets import PLOT, TARGETS, read_targets, spread_targets
+from minrl.targets import PLOT, TARGETS, read_targets, spread_targets, tags
 from minrl.train import Result, TrainConfig, resume, train
 
 __all__ = ["cartpole", "own_folders"]
@@ -35,8 +36,24 @@ def run(data: str, out: Path, **settings: Any) -> Result:
 def test_targets_are_spread_over_the_data() -> None:
     returns = np.array([30.0, -10.0, 3.0, 10.0])
     assert spread_targets(returns) == [-10.0, 0.0, 10.0, 20.0, 30.0]
-    assert spread_targets(np.array([1.23456e4, 2.0])) == [2.0, 3088.0, 6174.0, 9260.0, 12350.0]
+    assert spread_targets(np.array([1.23456e4, 2.0])) == pytest.approx([2.0, 3087.9, 6173.8, 9259.7, 12345.6])
     assert spread_targets(np.array([7.0, 7.0])) == [7.0]
+
+
+@pytest.mark.parametrize(
+    ("worst", "best"), [(999_992.0, 1_000_007.0), (1e-9, 3e-9), (-123456.75, -123456.5), (0.1, 0.7), (-5e7, 5e7 + 1)]
+)
+def test_targets_lie_in_the_data_and_their_curves_apart(worst: float, best: float) -> None:
+    """Quarters of the way, by fractions."""
+    asked = spread_targets(np.array([best, worst]))
+    assert (asked[0], asked[-1], len(asked), len(set(tags(asked)))) == (worst, best, 5, 5)
+    exact = [Fraction(worst) + (Fraction(best) - Fraction(worst)) * i / 4 for i in range(5)]
+    assert max(abs(Fraction(a) - e) for a, e in zip(asked, exact, strict=True)) <= Fraction(np.spacing(abs(best)) * 2)
+
+
+def test_curves_keep_short_names_where_these_tell_targets_apart() -> None:
+    assert tags([20.5, -3.0]) == ["eval/target_20.5_mean_reward", "eval/target_-3_mean_reward"]
+    assert tags([1234567.0, 2.0]) == ["eval/target_1.23457e+06_mean_reward", "eval/target_2_mean_reward"]
 
 
 def test_several_returns_are_asked_for_at_the_end(cartpole: str, tmp_path: Path) -> None:
@@ -53,8 +70,8 @@ def test_several_returns_are_asked_for_at_the_end(cartpole: str, tmp_path: Path)
     with Image.open(tmp_path / "run" / PLOT) as plot:
         assert plot.size == (480, 400)
     events = EventAccumulator(str(tmp_path / "run")).Reload()
-    for target, row in zip(asked, written, strict=True):
-        (point,) = events.Scalars(f"eval/target_{target:g}_mean_reward")
+    for name, row in zip(tags(asked), written, strict=True):
+        (point,) = events.Scalars(name)
         assert (point.step, point.value) == (20, pytest.approx(row["mean_return"]))
     (picture,) = events.Images("eval/targets")
     assert picture.encoded_image_string == (tmp_path / "run" / PLOT).read_bytes()

@@ -25,7 +25,7 @@ class Score:
     target_return: float | None
     mean_return: float
     normalized: float | None  # 0 a random agent, 100 an expert, where the data set has reference scores
-    standard_error: float  # of the mean return, over episodes
+    standard_error: float | None  # of the mean return, over episodes; None for a single one
     episodes: int
     first_seed: int
     versions: tuple[tuple[str, str], ...]
@@ -39,7 +39,7 @@ class Score:
             target_return=evaluation["target_return"],
             mean_return=float(evaluation["mean_return"]),
             normalized=evaluation["normalized_score"],
-            standard_error=float(evaluation["standard_error"]),
+            standard_error=evaluation["standard_error"],
             episodes=int(evaluation["episodes"]),
             first_seed=int(evaluation["seeds"][0]),
             versions=tuple(sorted(evaluation["versions"].items())),

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
@@ -31,6 +32,20 @@ class EnvironmentInfo:
     kwargs: dict[str, Any] = field(default_factory=dict)
     max_episode_steps: int | None = None
     spec: str | None = None
+
+    def changed(
+        self, kwargs: Mapping[str, Any] | None = None, max_episode_steps: int | None = None
+    ) -> "EnvironmentInfo":
+        """Return the record with other keywords over its own and another limit of steps, where these are given."""
+        steps = self.max_episode_steps if max_episode_steps is None else max_episode_steps
+        merged = {**self.kwargs, **(kwargs or {})}
+        if max_episode_steps is not None:
+            # PPO takes the limit among the keywords.
+            merged.pop("max_episode_steps", None)
+        spec = self.spec
+        if spec is not None:
+            spec = json.dumps({**json.loads(spec), "kwargs": merged, "max_episode_steps": steps})
+        return dataclasses.replace(self, kwargs=merged, max_episode_steps=steps, spec=spec)
 
     def to_spec(self) -> str:
         """Gymnasium's EnvSpec as JSON; raises ValueError for an id that is not registered here."""

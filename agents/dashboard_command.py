@@ -41,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"charts                 {address}{CHARTS}")
         print(f"settings and results   {address}#hparams")
         print(f"all curves             {address}?smoothing=0#timeseries", flush=True)
+        if mirror.has_pictures():
+            print(f"pictures               {address}#images", flush=True)
         looked = time.monotonic()
         while request.signal is None:
             time.sleep(0.1)

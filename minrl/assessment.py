@@ -74,13 +74,14 @@ class Assessor:
         return bool(self.targets) and (sweep == "all" or (sweep == "last" and step == self.config.steps))
 
     def charts(self) -> dict[str, bool]:
-        """What the run will show, as `minrl.dashboard.offline_layout` asks."""
+        """Return what the run will show, as the arguments of `minrl.dashboard.offline_layout`."""
         last = self.config.steps
+        evaluations = -(-last // self.config.evaluate_every) if self.config.evaluate_every else 0
         plays = self.evaluates_at(last)
         return {
             "plays": plays,
             "scores": self.agent.task.reference_scores is not None,
-            "sweeps": plays and self.sweeps_at(last),
+            "sweeps": plays and self.config.target_sweep == "all" and self.sweeps_at(last) and evaluations > 1,
             "validates": self.validates_at(last),
         }
 

@@ -1,7 +1,7 @@
 """What a run's events tell TensorBoard beside curves: its hyper-parameters, and which charts belong together."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stable_baselines3.common.logger import Logger
@@ -79,25 +79,36 @@ def end_session(log: Logger) -> None:
 
 
 def experiment(runs: Iterable[Mapping[str, Value]], metrics: Iterable[str]) -> Summary:
-    """The columns of the table of several runs: every hyper-parameter of any of them, and last values of `metrics`.
+    """Return the columns of the table of several runs: every hyper-parameter of any of them, and last `metrics`.
 
-    What names a run is shown first where runs differ in it, then other settings in which they do.
+    Shown first are the settings that were swept, in which runs of one agent differ, then what names a run.
     """
     runs = list(runs)
     values = {
         name: [run[name] for run in runs if name in run] for name in dict.fromkeys(n for run in runs for n in run)
     }
-    differing = [name for name, given in values.items() if len(set(given)) > 1 or len(given) < len(runs)]
-    naming = [name for name in _NAMING if name in values]
-    order = [*(name for name in naming if name in differing), *differing, *naming]
+    swept = _swept(runs)
+    differing = [name for name in _NAMING if len(set(values.get(name, ()))) > 1]
+    order = dict.fromkeys([*differing, *(name for name in _NAMING if name in values)])
     # TensorBoard puts what is said to differ before the rest, in the order of the alphabet.
-    first = list(dict.fromkeys(order))[:_SHOWN]
+    first = {*swept, *[name for name in order if name not in swept][: max(0, _SHOWN - len(swept))]}
     infos = [_info(name, given, differs=name in first) for name, given in values.items()]
     names = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=METRICS[tag]) for tag in metrics]
     data = plugin_data_pb2.HParamsPluginData(
         experiment=api_pb2.Experiment(hparam_infos=infos, metric_infos=names, time_created_secs=time.time())
     )
     return _summary(metadata.EXPERIMENT_TAG, data)
+
+
+def _swept(runs: Sequence[Mapping[str, Value]]) -> list[str]:
+    """Return the settings, the seed aside, in which runs of one agent differ or which some of them lack."""
+    found: dict[str, None] = {}
+    for agent in dict.fromkeys(run.get("agent") for run in runs):
+        alike = [run for run in runs if run.get("agent") == agent]
+        for name in dict.fromkeys(name for run in alike for name in run):
+            if name != "seed" and len({run.get(name) for run in alike}) > 1:
+                found[name] = None
+    return list(found)
 
 
 def charts(layout: Layout) -> dict[str, dict[str, list[Any]]]:
@@ -111,7 +122,8 @@ def offline_layout(*, plays: bool, scores: bool, sweeps: bool, validates: bool) 
     Args:
         plays: whether it is evaluated in an environment.
         scores: whether its returns are normalised there.
-        sweeps: whether it is asked for several returns there.
+        sweeps: whether it is asked for several returns in more than one evaluation. Of a single one the chart would
+            be dots one above the other; `eval/targets` among the images shows return achieved over return asked.
         validates: whether episodes are held out.
     """
     played = {
@@ -181,9 +193,10 @@ def _info(name: str, values: list[Value], *, differs: bool) -> api_pb2.HParamInf
         info.type = api_pb2.DATA_TYPE_FLOAT64
         info.domain_interval.min_value, info.domain_interval.max_value = float(min(values)), float(max(values))
         return info
+    # Of a text no list of values: TensorBoard hides what is in none of them, and with it every run that begins later.
     info.type = api_pb2.DATA_TYPE_BOOL if kinds == {"bool"} else api_pb2.DATA_TYPE_STRING
-    choices = sorted(set(values)) if kinds == {"bool"} else sorted({str(v) for v in values})
-    info.domain_discrete.extend(choices)
+    if kinds == {"bool"}:
+        info.domain_discrete.extend([False, True])
     return info
 
 

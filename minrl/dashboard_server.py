@@ -18,6 +18,8 @@ from torch.utils.tensorboard.summary import custom_scalars
 from minrl.checkpoint import CONFIG
 from minrl.dashboard import METRICS, Value, charts, experiment, hyperparameters, online_layout
 from minrl.log import CSV
+from minrl.targets import PLOT
+from minrl.video import VIDEOS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -67,6 +69,10 @@ class Mirror:
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(file.resolve())
 
+    def has_pictures(self) -> bool:
+        """Return True if a run has shown return achieved over return asked, or a video."""
+        return any((place / name).exists() for place in self.runs.values() for name in (PLOT, VIDEOS))
+
     def _describe(self) -> None:
         """The columns of the table of runs; charts for runs that Stable-Baselines3 logged without us."""
         first = next(iter(self.runs))
@@ -87,6 +93,8 @@ class Mirror:
 
 # The page of all custom charts, below TensorBoard's address.
 CHARTS = "charts"
+# The key under which TensorBoard's pages keep in the browser whether charts are scaled without outliers.
+_OUTLIERS = "_ignoreYOutliers"
 
 
 def launch(logdir: Path, runs: Iterable[str], title: str, *, host: str, port: int | None) -> str:
@@ -130,20 +138,38 @@ def launch(logdir: Path, runs: Iterable[str], title: str, *, host: str, port: in
 
 
 def _with_charts(board: Application, runs: Iterable[str]) -> Application:
-    """`board` and a page that leads to the custom charts of all runs: of more than 40 TensorBoard shows none."""
+    """Wrap `board` so that it serves the page `CHARTS` besides, which leads to the custom charts of all runs.
+
+    Of more than 40 runs TensorBoard ticks none, and it scales charts without what it takes for outliers: those are the
+    one point of a single evaluation and the best score of a few. Only the browser's storage turns that off.
+    """
 
     def answer(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         if environment.get("PATH_INFO") != f"/{CHARTS}":
             return board(environment, start)
-        ticked = json.dumps(dict.fromkeys(runs, True), separators=(",", ":"))
-        # In whole groups of three bytes: an equals sign at the end would be read as one of the address.
-        state = base64.b64encode(ticked.ljust(-(-len(ticked) // 3) * 3).encode("ascii")).decode("ascii")
-        # TensorBoard smooths curves unless it is told not to, and a few evaluations are no noise.
-        place = f"/#custom_scalars&_smoothingWeight=0&runSelectionState={state}"
-        start("302 Found", [("Location", place), ("Cache-Control", "no-store"), ("Content-Length", "0")])
-        return []
+        page = _charts_page(runs).encode()
+        kind = ("Content-Type", "text/html; charset=utf-8")
+        start("200 OK", [kind, ("Cache-Control", "no-store"), ("Content-Length", str(len(page)))])
+        return [] if environment.get("REQUEST_METHOD") == "HEAD" else [page]
 
     return answer
+
+
+def _charts_page(runs: Iterable[str]) -> str:
+    """Return the page that sets TensorBoard's scaling of charts in the browser and goes on to the charts of `runs`."""
+    ticked = json.dumps(dict.fromkeys(runs, True), separators=(",", ":"))
+    # In whole groups of three bytes: an equals sign at the end would be read as one of the address.
+    state = base64.b64encode(ticked.ljust(-(-len(ticked) // 3) * 3).encode("ascii")).decode("ascii")
+    # TensorBoard smooths curves unless it is told not to, and a few evaluations are no noise. The address is relative,
+    # so that it holds behind a proxy too.
+    place = f"./#custom_scalars&_smoothingWeight=0&runSelectionState={state}"
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>minrl: charts</title>\n</head>\n'
+        f'<body>\n<a href="{place}">charts</a>\n<script>\n'
+        # A browser that keeps no storage shows the charts all the same.
+        f'try {{ localStorage.setItem("{_OUTLIERS}", "false"); }} catch (error) {{ console.warn(error); }}\n'
+        f"location.replace({json.dumps(place)});\n</script>\n</body>\n</html>\n"
+    )
 
 
 def _event_files(root: Path) -> Iterator[Path]:

@@ -9,8 +9,8 @@ from gymnasium import wrappers
 from minrl.data.environment import EnvironmentInfo, register
 
 
-def checked(environment: EnvironmentInfo) -> EnvironmentInfo:
-    """`environment` itself if making it runs only what an installed package has registered under its id.
+def checked(environment: EnvironmentInfo, file: str = "the checkpoint") -> EnvironmentInfo:
+    """Return `environment`, which `file` names, if making it runs only what an installed package registered for its id.
 
     A specification may name any module of the machine as its entry point or as a wrapper. Here the entry point
     must be the registered one and the wrappers Gymnasium's own.
@@ -22,10 +22,10 @@ def checked(environment: EnvironmentInfo) -> EnvironmentInfo:
         spec = None if environment.spec is None else dict(json.loads(environment.spec))
         reason = _objection(environment, spec)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"the checkpoint's environment cannot be read: {error}") from error
+        raise ValueError(f"the environment that {file} names cannot be read: {error}") from error
     if reason:
         raise ValueError(
-            f"the checkpoint asks for environment {environment.id}, {reason}: if you trust one that you have "
+            f"{file} asks for environment {environment.id}, {reason}: if you trust one that you have "
             f"installed, name it with --env ID (--env MODULE:ID imports MODULE first)"
         )
     return environment

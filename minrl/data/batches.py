@@ -179,7 +179,7 @@ def gather(episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray
     before = episodes.actions[np.maximum(rows - 1, 0)]
     before[(steps == 0) | ~mask] = 0.0
     batch = {
-        "observations": episodes.observations[rows],
+        "observations": episodes.observations[rows].astype(np.float32, copy=False),
         "actions": episodes.actions[rows],
         "previous_actions": before,
         "rewards": episodes.rewards[rows],

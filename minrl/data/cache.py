@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from minrl.data.convert import Allocate, Arrays, in_memory
+from minrl.data.mapped import reserve
 
-FORMAT_VERSION = 1  # raise it whenever what the files hold changes
+FORMAT_VERSION = 2  # raise it whenever what the files hold changes
 _NAMES = (
     "observations",
     "actions",
@@ -79,10 +80,8 @@ def _write(draft: Path, convert: Callable[[Allocate], Arrays]) -> None:
     def mapped(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         file = draft / f"{name}.npy"
         array: npt.NDArray[Any] = np.lib.format.open_memmap(file, mode="w+", dtype=np.dtype(dtype), shape=shape)
-        if hasattr(os, "posix_fallocate") and file.stat().st_size:
-            # Without room reserved a full disk would kill the process at the first write through the mapping.
-            with file.open("r+b") as handle:
-                os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+        with file.open("r+b") as handle:
+            reserve(handle.fileno(), file.stat().st_size)
         return array
 
     arrays = convert(mapped)

@@ -3,15 +3,16 @@
 Shapes: n steps and e episodes of one block; N steps, E episodes, O and A flat widths of the whole set.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from minrl.data.episode import BoolArray, FloatArray, IntArray, returns_to_go
-from minrl.data.spaces import AnySpace, Leaf, encode, invalid_row, leaves
+from minrl.data.episode import BoolArray, FloatArray, IntArray, groups, returns_to_go
+from minrl.data.mapped import BYTES_AT_ONCE, leave_memory
+from minrl.data.spaces import AnySpace, Leaf, encode, invalid_row, leaves, stored_dtype
 
 Arrays = dict[str, npt.NDArray[Any]]
 # (name, shape, dtype) -> an array to write into, in memory or mapped from a file.
@@ -19,16 +20,25 @@ Allocate = Callable[[str, tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
 # (leaf, first episode of the block) -> the leaf's rows of the whole block, as `spaces.as_rows` gives them.
 ReadLeaf = Callable[[Leaf], Any]
 
-BLOCK_BYTES = 1 << 26  # bounds what is held beside the result while a large set is converted
+BLOCK_BYTES = BYTES_AT_ONCE  # of the rows that are converted together
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block's first row stands, for messages."""
+
+    where: str  # the file
+    episode: int = 0
+    step: int = 0  # of that episode; above 0 where a block goes on with a long episode
 
 
 @dataclass(frozen=True)
 class Block:
-    """Whole episodes in order, flattened."""
+    """Consecutive steps, flattened: whole episodes, or a piece of one that is longer than a block."""
 
-    lengths: IntArray  # (e,)
-    observations: FloatArray  # (n, O)
-    final_observations: FloatArray  # (e, O)
+    stops: IntArray  # (e,) the rows after which an episode ends
+    observations: npt.NDArray[Any]  # (n, O)
+    final_observations: npt.NDArray[Any]  # (e, O)
     actions: FloatArray  # (n, A)
     rewards: FloatArray  # (n,)
     terminated: BoolArray  # (e,)
@@ -45,17 +55,20 @@ def assemble(
     *,
     steps: int,
     episodes: int,
-    widths: tuple[int, int],
+    observation_space: AnySpace,
+    action_space: AnySpace,
     where: str,
     allocate: Allocate,
 ) -> Arrays:
-    """All blocks end to end in arrays of N = steps rows and E = episodes, as `Episodes` names them.
+    """Lay all blocks end to end in arrays of N = steps rows and E = episodes, as `Episodes` names them.
 
-    `widths` are O and A. Raises ValueError, naming `where`, when the blocks hold another number of either.
+    Raises ValueError, naming `where`, when the blocks hold another number of either.
     """
-    observations = allocate("observations", (steps, widths[0]), np.float32)
+    widths = leaves(observation_space)[-1].columns.stop, leaves(action_space)[-1].columns.stop
+    dtype = stored_dtype(observation_space)
+    observations = allocate("observations", (steps, widths[0]), dtype)
     actions = allocate("actions", (steps, widths[1]), np.float32)
-    final_observations = allocate("final_observations", (episodes, widths[0]), np.float32)
+    final_observations = allocate("final_observations", (episodes, widths[0]), dtype)
     rewards = allocate("rewards", (steps,), np.float32)
     terminated = allocate("terminated", (episodes,), np.bool_)
     truncated = allocate("truncated", (episodes,), np.bool_)
@@ -63,7 +76,7 @@ def assemble(
     offsets[0] = 0
     row = episode = 0
     for block in blocks:
-        rows, count = len(block.rewards), len(block.lengths)
+        rows, count = len(block.rewards), len(block.stops)
         if row + rows > steps or episode + count > episodes:
             raise ValueError(
                 f"{where}: more data than the metadata says ({episodes} episodes, {steps} steps), "
@@ -75,14 +88,16 @@ def assemble(
         final_observations[episode : episode + count] = block.final_observations
         terminated[episode : episode + count] = block.terminated
         truncated[episode : episode + count] = block.truncated
-        offsets[episode + 1 : episode + count + 1] = row + np.cumsum(block.lengths)
+        offsets[episode + 1 : episode + count + 1] = row + block.stops
         row, episode = row + rows, episode + count
+        for written in (observations, actions, rewards):
+            leave_memory(written)
     if (row, episode) != (steps, episodes):
         raise ValueError(
             f"{where}: holds {episode} episodes with {row} steps, the metadata says {episodes} with {steps}"
         )
     to_go = allocate("returns_to_go", (steps,), np.float32)
-    to_go[:] = returns_to_go(rewards, offsets)
+    returns_to_go(rewards, offsets, out=to_go)
     return {
         "observations": observations,
         "actions": actions,
@@ -96,22 +111,28 @@ def assemble(
 
 
 def flatten_block(
-    space: AnySpace, read: ReadLeaf, lengths: IntArray, *, field: str, where: str, first: int
-) -> FloatArray:
-    """Read every leaf of a space for a block of episodes, check it and lay the columns side by side.
+    space: AnySpace,
+    read: ReadLeaf,
+    lengths: IntArray,
+    *,
+    field: str,
+    place: Place,
+    dtype: npt.DTypeLike = np.float32,
+) -> npt.NDArray[Any]:
+    """Read every leaf of a space for a block of episodes, check it and lay the columns side by side as `dtype`.
 
-    `lengths` are the rows of each episode, `first` the number of the block's first episode.
+    `lengths` are the rows of each episode in the block.
     Raises ValueError naming file, episode, field and step of the first value that is not finite or not in the space.
     """
     parts = leaves(space)
-    flat = None if len(parts) == 1 else np.empty((int(lengths.sum()), parts[-1].columns.stop), dtype=np.float32)
+    flat = None if len(parts) == 1 else np.empty((int(lengths.sum()), parts[-1].columns.stop), dtype=dtype)
     for leaf in parts:
         raw = read(leaf)
         bad = invalid_row(leaf.space, raw)
         if bad is not None:
             name = "/".join([field, *(str(key) for key in leaf.keys)])
-            raise ValueError(f"{where}, {locate(lengths, bad, first)}: {describe(raw[bad])} in {name}")
-        encoded = encode(leaf.space, raw)
+            raise ValueError(f"{locate(place, lengths, bad)}: {describe(raw[bad])} in {name}")
+        encoded = encode(leaf.space, raw, dtype)
         if flat is None:
             return encoded
         flat[:, leaf.columns] = encoded
@@ -120,27 +141,29 @@ def flatten_block(
 
 
 def describe(values: npt.NDArray[Any]) -> str:
-    """What is wrong with a row: NaN, infinite, or an index outside its space."""
-    if np.issubdtype(values.dtype, np.floating):
+    """Say what is wrong with a row: NaN, infinite, or a number that is not one of its space's."""
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         return "NaN" if np.isnan(values).any() else "infinite value"
-    return f"{values.tolist()} outside the declared space"
+    shown = ", ".join(f"{value:.10g}" for value in values[:8].tolist()) + (", ..." if len(values) > 8 else "")
+    return f"[{shown}] outside the declared space"
 
 
-def check_finite(values: FloatArray, lengths: IntArray, *, field: str, where: str, first: int) -> None:
+def check_finite(values: FloatArray, lengths: IntArray, *, field: str, place: Place) -> None:
     """Raise ValueError naming the first value of (n,) that is NaN or infinite."""
     if not np.isfinite(values).all():
         bad = int(np.argmin(np.isfinite(values)))
-        raise ValueError(f"{where}, {locate(lengths, bad, first)}: {describe(values[bad])} in {field}")
+        raise ValueError(f"{locate(place, lengths, bad)}: {describe(values[bad : bad + 1])} in {field}")
 
 
-def locate(lengths: IntArray, row: int, first: int) -> str:
-    """Episode and step of a row within a block whose first episode has the number `first`."""
+def locate(place: Place, lengths: IntArray, row: int) -> str:
+    """Name file, episode and step of a row within a block that begins at `place`."""
     stops = np.cumsum(lengths)
     episode = int(np.searchsorted(stops, row, side="right"))
-    return f"episode {first + episode}, step {row - int(stops[episode] - lengths[episode])}"
+    step = row - int(stops[episode] - lengths[episode]) + (place.step if episode == 0 else 0)
+    return f"{place.where}, episode {place.episode + episode}, step {step}"
 
 
-def last_flags(flags: BoolArray, lengths: IntArray, *, field: str, where: str, first: int) -> BoolArray:
+def last_flags(flags: BoolArray, lengths: IntArray, *, field: str, place: Place) -> BoolArray:
     """The flag of each episode's last step, (n,) -> (e,); raises ValueError where one is set before the last step."""
     ends = np.cumsum(lengths) - 1
     last = flags[ends]
@@ -148,12 +171,12 @@ def last_flags(flags: BoolArray, lengths: IntArray, *, field: str, where: str, f
         early = flags.copy()
         early[ends] = False
         raise ValueError(
-            f"{where}, {locate(lengths, int(np.argmax(early)), first)}: {field} is set before the episode's last step"
+            f"{locate(place, lengths, int(np.argmax(early)))}: {field} is set before the episode's last step"
         )
     return last
 
 
-def split_final(rows: FloatArray, lengths: IntArray) -> tuple[FloatArray, FloatArray]:
+def split_final(rows: npt.NDArray[Any], lengths: IntArray) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Rows with one more than `lengths` in each episode -> (n, O) seen before actions, (e, O) seen at the end."""
     ends = np.cumsum(lengths + 1) - 1
     before = np.ones(len(rows), dtype=np.bool_)
@@ -161,14 +184,41 @@ def split_final(rows: FloatArray, lengths: IntArray) -> tuple[FloatArray, FloatA
     return rows[before], rows[ends]
 
 
-def blocks_of(lengths: IntArray, row_bytes: int) -> list[tuple[int, int]]:
-    """Cut episodes into runs [first, last) of at most BLOCK_BYTES, one episode or more each."""
-    stops = np.cumsum(lengths)
-    per_block = max(1, BLOCK_BYTES // max(1, row_bytes))
-    runs, first = [], 0
-    while first < len(lengths):
-        done = int(stops[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(stops, done + per_block, side="right")))
-        runs.append((first, last))
-        first = last
-    return runs
+@dataclass(frozen=True)
+class Stretch:
+    """Rows of a file that are converted together: whole episodes, or a piece of one."""
+
+    first: int  # episode
+    step: int  # of that episode, at which the first row stands
+    lengths: IntArray  # (e,) rows of each episode in the stretch
+    begin: int  # row
+    ends: bool  # whether the last episode ends here
+
+    @property
+    def rows(self) -> slice:
+        """The rows within the file."""
+        return slice(self.begin, self.begin + int(self.lengths.sum()))
+
+    @property
+    def stops(self) -> IntArray:
+        """The rows within the stretch after which an episode ends."""
+        return np.cumsum(self.lengths)[: len(self.lengths) if self.ends else 0]
+
+    @property
+    def episodes(self) -> slice:
+        """The episodes that end here."""
+        return slice(self.first, self.first + len(self.stops))
+
+
+def stretches(lengths: IntArray, row_bytes: int) -> Iterator[Stretch]:
+    """Cut episodes into stretches of at most BLOCK_BYTES and one row or more each."""
+    most = max(1, BLOCK_BYTES // max(1, row_bytes))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    for first, last in groups(offsets, most):
+        begin, end = int(offsets[first]), int(offsets[last])
+        if end - begin <= most:
+            yield Stretch(first, 0, lengths[first:last], begin, ends=True)
+            continue
+        for row in range(begin, end, most):
+            count = min(most, end - row)
+            yield Stretch(first, row - begin, np.array([count]), row, ends=row + count == end)

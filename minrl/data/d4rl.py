@@ -16,13 +16,25 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from minrl.data.cache import cached, fingerprint
-from minrl.data.convert import Allocate, Arrays, Block, assemble, blocks_of, check_finite, flatten_block
-from minrl.data.d4rl_table import FILES, environment, reference_scores, time_limit
+from minrl.data.convert import (
+    Allocate,
+    Arrays,
+    Block,
+    Place,
+    Stretch,
+    assemble,
+    check_finite,
+    flatten_block,
+    stretches,
+)
+from minrl.data.d4rl_table import FILES, environment, reference_scores
 from minrl.data.download import download_file
 from minrl.data.episode import BoolArray, Episodes, IntArray
+from minrl.data.flat_episodes import report, split
+from minrl.data.flat_spaces import Stated, settle
 from minrl.data.minari import nearest
 from minrl.data.minari_hdf5 import open_hdf5
-from minrl.data.spaces import AnySpace, Leaf, as_rows, leaves
+from minrl.data.spaces import AnySpace, as_rows, leaves, stored_dtype, to_json
 from minrl.extras import install_hint
 
 
@@ -58,14 +70,14 @@ def local_names() -> list[str]:
     return sorted(name for name, file in FILES.items() if (d4rl_folder() / file).is_file())
 
 
-def load_d4rl(name: str, *, cache: bool, download: bool) -> Episodes:
-    """A set by its D4RL name; raises ValueError, one line, when it is unknown, missing or faulty."""
+def load_d4rl(name: str, *, cache: bool, download: bool, given: Stated | None = None) -> Episodes:
+    """Load a set by its D4RL name; raise ValueError, one line, when it is unknown, missing or faulty."""
     infos = package_infos()
     file = _file(name, infos)
     if not file.is_file():
         _fetch(name, file, infos, download=download)
     references = (infos.low[name], infos.high[name]) if name in infos.high else reference_scores(name)
-    return load_file(file, f"d4rl:{name}", cache=cache, task=name, references=references)
+    return load_file(file, f"d4rl:{name}", cache=cache, task=name, references=references, given=given)
 
 
 def _file(name: str, infos: Infos) -> Path:
@@ -96,32 +108,52 @@ def _fetch(name: str, file: Path, infos: Infos, *, download: bool) -> None:
 
 
 def load_file(
-    file: Path, name: str, *, cache: bool, task: str = "", references: tuple[float, float] | None = None
+    file: Path,
+    name: str,
+    *,
+    cache: bool,
+    task: str = "",
+    references: tuple[float, float] | None = None,
+    given: Stated | None = None,
 ) -> Episodes:
-    """A flat HDF5 file: observations, actions, rewards, terminals, and timeouts and next_observations if it has them.
+    """Load a flat HDF5 file: observations, actions, rewards, terminals, and timeouts and next_observations if there.
 
-    Spaces are inferred: whole numbers are Discrete or MultiDiscrete, bytes are images, all else is a Box.
-    `task` is the D4RL name, which tells the time limit and the environment. Raises ValueError naming a fault's place.
+    `given` says what the file's attributes do not: spaces, or the environment that has them. Where neither does,
+    spaces are guessed (`flat_spaces`) and the guess is logged. `task` is the D4RL name, which tells the time limit
+    and the environment. Raises ValueError naming a fault's place.
     """
     with open_hdf5(file) as source:
         _check_fields(source, file)
-        observation_space = _infer(source["observations"])
-        action_space = _infer(source["actions"])
-    arrays = cached(
-        fingerprint([file], task),
-        lambda allocate: _convert(file, task, observation_space, action_space, allocate),
-        enabled=cache,
-    )
-    if isinstance(action_space, spaces.Box):
+        found = settle(source, file, given or Stated(), silent=bool(task))
+        assert found.observation_space is not None
+        assert found.action_space is not None
+        spaces_found = found.observation_space, found.action_space
+        arrays = cached(
+            fingerprint([file], task, *map(to_json, spaces_found)),
+            lambda allocate: _convert(source, file, task, *spaces_found, allocate),
+            enabled=cache,
+        )
+        report(source, file, task, arrays)
+        references = _references(source, references)
+    observation_space, action_space = spaces_found
+    if "action" in found.guessed and isinstance(action_space, spaces.Box) and not action_space.is_bounded():
         action_space = _bounds(action_space, arrays["actions"])
     return Episodes(
         name=name,
         observation_space=observation_space,
         action_space=action_space,
-        environment=environment(task, arrays["observations"].shape[1]),
+        environment=found.environment or environment(task, arrays["observations"].shape[1]),
         reference_scores=references,
         **arrays,
     )
+
+
+def _references(source: h5py.File, known: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return the returns that score 0 and 100: those known of the task, else the file's own."""
+    keys = "ref_min_score", "ref_max_score"
+    if known is not None or not all(key in source.attrs for key in keys):
+        return known
+    return float(source.attrs[keys[0]]), float(source.attrs[keys[1]])
 
 
 def _check_fields(source: h5py.File, file: Path) -> None:
@@ -140,17 +172,6 @@ def _check_fields(source: h5py.File, file: Path) -> None:
         raise ValueError(f"{file}: no steps")
 
 
-def _infer(data: h5py.Dataset) -> AnySpace:
-    shape = data.shape[1:]
-    if data.dtype == np.uint8 and len(shape) >= 2:
-        return spaces.Box(0, 255, shape, np.uint8)
-    if np.issubdtype(data.dtype, np.integer):
-        sizes = np.max(data[()].reshape(len(data), -1), axis=0) + 1
-        sizes = np.maximum(sizes.astype(np.int64), 1)
-        return spaces.Discrete(int(sizes[0])) if len(sizes) == 1 else spaces.MultiDiscrete(sizes)
-    return spaces.Box(-np.inf, np.inf, shape or (1,), np.float32)
-
-
 def _bounds(space: spaces.Box, actions: npt.NDArray[Any]) -> spaces.Box:
     """[-1, 1], D4RL's own, or as far as the recorded actions go beyond it."""
     low = np.minimum(actions.min(axis=0), -1.0).reshape(space.shape)
@@ -158,54 +179,24 @@ def _bounds(space: spaces.Box, actions: npt.NDArray[Any]) -> spaces.Box:
     return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 
-def _convert(file: Path, task: str, observation_space: AnySpace, action_space: AnySpace, allocate: Allocate) -> Arrays:
-    with open_hdf5(file) as source:
-        lengths, terminated, truncated = split(source, task)
-        widths = leaves(observation_space)[-1].columns.stop, leaves(action_space)[-1].columns.stop
-        blocks = _blocks(source, str(file), lengths, terminated, truncated, observation_space, action_space)
-        return assemble(
-            blocks,
-            steps=int(lengths.sum()),
-            episodes=len(lengths),
-            widths=widths,
-            where=str(file),
-            allocate=allocate,
-        )
-
-
-def split(source: h5py.File, task: str) -> tuple[IntArray, BoolArray, BoolArray]:
-    """Lengths (E,), terminated (E,), truncated (E,) from a file's flags; a piece after the last flag has neither.
-
-    Without `timeouts` the task's time limit cuts, or else a jump from next_observations to the next row. In maze2d
-    `timeouts` marks that the goal was reached while the walk goes on, so such an episode has neither flag.
-    """
-    terminals = source["terminals"][()].reshape(-1).astype(np.bool_)
-    steps = len(terminals)
-    limit = time_limit(task)
-    timeouts = np.zeros(steps, dtype=np.bool_)
-    ends = terminals.copy()
-    if "timeouts" in source:
-        timeouts = source["timeouts"][()].reshape(-1).astype(np.bool_)
-        ends |= timeouts
-    elif limit is not None:
-        timeouts = _time_limit_ends(terminals, limit)
-        ends |= timeouts
-    elif "next_observations" in source:
-        jump = source["observations"][1:] != source["next_observations"][:-1]
-        ends[:-1] |= jump.reshape(steps - 1, -1).any(axis=1)
-    ends[-1] = True
-    last = np.flatnonzero(ends)
-    goal_reached = task.startswith("maze2d")
-    return np.diff(last, prepend=-1), terminals[last], timeouts[last] & (not goal_reached)
-
-
-def _time_limit_ends(terminals: BoolArray, limit: int) -> BoolArray:
-    """Every `limit`-th step since the last terminal one that is not terminal itself."""
-    steps = np.arange(len(terminals))
-    starts = np.concatenate([[True], terminals[:-1]])
-    begun = np.maximum.accumulate(np.where(starts, steps, 0))
-    ends: BoolArray = ((steps - begun) % limit == limit - 1) & ~terminals
-    return ends
+def _convert(
+    source: h5py.File,
+    file: Path,
+    task: str,
+    observation_space: AnySpace,
+    action_space: AnySpace,
+    allocate: Allocate,
+) -> Arrays:
+    lengths, terminated, truncated = split(source, task)
+    return assemble(
+        _blocks(source, str(file), lengths, terminated, truncated, observation_space, action_space),
+        steps=int(lengths.sum()),
+        episodes=len(lengths),
+        observation_space=observation_space,
+        action_space=action_space,
+        where=str(file),
+        allocate=allocate,
+    )
 
 
 def _blocks(
@@ -217,31 +208,33 @@ def _blocks(
     observation_space: AnySpace,
     action_space: AnySpace,
 ) -> Iterator[Block]:
-    stops = np.cumsum(lengths)
-    row_bytes = 4 * (leaves(observation_space)[-1].columns.stop + leaves(action_space)[-1].columns.stop)
-    for first, last in blocks_of(lengths, row_bytes):
-        rows = slice(int(stops[first] - lengths[first]), int(stops[last - 1]))
-        inside = lengths[first:last]
-        place: Any = {"where": where, "first": first}
+    dtype = stored_dtype(observation_space)
+    stored = [source[key] for key in ("observations", "actions")]
+    row_bytes = sum(max(4, data.dtype.itemsize) * int(np.prod(data.shape[1:], dtype=np.int64)) for data in stored)
+    row_bytes += 4 * (leaves(observation_space)[-1].columns.stop + leaves(action_space)[-1].columns.stop)
+    for stretch in stretches(lengths, row_bytes):
+        place = Place(where, stretch.first, stretch.step)
 
-        def read(key: str, leaf: Leaf, rows: slice = rows) -> Any:
-            return as_rows(leaf, source[key][rows])
+        def read(
+            key: str, space: AnySpace, kept: npt.DTypeLike, at: Stretch = stretch, place: Place = place
+        ) -> npt.NDArray[Any]:
+            rows = at.rows
+            return flatten_block(
+                space,
+                lambda leaf: as_rows(leaf, source[key][rows]),
+                at.lengths,
+                field=key,
+                place=place,
+                dtype=kept,
+            )
 
-        observations = flatten_block(
-            observation_space, lambda leaf: read("observations", leaf), inside, field="observations", **place
-        )
-        actions = flatten_block(action_space, lambda leaf: read("actions", leaf), inside, field="actions", **place)
-        rewards = source["rewards"][rows].reshape(-1).astype(np.float32)
-        check_finite(rewards, inside, field="rewards", **place)
-        final = observations[np.cumsum(inside) - 1]
+        observations = read("observations", observation_space, dtype)
+        actions = read("actions", action_space, np.float32)
+        rewards = source["rewards"][stretch.rows].reshape(-1).astype(np.float32)
+        check_finite(rewards, stretch.lengths, field="rewards", place=place)
+        final = observations[stretch.stops - 1]
         if "next_observations" in source:
             # One read of all rows and a pick is faster than h5py's read of scattered rows.
-            following = flatten_block(
-                observation_space,
-                lambda leaf: read("next_observations", leaf),
-                inside,
-                field="next_observations",
-                **place,
-            )
-            final = following[np.cumsum(inside) - 1]
-        yield Block(inside, observations, final, actions, rewards, terminated[first:last], truncated[first:last])
+            final = read("next_observations", observation_space, dtype)[stretch.stops - 1]
+        ended = stretch.episodes
+        yield Block(stretch.stops, observations, final, actions, rewards, terminated[ended], truncated[ended])

@@ -3,18 +3,23 @@
 Shapes: N steps of all episodes, E episodes, O flat observation width, A flat action width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 
 from minrl.data.environment import EnvironmentInfo
+from minrl.data.mapped import BYTES_AT_ONCE, leave_memory, room_beside
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+_STEPS_AT_ONCE = 1 << 20  # bounds what is held of a mapped set while something is summed over its steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +29,15 @@ class Episodes:
     `observations[t]` is what the agent saw before `actions[t]`; what it saw after the last action of episode e is
     `final_observations[e]`. Spaces are flattened as `gymnasium.spaces.flatten` does (Discrete becomes one-hot).
     `terminated` and `truncated` tell why an episode ended; where neither is set only the recording ended.
+    Observations are bytes where images fill them, else real numbers; a batch is float32 either way.
     Any array may be memory-mapped and read-only. Raises ValueError where lengths disagree.
     """
 
     name: str
-    observations: FloatArray  # (N, O)
+    observations: npt.NDArray[Any]  # (N, O)
     actions: FloatArray  # (N, A)
     rewards: FloatArray  # (N,)
-    final_observations: FloatArray  # (E, O)
+    final_observations: npt.NDArray[Any]  # (E, O)
     offsets: IntArray  # (E + 1,)
     terminated: BoolArray  # (E,)
     truncated: BoolArray  # (E,)
@@ -79,8 +85,16 @@ class Episodes:
 
     @property
     def returns(self) -> npt.NDArray[np.float64]:
-        """Undiscounted return of each episode, (E,)."""
-        return np.add.reduceat(np.asarray(self.rewards, dtype=np.float64), self.offsets[:-1])
+        """Undiscounted return of each episode, (E,), summed in float64."""
+        result = np.empty(self.num_episodes)
+        for first, last in groups(self.offsets, _STEPS_AT_ONCE):
+            start, stop = int(self.offsets[first]), int(self.offsets[last])
+            pieces = [np.asarray(self.rewards[a:b], dtype=np.float64) for a, b in _pieces(start, stop)]
+            if len(pieces) == 1:
+                result[first:last] = np.add.reduceat(pieces[0], self.offsets[first:last] - start)
+            else:
+                result[first] = sum(float(piece.sum()) for piece in pieces)
+        return result
 
     def normalized_score(self, episode_return: float) -> float:
         """The return on D4RL's scale: 0 for a random agent, 100 for an expert.
@@ -93,23 +107,35 @@ class Episodes:
         return 100.0 * (float(episode_return) - low) / (high - low)
 
     def select(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> "Episodes":
-        """The given episodes in the given order, copied; raises ValueError for none, IndexError for an unknown one."""
+        """Return the given episodes in the given order, copied; large arrays that are mapped from files into files.
+
+        Raises ValueError for none, IndexError for an unknown one.
+        """
         chosen = np.arange(self.num_episodes)[np.asarray(indices, dtype=np.int64)]
         if chosen.size == 0:
             raise ValueError(f"{self.name}: an empty selection of episodes")
-        lengths = self.lengths[chosen]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[chosen])])
+
+        def rows(begin: int, end: int) -> IntArray:
+            """Return where the steps [begin, end) of the selection lie in this set."""
+            steps = np.arange(begin, end)
+            which = np.searchsorted(offsets, steps, side="right") - 1
+            found: IntArray = steps + (self.offsets[chosen[which]] - offsets[which])
+            return found
+
+        def steps_of(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return _taken(array, int(offsets[-1]), rows)
+
         return Episodes(
             name=self.name,
-            observations=self.observations[rows],
-            actions=self.actions[rows],
-            rewards=self.rewards[rows],
-            final_observations=self.final_observations[chosen],
+            observations=steps_of(self.observations),
+            actions=steps_of(self.actions),
+            rewards=steps_of(self.rewards),
+            final_observations=_taken(self.final_observations, len(chosen), lambda a, b: chosen[a:b]),
             offsets=offsets,
             terminated=self.terminated[chosen],
             truncated=self.truncated[chosen],
-            returns_to_go=self.returns_to_go[rows],
+            returns_to_go=steps_of(self.returns_to_go),
             observation_space=self.observation_space,
             action_space=self.action_space,
             environment=self.environment,
@@ -117,14 +143,53 @@ class Episodes:
         )
 
 
-def returns_to_go(rewards: npt.NDArray[np.floating], offsets: IntArray) -> FloatArray:
-    """Undiscounted R_t = r_t + R_{t+1} within each episode, summed in float64: (N,), (E + 1,) -> (N,)."""
-    result = np.empty(len(rewards), dtype=np.float32)
-    backwards = np.asarray(rewards, dtype=np.float64)[::-1]
-    steps = len(rewards)
-    for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        result[start:stop] = np.cumsum(backwards[steps - stop : steps - start])[::-1]
+def returns_to_go(
+    rewards: npt.NDArray[np.floating], offsets: IntArray, out: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
+    """Sum undiscounted R_t = r_t + R_{t+1} within each episode, in float64: (N,), (E + 1,) -> (N,).
+
+    `out` takes the result where it is given; at most a constant number of steps is held beside it.
+    """
+    result = np.empty(len(rewards), dtype=np.float32) if out is None else out
+    for first, last in groups(offsets, _STEPS_AT_ONCE):
+        start, stop = int(offsets[first]), int(offsets[last])
+        if last == first + 1:
+            later = None
+            for begin, end in reversed(_pieces(start, stop)):
+                backwards = np.array(rewards[begin:end], dtype=np.float64)[::-1]
+                if later is not None:
+                    backwards[0] += later
+                sums = np.cumsum(backwards)
+                later = sums[-1]
+                result[begin:end] = sums[::-1]
+            continue
+        piece = np.asarray(rewards[start:stop], dtype=np.float64)
+        for begin, end in pairwise((offsets[first : last + 1] - start).tolist()):
+            result[start + begin : start + end] = np.cumsum(piece[begin:end][::-1])[::-1]
     return result
+
+
+def _taken(array: npt.NDArray[Any], count: int, rows: Callable[[int, int], IntArray]) -> npt.NDArray[Any]:
+    """Copy `count` rows; `rows` says which for each piece of the copy."""
+    result = room_beside(array, (count, *array.shape[1:]))
+    for begin, end in _pieces(0, count, max(1, BYTES_AT_ONCE // max(8, array[:1].nbytes))):
+        result[begin:end] = array[rows(begin, end)]
+        leave_memory(result)
+    return result
+
+
+def groups(offsets: IntArray, steps: int) -> Iterator[tuple[int, int]]:
+    """Cut E episodes at `offsets` (E + 1,) into runs [first, last) of at most `steps` steps; a longer one is alone."""
+    first = 0
+    while first < len(offsets) - 1:
+        last = int(np.searchsorted(offsets, offsets[first] + steps, side="right")) - 1
+        yield first, max(first + 1, last)
+        first = max(first + 1, last)
+
+
+def _pieces(start: int, stop: int, most: int = _STEPS_AT_ONCE) -> list[tuple[int, int]]:
+    """Return bounds of pieces of at most `most` rows."""
+    return [(begin, min(begin + most, stop)) for begin in range(start, stop, most)]
 
 
 def build_episodes(

@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from minrl.data.episode import FloatArray
 from minrl.data.spaces import AnySpace, Leaf
 
 
@@ -19,11 +19,11 @@ def is_image(space: AnySpace) -> bool:
     return bool(is_image_space(space))
 
 
-def decode_frames(frames: Sequence[bytes], leaf: Leaf, where: str) -> FloatArray:
-    """JPEG frames as (T, P) float32 in 0 to 255; raises ValueError where one is damaged or of another size."""
+def decode_frames(frames: Sequence[bytes], leaf: Leaf, where: str) -> npt.NDArray[np.uint8]:
+    """Return JPEG frames as bytes, (T, P); raise ValueError where one is damaged or of another size."""
     from PIL import Image
 
-    result = np.empty((len(frames), leaf.raw_width), dtype=np.float32)
+    result = np.empty((len(frames), leaf.raw_width), dtype=np.uint8)
     step = 0
     try:
         for step, frame in enumerate(frames):

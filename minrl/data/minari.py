@@ -17,7 +17,7 @@ from minrl.data.environment import EnvironmentInfo, from_spec
 from minrl.data.episode import Episodes
 from minrl.data.minari_download import fetch
 from minrl.data.minari_hdf5 import read_hdf5
-from minrl.data.spaces import AnySpace, from_json, leaves
+from minrl.data.spaces import AnySpace, from_json
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -165,7 +165,8 @@ def _convert(metadata: Metadata, allocate: Allocate) -> Arrays:
         _blocks(metadata),
         steps=metadata.steps,
         episodes=metadata.episodes,
-        widths=(leaves(spaces[0])[-1].columns.stop, leaves(spaces[1])[-1].columns.stop),
+        observation_space=spaces[0],
+        action_space=spaces[1],
         where=str(metadata.data),
         allocate=allocate,
     )

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from minrl.data.convert import Block, check_finite, flatten_block, last_flags
+from minrl.data.convert import Block, Place, check_finite, flatten_block, last_flags
 from minrl.data.images import decode_frames
-from minrl.data.spaces import AnySpace, Leaf, as_rows
+from minrl.data.spaces import AnySpace, Leaf, as_rows, stored_dtype
 from minrl.extras import install_hint
 
 _COLUMNS = ["observations", "actions", "rewards", "terminations", "truncations"]
@@ -36,7 +36,7 @@ def _block(data: Path, format: str, episode: int, observation_space: AnySpace, a
     steps = table.num_rows - 1
     _check_rows(data / str(episode), episode, table.num_rows)
     lengths = np.array([steps])
-    place: Any = {"where": str(data), "first": episode}
+    place = Place(str(data), episode)
 
     def read(field: str, leaf: Leaf, count: int) -> Any:
         return _leaf(table.column(field), leaf, count, f"{data}, episode {episode}: {field}")
@@ -46,13 +46,16 @@ def _block(data: Path, format: str, episode: int, observation_space: AnySpace, a
         lambda leaf: read("observations", leaf, steps + 1),
         lengths + 1,
         field="observations",
-        **place,
+        place=place,
+        dtype=stored_dtype(observation_space),
     )
-    actions = flatten_block(action_space, lambda leaf: read("actions", leaf, steps), lengths, field="actions", **place)
+    actions = flatten_block(
+        action_space, lambda leaf: read("actions", leaf, steps), lengths, field="actions", place=place
+    )
     rewards = np.asarray(table.column("rewards"), dtype=np.float32)[:-1]
-    check_finite(rewards, lengths, field="rewards", **place)
+    check_finite(rewards, lengths, field="rewards", place=place)
     terminated, truncated = (
-        last_flags(np.asarray(table.column(field), dtype=np.bool_)[:-1], lengths, field=field, **place)
+        last_flags(np.asarray(table.column(field), dtype=np.bool_)[:-1], lengths, field=field, place=place)
         for field in ("terminations", "truncations")
     )
     return Block(lengths, observations[:-1], observations[-1:], actions, rewards, terminated, truncated)

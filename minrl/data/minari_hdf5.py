@@ -17,15 +17,26 @@ import numpy.typing as npt
 from gymnasium import spaces
 from h5py import h5d, h5s, h5t
 
-from minrl.data.convert import BLOCK_BYTES, Block, ReadLeaf, check_finite, flatten_block, last_flags, split_final
+from minrl.data.convert import (
+    BLOCK_BYTES,
+    Block,
+    Place,
+    ReadLeaf,
+    check_finite,
+    flatten_block,
+    last_flags,
+    split_final,
+)
+from minrl.data.episode import IntArray
 from minrl.data.images import decode_frames, is_image
-from minrl.data.spaces import AnySpace, Leaf, as_rows, leaves
+from minrl.data.spaces import AnySpace, Leaf, as_rows, leaves, stored_dtype
 
 _MEMORY_TYPES = {
     np.dtype(np.float32): h5t.NATIVE_FLOAT,
     np.dtype(np.float64): h5t.NATIVE_DOUBLE,
     np.dtype(np.int64): h5t.NATIVE_INT64,
     np.dtype(np.bool_): h5t.NATIVE_UINT8,
+    np.dtype(np.uint8): h5t.NATIVE_UINT8,
 }
 _memory_space = lru_cache(maxsize=4096)(lambda count: h5s.create_simple((count,)))
 
@@ -38,9 +49,9 @@ def read_hdf5(path: Path, observation_space: AnySpace, action_space: AnySpace, *
         reader = _Reader(file, path, observation_space, action_space)
         first = 0
         while first < episodes:
-            block = reader.block(first, episodes)
-            first += len(block.lengths)
-            yield block
+            for block in reader.blocks(first, episodes):
+                first += len(block.stops)
+                yield block
 
 
 def open_hdf5(path: Path) -> h5py.File:
@@ -71,8 +82,10 @@ class _Column:
     filled: int = 0
 
     def result(self) -> Any:
-        """All rows of the block, (n, W), of the declared type."""
+        """Return all rows of the block, (n, W), of the declared type."""
         if not self.decoded:
+            if self.leaf is not None and self.rows.dtype != self.dtype and self.dtype != np.float32:
+                return as_rows(self.leaf, self.rows[: self.filled])
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such
                 return self.rows[: self.filled].astype(self.dtype, copy=False)
         if self.leaf is not None and isinstance(self.leaf.space, spaces.Text):
@@ -109,52 +122,94 @@ class _Reader:
         self.columns = [*self.observations, *self.actions, self.rewards, *self.flags]
         self.capacity = max(1, BLOCK_BYTES // (8 * sum(column.width for column in self.columns)))
 
-    def block(self, first: int, episodes: int) -> Block:
-        """Read episodes from `first` on, as many as fit and at least one."""
-        lengths = np.array(self._fill(first, episodes), dtype=np.int64)
-        place: Any = {"where": str(self.path), "first": first}
+    def blocks(self, first: int, episodes: int) -> Iterator[Block]:
+        """Read episodes from `first` on, as many as fit into a block; one that is longer comes in pieces."""
+        count = self._steps(first)
+        if count <= self.capacity:
+            lengths = np.array(self._fill(first, episodes), dtype=np.int64)
+            yield self._block(Place(str(self.path), first), lengths, ends=True)
+            return
+        for step in range(0, count, self.capacity):
+            rows = min(self.capacity, count - step)
+            ends = step + rows == count
+            self._fill_piece(first, step, rows, count, ends=ends)
+            yield self._block(Place(str(self.path), first, step), np.array([rows]), ends=ends)
+
+    def _block(self, place: Place, lengths: IntArray, *, ends: bool) -> Block:
+        """Flatten and check what the columns hold: whole episodes, or steps of one that goes on unless it `ends`."""
+        extra = 1 if ends else 0
         observations = flatten_block(
-            self.observation_space, _source(self.observations), lengths + 1, field="observations", **place
+            self.observation_space,
+            _source(self.observations),
+            lengths + extra,
+            field="observations",
+            place=place,
+            dtype=stored_dtype(self.observation_space),
         )
-        actions = flatten_block(self.action_space, _source(self.actions), lengths, field="actions", **place)
+        actions = flatten_block(self.action_space, _source(self.actions), lengths, field="actions", place=place)
         rewards = self.rewards.result()[:, 0]
-        check_finite(rewards, lengths, field="rewards", **place)
+        check_finite(rewards, lengths, field="rewards", place=place)
+        # Where the episode goes on, a row more stands for its last one: no flag may be set before that.
+        flags = [column.result()[:, 0] for column in self.flags]
+        if not ends:
+            flags = [np.append(values, False) for values in flags]
         terminated, truncated = (
-            last_flags(column.result()[:, 0], lengths, field=column.path, **place) for column in self.flags
+            last_flags(values, lengths + 1 - extra, field=column.path, place=place)
+            for column, values in zip(self.flags, flags, strict=True)
         )
+        if not ends:
+            none = np.zeros(0, dtype=np.bool_)
+            return Block(np.zeros(0, dtype=np.int64), observations, observations[:0], actions, rewards, none, none)
         before, final = split_final(observations, lengths)
-        return Block(lengths, before, final, actions, rewards, terminated, truncated)
+        return Block(np.cumsum(lengths), before, final, actions, rewards, terminated, truncated)
+
+    def _steps(self, episode: int) -> int:
+        shape = self._open(episode, "rewards").shape
+        if not shape or shape[0] < 1:
+            raise ValueError(f"{self.path}, episode {episode}: no steps in rewards")
+        return int(shape[0])
 
     def _fill(self, first: int, episodes: int) -> list[int]:
-        """Read into the columns; returns the episodes' lengths."""
+        """Read whole episodes into the columns; return their lengths."""
         lengths: list[int] = []
+        self._allocate(first)
         for episode in range(first, episodes):
-            rewards = self._open(episode, "rewards")
-            shape = rewards.shape
-            count = shape[0] if shape else 0
-            if count < 1:
-                raise ValueError(f"{self.path}, episode {episode}: no steps in rewards")
-            if lengths and self.rewards.filled + count > self.capacity:
+            count = self._steps(episode)
+            if self.rewards.filled + count > self.capacity:
                 break
-            if not lengths:
-                self.capacity = max(self.capacity, count)
-                self._allocate(first)
-            self._read(self.rewards, rewards, episode, count)
             for column in self.columns:
-                if column is not self.rewards:
-                    self._read(column, self._open(episode, column.path), episode, count + column.extra)
+                self._read(column, self._open(episode, column.path), episode, count + column.extra)
             lengths.append(count)
         return lengths
+
+    def _fill_piece(self, episode: int, step: int, rows: int, count: int, *, ends: bool) -> None:
+        """Read `rows` of the `count` steps of an episode into the columns, from `step` on."""
+        self._allocate(episode)
+        for column in self.columns:
+            source, more = self._open(episode, column.path), column.extra if ends else 0
+            wide = int(np.prod(source.shape[1:])) == column.width or column.decoded
+            if source.shape[:1] != (count + column.extra,) or not wide:
+                raise ValueError(self._mismatch(column, episode, source.shape, count + column.extra))
+            self._read(column, source, episode, rows + more, step)
 
     def _allocate(self, episode: int) -> None:
         """Empty columns; room that is not written to costs no memory."""
         for column in self.columns:
             column.parts, column.filled = [], 0
             if not column.decoded:
-                # NumPy turns float64 into float32 several times faster than HDF5 does.
-                double = column.dtype == np.float32 and self._open(episode, column.path).dtype == np.float64
                 shape = (self.capacity * (1 + column.extra), column.width)
-                column.rows = np.empty(shape, dtype=np.float64 if double else column.dtype)
+                column.rows = np.empty(shape, dtype=self._read_as(column, episode))
+
+    def _read_as(self, column: _Column, episode: int) -> npt.DTypeLike:
+        """Return the type to read a column as: one that holds what is stored, as HDF5 itself would cut to fit."""
+        stored = self._open(episode, column.path).dtype
+        # NumPy turns float64 into float32 several times faster than HDF5 does.
+        double = column.dtype == np.float32 and stored == np.float64
+        if double or (column.leaf is not None and column.dtype == np.int64 and stored.kind == "f"):
+            return np.float64
+        if column.dtype == np.uint8 and stored != np.uint8:
+            return np.float64 if stored.kind == "f" else np.int64
+        return column.dtype
 
     def _open(self, episode: int, path: str) -> h5d.DatasetID:
         try:
@@ -162,34 +217,41 @@ class _Reader:
         except Exception as error:
             raise ValueError(f"{self.path}, episode {episode}: {path} is missing or cannot be read") from error
 
-    def _read(self, column: _Column, source: h5d.DatasetID, episode: int, count: int) -> None:
+    def _read(self, column: _Column, source: h5d.DatasetID, episode: int, count: int, step: int | None = None) -> None:
+        """Read all `count` rows of an episode, or `count` of them from `step` on."""
         if column.decoded:
-            column.parts.append(self._decoded(column, episode, count))
+            column.parts.append(self._decoded(column, episode, count, step))
             return
         target = column.rows[column.filled : column.filled + count]
         try:
             # HDF5 refuses where the file holds another number of values than the target; the shape itself is looked
             # at only in a block's first episode, as asking for it costs as much as the read.
-            if column.filled == 0 and source.shape[0] != count:
+            chosen = h5s.ALL
+            if step is not None:
+                chosen = source.get_space()
+                shape = source.shape[1:]
+                chosen.select_hyperslab((step, *(0 for _ in shape)), (count, *shape))
+            elif column.filled == 0 and source.shape[0] != count:
                 raise ValueError
-            source.read(_memory_space(target.size), h5s.ALL, target, _MEMORY_TYPES[target.dtype])
+            source.read(_memory_space(target.size), chosen, target, _MEMORY_TYPES[target.dtype])
         except Exception as error:
             raise ValueError(self._mismatch(column, episode, source.shape, count)) from error
         column.filled += count
 
-    def _decoded(self, column: _Column, episode: int, count: int) -> Any:
-        """Strings, or images that may be JPEG, of one episode."""
+    def _decoded(self, column: _Column, episode: int, count: int, step: int | None) -> Any:
+        """Return strings, or images that may be JPEG, of one episode."""
         source = self.file[f"episode_{episode}/{column.path}"]
         leaf = column.leaf
         assert leaf is not None
-        if source.shape[:1] != (count,):
+        if step is None and source.shape[:1] != (count,):
             raise ValueError(self._mismatch(column, episode, source.shape, count))
+        rows = source[()] if step is None else source[step : step + count]
         if isinstance(leaf.space, spaces.Text):
-            return [text.decode() for text in source[()]]
+            return [text.decode() for text in rows]
         if source.shape[1:] == leaf.space.shape:
-            return as_rows(leaf, source[()])
+            return as_rows(leaf, rows)
         where = f"{self.path}, episode {episode}: {column.path}"
-        return decode_frames([bytes(frame) for frame in source[()]], leaf, where)
+        return decode_frames([bytes(frame) for frame in rows], leaf, where)
 
     def _mismatch(self, column: _Column, episode: int, shape: tuple[int, ...], rows: int) -> str:
         place = f"{self.path}, episode {episode}: {column.path}"

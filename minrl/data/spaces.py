@@ -31,8 +31,10 @@ class Leaf:
 
     @property
     def raw_dtype(self) -> npt.DTypeLike:
-        """What the rows are read as: indices stay whole numbers."""
-        return np.int64 if isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete) else np.float32
+        """Return the type that rows are read as: indices stay whole numbers, bytes stay bytes."""
+        if isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete):
+            return np.int64
+        return np.uint8 if _is_bytes(self.space) else np.float32
 
 
 def leaves(space: AnySpace) -> list[Leaf]:
@@ -65,6 +67,25 @@ def _walk(space: AnySpace, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[
         yield keys, space
 
 
+def stored_dtype(space: AnySpace) -> npt.DTypeLike:
+    """Return the type that flat rows of observations are kept in: bytes where images fill them, else float32.
+
+    A byte costs a quarter of a float32; choices, flags and letters beside the images are bytes as well.
+    """
+    parts = [leaf.space for leaf in leaves(space)]
+    return np.uint8 if any(map(_is_bytes, parts)) and all(map(_fits_bytes, parts)) else np.float32
+
+
+def _is_bytes(space: AnySpace) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8
+
+
+def _fits_bytes(space: AnySpace) -> bool:
+    if isinstance(space, spaces.Text):
+        return len(space.character_set) <= 255
+    return _is_bytes(space) or isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+
+
 def _path(keys: tuple[str | int, ...]) -> str:
     return "/".join(str(key) for key in keys) or "the top"
 
@@ -81,46 +102,56 @@ def flatten(space: AnySpace, values: Any) -> FloatArray:
 
 
 def as_rows(leaf: Leaf, values: Any) -> Any:
-    """A leaf's samples as (T, raw width) of its raw type; strings stay a list."""
+    """Return a leaf's samples as (T, raw width) of its raw type; strings stay a list.
+
+    Numbers that a byte or an index cannot hold stay as they are, for `invalid_row` to find.
+    """
     if isinstance(leaf.space, spaces.Text):
         return list(values)
-    return np.asarray(values).astype(leaf.raw_dtype, copy=False).reshape(len(values), leaf.raw_width)
+    rows = np.asarray(values).reshape(len(values), leaf.raw_width)
+    if rows.dtype != leaf.raw_dtype and leaf.raw_dtype != np.float32:
+        with np.errstate(invalid="ignore"):
+            whole = rows.astype(leaf.raw_dtype)
+        return whole if np.array_equal(whole, rows) else rows
+    return rows.astype(leaf.raw_dtype, copy=False)
 
 
 def invalid_row(space: AnySpace, raw: Any) -> int | None:
-    """The first row that is NaN, infinite, or outside the indices of a discrete space; None if there is none."""
-    if isinstance(space, spaces.Text):
+    """Return the first row that is NaN, infinite, or no byte or index of the space; None if there is none."""
+    if isinstance(space, spaces.Text) or (_is_bytes(space) and raw.dtype == np.uint8):
         return None
     if isinstance(space, spaces.Discrete):
-        bad = (raw < space.start) | (raw >= space.start + space.n)
+        bad = (raw < space.start) | (raw >= space.start + space.n) | (raw != np.floor(raw))
     elif isinstance(space, spaces.MultiDiscrete):
         shifted = raw - space.start.reshape(1, -1)
-        bad = (shifted < 0) | (shifted >= space.nvec.reshape(1, -1))
+        bad = (shifted < 0) | (shifted >= space.nvec.reshape(1, -1)) | (raw != np.floor(raw))
+    elif _is_bytes(space):
+        bad = ~((raw >= 0) & (raw <= 255) & (raw == np.floor(raw)))
     else:
         bad = ~np.isfinite(raw)
     return int(np.argmax(bad.any(axis=1))) if bad.any() else None
 
 
-def encode(space: AnySpace, raw: Any) -> FloatArray:
-    """Rows of one leaf, (T, raw width), as (T, S) float32; indices must lie inside the space."""
+def encode(space: AnySpace, raw: Any, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """Return rows of one leaf, (T, raw width), as (T, S) of `dtype`; indices must lie inside the space."""
     if isinstance(space, spaces.Discrete):
-        return _one_hot(raw[:, 0] - int(space.start), int(space.n))
+        return _one_hot(raw[:, 0] - int(space.start), int(space.n), dtype)
     if isinstance(space, spaces.MultiDiscrete):
         sizes = space.nvec.reshape(-1)
         first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        flat = np.zeros((len(raw), int(sizes.sum())), dtype=np.float32)
+        flat = np.zeros((len(raw), int(sizes.sum())), dtype=dtype)
         flat[np.arange(len(raw))[:, None], raw - space.start.reshape(1, -1) + first] = 1.0
         return flat
     if isinstance(space, spaces.Text):
         # Few strings differ within a data set, so Gymnasium's own per-string code runs once for each.
         distinct, inverse = np.unique(np.asarray(raw, dtype=object).astype(str), return_inverse=True)
-        table = [np.asarray(spaces.flatten(space, str(text)), dtype=np.float32) for text in distinct]
+        table = [np.asarray(spaces.flatten(space, str(text)), dtype=dtype) for text in distinct]
         return np.stack(table)[inverse.reshape(-1)]
-    return np.asarray(raw, dtype=np.float32)
+    return np.asarray(raw, dtype=dtype)
 
 
-def _one_hot(indices: npt.NDArray[np.int64], size: int) -> FloatArray:
-    flat = np.zeros((len(indices), size), dtype=np.float32)
+def _one_hot(indices: npt.NDArray[np.int64], size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    flat = np.zeros((len(indices), size), dtype=dtype)
     flat[np.arange(len(indices)), indices] = 1.0
     return flat
 

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from minrl.data import EnvironmentInfo, make_environment
+from minrl.data.rewards import scalar_reward
 from minrl.episode_limit import EpisodeLimit
 from minrl.minari_writer import MinariWriter, RecordedEpisode
 from minrl.policies import Policy, open_policy
@@ -133,7 +134,8 @@ def run_episode(environment: gym.Env[Any, Any], policy: Policy, seed: int, index
     terminated = truncated = False
     while not (terminated or truncated):
         action = as_element(environment.action_space, policy.act(observation))
-        observation, reward, terminated, truncated, _ = environment.step(action)
+        observation, given, terminated, truncated, _ = environment.step(action)
+        reward = scalar_reward(given)
         if not (math.isfinite(reward) and finite(observation)):
             raise ValueError(
                 f"episode {index}, step {len(rewards)}: the environment gave an observation or a reward that "
@@ -142,7 +144,7 @@ def run_episode(environment: gym.Env[Any, Any], policy: Policy, seed: int, index
         # Environments may hand out, and change, the same array at each step.
         observations.append(copy.deepcopy(observation))
         actions.append(action)
-        rewards.append(float(reward))
+        rewards.append(reward)
     return RecordedEpisode(seed, observations, actions, rewards, bool(terminated), bool(truncated))
 
 
@@ -152,6 +154,8 @@ def as_element(space: gym.Space[Any], action: Any) -> Any:
         return int(action)
     if isinstance(space, (gym.spaces.Dict, gym.spaces.Tuple)):
         return copy.deepcopy(action)
+    if np.issubdtype(space.dtype, np.integer):
+        action = np.rint(action)  # a policy's real numbers, which the cast would cut off
     return np.array(action, space.dtype)
 
 

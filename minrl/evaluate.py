@@ -20,6 +20,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from minrl.agent import Actor, AsksForReturn
 from minrl.choices import choose
 from minrl.data.environment import EnvironmentInfo, make_environment
+from minrl.data.rewards import ScalarReward
 from minrl.episode_limit import EpisodeLimit
 from minrl.evaluation_progress import EvaluationProgress
 from minrl.physics import quiet_mujoco
@@ -235,7 +236,7 @@ def _vector(environment: EnvironmentInfo, count: int, vectorization: Vectorizati
 
 def _make(environment: EnvironmentInfo) -> gymnasium.Env[Any, Any]:
     quiet_mujoco()
-    return EpisodeLimit(make_environment(environment))
+    return EpisodeLimit(ScalarReward(make_environment(environment)))
 
 
 def package_versions() -> dict[str, str]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from minrl.agent import Actor
 from minrl.data.environment import EnvironmentInfo, make_environment
+from minrl.data.rewards import ScalarReward
 from minrl.files import replacing
 from minrl.log import Picture
 from minrl.physics import quiet_mujoco
@@ -97,7 +98,7 @@ def _rendered(environment: EnvironmentInfo) -> Any:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         # MuJoCo would look for one too.
         os.environ.setdefault("MUJOCO_GL", "egl")
-    return make_environment(environment, render_mode="rgb_array")
+    return ScalarReward(make_environment(environment, render_mode="rgb_array"))
 
 
 def _frame(world: Any) -> npt.NDArray[np.uint8]:

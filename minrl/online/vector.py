@@ -127,7 +127,8 @@ class VectorEnvironment(VecEnv):
         done = np.logical_or(terminated, truncated)
         self.filler, self._resets_next = self._resets_next, self._nobody
         filler = None if self.filler is self._nobody else self.filler
-        self._episodes.add(np.asarray(info["reward"] if self._is_game(info) else rewards), filler)
+        rewards = self._rewards(rewards)
+        self._episodes.add(np.asarray(info["reward"]) if self._is_game(info) else rewards, filler)
         rewards = np.array(rewards, dtype=np.float32)
         if filler is not None:
             self._mark_fillers(observations, rewards, infos)
@@ -136,6 +137,13 @@ class VectorEnvironment(VecEnv):
             if self.autoreset is AutoresetMode.DISABLED:
                 self._reset_ended(observations, done)
         return observations, rewards, done if filler is None else done | filler, infos
+
+    def _rewards(self, rewards: Any) -> npt.NDArray[Any]:
+        """One number for each environment, (N,), also from (N, 1)."""
+        numbers = np.asarray(rewards)
+        if numbers.size != self.num_envs:
+            raise ValueError(f"{self.num_envs} environments gave rewards of shape {numbers.shape}, expected one each")
+        return numbers.reshape(self.num_envs)
 
     def _mark_fillers(self, observations: Any, rewards: npt.NDArray[np.float32], infos: list[dict[str, Any]]) -> None:
         """Empty the rows of the environments that only reset in this step."""

@@ -31,6 +31,7 @@ from minrl.online.lstm_policy import LstmCnnPolicy, LstmMultiInputPolicy, LstmPo
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.random_states import random_states, restore_random_states
 from minrl.online.rollout import SegmentBuffer
+from minrl.online.spaces import prepared
 
 MlpPolicy, CnnPolicy, MultiInputPolicy = BackbonePolicy, BackboneCnnPolicy, BackboneMultiInputPolicy
 MlpLstmPolicy, CnnLstmPolicy, MultiInputLstmPolicy = LstmPolicy, LstmCnnPolicy, LstmMultiInputPolicy
@@ -115,6 +116,10 @@ class RecurrentPPO(PPO):
         self._random_states: dict[str, Any] | None = None  # of a loaded model, until it learns on
         if _init_setup_model:
             self._setup_model()
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        return PPO._wrap_env(prepared(env), verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         length = self.segment_length or min(self.n_steps, self.batch_size or self.n_steps)

@@ -18,6 +18,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from minrl.data.environment import EnvironmentInfo, make_environment
+from minrl.data.rewards import ScalarReward
+from minrl.data.spaces import AnySpace, arranged
 from minrl.online.spaces import fit_spaces
 from minrl.online.vector import as_vec_env
 from minrl.physics import quiet_mujoco
@@ -40,8 +42,12 @@ def probe(config: OnlineConfig) -> tuple[Task, str]:
     quiet_mujoco()
     info = EnvironmentInfo(config.env, config.env_kwargs)
     with closing(make_environment(info)) as environment:
-        task = Task.in_environment(info, environment.observation_space, environment.action_space)
-        PolicySpaces(task.observation_space, task.action_space)
+        try:
+            # First those that PPO cannot take, as it says what to do about them.
+            PolicySpaces(environment.observation_space, environment.action_space)
+            task = Task.in_environment(info, environment.observation_space, environment.action_space)
+        except ValueError as error:
+            raise ValueError(f"environment {config.env}: {error}") from error
         reason = _no_native(environment, config)
         modes = environment.metadata.get("render_modes") or []
     if config.vectorization == "native" and reason:
@@ -61,10 +67,13 @@ def open_environments(config: OnlineConfig, options: PPOOptions, task: Task, kin
     """
     info = EnvironmentInfo(config.env, config.env_kwargs)
     environments: VecEnv
+    # In the order of keys in which the policy has them, also where a resumed run finds another order.
+    order = task.observation_space, task.action_space
     if kind == "native":
         environments = as_vec_env(_native(config))
+        environments.observation_space = arranged(environments.observation_space, task.observation_space)
     else:
-        makers: Any = [partial(_make, info)] * config.n_envs
+        makers: Any = [partial(_make, info, order)] * config.n_envs
         environments = SubprocVecEnv(makers) if kind == "async" else DummyVecEnv(makers)
     if not (options.normalize_observations or options.normalize_rewards):
         return environments
@@ -90,12 +99,12 @@ def seed_environments(environments: VecEnv, config: OnlineConfig, step: int) -> 
     environments.seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0] >> 1))
 
 
-def _make(info: EnvironmentInfo) -> gymnasium.Env[Any, Any]:
+def _make(info: EnvironmentInfo, order: tuple[AnySpace, AnySpace]) -> gymnasium.Env[Any, Any]:
     if multiprocessing.parent_process() is not None:
         # Ctrl-C reaches every process of a terminal; the one that trains decides when the others end.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_mujoco()
-    return Monitor(fit_spaces(make_environment(info)))
+    return Monitor(ScalarReward(fit_spaces(make_environment(info), like=order)))
 
 
 def _native(config: OnlineConfig) -> Any:

@@ -5,7 +5,6 @@ Shapes: B environments, O flat observation width, A flat action width.
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from minrl.data.spaces import AnySpace, leaves
 from minrl.online.rollout import Observations
-from minrl.online.spaces import fit_spaces
+from minrl.online.spaces import fitted_spaces
 
 CLIP = 10.0  # normalised observations and rewards lie within it, as Stable-Baselines3 has it by default
 
@@ -40,17 +39,17 @@ class PolicySpaces:
     """
 
     def __init__(self, observation_space: AnySpace, action_space: AnySpace) -> None:
-        fitted = fit_spaces(_Spaces(observation_space, action_space))
-        self.action_space = fitted.action_space
+        given: Any
+        given, self.action_space = fitted_spaces(observation_space, action_space)
         self._observed, self._acted = leaves(observation_space), leaves(action_space)
         self.width = self._observed[-1].columns.stop
-        given: Any = fitted.observation_space
         self._is_dict = isinstance(given, spaces.Dict)
         parts: dict[str, Any] = dict(given.spaces) if self._is_dict else {"": given}
         self.images = {name for name, part in parts.items() if is_image_space(part)}
         self._transposed = {name for name in self.images if not is_image_space_channels_first(parts[name])}
         parts |= {name: VecTransposeImage.transpose_space(parts[name], name) for name in self._transposed}
-        self.observation_space: AnySpace = spaces.Dict(parts) if self._is_dict else parts[""]
+        # Pairs keep the order of the keys, in which the policy lays its features side by side.
+        self.observation_space: AnySpace = spaces.Dict(list(parts.items())) if self._is_dict else parts[""]
         self.policy = "MultiInputPolicy" if self._is_dict else "CnnPolicy" if self.images else "MlpPolicy"
 
     def observations(self, flat: Tensor) -> Observations:
@@ -117,13 +116,6 @@ class Standardizer(nn.Module):
         """(B, O) -> (B, O)."""
         standard = (flat.double() - self.mean) / self.std
         return torch.minimum(torch.maximum(standard, -self.bound), self.bound).to(flat.dtype)
-
-
-class _Spaces(gymnasium.Env[Any, Any]):
-    """Spaces in the form in which wrappers take them."""
-
-    def __init__(self, observation_space: AnySpace, action_space: AnySpace) -> None:
-        self.observation_space, self.action_space = observation_space, action_space
 
 
 def _name(keys: tuple[str | int, ...]) -> str:

@@ -192,7 +192,8 @@ def make_namespaces(folder: Path) -> None:
 def storage_space(space: gym.Space[Any], float32: bool) -> gym.Space[Any]:
     """The space as stored: the environment's own, its float64 boxes made float32 where that is wanted."""
     if isinstance(space, gym.spaces.Dict):
-        return gym.spaces.Dict({key: storage_space(inner, float32) for key, inner in space.items()})
+        # Pairs keep the order of the keys.
+        return gym.spaces.Dict([(key, storage_space(inner, float32)) for key, inner in space.items()])
     if isinstance(space, gym.spaces.Tuple):
         return gym.spaces.Tuple([storage_space(inner, float32) for inner in space])
     if not isinstance(space, LEAVES):

@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from gymnasium.spaces.utils import flatdim
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
 
+from minrl.data.layout import mismatch
+from minrl.online.policy import RecurrentPolicy
+from minrl.online.spaces import FittedSpaces
 from minrl.waypoint import WaypointPolicy
 
 # A saved schedule is pickled code of the Python that wrote it; acting needs none of them.
@@ -82,7 +86,7 @@ class SavedPolicy:
         self, file: Path, environment: gym.Env[Any, Any], deterministic: bool, vecnormalize: str | None
     ) -> None:
         data, weights = read_zip(file)
-        check_spaces(file, data, environment)
+        self.fitted = fitted_view(file, data, environment)
         self.network = build(file, data, weights)
         self.name = algorithm(data)
         self.action_space = environment.action_space
@@ -104,6 +108,8 @@ class SavedPolicy:
             self.network.reset_noise()
 
     def act(self, observation: Any) -> Any:
+        if self.fitted is not None:
+            observation = self.fitted.observation(observation)
         if self.normaliser is not None:
             observation = self.normaliser.normalize_obs(observation)
         masks = {} if self.masks is None else {"action_masks": self.masks()}
@@ -113,7 +119,7 @@ class SavedPolicy:
         self.first = False
         if self.epsilon and self.random.random() < self.epsilon:
             return self.action_space.sample()
-        return action
+        return action if self.fitted is None else self.fitted.action(action)
 
 
 def read_zip(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -166,13 +172,48 @@ def algorithm(data: dict[str, Any]) -> str:
     return {"crossq": "CrossQ", "qrdqn": "QR-DQN"}.get(package, package.upper())
 
 
-def check_spaces(file: Path, data: dict[str, Any], environment: gym.Env[Any, Any]) -> None:
-    """Compares types and sizes: Stable-Baselines3 casts dtypes, and keeps images with channels first."""
-    for name in ("observation_space", "action_space"):
-        trained, actual = data[name], getattr(environment, name)
-        same = type(trained).__name__ == type(actual).__name__ and flatdim(trained) == flatdim(actual)
-        if not same:
-            raise ValueError(f"{file}: trained with {name} {trained}, but the environment's is {actual}")
+def fitted_view(file: Path, data: dict[str, Any], environment: gym.Env[Any, Any]) -> FittedSpaces | None:
+    """Return what fits the environment to the spaces that a policy was trained with; None where they are its own.
+
+    Raises:
+        ValueError: where they are neither its own nor those of `fit_spaces`, or Stable-Baselines3's own policies count
+            choices that do not begin at 0.
+    """
+    trained = data["observation_space"], data["action_space"]
+    if _same_spaces(trained, environment):
+        if np.any(getattr(trained[1], "start", 0)) and not issubclass(data["policy_class"], RecurrentPolicy):
+            raise ValueError(
+                f"{file}: trained with {trained[1]}, of which Stable-Baselines3 makes choices from 0: train it in the "
+                "environment inside minrl.online.spaces.fit_spaces"
+            )
+        return None
+    try:
+        view = FittedSpaces(environment)
+    except ValueError:  # spaces that no policy of Stable-Baselines3 can have been trained with
+        view = None
+    if view is None or not _same_spaces(trained, view):
+        for name, known in zip(("observation_space", "action_space"), trained, strict=True):
+            actual = getattr(environment, name)
+            if not _same_space(known, actual):
+                raise ValueError(f"{file}: trained with {name} {known}, but the environment's is {actual}")
+    return view
+
+
+def _same_spaces(trained: tuple[Any, Any], environment: gym.Env[Any, Any]) -> bool:
+    return _same_space(trained[0], environment.observation_space) and _same_space(trained[1], environment.action_space)
+
+
+def _same_space(trained: gym.Space[Any], actual: gym.Space[Any]) -> bool:
+    """Return True if the spaces hold the same, but for the channels of images, which Stable-Baselines3 keeps first."""
+    return any(mismatch(trained, space, "action") is None for space in (actual, _channels_first(actual)))
+
+
+def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict([(key, _channels_first(part)) for key, part in space.items()])
+    if isinstance(space, gym.spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
+        return VecTransposeImage.transpose_space(space)
+    return space
 
 
 def read_vecnormalize(path: str, environment: gym.Env[Any, Any]) -> VecNormalize:

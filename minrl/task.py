@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.episode import Episodes
+from minrl.data.layout import Kind, mismatch
 from minrl.data.spaces import AnySpace, from_json, leaves, to_json
 from minrl.trust import checked
 
@@ -129,29 +130,26 @@ class Task:
         return checked(self.environment) if self.from_file else self.environment
 
     def check_fits(self, observation_space: AnySpace, action_space: AnySpace, name: str) -> None:
-        """A ValueError where the spaces of environment `name` are not those that the agent was trained for."""
-        pairs = {
+        """Check that the spaces of environment `name` hold what the agent was trained for; see `mismatch`.
+
+        Raises:
+            ValueError: where they do not.
+        """
+        pairs: dict[Kind, tuple[AnySpace, AnySpace]] = {
             "observation": (self.observation_space, observation_space),
             "action": (self.action_space, action_space),
         }
         for kind, (ours, theirs) in pairs.items():
-            if _layout(ours) != _layout(theirs):
+            found = mismatch(ours, theirs, kind)
+            if found is not None:
                 raise ValueError(
                     f"{name}: its {kind} space {_one_line(theirs)} does not match {_one_line(ours)}, which "
-                    f"this agent was trained for on {self.dataset}"
+                    f"this agent was trained for on {self.dataset}: {_one_line(found)}"
                 )
 
 
-def _layout(space: AnySpace) -> list[tuple[Any, ...]]:
-    """What must agree for flattened rows to mean the same: kind, place and width of each leaf.
-
-    Precision and bounds of a Box may differ (data sets often store float32).
-    """
-    return [(leaf.keys, type(leaf.space).__name__, leaf.columns.stop) for leaf in leaves(space)]
-
-
-def _one_line(space: AnySpace) -> str:
-    return " ".join(str(space).split())
+def _one_line(text: Any) -> str:
+    return " ".join(str(text).split())
 
 
 # Some spaces write the largest float32 where they mean no bound.

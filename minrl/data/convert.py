@@ -140,8 +140,10 @@ def flatten_block(
     return flat
 
 
-def describe(values: npt.NDArray[Any]) -> str:
-    """Say what is wrong with a row: NaN, infinite, or a number that is not one of its space's."""
+def describe(values: Any) -> str:
+    """Say what is wrong with a row (numbers, or a string): NaN, infinite, or not one of its space's."""
+    if isinstance(values, str):
+        return f"{values!r} outside the declared space"
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         return "NaN" if np.isnan(values).any() else "infinite value"
     shown = ", ".join(f"{value:.10g}" for value in values[:8].tolist()) + (", ..." if len(values) > 8 else "")

@@ -17,7 +17,7 @@ from minrl.data.environment import EnvironmentInfo, from_spec
 from minrl.data.episode import Episodes
 from minrl.data.minari_download import fetch
 from minrl.data.minari_hdf5 import read_hdf5
-from minrl.data.spaces import AnySpace, from_json
+from minrl.data.spaces import AnySpace, from_json, to_json
 
 SHIPPED = Path(__file__).parent / "shipped"
 
@@ -87,7 +87,10 @@ def load_minari(dataset_id: str, *, cache: bool, download: bool) -> Episodes:
 def load_folder(data: Path, name: str, *, cache: bool) -> Episodes:
     """A set in Minari's layout by its data folder."""
     metadata = read_metadata(data)
-    arrays = cached(fingerprint(_source_files(metadata)), lambda allocate: _convert(metadata, allocate), enabled=cache)
+    # The spaces say which column is which: another order of keys must not find columns of the old order.
+    layout = [to_json(space) for space in (metadata.observation_space, metadata.action_space)]
+    key = fingerprint(_source_files(metadata), *layout)
+    arrays = cached(key, lambda allocate: _convert(metadata, allocate), enabled=cache)
     return Episodes(
         name=name,
         observation_space=metadata.observation_space,

@@ -3,6 +3,8 @@
 Shapes: T rows, S flat width of a space.
 """
 
+import copy
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,16 +40,23 @@ class Leaf:
 
 
 def leaves(space: AnySpace) -> list[Leaf]:
-    """The parts of a space in the order in which `gymnasium.spaces.flatten` lays them side by side.
+    """List the parts of a space in the order in which `gymnasium.spaces.flatten` lays them side by side.
 
-    Raises ValueError for a kind of space that has no fixed width (Graph, Sequence) or no meaning here (OneOf).
+    The characters of a Text are numbered in alphabetical order, as JSON keeps no other.
+
+    Raises:
+        ValueError: for a kind of space that has no fixed width (Graph, Sequence, text of unknown length) or no meaning
+            here (OneOf).
     """
     result: list[Leaf] = []
     start = 0
-    for keys, part in _walk(space, ()):
+    for keys, part in walk(space):
         known = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text
         if not isinstance(part, known):
-            raise ValueError(f"space {type(part).__name__} at {_path(keys)} cannot be flattened")
+            reason = ": it does not say how long its text can be" if is_text(part) else ""
+            raise ValueError(f"space {type(part).__name__} at {path_name(keys)} cannot be flattened{reason}")
+        if isinstance(part, spaces.Text):
+            part = spaces.Text(part.max_length, min_length=part.min_length, charset=part.characters)
         width = int(spaces.flatdim(part))
         result.append(Leaf(keys, part, slice(start, start + width)))
         start += width
@@ -56,13 +65,14 @@ def leaves(space: AnySpace) -> list[Leaf]:
     return result
 
 
-def _walk(space: AnySpace, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], AnySpace]]:
+def walk(space: AnySpace, keys: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], AnySpace]]:
+    """Yield the parts that have no parts of their own, each with the keys that lead to it."""
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
-            yield from _walk(part, (*keys, key))
+            yield from walk(part, (*keys, key))
     elif isinstance(space, spaces.Tuple):
         for index, part in enumerate(space.spaces):
-            yield from _walk(part, (*keys, index))
+            yield from walk(part, (*keys, index))
     else:
         yield keys, space
 
@@ -86,8 +96,23 @@ def _fits_bytes(space: AnySpace) -> bool:
     return _is_bytes(space) or isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
 
 
-def _path(keys: tuple[str | int, ...]) -> str:
+def path_name(keys: tuple[str | int, ...]) -> str:
+    """Return "a/0/b", or "the top" for a space that is no part of another."""
     return "/".join(str(key) for key in keys) or "the top"
+
+
+def is_text(space: AnySpace) -> bool:
+    """Return True if the values of a space are strings: a Text, or another package's own class such as MissionSpace."""
+    if isinstance(space, spaces.Text):
+        return True
+    if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        return False
+    if space.dtype is not None:
+        return bool(np.issubdtype(space.dtype, np.str_))
+    try:
+        return isinstance(copy.deepcopy(space).sample(), str)  # a copy, as sampling moves the generator on
+    except NotImplementedError:
+        return False
 
 
 def flatten(space: AnySpace, values: Any) -> FloatArray:
@@ -117,8 +142,11 @@ def as_rows(leaf: Leaf, values: Any) -> Any:
 
 
 def invalid_row(space: AnySpace, raw: Any) -> int | None:
-    """Return the first row that is NaN, infinite, or no byte or index of the space; None if there is none."""
-    if isinstance(space, spaces.Text) or (_is_bytes(space) and raw.dtype == np.uint8):
+    """Find the first row that is NaN, infinite, or no byte, index or text of the space; None if there is none."""
+    if isinstance(space, spaces.Text):
+        bad_texts = {text for text in set(raw) if not _holds_text(space, str(text))}
+        return next((row for row, text in enumerate(raw) if text in bad_texts), None) if bad_texts else None
+    if _is_bytes(space) and raw.dtype == np.uint8:
         return None
     if isinstance(space, spaces.Discrete):
         bad = (raw < space.start) | (raw >= space.start + space.n) | (raw != np.floor(raw))
@@ -133,7 +161,11 @@ def invalid_row(space: AnySpace, raw: Any) -> int | None:
 
 
 def encode(space: AnySpace, raw: Any, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-    """Return rows of one leaf, (T, raw width), as (T, S) of `dtype`; indices must lie inside the space."""
+    """Encode rows of one leaf, (T, raw width), as (T, S) of `dtype`; indices must lie inside the space.
+
+    Raises:
+        ValueError: for a string that is longer than its space says or has other characters.
+    """
     if isinstance(space, spaces.Discrete):
         return _one_hot(raw[:, 0] - int(space.start), int(space.n), dtype)
     if isinstance(space, spaces.MultiDiscrete):
@@ -145,9 +177,16 @@ def encode(space: AnySpace, raw: Any, dtype: npt.DTypeLike = np.float32) -> npt.
     if isinstance(space, spaces.Text):
         # Few strings differ within a data set, so Gymnasium's own per-string code runs once for each.
         distinct, inverse = np.unique(np.asarray(raw, dtype=object).astype(str), return_inverse=True)
+        for text in distinct:
+            if not _holds_text(space, text):
+                raise ValueError(f"the text {str(text)!r} does not fit {space}")
         table = [np.asarray(spaces.flatten(space, str(text)), dtype=dtype) for text in distinct]
         return np.stack(table)[inverse.reshape(-1)]
     return np.asarray(raw, dtype=dtype)
+
+
+def _holds_text(space: spaces.Text, text: str) -> bool:
+    return len(text) <= space.max_length and space.character_set.issuperset(text)
 
 
 def _one_hot(indices: npt.NDArray[np.int64], size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -156,19 +195,64 @@ def _one_hot(indices: npt.NDArray[np.int64], size: int, dtype: npt.DTypeLike) ->
     return flat
 
 
-def from_json(text: str) -> AnySpace:
-    """A space from Minari's JSON; raises ValueError where it cannot be read."""
-    from minari.serialization import deserialize_space
+def whole_bounds(space: spaces.Box) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the bounds of a Box of whole numbers in float64, none beyond what the Box's own type holds.
 
+    The largest int64 is no float64: rounded up, it would wrap around to the smallest.
+    """
+    bounds = [np.asarray(bound).astype(np.float64) for bound in (space.low, space.high)]
+    kind: Any = space.dtype
+    largest = float(np.iinfo(kind).max)
+    if int(largest) > np.iinfo(kind).max:
+        bounds = [np.minimum(bound, np.nextafter(largest, 0.0)) for bound in bounds]
+    return bounds[0], bounds[1]
+
+
+def arranged(space: AnySpace, like: AnySpace) -> AnySpace:
+    """Return `space` with the keys of its Dicts in the order of those of `like`; what differs otherwise stays as it is.
+
+    It is `space` itself where nothing moves.
+    """
+    parts: list[AnySpace]
+    if isinstance(space, spaces.Dict) and isinstance(like, spaces.Dict):
+        if space.spaces.keys() != like.spaces.keys():
+            return space
+        parts = [arranged(space.spaces[key], part) for key, part in like.spaces.items()]
+        moved = list(space.spaces) != list(like.spaces)
+        changed = any(part is not space.spaces[key] for key, part in zip(like.spaces, parts, strict=True))
+        # Pairs: of a plain dict Gymnasium sorts the keys.
+        return spaces.Dict(list(zip(like.spaces, parts, strict=True))) if moved or changed else space
+    if isinstance(space, spaces.Tuple) and isinstance(like, spaces.Tuple) and len(space) == len(like):
+        parts = [arranged(part, other) for part, other in zip(space.spaces, like.spaces, strict=True)]
+        return spaces.Tuple(parts) if any(a is not b for a, b in zip(parts, space.spaces, strict=True)) else space
+    return space
+
+
+def from_json(text: str) -> AnySpace:
+    """Read a space from Minari's JSON; the keys of a Dict keep their order, which Minari's own reader sorts.
+
+    Raises:
+        ValueError: where it cannot be read.
+    """
     try:
-        space: AnySpace = deserialize_space(text)
+        return _from_plain(json.loads(text))
     except Exception as error:
         raise ValueError(f"space cannot be read from {text[:80]!r}: {error}") from error
+
+
+def _from_plain(values: dict[str, Any]) -> AnySpace:
+    from minari.serialization import deserialize_space
+
+    if values["type"] == "Dict":
+        return spaces.Dict([(key, _from_plain(part)) for key, part in values["subspaces"].items()])
+    if values["type"] == "Tuple":
+        return spaces.Tuple([_from_plain(part) for part in values["subspaces"]])
+    space: AnySpace = deserialize_space(values)
     return space
 
 
 def to_json(space: AnySpace) -> str:
-    """A space in Minari's JSON."""
+    """Write a space as Minari's JSON."""
     from minari.serialization import serialize_space
 
     return str(serialize_space(space))

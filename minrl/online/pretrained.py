@@ -20,7 +20,9 @@ from minrl import checkpoint
 from minrl.backbone import Backbone
 from minrl.checkpoint import Checkpoint
 from minrl.config import build
+from minrl.data.layout import mismatch
 from minrl.heads import ActionHead
+from minrl.online.spaces import fitted_spaces
 from minrl.task import Task
 
 
@@ -61,6 +63,10 @@ def open_run(run: str | Path | Checkpoint) -> tuple[StartsOnline, Checkpoint]:
 def check_start(agent: StartsOnline, policy: ActorCriticPolicy) -> None:
     """A ValueError where `agent` cannot be the start of `policy`."""
     task = agent.task
+    if mismatch(task.action_space, policy.action_space, "action") is not None:
+        # An environment inside `fit_spaces` counts choices from 0, whose columns are the same.
+        fitted = fitted_spaces(task.observation_space, task.action_space)
+        task = replace(task, observation_space=fitted[0], action_space=fitted[1])
     task.check_fits(policy.observation_space, policy.action_space, "the environment")
     if policy.features_extractor_class is not FlattenExtractor or policy.features_dim != task.observation_size:
         raise ValueError("pretrained: the run reads flat observations; leave features_extractor_class as it is")

@@ -10,6 +10,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv
+
+from minrl.data.rewards import ScalarReward
+from minrl.data.spaces import arranged, is_text
 
 AnySpace = gymnasium.Space[Any]
 AnyEnv = gymnasium.Env[Any, Any]
@@ -17,42 +22,94 @@ Path = tuple[str | int, ...]
 _LEAVES = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 
-def fit_spaces(env: AnyEnv) -> AnyEnv:
-    """`env` itself where Stable-Baselines3 takes its spaces as they are, else `env` inside a wrapper that fits them.
+def fit_spaces(env: AnyEnv, *, like: tuple[AnySpace, AnySpace] | None = None) -> AnyEnv:
+    """Return `env` itself where Stable-Baselines3 takes its spaces as they are, else inside a wrapper that fits them.
 
     Observations: a Tuple becomes a Dict with the keys "0", "1", …; what is nested comes up to one level, under keys
     like "0/position". Actions: a Tuple or Dict of discrete parts becomes one MultiDiscrete, in the order of
     `gymnasium.spaces.flatten`. Discrete choices are counted from 0 and lie along one axis.
 
+    Args:
+        env: an environment of any spaces.
+        like: observation and action space whose Dicts have the order of keys to follow; the environment's own by
+            default.
+
     Raises:
-        ValueError: for kinds of space that have no counterpart (Text, Graph, Sequence, OneOf; actions that mix
+        ValueError: for kinds of space that have no counterpart (text, Graph, Sequence, OneOf; actions that mix
             continuous parts with others), or where two parts would get the same key.
     """
-    observed, acted = _Observations(env.observation_space), _Actions(env.action_space)
-    if observed.space is env.observation_space and acted.space is env.action_space:
+    observation_space, action_space = fitted_spaces(*_ordered(env, like))
+    if observation_space is env.observation_space and action_space is env.action_space:
         return env
-    return FittedSpaces(env)
+    return FittedSpaces(env, like=like)
+
+
+def fitted_spaces(observation_space: AnySpace, action_space: AnySpace) -> tuple[AnySpace, AnySpace]:
+    """Return the spaces of `fit_spaces`, each the given one where nothing has to be fitted.
+
+    Raises:
+        ValueError: as `fit_spaces`.
+    """
+    return _Observations(observation_space).space, _Actions(action_space).space
+
+
+def prepared(env: GymEnv) -> GymEnv:
+    """Return `env` with rewards of one number each, once its spaces are seen to be such as a recurrent policy takes.
+
+    Raises:
+        ValueError: for spaces that `fit_spaces` has to fit first, and for those that it cannot fit. The start of a
+            Discrete or MultiDiscrete needs no fitting, as policies count from it themselves.
+    """
+    for kind, space, fit in (
+        ("observation", env.observation_space, _Observations),
+        ("action", env.action_space, _Actions),
+    ):
+        parts = list(space.values()) if isinstance(space, spaces.Dict) and kind == "observation" else [space]
+        if all(isinstance(part, _LEAVES) and np.ndim(getattr(part, "nvec", 0)) < 2 for part in parts):
+            continue
+        fit(space)
+        raise ValueError(
+            f"RecurrentPPO does not take the {kind} space {' '.join(str(space).split())} as it is: wrap each "
+            "environment with minrl.online.spaces.fit_spaces, whose spaces predict then speaks of too"
+        )
+    return env if isinstance(env, VecEnv) else ScalarReward(env)
+
+
+def _ordered(env: AnyEnv, like: tuple[AnySpace, AnySpace] | None) -> tuple[AnySpace, AnySpace]:
+    """The spaces of `env`, in the order of keys of `like`."""
+    if like is None:
+        return env.observation_space, env.action_space
+    return arranged(env.observation_space, like[0]), arranged(env.action_space, like[1])
 
 
 class FittedSpaces(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
     """An environment with the spaces that `fit_spaces` describes."""
 
-    def __init__(self, env: AnyEnv) -> None:
+    def __init__(self, env: AnyEnv, *, like: tuple[AnySpace, AnySpace] | None = None) -> None:
         """Raises ValueError as `fit_spaces` does."""
-        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        gymnasium.utils.RecordConstructorArgs.__init__(self, like=like)
         gymnasium.Wrapper.__init__(self, env)
-        self._observations, self._actions = _Observations(env.observation_space), _Actions(env.action_space)
+        observation_space, action_space = _ordered(env, like)
+        self._observations, self._actions = _Observations(observation_space), _Actions(action_space)
         self.observation_space, self.action_space = self._observations.space, self._actions.space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """The first observation, fitted."""
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._observations.fit(observation), info
+        return self.observation(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step with a fitted action, observe what fits."""
-        observation, reward, terminated, truncated, info = self.env.step(self._actions.restore(action))
-        return self._observations.fit(observation), reward, terminated, truncated, info
+        observation, reward, terminated, truncated, info = self.env.step(self.action(action))
+        return self.observation(observation), reward, terminated, truncated, info
+
+    def observation(self, observation: Any) -> Any:
+        """Convert an observation of the environment within."""
+        return self._observations.fit(observation)
+
+    def action(self, action: Any) -> Any:
+        """Convert an action to one of the environment within."""
+        return self._actions.restore(action)
 
 
 class _Observations:
@@ -70,7 +127,7 @@ class _Observations:
         elif isinstance(given, spaces.Dict) and all(fitted.get(key) is part for key, part in given.items()):
             self.space = given
         else:
-            self.space = spaces.Dict(fitted)
+            self.space = spaces.Dict(fitted)  # sorted, and read by name
 
     def fit(self, observation: Any) -> Any:
         if self._is_leaf:
@@ -112,7 +169,8 @@ def _walk(space: AnySpace, path: Path, kind: str) -> Iterator[tuple[Path, AnySpa
         yield path, space
     else:
         where = "/".join(map(str, path)) or "the top"
-        raise ValueError(f"the {kind} space holds a {type(space).__name__} at {where}, which PPO cannot take")
+        hint = "; leave it out with a wrapper" if kind == "observation" and is_text(space) else ""
+        raise ValueError(f"the {kind} space holds a {type(space).__name__} at {where}, which PPO cannot take{hint}")
 
 
 def _at(observation: Any, path: Path) -> Any:

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from minrl.data.spaces import AnySpace, Leaf, leaves
+from minrl.data.spaces import AnySpace, Leaf, leaves, whole_bounds
 
 
 class ActionDecoder(nn.Module):
@@ -33,8 +33,9 @@ class ActionDecoder(nn.Module):
                 )
         for number, leaf in enumerate(self.leaves):
             if isinstance(leaf.space, spaces.Box):
-                self.register_buffer(f"low{number}", torch.from_numpy(_in_precision(leaf.space, leaf.space.low)))
-                self.register_buffer(f"high{number}", torch.from_numpy(_in_precision(leaf.space, leaf.space.high)))
+                low, high = _in_precision(leaf.space)
+                self.register_buffer(f"low{number}", torch.from_numpy(low))
+                self.register_buffer(f"high{number}", torch.from_numpy(high))
             elif isinstance(leaf.space, spaces.Discrete | spaces.MultiDiscrete):
                 self.register_buffer(f"start{number}", torch.from_numpy(np.asarray(leaf.space.start, np.int64)))
 
@@ -100,6 +101,9 @@ def _bounds(values: Any) -> Any:
     return np.array(plain, dtype=object).reshape(values.shape).tolist()
 
 
-def _in_precision(space: AnySpace, bounds: Any) -> Any:
-    """Bounds in float32 for a float32 space, else in float64, which holds those of every other type."""
-    return np.array(bounds, np.float32 if space.dtype == np.float32 else np.float64)
+def _in_precision(space: spaces.Box) -> tuple[Any, Any]:
+    """Bounds in float32 for a float32 space, else in float64."""
+    if np.issubdtype(space.dtype, np.integer):
+        return whole_bounds(space)
+    kind = np.float32 if space.dtype == np.float32 else np.float64
+    return np.array(space.low, kind), np.array(space.high, kind)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minrl.agent import Actor, Moment
 from minrl.data.episode import FloatArray
-from minrl.data.spaces import AnySpace, flatten, leaves
+from minrl.data.spaces import AnySpace, flatten, leaves, whole_bounds
 
 
 class Player:
@@ -54,7 +54,7 @@ class Player:
         Args:
             observations: as a vector environment returns them (stacked along the first dimension, in the
                 structure of the space).
-            rewards: (B,) earned by the last actions.
+            rewards: (B,) or (B, 1) earned by the last actions.
             episode_starts: (B,) bool, True where the observation opens an episode.
 
         Returns:
@@ -63,7 +63,7 @@ class Player:
         with torch.inference_mode():
             moment = Moment(
                 observation=self._tensor(self._flatten(observations)),
-                reward=self._tensor(rewards),
+                reward=self._tensor(rewards).reshape(-1),
                 episode_start=torch.from_numpy(np.array(episode_starts, dtype=np.bool_)).to(self.device),
             )
             action, self.state = self.agent.act(moment, self.state, deterministic=self.deterministic)
@@ -106,8 +106,10 @@ def _assembled(space: AnySpace, keys: tuple[str | int, ...], parts: dict[tuple[s
 def _decoded(space: AnySpace, rows: npt.NDArray[Any]) -> Any:
     """Rows of one leaf, (B, P), as a batch of its samples."""
     if isinstance(space, spaces.Box):
-        rows = np.rint(rows) if np.issubdtype(space.dtype, np.integer) else rows
-        return np.clip(rows.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype)
+        rows, low, high = rows.reshape(-1, *space.shape), space.low, space.high
+        if np.issubdtype(space.dtype, np.integer):
+            rows, (low, high) = np.rint(rows), whole_bounds(space)
+        return np.clip(rows, low, high).astype(space.dtype)
     if isinstance(space, spaces.Discrete):
         return rows.argmax(1).astype(space.dtype) + space.start
     if isinstance(space, spaces.MultiDiscrete):

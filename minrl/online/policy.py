@@ -17,8 +17,9 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
-from torch.nn import functional as F
 
+from minrl.data.spaces import AnySpace
+from minrl.online.actions import bounded, flat_actions, to_environment
 from minrl.online.likelihood import evaluated, sampled
 from minrl.online.pretrained import Reference, with_loss
 from minrl.online.rollout import Observations, Segments
@@ -74,6 +75,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         if self.optimizer_class is torch.optim.Adam and self.optimizer_kwargs.keys() <= {"eps"}:
             # All parameters in one pass; the same numbers but for rounding.
             self.optimizer_kwargs = {**self.optimizer_kwargs, "fused": True}
+        self._starts = _starts(self.observation_space)
         super()._build(lr_schedule)
 
     def initial_state(self, batch_size: int) -> Tensor:
@@ -148,7 +150,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         """What the next step is told of this one, (B, P): actions (B, *shape) flattened, rewards (B,)."""
         parts = []
         if self.previous_action:
-            parts.append(_flat_actions(self.action_space, self.environment_actions(actions)))
+            parts.append(flat_actions(self.action_space, self.environment_actions(actions)))
         if self.previous_reward:
             parts.append(actions.new_zeros(actions.shape[0], 1) if rewards is None else rewards.reshape(-1, 1))
         return torch.cat([part.to(torch.float32) for part in parts], dim=1)
@@ -195,23 +197,12 @@ class RecurrentPolicy(ActorCriticPolicy):
         return chosen if vectorized else chosen.squeeze(axis=0), after
 
     def to_environment(self, actions: Array) -> Array:
-        """Actions of the distribution as the environment takes them: unscaled where squashed, else clipped."""
-        if not isinstance(self.action_space, spaces.Box):
-            return actions
-        if self.squash_output:
-            unscaled: Array = self.unscale_action(actions)
-            return unscaled
-        return np.clip(actions, self.action_space.low, self.action_space.high)
+        """Convert actions of the distribution to what the environment takes, see `minrl.online.actions`."""
+        return to_environment(self.action_space, actions, squashed=self.squash_output)
 
     def environment_actions(self, actions: Tensor) -> Tensor:
-        """`to_environment` of a tensor, in torch's operations, so that acting can be traced."""
-        if not isinstance(self.action_space, spaces.Box):
-            return actions
-        bounds = self.action_space.low, self.action_space.high
-        low, high = (torch.as_tensor(bound, device=actions.device) for bound in bounds)
-        if self.squash_output:
-            return low + 0.5 * (actions + 1.0) * (high - low)
-        return actions.clamp(low, high)
+        """Convert a tensor as `to_environment`; choices stay counted from 0. In torch's operations, to be traced."""
+        return bounded(self.action_space, actions, squashed=self.squash_output)
 
     def _unpacked(self, state: tuple[Array, ...] | None, count: int, reward: Any) -> tuple[Tensor, Tensor | None]:
         """The memory (B, S) and what the last step left (B, P)."""
@@ -240,8 +231,16 @@ class RecurrentPolicy(ActorCriticPolicy):
         return torch.tensor(values, device=self.device)
 
     def _features(self, obs: Observations) -> Features:
-        features = self.extract_features(obs)
+        features = self.extract_features(self._counted_from_0(obs))
         return features if isinstance(features, tuple) else (features, features)
+
+    def _counted_from_0(self, obs: Observations) -> Observations:
+        """Shift choices that begin elsewhere, as Stable-Baselines3 makes them one-hot from 0."""
+        if not self._starts:
+            return obs
+        if isinstance(obs, dict):
+            return {k: x - self._starts[k].to(x.device) if k in self._starts else x for k, x in obs.items()}
+        return obs - self._starts[""].to(obs.device)
 
     def _scan_segments(self, rollout: Segments) -> tuple[Tensor, Tensor, Tensor]:
         features = self._segment_features(rollout)
@@ -263,6 +262,16 @@ class RecurrentPolicy(ActorCriticPolicy):
         return previous.masked_fill(reset.unsqueeze(-1), 0.0)
 
 
+def _starts(space: AnySpace) -> dict[str, Tensor]:
+    """The first choice of each observation that does not count from 0; one without parts has the name ""."""
+    parts = space.spaces.items() if isinstance(space, spaces.Dict) else [("", space)]
+    return {
+        name: torch.from_numpy(np.asarray(part.start, np.int64))
+        for name, part in parts
+        if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start)
+    }
+
+
 def _each(observations: Observations, change: Callable[[Tensor], Tensor]) -> Observations:
     if isinstance(observations, dict):
         return {key: change(x) for key, x in observations.items()}
@@ -276,13 +285,3 @@ def _between(rollout: Segments, first: int, end: int) -> Segments:
         previous=rollout.previous[:, first:end],
         reset=rollout.reset[:, first:end],
     )
-
-
-def _flat_actions(space: spaces.Space[Any], actions: Tensor) -> Tensor:
-    """Actions (B, *shape) as columns (B, A): one-hot where they are choices."""
-    if isinstance(space, spaces.Discrete):
-        return F.one_hot(actions.reshape(-1).long(), int(space.n))
-    if isinstance(space, spaces.MultiDiscrete):
-        choices = actions.reshape(actions.shape[0], -1).long().unbind(1)
-        return torch.cat([F.one_hot(c, int(n)) for c, n in zip(choices, space.nvec.reshape(-1), strict=True)], dim=1)
-    return actions.reshape(actions.shape[0], -1)

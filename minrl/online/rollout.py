@@ -55,7 +55,9 @@ class SegmentBuffer(RolloutBuffer):
     def reset(self) -> None:
         """Forget the rollout."""
         steps = (self.buffer_size, self.n_envs)
-        self.actions = np.zeros((*steps, self.action_dim), dtype=self.action_space.dtype)
+        # What was sampled: the type of a Box of whole numbers would cut it off, and its likelihood with it.
+        kind = np.float32 if isinstance(self.action_space, spaces.Box) else self.action_space.dtype
+        self.actions = np.zeros((*steps, self.action_dim), dtype=kind)
         for name in ("rewards", "returns", "values", "log_probs", "advantages", "episode_starts"):
             setattr(self, name, np.zeros(steps, dtype=np.float32))
         if isinstance(self.observation_space, spaces.Dict):

@@ -1,0 +1,70 @@
+"""Actions between a policy's distribution and its environment: rounded, clipped, counted from the space's own start.
+
+A policy samples real numbers for a Box and counts choices from 0. What it sampled is what is stored and trained on;
+the environment gets a value of its space, by the same rules while acting, in `predict`, in evaluations and in ONNX.
+
+Shapes: B environments, A flat action width.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch.nn import functional as F
+
+from minrl.data.spaces import AnySpace, whole_bounds
+
+Array = npt.NDArray[Any]
+
+
+def to_environment(space: AnySpace, actions: Array, *, squashed: bool) -> Array:
+    """Convert actions (B, *shape) of a distribution to values of `space`.
+
+    Args:
+        space: the action space.
+        actions: real numbers for a Box, choices counted from 0.
+        squashed: of a Box, whether they lie in [-1, 1] and stand for the space's whole range.
+    """
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return actions + space.start if np.any(space.start) else actions
+    if isinstance(space, spaces.MultiBinary):
+        return actions.astype(space.dtype)
+    if not isinstance(space, spaces.Box):
+        return actions
+    low, high, is_whole = space.low, space.high, np.issubdtype(space.dtype, np.integer)
+    if is_whole:
+        # In float64, as bytes would wrap around in high - low.
+        (low, high), actions = whole_bounds(space), actions.astype(np.float64)
+    if squashed:
+        actions = low + (0.5 * (actions + 1.0) * (high - low))
+        if not is_whole:
+            return actions
+    return np.clip(np.rint(actions), low, high).astype(space.dtype) if is_whole else np.clip(actions, low, high)
+
+
+def bounded(space: AnySpace, actions: Tensor, *, squashed: bool) -> Tensor:
+    """Convert as `to_environment`, but keep the tensor's type, and choices counted from 0; can be traced."""
+    if not isinstance(space, spaces.Box):
+        return actions
+    device, is_whole = actions.device, np.issubdtype(space.dtype, np.integer)
+    bounds = whole_bounds(space) if is_whole else (space.low, space.high)
+    low, high = (torch.as_tensor(bound, device=device) for bound in bounds)
+    if not is_whole:
+        return low + 0.5 * (actions + 1.0) * (high - low) if squashed else actions.clamp(low, high)
+    values = actions.double()
+    if squashed:
+        values = low + 0.5 * (values + 1.0) * (high - low)
+    return values.round().clamp(low, high).to(actions.dtype)
+
+
+def flat_actions(space: AnySpace, actions: Tensor) -> Tensor:
+    """Lay actions (B, *shape) out as columns (B, A): one-hot where they are choices, counted from 0."""
+    if isinstance(space, spaces.Discrete):
+        return F.one_hot(actions.reshape(-1).long(), int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        choices = actions.reshape(actions.shape[0], -1).long().unbind(1)
+        return torch.cat([F.one_hot(c, int(n)) for c, n in zip(choices, space.nvec.reshape(-1), strict=True)], dim=1)
+    return actions.reshape(actions.shape[0], -1)

@@ -17,6 +17,7 @@ from minrl.agent import Actor, Moment
 from minrl.cells import CELLS
 from minrl.checkpoint import Checkpoint
 from minrl.config import check_at_least
+from minrl.online.images import CNN
 from minrl.online.policy import RecurrentPolicy
 from minrl.task import Task
 
@@ -35,6 +36,10 @@ class PPOOptions:
     mlp: float = field(default=0.0, metadata={"help": "hidden width of each block's MLP over the width, 0 for none"})
     cell_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "options of the cell, such as expand=2 candidate=tanh"}
+    )
+    cnn: CNN = field(
+        default="auto",
+        metadata={"help": "network for images: nature (36 x 36 pixels or more), small, auto: by the size"},
     )
     separate_critic: bool = field(default=False, metadata={"help": "a backbone of its own for the critic"})
     previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
@@ -86,6 +91,8 @@ class PPOConfig(PPOOptions):
         names = "cell", "width", "depth", "conv", "mlp", "separate_critic", "previous_action", "previous_reward"
         options = {name: getattr(self, name) for name in names}
         options |= {"cell_options": self.cell_options or None, "net_arch": self.net_arch or None}
+        if self.cnn != "auto":
+            options["cnn"] = self.cnn
         if self.log_std_init is not None:
             options["log_std_init"] = self.log_std_init
         if self.pretrained is not None:

@@ -112,9 +112,12 @@ def _model(
     agent_config: PPOConfig, config: OnlineConfig, task: Task, environments: Any, device: torch.device
 ) -> RecurrentPPO:
     rate = config.learning_rate
+    policy_spaces = PolicySpaces(task.observation_space, task.action_space)
+    if agent_config.cnn != "auto" and not policy_spaces.images:
+        raise ValueError(f"cnn={agent_config.cnn}: the observations of {config.env} hold no image; leave it out")
     try:
         return RecurrentPPO(
-            PolicySpaces(task.observation_space, task.action_space).policy,
+            policy_spaces.policy,
             environments,
             learning_rate=rate if config.decay == "constant" else lambda left: rate * left,
             n_steps=config.n_steps,
@@ -137,5 +140,6 @@ def _model(
             segment_length=config.segment_length,
             state_refresh=config.state_refresh,
         )
-    except (AssertionError, TypeError, RuntimeError, ZeroDivisionError) as error:  # Stable-Baselines3 asserts
+    # Stable-Baselines3 asserts; torch's modules refuse some names by a KeyError.
+    except (AssertionError, TypeError, RuntimeError, ZeroDivisionError, KeyError) as error:
         raise ValueError(f"no ppo agent can be made of these settings: {' '.join(str(error).split())}") from error

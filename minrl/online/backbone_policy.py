@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from minrl.backbone import Backbone
 from minrl.checkpoint import Checkpoint
 from minrl.choices import nearest
+from minrl.online.images import CNN, PartsExtractor, image_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, StartsOnline, check_start, open_run
 
@@ -202,17 +203,51 @@ class BackbonePolicy(RecurrentPolicy):
 
 
 class BackboneCnnPolicy(BackbonePolicy):
-    """`BackbonePolicy` on images, through Stable-Baselines3's `NatureCNN` unless told otherwise."""
+    """`BackbonePolicy` on images.
 
-    def __init__(self, *arguments: Any, features_extractor_class: Any = NatureCNN, **keywords: Any) -> None:
-        super().__init__(*arguments, features_extractor_class=features_extractor_class, **keywords)
+    Args:
+        observation_space, arguments, keywords: as for `BackbonePolicy`.
+        cnn: the network for images, see `minrl.online.images.image_network`.
+        features_extractor_class: another network than those.
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        *arguments: Any,
+        cnn: CNN = "auto",
+        features_extractor_class: Any = None,
+        **keywords: Any,
+    ) -> None:
+        if features_extractor_class is None:
+            features_extractor_class = image_network(observation_space, cnn)
+        super().__init__(observation_space, *arguments, features_extractor_class=features_extractor_class, **keywords)
 
 
 class BackboneMultiInputPolicy(BackbonePolicy):
-    """`BackbonePolicy` on Dict observations, through Stable-Baselines3's `CombinedExtractor` unless told otherwise."""
+    """`BackbonePolicy` on Dict observations.
 
-    def __init__(self, *arguments: Any, features_extractor_class: Any = CombinedExtractor, **keywords: Any) -> None:
-        super().__init__(*arguments, features_extractor_class=features_extractor_class, **keywords)
+    Args:
+        arguments, keywords: as for `BackbonePolicy`.
+        cnn: the network for images among them, see `minrl.online.images.image_network`.
+        features_extractor_class: another extractor than `PartsExtractor`.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        cnn: CNN = "auto",
+        features_extractor_class: Any = PartsExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        **keywords: Any,
+    ) -> None:
+        if cnn != "auto":
+            features_extractor_kwargs = {**(features_extractor_kwargs or {}), "cnn": cnn}
+        keywords |= {
+            "features_extractor_class": features_extractor_class,
+            "features_extractor_kwargs": features_extractor_kwargs,
+        }
+        super().__init__(*arguments, **keywords)
 
 
 def _check_known(keywords: dict[str, Any]) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, MlpExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrl.cells.lstm import lstm_layer
 from minrl.choices import nearest
+from minrl.online.images import CNN, PartsExtractor, image_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
 
 # Options of torch.nn.LSTM that would change the memory's layout or precision, and the only values they can have.
@@ -164,17 +165,54 @@ class LstmPolicy(RecurrentPolicy):
 
 
 class LstmCnnPolicy(LstmPolicy):
-    """`LstmPolicy` on images, through Stable-Baselines3's `NatureCNN` unless told otherwise."""
+    """`LstmPolicy` on images.
 
-    def __init__(self, *arguments: Any, features_extractor_class: Any = NatureCNN, **keywords: Any) -> None:
-        super().__init__(*arguments, features_extractor_class=features_extractor_class, **keywords)  # type: ignore[misc]
+    Args:
+        observation_space, arguments, keywords: as for `LstmPolicy`.
+        cnn: the network for images, see `minrl.online.images.image_network`.
+        features_extractor_class: another network than those.
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        *arguments: Any,
+        cnn: CNN = "auto",
+        features_extractor_class: Any = None,
+        **keywords: Any,
+    ) -> None:
+        if features_extractor_class is None:
+            features_extractor_class = image_network(observation_space, cnn)
+            if len(arguments) < 3 and keywords.get("net_arch") is None:
+                keywords["net_arch"] = []  # as Stable-Baselines3 has it beside NatureCNN
+        keywords["features_extractor_class"] = features_extractor_class
+        super().__init__(observation_space, *arguments, **keywords)
 
 
 class LstmMultiInputPolicy(LstmPolicy):
-    """`LstmPolicy` on Dict observations, through Stable-Baselines3's `CombinedExtractor` unless told otherwise."""
+    """`LstmPolicy` on Dict observations.
 
-    def __init__(self, *arguments: Any, features_extractor_class: Any = CombinedExtractor, **keywords: Any) -> None:
-        super().__init__(*arguments, features_extractor_class=features_extractor_class, **keywords)  # type: ignore[misc]
+    Args:
+        arguments, keywords: as for `LstmPolicy`.
+        cnn: the network for images among them, see `minrl.online.images.image_network`.
+        features_extractor_class: another extractor than `PartsExtractor`.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        cnn: CNN = "auto",
+        features_extractor_class: Any = PartsExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        **keywords: Any,
+    ) -> None:
+        if cnn != "auto":
+            features_extractor_kwargs = {**(features_extractor_kwargs or {}), "cnn": cnn}
+        keywords |= {
+            "features_extractor_class": features_extractor_class,
+            "features_extractor_kwargs": features_extractor_kwargs,
+        }
+        super().__init__(*arguments, **keywords)
 
 
 def scan_layers(lstm: nn.LSTM, x: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:

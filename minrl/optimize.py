@@ -38,8 +38,8 @@ def newest_share(decay: float, step: int) -> float:
     """Return the share of the newest weights in the average after gradient step `step`, counted from 0.
 
     A running average with decay d that begins at the weights of step 0 holds a share d ** t of them after t steps:
-    37 % after 1000 with 0.999. Dividing by the sum of what training has added, 1 - d ** t, as Adam does with its
-    moments (arXiv 1412.6980, section 3), is the same as adding the newest weights with the share (1 - d) / (1 - d ** t).
+    37 % after 1000 with 0.999. Dividing what training has added by its weights' sum, 1 - d ** t, as Adam does with its
+    moments (arXiv 1412.6980, section 3), is to add the newest weights with the share (1 - d) / (1 - d ** t).
     """
     return (1 - decay) / -math.expm1((step + 1) * math.log(decay))
 

@@ -3,6 +3,7 @@
 Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from minrl.data.episode import Episodes
 from minrl.encoders import Memoryless, Normalizer
 from minrl.heads import ActionHead, ContinuousLoss
 from minrl.kernels.cpu_token import embedded
+from minrl.refeed import Refeed, carried_state_caution, refeeds
 from minrl.task import Task
 
 
@@ -44,6 +46,11 @@ class CloneConfig:
     context: int | None = field(
         default=None, metadata={"help": "train on windows of so many steps instead of whole trajectories"}
     )
+    # True or False once the config is made.
+    refeed: bool | None = field(
+        default=None,
+        metadata={"help": "act by feeding the last `context` steps anew (default: wherever there is context)"},
+    )
     previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
     action_loss: ContinuousLoss = field(
         default="mse", metadata={"help": "loss of continuous actions; discrete ones have cross-entropy"}
@@ -56,6 +63,7 @@ class CloneConfig:
             raise ValueError(f"top must lie in (0, 1], got {self.top}")
         if self.context is not None and self.context < 1:
             raise ValueError(f"context must be at least 1 step, got {self.context}")
+        object.__setattr__(self, "refeed", refeeds(self.context, self.refeed, has_state=self.recurrent))
 
 
 class CloneAgent(Agent):
@@ -81,8 +89,26 @@ class CloneAgent(Agent):
             high=torch.tensor(task.action_high),
             continuous=config.action_loss,
         )
+        # In a list, so that the backbone's weights are registered once.
+        self._acting: list[Cell] = [self.backbone]
+        if config.refeed and config.context is not None:
+            self._acting = [Refeed(self.backbone, config.context)]
         self.memory_size = self.backbone.state_size
-        self.state_size = action + self.memory_size
+        self.state_size = action + self.acting.state_size
+
+    @property
+    def acting(self) -> Cell:
+        """The backbone, or the backbone over a window fed anew: what runs when the agent acts."""
+        return self._acting[0]
+
+    @classmethod
+    def saved_config(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Actor.saved_config`: before there was `refeed`, clones acted from the carried state."""
+        return {"refeed": False} | dict(values)
+
+    def cautions(self) -> list[str]:
+        """As `Agent.cautions`."""
+        return carried_state_caution(self.config.context, self.config.refeed, has_state=self.config.recurrent)
 
     def fit_normalization(self, episodes: Episodes) -> None:
         """As `Agent.fit_normalization`."""
@@ -108,11 +134,11 @@ class CloneAgent(Agent):
     def predict(self, batch: Batch) -> Tensor:
         """As `Agent.predict`."""
         token = self.embed(batch.observations, batch.previous_actions)
-        return self.head.act(self.backbone.scan(token, None, batch.reset)[0])
+        return self.head.act(self.acting.scan(token, None, batch.reset)[0])
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
         """As `Agent.initial_state`; a target return changes nothing."""
-        memory = self.backbone.initial_state(batch_size)
+        memory = self.acting.initial_state(batch_size)
         return torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
 
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
@@ -120,14 +146,14 @@ class CloneAgent(Agent):
         if fused := fused_step(self, self._inputs, moment, state, deterministic=deterministic):
             return fused
         state = torch.where(moment.episode_start.unsqueeze(1), 0.0, state)
-        previous, memory = state.split([self.action_size, self.memory_size], dim=1)
-        features, memory = self.backbone.step(self.embed(moment.observation, previous), memory)
+        previous, memory = state.split([self.action_size, self.acting.state_size], dim=1)
+        features, memory = self.acting.step(self.embed(moment.observation, previous), memory)
         action = self.head.act(features, deterministic=deterministic)
         return action, torch.cat([action.to(state.dtype), memory], dim=1)
 
     def _inputs(self) -> Inputs | None:
         """What one step is made of; None for an agent that is not of this kind."""
-        if type(self) is not CloneAgent:
+        if self.acting is not self.backbone or type(self) is not CloneAgent:
             return None
         return Inputs(
             normalizer=self.normalizer,
@@ -135,7 +161,7 @@ class CloneAgent(Agent):
             backbone=self.backbone,
             head=self.head,
             embed_action=self.embed_action,
-            attributes=("task",),
+            attributes=("task", "_acting"),
         )
 
     def embed(self, observation: Tensor, previous: Tensor) -> Tensor:

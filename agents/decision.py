@@ -1,8 +1,8 @@
 """Return-conditioned behaviour cloning, after Decision Transformer (Chen et al. 2021, arXiv 2106.01345).
 
 Differences: it trains on whole trajectories end to end (`context` gives windows instead), with one token for each
-step (`tokens="triple"` gives return-to-go, observation and action), and it acts from the carried state (`refeed`
-feeds the window anew instead). With `return_expectile` it asks for the most that the data earned after what it has
+step (`tokens="triple"` gives return-to-go, observation and action), and it acts from the carried state (with
+`context` it feeds the window anew instead, unless `refeed` is off). With `return_expectile` it asks for the most that the data earned after what it has
 seen (`agents/decision_return.py`) instead of for a target.
 
 Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
@@ -23,7 +23,7 @@ from minrl.data.episode import Episodes
 from minrl.encoders import Normalizer
 from minrl.heads import ActionHead
 from minrl.kernels.cpu_token import Part, dropped, embedded
-from minrl.refeed import Refeed
+from minrl.refeed import Refeed, carried_state_caution
 from minrl.task import Task
 
 from .decision_config import DecisionConfig
@@ -96,6 +96,10 @@ class DecisionAgent(Agent):
     def ask_for(self, target_return: float) -> None:
         """Ask for this return by default from now on; saved with the weights."""
         self.config, self.target_return = replace(self.config, target_return=target_return), target_return
+
+    def cautions(self) -> list[str]:
+        """As `Agent.cautions`."""
+        return carried_state_caution(self.config.context, self.config.refeed)
 
     def fit_normalization(self, episodes: Episodes) -> None:
         """As `Agent.fit_normalization`."""

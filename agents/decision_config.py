@@ -6,6 +6,7 @@ from typing import Any, Literal
 from minrl.cells import CELLS
 from minrl.config import check_at_least
 from minrl.heads import ContinuousLoss
+from minrl.refeed import refeeds
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,13 @@ class DecisionConfig:
     context: int | None = field(
         default=None, metadata={"help": "train on windows of so many steps instead of whole trajectories"}
     )
-    refeed: bool = field(
-        default=False,
-        metadata={"help": "act by feeding the last `context` steps anew, as Decision Transformer"},
+    # True or False once the config is made.
+    refeed: bool | None = field(
+        default=None,
+        metadata={
+            "help": "act by feeding the last `context` steps anew, as Decision Transformer (default: wherever there is "
+            "context)"
+        },
     )
     previous_action: bool = field(default=False, metadata={"help": "the previous action as an input (tokens=step)"})
     time_embedding: bool = field(
@@ -65,8 +70,7 @@ class DecisionConfig:
             raise ValueError(f'tokens must be "step" or "triple", got "{self.tokens}"')
         if self.context is not None and self.context < 1:
             raise ValueError(f"context must be at least 1 step, got {self.context}")
-        if self.refeed and self.context is None:
-            raise ValueError("refeed needs context, the number of steps to feed anew")
+        object.__setattr__(self, "refeed", refeeds(self.context, self.refeed))
         if self.return_scale is not None and not self.return_scale > 0:
             raise ValueError(f"return_scale must be positive, got {self.return_scale}")
         if self.return_expectile is not None and not 0.5 <= self.return_expectile < 1:

@@ -94,6 +94,11 @@ class Actor(nn.Module, ABC):
         super().__init__()
         self.config, self.task = config, task
 
+    @classmethod
+    def saved_config(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a checkpoint, with those that its version did not have yet as it acted."""
+        return dict(values)
+
     @abstractmethod
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
         """The state (B, S) before the first step; the target return is the agent's own by default."""
@@ -117,6 +122,10 @@ class Agent(Actor):
     """An actor that trains on the whole trajectories of a data set."""
 
     memory_size: int  # of the backbone
+
+    def cautions(self) -> list[str]:
+        """Return one line for each of the agent's settings that is seldom meant; said once, before training."""
+        return []
 
     @abstractmethod
     def fit_normalization(self, episodes: Episodes) -> None:

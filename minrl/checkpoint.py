@@ -113,7 +113,7 @@ def load(path: Path | str) -> Actor:
 def restore(checkpoint: Checkpoint, where: str) -> Actor:
     """The agent that a checkpoint describes, with its weights."""
     kind = agent_class(checkpoint.agent)
-    config = build(kind.config_class, checkpoint.config, f"checkpoint {where}")
+    config = build(kind.config_class, kind.saved_config(checkpoint.config), f"checkpoint {where}")
     try:
         agent = kind(config, Task.from_dict(checkpoint.task))
         agent.load_state_dict(checkpoint.weights)

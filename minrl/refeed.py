@@ -9,6 +9,35 @@ from torch import Tensor
 from minrl.cells import Cell
 
 
+def refeeds(context: int | None, refeed: bool | None, has_state: bool = True) -> bool:
+    """Return True if an agent acts by feeding its window anew: wherever it trains on windows and carries a state.
+
+    Trained on windows, a cell has never seen a state older than the window. hopper/medium-expert by Mamba on windows of
+    20 steps scores 62.5 from a carried state, and 102.2 with the same weights and the window fed anew.
+
+    Args:
+        context: steps of the windows that the agent trains on; None for whole trajectories.
+        refeed: what the settings say; None where they say nothing.
+        has_state: False for a model that sees the present alone.
+
+    Raises:
+        ValueError: for refeed without context.
+    """
+    if refeed and context is None:
+        raise ValueError("refeed needs context, the number of steps to feed anew")
+    return context is not None and has_state if refeed is None else refeed
+
+
+def carried_state_caution(context: int | None, refeed: bool | None, has_state: bool = True) -> list[str]:
+    """Return a line for an agent that trains on windows and acts from a carried state; nothing for others."""
+    if context is None or refeed or not has_state:
+        return []
+    return [
+        f"no-refeed: the agent trains on windows of {context} steps and acts from a carried state, which is older than "
+        "any that it saw; leave it out to act with the window fed anew, or leave out context to train on trajectories"
+    ]
+
+
 class Refeed(Cell):
     """A cell that sees exactly the last K inputs of the episode: its memory is those inputs, nothing else.
 

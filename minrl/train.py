@@ -1,5 +1,6 @@
 """Training an offline agent into a folder, and going on with it after an interruption."""
 
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,8 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
         torch.manual_seed(config.seed)
         agent = new_agent(kind, agent_config, _task_of(config, episodes)).to(device)
         agent.fit_normalization(episodes)
+        for line in agent.cautions() if group.is_first else ():
+            print(f"minrl: {line}", file=sys.stderr)
         if config.evaluate_every:
             _check_environment(agent.task, config.video)
         if group.is_first:

@@ -13,8 +13,9 @@ from minrl.relabel import first_labels
 from minrl.train_config import TrainConfig
 
 CHOICE = "target_choice.json"
-# Beyond the seeds of any evaluation's episodes.
-SEED_OFFSET = 1_000_000
+# Beyond the seeds of any evaluation's episodes, which lie below it where a target is chosen; twice it is the first
+# number that environments in C, with signed integers of 32 bits, cannot take.
+SEED_OFFSET = 2**30
 # From the mean return of the data to its best, and beyond where the agent asks for as much.
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
@@ -29,7 +30,8 @@ class TargetChoice:
         out: the run's folder, which keeps what was found.
 
     Raises:
-        ValueError: for an agent that is not asked for any return or has no environment to play in.
+        ValueError: for an agent that is not asked for any return or has no environment to play in, and for a seed so
+            large that the episodes of the choice could be those of an evaluation.
     """
 
     def __init__(self, agent: Actor, episodes: Episodes, config: TrainConfig, out: Path) -> None:
@@ -37,18 +39,25 @@ class TargetChoice:
             raise ValueError(f"choose_target: the {agent.name} agent with these settings is asked for no return")
         if agent.task.environment is None:
             raise ValueError(f"choose_target plays episodes, and {agent.task.dataset} names no environment")
+        if config.first_episode + config.evaluate_episodes > SEED_OFFSET:
+            most = SEED_OFFSET // config.evaluate_episodes - 1
+            raise ValueError(f"choose_target: with {config.evaluate_episodes} episodes seed must be at most {most}")
         self.agent, self.config, self.out = agent, config, out
         self.candidates = candidates(episodes, agent.most_asked)
 
     def make(self) -> None:
-        """Play as many episodes for each candidate as an evaluation has, and ask for the one of the best mean."""
+        """Play as many episodes for each candidate as an evaluation has, and ask for the one of the best mean.
+
+        Run seed s plays episodes `SEED_OFFSET` + s n to `SEED_OFFSET` + (s + 1) n - 1, with n episodes an evaluation:
+        those of another seed play others, as do their evaluations.
+        """
         assert isinstance(self.agent, AsksForReturn)
         played = evaluate(
             self.agent,
             episodes=self.config.evaluate_episodes,
             targets=self.candidates,
             environments=10,
-            seed=self.config.seed + SEED_OFFSET,
+            seed=SEED_OFFSET + self.config.first_episode,
             max_episode_steps=self.config.evaluate_max_steps,
             progress=True,
         )

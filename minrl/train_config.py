@@ -95,5 +95,9 @@ class TrainConfig:
 
     @property
     def first_episode(self) -> int:
-        """The number, and so the seed, of the first episode of its evaluations; runs of other seeds have others."""
+        """Return the number, and so the seed, of the first episode of the run's evaluations.
+
+        With n episodes each, run seed s has s n to (s + 1) n - 1, for sweeps over targets and videos too: runs of other
+        seeds and as many episodes share none.
+        """
         return self.seed * self.evaluate_episodes

@@ -1,6 +1,7 @@
 """The return to ask for is found by playing, on other episodes than those of the evaluation."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from minrl import checkpoint
 from minrl.agent import Actor, Moment
 from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.agents.decision import DecisionAgent, DecisionConfig
+from minrl.assessment import Assessor
 from minrl.data import EnvironmentInfo, build_episodes
-from minrl.target_choice import CHOICE, SEED_OFFSET, TargetChoice, candidates, report_rows
+from minrl.interrupt import StopRequest
+from minrl.target_choice import CHOICE, TargetChoice, candidates, report_rows
 from minrl.task import Task
 from minrl.train_config import TrainConfig
 
@@ -62,6 +65,19 @@ class Literal(Actor):
         self.target_return = target_return
 
 
+class ReadyLiteral(Literal):
+    """The same, with what an assessment needs of it."""
+
+    def __init__(self, task: Task, most_asked: float) -> None:
+        super().__init__(task, most_asked)
+        self.config = LiteralConfig()
+
+
+@dataclass(frozen=True)
+class LiteralConfig:
+    """No settings."""
+
+
 @pytest.fixture
 def bell() -> Any:
     gymnasium.register("Bell-v0", entry_point=Bell)
@@ -86,10 +102,36 @@ def test_the_best_of_the_candidates_is_asked_for(bell: Any, tmp_path: Path) -> N
     assert found["chosen"] == 0.625
     means = [row["mean_return"] for row in found["candidates"]]
     assert means == pytest.approx([-((c - 0.6) ** 2) for c in choice.candidates], abs=1e-6)
-    # No episode of an evaluation, whose seeds are 3, 4, 5 and 6, was looked at.
-    assert set(seeds_played) == {SEED_OFFSET + seed for seed in (3, 4, 5, 6)}
+    # Run seed 3 with 4 episodes has the fourth four, of a kind of its own.
+    assert set(seeds_played) == {2**30 + seed for seed in (12, 13, 14, 15)}
     text = dict(report_rows(tmp_path))["target chosen"]
-    assert text.startswith("0.6: best mean of 4 episodes each, seeds 1000003 to 1000006")
+    assert text.startswith(f"0.6: best mean of 4 episodes each, seeds {2**30 + 12} to {2**30 + 15}")
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_no_two_runs_play_an_episode_twice(bell: Any, tmp_path: Path, count: int) -> None:
+    """Evaluations, sweeps and choices of run seeds 0 to 5, and of seeds around the old offset of a million."""
+    bell_task = Task.of(bell)
+    played: list[int] = []
+    for seed in (*range(6), 1_000_000 - 1, 1_000_000, 1_000_001):
+        config = TrainConfig(seed=seed, evaluate_episodes=count, choose_target=True, steps=1)
+        seeds_played.clear()
+        agent: Any = ReadyLiteral(bell_task, 1.0)
+        assessor = Assessor(agent, config, tmp_path / str(seed), bell, None)
+        (tmp_path / str(seed)).mkdir()
+        with StopRequest() as request:
+            assert assessor.assess(1, request) is not None
+        own = set(seeds_played)
+        assert len(own) == 2 * count  # those of the choice, those of the evaluation and its sweep
+        played += own
+    assert len(set(played)) == len(played)
+
+
+def test_a_seed_whose_episodes_would_be_those_of_a_choice_is_refused(bell: Any, tmp_path: Path) -> None:
+    largest = 2**30 // 4 - 1
+    TargetChoice(Literal(Task.of(bell), 1.0), bell, TrainConfig(seed=largest, evaluate_episodes=4), tmp_path)
+    with pytest.raises(ValueError, match=f"with 4 episodes seed must be at most {largest}"):
+        TargetChoice(Literal(Task.of(bell), 1.0), bell, TrainConfig(seed=largest + 1, evaluate_episodes=4), tmp_path)
 
 
 def test_candidates_lie_in_the_data_unless_the_agent_asks_beyond(bell: Any) -> None:

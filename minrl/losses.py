@@ -8,5 +8,8 @@ from torch import Tensor
 
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:
-    """|tau - 1(u < 0)| u^2 of u = target - prediction (arXiv 2110.06169, equation 4): (...) -> (...)."""
+    """Compute |tau - 1(u < 0)| u^2 of u = target - prediction, (...) -> (...).
+
+    It is the loss L_2^tau of IQL's value function (arXiv 2110.06169, equation 5).
+    """
     return torch.where(error < 0, 1 - expectile, expectile) * error.square()

@@ -23,12 +23,50 @@ def test_a_packed_row_is_one_stream_of_whole_episodes() -> None:
     for row in range(2):
         stream = np.concatenate([observed(batch)[row] for batch in batches])
         reset = np.concatenate([batch["reset"][row] for batch in batches])
-        starts = np.flatnonzero(reset)
-        assert starts[0] == 0
-        pieces = np.split(stream, starts[1:])
-        for piece in pieces[:-1]:  # the last one goes on in a batch that was not drawn
+        pieces = [piece for piece in np.split(stream, np.flatnonzero(reset)) if len(piece)]
+        for number, piece in enumerate(pieces[:-1]):  # the last one goes on in a batch that was not drawn
             e = int(piece[0]) // 1000
-            np.testing.assert_array_equal(piece, 1000 * e + np.arange(episodes.lengths[e]))
+            whole = 1000 * e + np.arange(episodes.lengths[e])
+            # The first one of a row may be entered in the middle.
+            np.testing.assert_array_equal(piece, whole[-len(piece) :] if number == 0 else whole)
+
+
+@pytest.mark.parametrize(("steps", "length"), [(1000, 500), (1000, 300), (50, 20), (40, 60), (7, 3)])
+def test_rows_of_one_length_are_spread_over_the_time_steps(steps: int, length: int) -> None:
+    """Every batch holds each tenth of the episodes as often as any other, where all in phase would hold some alone.
+
+    A tenth of the time steps is a tenth of a uniform sample: B rows that are spread evenly differ from it by one row.
+    """
+    rows = 40
+    packed = Packed(small((steps,) * 60), batch_size=rows, length=length, seed=5)
+    for _ in range(12):
+        batch = next(packed)
+        assert len(np.unique(batch["time_steps"][:, 0])) >= min(rows, steps) / 2
+        share = np.histogram(batch["time_steps"] / steps, bins=[0, 0.5, 1])[0] / batch["mask"].size
+        assert share == pytest.approx(np.array([0.5, 0.5]), abs=1 / rows + 1 / steps)
+
+
+def test_rows_begin_at_every_step() -> None:
+    """Over 4000 seeds the first row begins at each of the ten steps 400 times, within five standard deviations."""
+    episodes = small((10,) * 3)
+    begun = [next(Packed(episodes, 1, 3, seed=seed))["time_steps"][0, 0] for seed in range(4000)]
+    assert np.abs(np.bincount(begun, minlength=10) - 400).max() < 5 * 19
+
+
+@pytest.mark.parametrize(("steps", "length"), [(8, 8), (4, 8)])
+def test_episodes_that_fill_a_row_are_not_cut(steps: int, length: int) -> None:
+    packed = Packed(small((steps,) * 9), batch_size=3, length=length, seed=0)
+    for _ in range(9):
+        np.testing.assert_array_equal(next(packed)["time_steps"], np.tile(np.arange(length) % steps, (3, 1)))
+
+
+def test_an_episode_entered_in_the_middle_is_not_said_to_open() -> None:
+    batch = next(Packed(small((100,) * 3), batch_size=5, length=30, seed=0))
+    assert (batch["time_steps"][:, 0] > 0).any()
+    np.testing.assert_array_equal(batch["reset"], batch["time_steps"] == 0)
+    entered = batch["time_steps"][:, 0] > 0
+    before = (observed(batch)[entered, 0] - 1) / 1000
+    np.testing.assert_allclose(batch["previous_actions"][entered, 0, 1], before, rtol=1e-6)
 
 
 def test_packed_fields_belong_to_the_same_step() -> None:
@@ -53,6 +91,15 @@ def test_packed_takes_every_episode_once_before_any_twice() -> None:
     drawn, counts = np.unique(np.concatenate(first), return_counts=True)
     np.testing.assert_array_equal(drawn, range(12))
     assert set(counts) == {4}  # 2 steps in each of 2 passes
+    # Rows that begin in the middle and have cut episodes: nine of them in a row of 900 steps after the first, twice.
+    packed = Packed(small((100,) * 9), batch_size=1, length=90, seed=3)
+    row = np.concatenate([batch for _ in range(21) for batch in next(packed)["time_steps"]])
+    packed = Packed(small((100,) * 9), batch_size=1, length=90, seed=3)
+    episode = np.concatenate([batch for _ in range(21) for batch in observed(next(packed)) // 1000])
+    opened = episode[row == 0]
+    first = [int(episode[0]), *opened[:8]]
+    assert sorted(first) == list(range(9))
+    assert sorted(opened[8:17]) == list(range(9))
 
 
 def test_windows_are_drawn_by_length_from_every_step() -> None:

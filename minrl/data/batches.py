@@ -13,15 +13,24 @@ import numpy.typing as npt
 from minrl.data.episode import BoolArray, Episodes, IntArray
 
 NumpyBatch = dict[str, npt.NDArray[Any]]
+_PHASE = 1  # stream of random numbers, besides the seed's own
 
 
 class Packed:
     """Whole trajectories end to end in (B, T): no padding, `reset` True where an episode opens.
 
     Every row is a stream of its own. An episode that does not fit is cut, and the rest opens the same row of the next
-    batch with `reset[b, 0]` False: carry the row's memory over, or start the rest from the empty memory.
+    batch with `reset[b, 0]` False: carry the row's state over, or start the rest from the empty state.
     Episodes come in shuffled order, each once before any comes again; with `weights`, (E,), they are drawn
     with replacement in proportion to them. The time to draw grows with B x T alone.
+
+    Rows begin at random steps of their first episodes, spread evenly. Were all to begin at the start, rows of episodes
+    of one length would stay in phase: with 1000 steps and `length` 500 every batch would hold first halves or second
+    halves alone. The first episode of a row is entered with `reset[b, 0]` False and no state to carry, so from the
+    empty state: no steps before it are read for nothing, and it is one episode of a row in a whole run, while every
+    later one is read from its start. Where episodes have one length that divides `length`, each batch holds every time
+    step equally often already, and rows begin at the start: no episode is cut, and gradients reach from its end to its
+    beginning.
     """
 
     continues = True
@@ -42,12 +51,18 @@ class Packed:
         self._draw = _Draw(episodes, weights, seed)
         self._episode = np.zeros(batch_size, dtype=np.int64)
         self._step = self._lengths[self._episode].copy()  # every row stands at the end of an episode
+        if (self._lengths != self._lengths[0]).any() or length % self._lengths[0]:
+            # A stream of random numbers of its own, so that episodes come in the order of their seed.
+            shift = np.random.default_rng([seed, _PHASE]).random()
+            place = (shift + np.arange(batch_size) / batch_size) % 1.0
+            self._episode = np.array([self._draw.one() for _ in range(batch_size)], dtype=np.int64)
+            self._step = (place * self._lengths[self._episode]).astype(np.int64)
 
     def __iter__(self) -> Iterator[NumpyBatch]:
         return self
 
     def __next__(self) -> NumpyBatch:
-        """The next batch; the keys are those of `Windows`, `mask` is True throughout."""
+        """Return the next batch; the keys are those of `Windows`, `mask` is True throughout."""
         shape = len(self._episode), self.length
         rows = np.empty(shape, dtype=np.int64)
         steps = np.empty(shape, dtype=np.int64)

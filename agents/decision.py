@@ -2,8 +2,8 @@
 
 Differences: it trains on whole trajectories end to end (`context` gives windows instead), with one token for each
 step (`tokens="triple"` gives return-to-go, observation and action), and it acts from the carried state (with
-`context` it feeds the window anew instead, unless `refeed` is off). With `return_expectile` it asks for the most that the data earned after what it has
-seen (`agents/decision_return.py`) instead of for a target.
+`context` it feeds the window anew instead, unless `refeed` is off). With `return_expectile` it asks for the most that
+the data earned after what it has seen (`agents/decision_return.py`) instead of for a target.
 
 Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
 """

@@ -50,7 +50,9 @@ def open_run(run: str | Path | Checkpoint) -> tuple[StartsOnline, Checkpoint]:
         agent: Any = checkpoint.restore(saved, where)
     else:
         kind: Any = checkpoint.agent_class(saved.agent)
-        agent = kind(build(kind.config_class, kind.saved_config(saved.config), f"checkpoint {where}"), Task.from_dict(saved.task))
+        agent = kind(
+            build(kind.config_class, kind.saved_config(saved.config), f"checkpoint {where}"), Task.from_dict(saved.task)
+        )
     if not isinstance(agent, StartsOnline) or not isinstance(agent.backbone, Backbone):
         raise ValueError(f"pretrained: the run {where} has no backbone that could go on online (agent {saved.agent!r})")
     for module in agent.modules():  # type: ignore[attr-defined]

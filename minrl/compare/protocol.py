@@ -68,10 +68,11 @@ def lines(analysis: Analysis) -> list[str]:
         f"anew within each task, fixed random numbers; scipy {version('scipy')}). One seed has no interval.",
     ]
     if 1 < most < FEW_SEEDS:
+        held = statistics.COVERAGE
         found.append(
             "With few seeds these intervals are too narrow: of normally distributed scores they hold the true "
-            "interquartile mean of one task 73 % of the time with three seeds and 89 % with five, that of six tasks "
-            "together 86 % and 92 %."
+            f"interquartile mean of one task {held[1, 3]} % of the time with three seeds and {held[1, 5]} % with five, "
+            f"that of six tasks together {held[6, 3]} % and {held[6, 5]} %."
         )
     if len({score.versions for score in scored(analysis)}) > 1:
         found.append("Warning: the runs were evaluated with different versions of the packages.")

@@ -22,6 +22,10 @@ Strata = Sequence[Array]  # for each task the scores (N,) of its seeds
 
 CONFIDENCE, SIGNIFICANCE = 0.95, 0.05
 RESAMPLES, PROFILE_RESAMPLES, PERMUTATIONS = 10_000, 2_000, 9_999
+# How often, in %, an interval of normally distributed scores holds the true interquartile mean: by tasks and seeds.
+# Three seeds of one task: the interval runs from the lowest score to the highest, as all three are drawn alike in one
+# of 27 resamples, more than 2.5 %; all three lie on one side of the mean in one of four cases.
+COVERAGE = {(1, 3): 75, (1, 5): 90, (6, 3): 87, (6, 5): 92}
 _BATCH = 1_000  # resamples in memory at once
 _SEED = 0
 

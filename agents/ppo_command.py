@@ -1,13 +1,16 @@
 """`minrl train ppo`: a new run of recurrent PPO, or one that goes on."""
 
 import argparse
+import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from minrl import checkpoint
 from minrl.config import add_flags, build, from_flags, read_toml
 from minrl.log import TIMESTEPS
 from minrl.report import Axes, finish
+from minrl.shipped_configs import shipped_configs
 
 from . import ppo_agent
 from .ppo_agent import PPOAgent, PPOOptions
@@ -16,6 +19,8 @@ from .ppo_settings import AlgorithmSettings, EnvironmentSettings, OnlineConfig, 
 from .ppo_start import resume, train
 
 NAME = PPOAgent.name
+# Where the settings of single environments lie among the configs.
+SHIPPED = "online/"
 USAGE = f"minrl train {NAME} --env ID --out RUN"
 EXAMPLES = f"""examples:
   {USAGE.replace("ID", "minrl/CartPoleNoVel-v1").replace("RUN", "runs/cartpole")}
@@ -37,7 +42,13 @@ def add_arguments(agents: "argparse._SubParsersAction[argparse.ArgumentParser]")
     files = parser.add_argument_group("files")
     files.add_argument("--out", metavar="RUN", type=Path, help="folder for checkpoints, log and config")
     files.add_argument(
-        "--config", metavar="FILE.toml", type=Path, help=f"tables [{NAME}] and [train]; or a config that ships"
+        "--config",
+        metavar="FILE.toml",
+        type=Path,
+        help=f"tables [{NAME}] and [train], or a config that ships; by default the one of the environment",
+    )
+    files.add_argument(
+        "--no-config", action="store_true", help="take no settings that ship for the environment, where there are some"
     )
     add_flags(parser, EnvironmentSettings, "environment")
     add_flags(parser, RunSettings, "run")
@@ -50,13 +61,28 @@ def run(arguments: argparse.Namespace) -> int:
     """Train as the flags say."""
     if arguments.out is None:
         raise ValueError(f"where to? give a folder for the run: {USAGE}")
-    parts = {NAME: PPOOptions, "train": OnlineConfig}
-    tables = read_toml(arguments.config, parts) if arguments.config else {}
+    tables = _tables(arguments)
     options = build(PPOOptions, tables.get(NAME, {}) | from_flags(PPOOptions, arguments), "the settings")
     config = build(OnlineConfig, tables.get("train", {}) | from_flags(OnlineConfig, arguments), "the settings")
     if not config.env:
         raise ValueError(f"no environment: {USAGE}")
     return end(train(options, config, arguments.out), arguments.out)
+
+
+def _tables(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the settings below the flags: those of --config, else those that ship for the environment."""
+    parts = {NAME: PPOOptions, "train": OnlineConfig}
+    if arguments.config or arguments.no_config:
+        return read_toml(arguments.config, parts) if arguments.config else {}
+    environment = getattr(arguments, "env", "").rpartition(":")[2]
+    for name in shipped_configs():
+        if not name.startswith(SHIPPED):
+            continue
+        tables = read_toml(name, parts)
+        if tables.get("train", {}).get("env") == environment:
+            print(f"minrl: settings of configs/{name}.toml, with flags over them (--no-config: none)", file=sys.stderr)
+            return tables
+    return {}
 
 
 def go_on(path: Path, environment: str | None) -> int:

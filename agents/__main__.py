@@ -70,6 +70,9 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for a user's error, 1 for a failed run, 128 + n after signal n."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # GNU's OpenMP has waiting threads spin for 300,000 turns first (GOMP_SPINCOUNT), at the expense of whatever else
+    # runs. It reads this as torch is loaded, which the commands do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         parsed, unknown = _parser(words).parse_known_args(words)
         if unknown:

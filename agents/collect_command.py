@@ -8,6 +8,7 @@ from minrl.collect import collect
 from minrl.config import key_value
 from minrl.episode_limit import DEFAULT_MAX_STEPS
 from minrl.physics import quiet_mujoco
+from minrl.threads import use_threads
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) is None:
             raise ValueError(f"--{name} is missing: {arguments.parser.usage}")
     quiet_mujoco()
+    use_threads(0)  # a policy acts in one environment
     labels = {"author": arguments.author, "description": arguments.description}
     written = collect(
         arguments.policy,

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minrl import checkpoint
 from minrl.agent import parameter_count
 from minrl.config import key_value
@@ -19,6 +17,7 @@ from minrl.episode_limit import DEFAULT_MAX_STEPS
 from minrl.evaluate import evaluate
 from minrl.report import evaluation_table
 from minrl.task import Task
+from minrl.threads import described, use_threads
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--environments", metavar="N", type=int, default=10, help="at once, for each target (default: 10)"
     )
     parser.add_argument("--async", dest="asynchronous", action="store_true", help="environments in own processes")
-    parser.add_argument("--threads", metavar="N", type=int, default=0, help="CPU threads, 0 leaves torch's choice")
+    parser.add_argument("--threads", metavar="N", type=int, default=0, help="CPU threads, 0: by the model's size")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
     parser.set_defaults(run=run)
 
@@ -67,11 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print a table or JSON."""
     if arguments.threads < 0:
         raise ValueError(f"threads must not be negative, got {arguments.threads}")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     with stdout_left_alone() if arguments.json else contextlib.nullcontext():
         saved = checkpoint.read(arguments.path)
         agent = checkpoint.restore(saved, str(arguments.path))
+        acting = arguments.environments * len(arguments.target or [None])
+        threads = use_threads(arguments.threads, agent, acting, places=agent.task.observation_size)
         results = evaluate(
             agent,
             chosen_environment(agent.task, arguments.env, dict(arguments.env_kwargs)),
@@ -92,11 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
             "checkpoint": label,
             "step": saved.step,
             "parameters": parameter_count(agent),
+            "threads": threads,
         }
         rows = [result.to_dict() for result in results]
         print(json.dumps(head | (rows[0] if len(rows) == 1 else {"targets": rows})))
     else:
-        print(f"{arguments.path}: {label}, step {saved.step}\n")
+        print(f"{arguments.path}: {label}, step {saved.step} ({described(threads, arguments.threads)})\n")
         print(evaluation_table(results))
     return 0
 

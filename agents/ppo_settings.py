@@ -70,7 +70,10 @@ class RunSettings:
     steps: int = field(default=100_000, metadata={"help": "environment steps, rounded up to whole rollouts"})
     seed: int = field(default=0, metadata={"help": "of weights, actions and environments"})
     device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
-    threads: int = field(default=0, metadata={"help": "CPU threads, 0 leaves torch's choice"})
+    threads: int = field(
+        default=0,
+        metadata={"help": "CPU threads, 0: one for small models, as many as torch chooses for large ones"},
+    )
     tune_cpu: bool = field(
         default=False, metadata={"help": "keep freed memory for the next tensor (glibc): faster, and never given back"}
     )

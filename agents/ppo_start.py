@@ -1,5 +1,6 @@
 """Starting a run of recurrent PPO, and resuming one."""
 
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from minrl.config import build, write_toml
 from minrl.data.environment import EnvironmentInfo
 from minrl.device import device_named
 from minrl.task import Task
+from minrl.threads import described, use_threads
 from minrl.trust import checked
 from minrl.tune import tune_cpu
 
@@ -85,8 +87,6 @@ def _prepared(
     agent_config: PPOConfig, config: OnlineConfig, out: Path, known: Task | None = None, step: int = 0
 ) -> Run:
     """The run before its first rollout in this process; `known` is the task that it must still be."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
     if config.tune_cpu:
         tune_cpu()
     device = device_named(config.device)
@@ -97,9 +97,13 @@ def _prepared(
     environments = open_environments(config, agent_config, task, vectorization)
     try:
         model = _model(agent_config, config, task, environments, device)
+        steps = config.batch_size or config.rollout_steps
+        threads = use_threads(config.threads, model.policy, steps, places=task.observation_size)
     except BaseException:
         environments.close()
         raise
+    if device.type == "cpu":
+        print(f"minrl: {described(threads, config.threads)}", file=sys.stderr)
     seed_environments(environments, config, step)
     if agent_config.pretrained is not None and not agent_config.origin:
         start: Any = model.policy.pretrained

@@ -103,6 +103,8 @@ def finish(
     if evaluation is not None:
         shown += _evaluation_rows(evaluation)
     shown.append(("parameters", str(parameter_count(agent))))
+    if next(agent.parameters()).device.type == "cpu":
+        shown.append(("CPU threads", str(torch.get_num_threads())))
     action_seconds = seconds_per_action(agent)
     shown += [*speed, ("time per action", f"{1e3 * action_seconds:.2f} ms")]
     _write_summary(agent, evaluation, out, {**numbers, "seconds_per_action": action_seconds})

@@ -20,6 +20,7 @@ from minrl.loop import Result, Run
 from minrl.physics import quiet_mujoco
 from minrl.relabel import relabelled, task_of
 from minrl.task import Task
+from minrl.threads import described, use_threads
 from minrl.train_config import TrainConfig
 from minrl.tune import tune_cpu
 from minrl.validation import split
@@ -59,6 +60,7 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
         if group.is_first:
             out.mkdir(parents=True, exist_ok=True)
             write_toml(out / checkpoint.CONFIG, {kind.name: agent_config, "train": config})
+        _share_out(agent, config, group)
         return Run(agent, episodes, held_out, config, out, group).go()
     finally:
         group.leave()
@@ -92,6 +94,7 @@ def resume(out: Path) -> Result:
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"checkpoint {out} cannot be resumed: {type(error).__name__}: {error}") from error
     try:
+        _share_out(agent, config, group)
         return run.go()
     finally:
         group.leave()
@@ -141,11 +144,19 @@ def _check_same_data(task: Task, now: Task, out: Path) -> None:
         raise ValueError(f"{now.dataset} is no longer the data set that {out} was trained on")
 
 
+def _share_out(agent: Agent, config: TrainConfig, group: Group) -> None:
+    """Set the threads that suit the agent and its batches, and say how many."""
+    steps = config.batch_size * (getattr(agent.config, "context", None) or config.length)
+    threads = use_threads(config.threads, agent, steps)
+    if group.is_first and next(agent.parameters()).device.type == "cpu":
+        print(f"minrl: {described(threads, config.threads)}", file=sys.stderr)
+
+
 def _prepare(config: TrainConfig) -> tuple[torch.device, Group]:
     if not config.data:
         raise ValueError("no data set: give --data minari:NAME, d4rl:NAME or hdf5:FILE")
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    # Until there is an agent: what is learned for its labels is small.
+    use_threads(config.threads)
     if config.tune_cpu:
         tune_cpu()
     device = device_named(config.device)

@@ -31,7 +31,10 @@ class TrainConfig:
         default="auto", metadata={"help": "of matrix products; auto: bfloat16 on a GPU that has it"}
     )
     device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
-    threads: int = field(default=0, metadata={"help": "CPU threads, 0 leaves torch's choice"})
+    threads: int = field(
+        default=0,
+        metadata={"help": "CPU threads, 0: one for small models, as many as torch chooses for large ones"},
+    )
     tune_cpu: bool = field(
         default=False, metadata={"help": "keep freed memory for the next tensor (glibc): faster, and never given back"}
     )

@@ -1,0 +1,53 @@
+"""How many threads torch computes with: one for small models, whose operations are too short to be shared out."""
+
+import torch
+from torch import nn
+
+from minrl.agent import parameter_count
+
+# Parameters times time steps of a batch, the multiply-adds of a forward pass, from which torch's choice of threads is
+# left alone. A gradient step costs 0.15 ns of CPU time for each (0.3 s at 2e9, AVX-512) in some hundred operations: at
+# 5e9 they take 5 ms each, as long as the turns that a scheduler gives. Shorter ones wait for a thread whose core
+# another program has: on two busy cores a step of 3.4e8 took 2.0 s with one thread and 16.3 s with two (0.07 and 1.07 s
+# of CPU time).
+LARGE = 5e9
+
+
+class _Choice:
+    """What torch was told last by this module, and what held before: its own choice or the program's."""
+
+    told: int | None = None
+    before = 1
+
+
+def use_threads(asked: int, model: nn.Module | None = None, steps: int = 1, *, places: int = 1) -> int:
+    """Have torch compute with `asked` threads, or where that is 0 with as many as suit the work; return how many.
+
+    Small models get one thread. Models whose batches cost `LARGE` multiply-adds or more get as many as torch would
+    take, or as the program had told it.
+
+    Args:
+        asked: threads; 0 to choose.
+        model: what computes; None for work that is small in any case.
+        steps: time steps of a batch, over all its rows.
+        places: numbers of an observation, at so many of which the kernels of convolutions over images are taken.
+    """
+    now = torch.get_num_threads()
+    if now != _Choice.told:
+        _Choice.before = now
+    wanted = asked or (_Choice.before if model is not None and _work(model, places) * steps >= LARGE else 1)
+    torch.set_num_threads(wanted)
+    _Choice.told = wanted
+    return wanted
+
+
+def described(threads: int, asked: int) -> str:
+    """Return the line that says how many threads compute, and how to have others."""
+    count = f"{threads} CPU {'thread' if threads == 1 else 'threads'}"
+    return count if asked else f"{count}, by the model's size (--threads N for others)"
+
+
+def _work(model: nn.Module, places: int) -> int:
+    """Return the multiply-adds of a step, at most."""
+    over_images = sum(parameter_count(part) for part in model.modules() if isinstance(part, nn.Conv2d))
+    return parameter_count(model) + over_images * (places - 1)

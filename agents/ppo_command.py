@@ -109,6 +109,7 @@ def end(result: Result, path: Path) -> int:
             result.agent,
             result.evaluation,
             out,
+            failure=result.failure,
             rows=[
                 ("trained in", f"{config.env}, {config.n_envs} at once ({kind})"),
                 ("checkpoint", f"the last one, after {result.step} steps"),
@@ -123,4 +124,4 @@ def end(result: Result, path: Path) -> int:
             panels=[Axes(TIMESTEPS, "environment steps", "return", ("rollout/ep_rew_mean", "eval/mean_reward"))],
         )
     )
-    return 0
+    return 0 if result.failure is None else 1

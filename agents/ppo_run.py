@@ -9,8 +9,6 @@ run begins its environments anew after each checkpoint too: `exact_resume`.
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,14 @@ from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
 from minrl import checkpoint
+from minrl.attempt import attempt
 from minrl.config import to_plain
 from minrl.dashboard import begin_session, end_session, hyperparameters, online_layout
 from minrl.evaluate import Evaluation, evaluate, package_versions
 from minrl.interrupt import Stopped, StopRequest
 from minrl.kernels import cpu_product
 from minrl.log import NOT_TENSORBOARD, TIMESTEPS, open_log
-from minrl.online.random_states import random_states, restore_random_states
+from minrl.online.random_states import random_states_kept
 from minrl.video import keep, record_episode
 
 from .ppo import RecurrentPPO
@@ -49,6 +48,7 @@ class Result:
     signal: int | None  # that asked it to stop
     seconds: float  # of acting and learning alone, over the whole run
     cpu_seconds: float
+    failure: str | None = None  # of the evaluation of the last weights, where it raised
 
 
 class _End(Exception):
@@ -73,7 +73,9 @@ class Run:
         self.vectorization = vectorization
         self.best, self.seconds, self.cpu_seconds = -math.inf, 0.0, 0.0
         self.evaluated = 0  # the step of the last evaluation
-        self.evaluation: Evaluation | None = None  # the last one, None where it was broken off
+        self.evaluation: Evaluation | None = None  # the last one, None where it was broken off or failed
+        self.failure: str | None = None  # why the last one failed
+        self.rollouts, self._before = 0, 0  # rollouts so far, and the step before the last one
         # Where this process took up the run: its step, and the seconds of those before it.
         self._begun, self._earlier = 0, 0.0
 
@@ -85,6 +87,7 @@ class Run:
     def go(self) -> Result:
         """Learn to the last step or until asked to stop."""
         self._begun, self._earlier = self.step, self.seconds
+        self._seen = self.step
         self.log: Logger = open_log(self.out, step=self.step, counter=TIMESTEPS)
         self.model.set_logger(self.log)
         parts = {self.agent.name: to_plain(self.agent.config), "train": to_plain(self.config)}
@@ -93,7 +96,7 @@ class Run:
         try:
             with StopRequest() as self.request, bar:
                 self._learn(bar)
-            is_evaluated = self.evaluation is not None or not self.config.evaluate_every
+            is_evaluated = bool(self.evaluation or self.failure) or not self.config.evaluate_every
             is_whole = self.step >= self.config.steps and is_evaluated
             if is_whole:
                 end_session(self.log)
@@ -108,6 +111,7 @@ class Run:
             signal=None if is_whole else self.request.signal,
             seconds=self.seconds,
             cpu_seconds=self.cpu_seconds,
+            failure=self.failure if is_whole else None,
         )
 
     def close(self) -> None:
@@ -130,22 +134,27 @@ class Run:
             pass
 
     def between_rollouts(self) -> None:
-        """Evaluate, log and save what is due; raises `_End` where the run was asked to stop."""
+        """Save, evaluate and log what is due; raises `_End` where the run was asked to stop."""
         self._stop_clock()
+        if self.step > self._seen:
+            self.rollouts, self._before, self._seen = self.rollouts + 1, self._seen, self.step
         is_new, is_last = self.step > self._begun, self.step >= self.config.steps
         normalization = self.model.get_vec_normalize_env()
         if normalization is not None:
             self.agent.take_normalization(normalization)
         self._check_finite()
-        shows = is_new and (self._rollouts % self.config.log_every == 0 or is_last)
+        shows = is_new and (self.rollouts % self.config.log_every == 0 or is_last)
+        saves = is_new and self._is_due(self.config.checkpoint_every)
         if self._is_due(self.config.evaluate_every) and (is_last or self.evaluated != self.step):
+            if saves:
+                self._save()  # an environment that ends the process takes no training with it
             shows |= self._evaluate()
         if shows:
             self._write_row()
         stop = self.request.signal is not None
         # An exact run keeps to its even checkpoints: one where a signal fell would begin the environments anew there.
         stops_here = stop and not self.config.exact_resume
-        if self.step == 0 or (is_new and (stops_here or self._is_due(self.config.checkpoint_every))):
+        if self.step == 0 or saves or (is_new and stops_here):
             self._save()
             if self.config.exact_resume and 0 < self.step < self.config.steps:
                 self._begin_anew()
@@ -168,27 +177,32 @@ class Run:
         """Whether the last rollout has reached or passed a multiple of `every` steps, or the end."""
         if every == 0 or self.step == 0:
             return False
-        before = max(0, self.step - self.config.rollout_steps)
-        return self.step >= self.config.steps or self.step // every > before // every
+        return self.step >= self.config.steps or self.step // every > self._before // every
 
     def _evaluate(self) -> bool:
         """Evaluate the weights as they are and keep the best; True where that gave something to log."""
-        config, task, film = self.config, self.agent.task, None
-        self.evaluation = None
+        config, result, film = self.config, None, None
+        self.evaluation = self.failure = None
         try:
-            with _random_numbers_kept(), self.request.at_once():
-                (result,) = evaluate(
-                    self.agent,
-                    episodes=config.evaluate_episodes,
-                    environments=10,
-                    seed=config.first_episode,
-                    max_episode_steps=config.evaluate_max_steps,
-                    progress=True,
-                )
-                if config.video:
-                    film = record_episode(self.agent, task.known_environment(), config.first_episode)
+            with random_states_kept(), self.request.at_once():
+                with attempt("evaluation", self.step, self.out) as tried:
+                    (result,) = evaluate(
+                        self.agent,
+                        episodes=config.evaluate_episodes,
+                        environments=10,
+                        seed=config.first_episode,
+                        max_episode_steps=config.evaluate_max_steps,
+                        progress=True,
+                    )
+                if config.video and result is not None:
+                    with attempt("film", self.step, self.out):
+                        film = record_episode(self.agent, self.agent.task.known_environment(), config.first_episode)
         except Stopped:
             return False
+        if result is None:
+            self.failure = tried.error  # tried again where the run is taken up here
+            self.log.record("eval/failed", 1)
+            return True
         self.evaluation = result
         if self.evaluated == self.step:
             return False  # a run that had ended and is taken up again
@@ -213,7 +227,7 @@ class Run:
             record("rollout/success_rate", float(np.mean(self.model.ep_success_buffer)))
         if self.step > self._begun:
             record("time/fps", round((self.step - self._begun) / (self.seconds - self._earlier)))
-        record("time/iterations", self._rollouts, exclude="tensorboard")
+        record("time/iterations", self.rollouts, exclude="tensorboard")
         record("time/time_elapsed", round(self.seconds, 2))
         record(TIMESTEPS, self.step, exclude="tensorboard")
         self.log.dump(self.step)
@@ -233,6 +247,7 @@ class Run:
             "random": saved_random_states(),
             "best": self.best,
             "evaluated": self.evaluated,
+            "rollouts": [self.rollouts, self._before],
             "seconds": [self.seconds, self.cpu_seconds],
         }
         note = _note("last checkpoint")
@@ -245,12 +260,11 @@ class Run:
         self.agent.load_state_dict(saved.weights)
         restore_state(self.model, training["model"], saved.step)
         self.best, self.evaluated = training["best"], training["evaluated"]
+        # Where a rollout always had as many steps, files do not count them.
+        whole = saved.step // self.config.rollout_steps, saved.step - self.config.rollout_steps
+        self.rollouts, self._before = training.get("rollouts", whole)
         self.seconds, self.cpu_seconds = training["seconds"]
         restore_saved_random_states(training["random"])
-
-    @property
-    def _rollouts(self) -> int:
-        return self.step // self.config.rollout_steps
 
     def _start_clock(self) -> None:
         self._clock = time.perf_counter(), time.process_time()
@@ -271,18 +285,8 @@ class _BetweenRollouts(BaseCallback):
         self.run.between_rollouts()
 
     def _on_step(self) -> bool:
-        self.bar.update(self.training_env.num_envs)
+        self.bar.update(self.run.step - self.bar.n)
         return True
-
-
-@contextmanager
-def _random_numbers_kept() -> Iterator[None]:
-    """What is drawn within leaves no trace in training."""
-    states = random_states()
-    try:
-        yield
-    finally:
-        restore_random_states(states)
 
 
 def _note(label: str) -> dict[str, Any]:

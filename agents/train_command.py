@@ -103,4 +103,4 @@ def finish(result: Result, path: Path) -> int:
         print(f"stopped at step {result.step} and saved; go on with: minrl train --resume {out}")
         return 128 + result.signal
     print(write_report(result, out))
-    return 0
+    return 0 if result.failure is None else 1

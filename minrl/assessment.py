@@ -10,6 +10,7 @@ import torch
 
 from minrl import checkpoint
 from minrl.agent import Agent
+from minrl.attempt import attempt
 from minrl.data.episode import Episodes
 from minrl.evaluate import Evaluation, evaluate, package_versions
 from minrl.interrupt import Stopped, StopRequest
@@ -28,6 +29,7 @@ class Assessment:
     evaluation: Evaluation | None
     values: dict[str, float]
     curves: dict[str, float | Picture]  # for TensorBoard alone
+    failure: str | None = None  # of the evaluation, where it raised
 
 
 class Assessor:
@@ -90,19 +92,25 @@ class Assessor:
         values = self.validation.measure() if self.validation is not None and self.validates_at(step) else {}
         if not self.evaluates_at(step):
             return Assessment(None, values, {})
-        asked: list[Evaluation] = []
-        film = None
+        result, asked, film = None, list[Evaluation](), None
         try:
             with torch.random.fork_rng(enabled=True), request.at_once():
-                if self.choice is not None and step == self.config.steps:
-                    self.choice.make()
-                (result,) = self._evaluate()
-                if self.sweeps_at(step):
-                    asked = self._evaluate(self.targets)
-                if self.config.video:
-                    film = record_episode(self.agent, self.agent.task.known_environment(), self.config.first_episode)
+                with attempt("evaluation", step, self.out) as tried:
+                    if self.choice is not None and step == self.config.steps:
+                        self.choice.make()
+                    (result,) = self._evaluate()
+                if result is not None and self.sweeps_at(step):
+                    with attempt("evaluation at several target returns", step, self.out):
+                        asked = self._evaluate(self.targets)
+                if result is not None and self.config.video:
+                    with attempt("film", step, self.out):
+                        film = record_episode(
+                            self.agent, self.agent.task.known_environment(), self.config.first_episode
+                        )
         except Stopped:
             return None
+        if result is None:
+            return Assessment(None, values | {"eval/failed": 1.0}, {}, failure=tried.error)
         curves = self._kept(step, result, asked, film)
         return Assessment(result, values | _values(result), curves)
 

@@ -42,6 +42,7 @@ class Result:
     cpu_seconds: float  # the same of all threads; not a number where an older version began the run
     held_out: int  # episodes
     is_first: bool  # of the processes that trained together: the one that writes and speaks
+    failure: str | None = None  # of the evaluation of the last weights, where it raised
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -93,6 +94,7 @@ class Run:
         self.held_out = 0 if held_out is None else held_out.num_episodes
         self.step = 0
         self.memory: Tensor | None = None
+        self.failure: str | None = None  # of the last evaluation
         self.window = Window()
         self.seconds = self.cpu_seconds = 0.0
         self.recorded = 0  # steps of trajectories in a batch of all processes
@@ -114,7 +116,8 @@ class Run:
         try:
             with StopRequest() as request, bar:
                 evaluation = self._loop(log, bar, request)
-            broken_off = self.group.is_first and self.assessor.evaluates_at(self.step) and evaluation is None
+            unknown = evaluation is None and self.failure is None
+            broken_off = self.group.is_first and self.assessor.evaluates_at(self.step) and unknown
             is_whole = self.step == self.config.steps and not broken_off
             if is_whole:
                 end_session(log)
@@ -131,6 +134,7 @@ class Run:
             cpu_seconds=self.cpu_seconds,
             held_out=self.held_out,
             is_first=self.group.is_first,
+            failure=self.failure if is_whole else None,
         )
 
     def _loop(self, log: Logger, bar: Any, request: StopRequest) -> Evaluation | None:
@@ -206,6 +210,7 @@ class Run:
         if not self.group.is_first:
             return None
         self._check_finite()
+        self.failure = None
         begin = time.perf_counter()
         trained = {name: value.clone() for name, value in self.agent.state_dict().items()}
         self.agent.load_state_dict(self.optimizer.acting_weights())
@@ -216,6 +221,7 @@ class Run:
             self.window.leave_out(time.perf_counter() - begin)
         if found is None:
             return None
+        self.failure = found.failure
         self._write_assessment(log, found)
         return found.evaluation
 

@@ -75,7 +75,9 @@ def write_report(result: Result, out: Path) -> str:
     device = next(agent.parameters()).device
     if device.type == "cuda":
         numbers["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
-    return finish(agent, result.evaluation, out, rows=rows, speed=speed, numbers=numbers, panels=panels)
+    return finish(
+        agent, result.evaluation, out, failure=result.failure, rows=rows, speed=speed, numbers=numbers, panels=panels
+    )
 
 
 def finish(
@@ -83,6 +85,7 @@ def finish(
     evaluation: Evaluation | None,
     out: Path,
     *,
+    failure: str | None = None,
     rows: Sequence[tuple[str, str]],
     speed: Sequence[tuple[str, str]],
     numbers: Mapping[str, Any],
@@ -94,6 +97,7 @@ def finish(
         agent: what was learned.
         evaluation: of its last weights.
         out: the run's folder.
+        failure: of that evaluation, in place of a result.
         rows: of the table, before the evaluation.
         speed: rows after it.
         numbers: what the summary holds of the training.
@@ -102,12 +106,15 @@ def finish(
     shown = [*rows]
     if evaluation is not None:
         shown += _evaluation_rows(evaluation)
+    if failure is not None:
+        shown.append(("evaluation", f"failed: {failure}; the weights are saved, evaluate them: minrl evaluate {out}"))
     shown.append(("parameters", str(parameter_count(agent))))
     if next(agent.parameters()).device.type == "cpu":
         shown.append(("CPU threads", str(torch.get_num_threads())))
     action_seconds = seconds_per_action(agent)
     shown += [*speed, ("time per action", f"{1e3 * action_seconds:.2f} ms")]
-    _write_summary(agent, evaluation, out, {**numbers, "seconds_per_action": action_seconds})
+    more = {"seconds_per_action": action_seconds, "evaluation_failure": failure}
+    _write_summary(agent, evaluation, out, {**numbers, **more})
     if _plot(out, panels):
         shown.append(("learning curve", str(out / CURVE)))
     watch = f"{_program('minrl')} dashboard {out} (or {_program('tensorboard')} --logdir {out})"

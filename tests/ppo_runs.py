@@ -9,12 +9,14 @@ from minrl import checkpoint
 from minrl.agents.__main__ import main
 from minrl.log import TIMESTEPS, read_log
 
-# A rollout is 2 * 16 steps; checkpoints fall between two rows of the log and between two evaluations.
+# A rollout is 2 * 16 steps, none of which only resets as in CartPole's own vector environment; checkpoints fall between
+# two rows of the log and between two evaluations.
 TINY: dict[str, Any] = {
     "env": "CartPole-v1",
     "width": 8,
     "depth": 1,
     "n_envs": 2,
+    "vectorization": "sync",
     "n_steps": 16,
     "batch_size": 16,
     "n_epochs": 2,

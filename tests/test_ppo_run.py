@@ -124,7 +124,8 @@ def test_video(tmp_path: Path) -> None:
 def test_evaluating_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An id of ours, native in training and alone in evaluation; continuous actions."""
     out = tmp_path / "run"
-    whole(out, env="minrl/PendulumNoVel-v1", steps=64, evaluate_every=0, normalize_observations=True)
+    whole(out, env="minrl/PendulumNoVel-v1", vectorization="auto", steps=64, evaluate_every=0,
+          normalize_observations=True)  # fmt: skip
     assert "minrl/PendulumNoVel-v1, 2 at once (natively vectorised)" in capsys.readouterr().out
     command = ["evaluate", str(out), "--episodes", "2", "--json"]
     results = []

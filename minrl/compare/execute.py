@@ -35,7 +35,9 @@ def execute(run: PlannedRun, family: Family, out: Path) -> Outcome:
     signal, error = None, None
     try:
         code = _logged(run, family, out / run.folder)
-        signal = code - 128 if code else None
+        signal = code - 128 if code > 128 else None
+        if code and signal is None:
+            error = f"its evaluation failed: see {out / run.folder / LOG}"
     except Exception as caught:
         error = one_line(caught)
     # Agents refer to themselves; a GPU keeps their memory until they are collected.

@@ -96,8 +96,18 @@ class NotDone:
 
 
 def is_done(run: Path) -> bool:
-    """Whether the run in this folder has ended and was evaluated."""
-    return (run / LAST_WRITTEN).is_file()
+    """Return True if the run in this folder has ended and its evaluation did not fail."""
+    try:
+        summary = json.loads((run / LAST_WRITTEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return (run / LAST_WRITTEN).is_file()
+    return failure_of(summary) is None
+
+
+def failure_of(summary: Any) -> str | None:
+    """Return why the evaluation failed of the run that left this summary; None where it did not."""
+    failure = summary.get("evaluation_failure") if isinstance(summary, dict) else None
+    return None if failure is None else f"its evaluation failed: {failure}"
 
 
 def check_name(name: str, where: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minrl import checkpoint
-from minrl.compare.plan import LAST_WRITTEN, Plan, PlannedRun, read_plan, read_state
+from minrl.compare.plan import LAST_WRITTEN, Plan, PlannedRun, failure_of, read_plan, read_state
 from minrl.log import STEP, TIMESTEPS, read_log
 
 State = Literal["done", "failed", "skipped", "not run"]
@@ -133,6 +133,8 @@ def _read_run(planned: PlannedRun, folder: Path) -> Run:
     except (OSError, ValueError) as error:
         return Run(planned, folder, "failed", f"{LAST_WRITTEN} cannot be read: {error}")
     cost = _cost(summary)
+    if (failure := failure_of(summary)) is not None:
+        return Run(planned, folder, "failed", failure, cost=cost)
     if summary.get("evaluation") is None:
         return Run(planned, folder, "done", "done, but not evaluated: no environment or evaluate_every = 0", cost=cost)
     try:

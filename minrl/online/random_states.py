@@ -1,6 +1,8 @@
 """The state of the random generators that training draws from: torch's, NumPy's global one and Python's."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,3 +27,13 @@ def restore_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([torch.from_numpy(state) for state in states["cuda"]])
     np.random.set_state(states["numpy"])  # noqa: NPY002
     random.setstate(states["python"])
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Put all random generators back at the end, so that what is drawn within leaves no trace in training."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        restore_random_states(states)

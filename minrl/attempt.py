@@ -1,0 +1,45 @@
+"""Work beside a training run, such as an evaluation, whose failure must not end the run."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ERRORS = "errors.txt"
+
+
+@dataclass
+class Attempt:
+    """Outcome of a piece of work."""
+
+    error: str | None = None  # in one line; None where it did not fail
+
+
+@contextmanager
+def attempt(work: str, step: int, folder: Path) -> Iterator[Attempt]:
+    """Catch an exception of the block, name it on standard error and append its traceback to `errors.txt` of the run.
+
+    Signals and the end of the interpreter pass. With MINRL_DEBUG in the environment everything does.
+
+    Args:
+        work: noun for the message, such as "evaluation".
+        step: of the run.
+        folder: of the run.
+    """
+    result = Attempt()
+    try:
+        yield result
+    except Exception as error:  # an environment is foreign code and fails in any way
+        if os.environ.get("MINRL_DEBUG"):
+            raise
+        result.error = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+        with (folder / ERRORS).open("a", encoding="utf-8") as file:
+            file.write(f"{work} at step {step}\n{traceback.format_exc()}\n")
+        print(
+            f"minrl: the {work} at step {step} failed: {result.error}; the run goes on, traceback in {folder / ERRORS}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -29,8 +29,9 @@ from minrl.online.bootstrap import bootstrap
 from minrl.online.checks import check_callbacks, check_observations, check_rewards
 from minrl.online.lstm_policy import LstmCnnPolicy, LstmMultiInputPolicy, LstmPolicy
 from minrl.online.policy import RecurrentPolicy
+from minrl.online.pretrained import weigh_reference
 from minrl.online.random_states import random_states, restore_random_states
-from minrl.online.rollout import SegmentBuffer
+from minrl.online.rollout import SegmentBuffer, check_segments
 from minrl.online.spaces import prepared
 
 MlpPolicy, CnnPolicy, MultiInputPolicy = BackbonePolicy, BackboneCnnPolicy, BackboneMultiInputPolicy
@@ -47,7 +48,7 @@ class RecurrentPPO(PPO):
     Args:
         batch_size: steps of a minibatch, which is made of whole segments; `None` is the whole rollout.
         segment_length: most steps of a segment, over which gradients flow through time; by default as many as a
-            minibatch holds.
+            minibatch holds. ValueError where one holds more steps than a minibatch.
         state_refresh: "rollout" trains from the memory stored while acting; "epoch" computes it anew with the
             weights as they are, by one scan before each epoch but the first.
     """
@@ -97,6 +98,7 @@ class RecurrentPPO(PPO):
             raise ValueError(f'state_refresh must be "rollout" or "epoch", got {state_refresh!r}')
         if segment_length is not None and segment_length < 1:
             raise ValueError(f"segment_length must be at least 1 step, got {segment_length}")
+        check_segments(n_steps, segment_length, batch_size)
         self.segment_length, self.state_refresh = segment_length, state_refresh
         with warnings.catch_warnings():
             # Minibatches are whole segments, shared out evenly.
@@ -176,12 +178,15 @@ class RecurrentPPO(PPO):
     ) -> bool:
         """Act for `n_rollout_steps` steps in each environment; False where a callback ended it.
 
+        `num_timesteps` counts the steps that environments make: one that only resets itself in a step (see
+        `minrl.online.vector.VectorEnvironment`) makes none in it.
+
         Raises:
             ValueError: for a reward or an observation that is not finite.
         """
         assert self._last_obs is not None, "No previous observation was provided"
         assert isinstance(rollout_buffer, SegmentBuffer), f"{rollout_buffer} doesn't support recurrent policy"
-        begin = time.perf_counter()
+        begin, steps_before = time.perf_counter(), self.num_timesteps
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         if self.use_sde:
@@ -200,7 +205,8 @@ class RecurrentPPO(PPO):
             actions = chosen.cpu().numpy()
             clipped_actions = self.policy.to_environment(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
-            self.num_timesteps += env.num_envs
+            filler = getattr(source, "filler", None)
+            self.num_timesteps += env.num_envs - (0 if filler is None else int(filler.sum()))
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
@@ -213,14 +219,15 @@ class RecurrentPPO(PPO):
                 bootstrap(rewards, self.gamma, infos, self.policy, state, previous)
             rollout_buffer.add_step(
                 self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs,  # type: ignore[arg-type]
-                state=entering, previous=told, filler=getattr(source, "filler", None),
+                state=entering, previous=told, filler=filler,
             )  # fmt: skip
             self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             self._last_state, self._last_previous = state, previous
         self._finish(rollout_buffer, new_obs, dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
-        self.logger.record("time/rollout_fps", round(n_rollout_steps * env.num_envs / (time.perf_counter() - begin)))
+        steps = self.num_timesteps - steps_before
+        self.logger.record("time/rollout_fps", round(steps / (time.perf_counter() - begin)))
         return True
 
     def _finish(self, buffer: SegmentBuffer, observations: Any, dones: npt.NDArray[np.bool_]) -> None:
@@ -237,20 +244,15 @@ class RecurrentPPO(PPO):
         """Update the policy from the rollout, as `PPO.train`."""
         begin = time.perf_counter()
         if self.policy.reference is not None:
-            self._weigh_reference()
+            weigh_reference(self.policy, self._current_progress_remaining, self.logger)
         with listed_parameters(self.policy):
             super().train()
         self.logger.record("train/first_ratio_dev", self.policy.first_ratio_dev)
         seconds = time.perf_counter() - begin
-        self.logger.record("time/update_fps", round(self.n_steps * self.n_envs / seconds))
-
-    def _weigh_reference(self) -> None:
-        """Log how far the policy strayed from the pretrained one, and let the cost of it decay."""
-        policy: Any = self.policy
-        if policy.divergences:
-            self.logger.record("train/pretrained_kl", float(np.mean(policy.divergences)))
-        left, weight = self._current_progress_remaining, policy.pretrained_kl
-        policy.divergences, policy.reference_weight = [], weight(left) if callable(weight) else weight * left
+        fillers = int(self.rollout_buffer.fillers.sum())
+        if fillers:  # Stable-Baselines3 takes all rows for steps
+            self.logger.record("train/explained_variance", self.rollout_buffer.explained_variance())
+        self.logger.record("time/update_fps", round((self.n_steps * self.n_envs - fillers) / seconds))
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """As in Stable-Baselines3, and with the memory and the state of the random generators.
@@ -281,6 +283,10 @@ class RecurrentPPO(PPO):
             restore_random_states(self._random_states)
         self._random_states = None
         return ready
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # The last rollout may end beyond the last step, where a schedule would give a negative learning rate.
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, tensors = super()._get_torch_save_params()

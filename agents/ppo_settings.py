@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from minrl.config import check_at_least
 from minrl.episode_limit import DEFAULT_MAX_STEPS
+from minrl.online.rollout import check_segments
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_segments(self.n_steps, self.segment_length, self.batch_size)
         if self.normalize_advantage and (self.n_envs * self.n_steps == 1 or self.batch_size == 1):
             raise ValueError("normalize_advantage needs minibatches of two steps or more")
         if self.video and not self.evaluate_every:

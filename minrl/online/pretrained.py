@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution, kl_divergence, make_proba_distribution
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
@@ -171,3 +173,18 @@ def with_loss(x: Tensor, loss: Tensor) -> Tensor:
     """
     added: Tensor = _WithLoss.apply(x, loss)  # type: ignore[no-untyped-call]
     return added
+
+
+def weigh_reference(policy: Any, progress_remaining: float, log: Logger) -> None:
+    """Log how far `policy` strayed from the pretrained one, and let the cost of it decay.
+
+    Args:
+        policy: that learns, a `minrl.online.policy.RecurrentPolicy` with a reference.
+        progress_remaining: from 1 at the start of training to 0 at its end.
+        log: of the run.
+    """
+    if policy.divergences:
+        log.record("train/pretrained_kl", float(np.mean(policy.divergences)))
+    weight = policy.pretrained_kl
+    scaled = weight(progress_remaining) if callable(weight) else weight * progress_remaining
+    policy.divergences, policy.reference_weight = [], scaled

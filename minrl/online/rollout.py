@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
 Observations = Tensor | dict[str, Tensor]
@@ -27,6 +28,30 @@ class Segments(NamedTuple):
     kept: Tensor | None = None  # (N,) int64 flat indices of the steps that count; None where all do
     old_log_prob: Tensor | None = None  # (N,) in the first minibatch after a rollout only
     reference: Tensor | None = None  # (B, T, K) parameters of the pretrained policy's distributions
+
+
+def segment_cuts(steps: int, segment_length: int) -> list[int]:
+    """Return the steps at which a rollout is cut, from 0 to its end, for segments of about equal length."""
+    pieces = -(-steps // segment_length)
+    return [steps * i // pieces for i in range(pieces + 1)]
+
+
+def check_segments(steps: int, segment_length: int | None, batch_size: int | None) -> None:
+    """Raise ValueError for segments that hold more steps than a minibatch, which is made of whole ones.
+
+    Args:
+        steps: of the rollout in each environment.
+        segment_length: most steps of a segment; None for as many as fit a minibatch.
+        batch_size: steps of a minibatch; None or 0 for the whole rollout.
+    """
+    if not segment_length or not batch_size:
+        return
+    longest = int(np.diff(segment_cuts(steps, segment_length)).max())
+    if longest > batch_size:
+        raise ValueError(
+            f"segments of {longest} steps do not fit a minibatch of {batch_size}, which is made of whole segments: "
+            f"set segment_length to {batch_size} or less, or batch_size to {longest} or more"
+        )
 
 
 class SegmentBuffer(RolloutBuffer):
@@ -48,8 +73,7 @@ class SegmentBuffer(RolloutBuffer):
         # Set by the algorithm: gives the states (n, n_envs, S) at the cuts anew, from the one at the first.
         self.refresh: Callable[[], Tensor] | None = None
         super().__init__(*arguments, **keywords)
-        pieces = -(-self.buffer_size // segment_length)
-        self.cuts = [self.buffer_size * i // pieces for i in range(pieces + 1)]
+        self.cuts = segment_cuts(self.buffer_size, segment_length)
         self._cut_at = {step: i for i, step in enumerate(self.cuts[:-1])}
 
     def reset(self) -> None:
@@ -155,6 +179,11 @@ class SegmentBuffer(RolloutBuffer):
             _Group(self, np.flatnonzero(lengths == length).tolist(), int(length), states)
             for length in np.unique(lengths)
         ]
+
+    def explained_variance(self) -> float:
+        """Return the share of the returns' variance that the values explain, over the steps that count."""
+        counts = ~self.fillers
+        return float(explained_variance(self.values[counts], self.returns[counts]))
 
     def whole(self) -> Segments:
         """The rollout as one segment for each environment, from the memory that entered it."""

@@ -29,7 +29,8 @@ from minrl.online.bootstrap import bootstrap
 from minrl.online.checks import check_callbacks, check_observations, check_rewards
 from minrl.online.lstm_policy import LstmCnnPolicy, LstmMultiInputPolicy, LstmPolicy
 from minrl.online.policy import RecurrentPolicy
-from minrl.online.pretrained import weigh_reference
+from minrl.online.policy_classes import POLICIES, contrib_objects
+from minrl.online.pretrained import check_normalization, weigh_reference
 from minrl.online.random_states import random_states, restore_random_states
 from minrl.online.rollout import SegmentBuffer, check_segments
 from minrl.online.spaces import prepared
@@ -55,14 +56,7 @@ class RecurrentPPO(PPO):
 
     policy: RecurrentPolicy
     rollout_buffer: SegmentBuffer
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": BackbonePolicy,
-        "CnnPolicy": BackboneCnnPolicy,
-        "MultiInputPolicy": BackboneMultiInputPolicy,
-        "MlpLstmPolicy": LstmPolicy,
-        "CnnLstmPolicy": LstmCnnPolicy,
-        "MultiInputLstmPolicy": LstmMultiInputPolicy,
-    }
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
 
     def __init__(
         self,
@@ -96,8 +90,6 @@ class RecurrentPPO(PPO):
     ) -> None:
         if state_refresh not in ("rollout", "epoch"):
             raise ValueError(f'state_refresh must be "rollout" or "epoch", got {state_refresh!r}')
-        if segment_length is not None and segment_length < 1:
-            raise ValueError(f"segment_length must be at least 1 step, got {segment_length}")
         check_segments(n_steps, segment_length, batch_size)
         self.segment_length, self.state_refresh = segment_length, state_refresh
         with warnings.catch_warnings():
@@ -112,9 +104,7 @@ class RecurrentPPO(PPO):
             )  # fmt: skip
         self.batch_size = batch_size  # type: ignore[assignment]
         # (n_envs, S) the memory that enters the next step, and (n_envs, P) what the last one left.
-        self._last_state = torch.zeros(0, 0)
-        self._last_previous = torch.zeros(0, 0)
-        self._last_reference_state = torch.zeros(0, 0)
+        self._last_state = self._last_previous = self._last_reference_state = torch.zeros(0, 0)
         self._random_states: dict[str, Any] | None = None  # of a loaded model, until it learns on
         if _init_setup_model:
             self._setup_model()
@@ -132,18 +122,15 @@ class RecurrentPPO(PPO):
         if self.state_refresh == "epoch":
             self.rollout_buffer.refresh = self._refreshed_states
         if not isinstance(self.policy, RecurrentPolicy):
-            raise ValueError("Policy must subclass minrl.online.policy.RecurrentPolicy")
+            raise ValueError(
+                f"Policy must subclass minrl.online.policy.RecurrentPolicy, got {type(self.policy).__name__}; load a "
+                'model of another library with custom_objects={"policy_class": ...} and a policy of minrl.agents.ppo'
+            )
         if self.policy_kwargs.get("pretrained") is not None:
-            self._check_normalization()
+            check_normalization(self._vec_normalize_env)
             # What is saved is whole without the folder of the run.
             self.policy_kwargs = {**self.policy_kwargs, "pretrained": self.policy.pretrained}
         self.forget()
-
-    def _check_normalization(self) -> None:
-        if self._vec_normalize_env is not None and self._vec_normalize_env.norm_obs:
-            raise ValueError(
-                "pretrained: the run normalises observations itself; use VecNormalize(..., norm_obs=False)"
-            )
 
     def _refreshed_states(self) -> Tensor:
         return self.policy.states_at(self.rollout_buffer.whole(), self.rollout_buffer.cuts)
@@ -226,8 +213,8 @@ class RecurrentPPO(PPO):
         self._finish(rollout_buffer, new_obs, dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
-        steps = self.num_timesteps - steps_before
-        self.logger.record("time/rollout_fps", round(steps / (time.perf_counter() - begin)))
+        seconds = time.perf_counter() - begin
+        self.logger.record("time/rollout_fps", round((self.num_timesteps - steps_before) / seconds))
         return True
 
     def _finish(self, buffer: SegmentBuffer, observations: Any, dones: npt.NDArray[np.bool_]) -> None:
@@ -265,6 +252,14 @@ class RecurrentPPO(PPO):
             super().save(path, exclude, include)
         finally:
             self._random_states = None
+
+    @classmethod
+    def load(
+        cls: type[Self], path: Any, env: GymEnv | None = None, device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None, *arguments: Any, **keywords: Any,
+    ) -> Self:  # fmt: skip
+        """As in Stable-Baselines3; a model of sb3-contrib's RecurrentPPO gets the policy here that is its equal."""
+        return super().load(path, env, device, contrib_objects(path) | (custom_objects or {}), *arguments, **keywords)
 
     def _setup_learn(
         self,

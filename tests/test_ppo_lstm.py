@@ -193,12 +193,13 @@ def test_a_model_of_sb3_contrib_loads_and_goes_on(tmp_path: Path) -> None:
     )
     theirs.learn(64).save(tmp_path / "theirs")
     kind = {"policy_class": MlpLstmPolicy}
-    ours = RecurrentPPO.load(tmp_path / "theirs", env=theirs.get_env(), device="cpu", custom_objects=kind)
     obs = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
-    np.testing.assert_array_equal(ours.predict(obs, None, None, True)[0], theirs.predict(obs, None, None, True)[0])
-    for one, other in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True):
-        assert torch.equal(one, other)
-        torch.testing.assert_close(ours.policy.optimizer.state[one], theirs.policy.optimizer.state[other])
+    for objects in (None, kind):
+        ours = RecurrentPPO.load(tmp_path / "theirs", env=theirs.get_env(), device="cpu", custom_objects=objects)
+        np.testing.assert_array_equal(ours.predict(obs, None, None, True)[0], theirs.predict(obs, None, None, True)[0])
+        for one, other in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True):
+            assert torch.equal(one, other)
+            torch.testing.assert_close(ours.policy.optimizer.state[one], theirs.policy.optimizer.state[other])
     ours.learn(32, reset_num_timesteps=False)
     assert ours.num_timesteps == 96
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.distributions import Distribution, kl_divergence, 
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from minrl import checkpoint
@@ -173,6 +174,12 @@ def with_loss(x: Tensor, loss: Tensor) -> Tensor:
     """
     added: Tensor = _WithLoss.apply(x, loss)  # type: ignore[no-untyped-call]
     return added
+
+
+def check_normalization(environments: VecNormalize | None) -> None:
+    """Raise ValueError where observations are normalised before a pretrained policy, which does so itself."""
+    if environments is not None and environments.norm_obs:
+        raise ValueError("pretrained: the run normalises observations itself; use VecNormalize(..., norm_obs=False)")
 
 
 def weigh_reference(policy: Any, progress_remaining: float, log: Logger) -> None:

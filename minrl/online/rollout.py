@@ -37,14 +37,18 @@ def segment_cuts(steps: int, segment_length: int) -> list[int]:
 
 
 def check_segments(steps: int, segment_length: int | None, batch_size: int | None) -> None:
-    """Raise ValueError for segments that hold more steps than a minibatch, which is made of whole ones.
+    """Raise ValueError for segments without steps, or with more than a minibatch, which is made of whole ones.
 
     Args:
         steps: of the rollout in each environment.
         segment_length: most steps of a segment; None for as many as fit a minibatch.
         batch_size: steps of a minibatch; None or 0 for the whole rollout.
     """
-    if not segment_length or not batch_size:
+    if segment_length is None:
+        return
+    if segment_length < 1:
+        raise ValueError(f"segment_length must be at least 1 step, got {segment_length}")
+    if not batch_size:
         return
     longest = int(np.diff(segment_cuts(steps, segment_length)).max())
     if longest > batch_size:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.cells import CELLS, Cell
+from minrl.cells.quarantine import contained
 from minrl.choices import check_options, choose
 from minrl.convolution import ShortConvolution
 from minrl.kernels import cpu_block, cpu_step
@@ -39,6 +40,7 @@ class Block(Cell):
         self.dropout = nn.Dropout(dropout)
         self.state_size = cell.state_size + (self.conv.state_size if self.conv else 0)
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`."""
         y = self.norm(x)
@@ -117,6 +119,10 @@ class Backbone(Cell):
             ValueError: where a shape or type does not fit.
         """
         self._check(x, state, reset)
+        return self._scan(x, state, reset)
+
+    @contained
+    def _scan(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
         if type(self) is Backbone and (fused := cpu_block.scan(self, Block, x, state, reset)):
             return fused
         states = [None] * len(self._sizes) if state is None else state.split(self._sizes, dim=1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.cells.base import Cell
+from minrl.cells.quarantine import contained
 
 
 class ShortConvolution(Cell):
@@ -31,6 +32,7 @@ class ShortConvolution(Cell):
         self.weight = nn.Parameter(torch.empty(taps, width).uniform_(-bound, bound))  # oldest first
         self.bias = nn.Parameter(torch.zeros(width))
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`."""
         if state is None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.cells.base import Cell, state_dtype
+from minrl.cells.quarantine import contained
 from minrl.cells.running_max import EMPTY, lagged, running_max
 from minrl.scan import linear_scan
 
@@ -35,6 +36,7 @@ class Aaren(Cell):
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is m (B, N) | u, w of each head (B, N * (E + 1)); w = 0 is the empty memory."""
         if state is None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.cells.base import Cell, hold_bias, inner_width, state_dtype
+from minrl.cells.quarantine import contained
 
 
 class GRU(Cell):
@@ -48,6 +49,7 @@ class GRU(Cell):
                 input_bias[inner : 2 * inner] = hold_bias(inner, hold)
                 hidden_bias[inner : 2 * inner] = 0.0
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h (B, H)."""
         with torch.autocast(x.device.type, enabled=False):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from minrl.cells import diagonal
 from minrl.cells.base import Cell, state_dtype
+from minrl.cells.quarantine import contained
 
 
 class LRU(Cell):
@@ -56,6 +57,7 @@ class LRU(Cell):
         self.C_im = nn.Parameter(torch.randn(width, states) / math.sqrt(states))
         self.D = nn.Parameter(torch.randn(width))
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h (B, 2N), real and imaginary part of each number side by side."""
         h, last = diagonal.scan(self._decay(), self._drive(x), state, reset)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from minrl.cells.base import Cell, hold_bias, inner_width, state_dtype
 from minrl.cells.gru import pieces_without_reset
+from minrl.cells.quarantine import contained
 from minrl.kernels import cpu_lstm
 
 # Where no row resets, torch's LSTM is faster by 3 to 12 % for so many numbers of h (B, T, H) in so many rows. Fewer do
@@ -62,6 +63,7 @@ class LSTM(Cell):
                 input_bias[inner : 2 * inner] = hold_bias(inner, hold)
                 hidden_bias[inner : 2 * inner] = 0.0
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h | c (B, 2H)."""
         with torch.autocast(x.device.type, enabled=False):

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minrl import convolution
 from minrl.cells.base import Cell, inner_width, state_dtype
+from minrl.cells.quarantine import contained
 from minrl.scan import linear_scan
 
 # Steps whose (B, T, H * N) tensors are alive at once. Longer sequences run piece by piece and are recomputed
@@ -64,6 +65,7 @@ class Mamba(Cell):
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
             self.dt_proj.weight.uniform_(-(rank**-0.5), rank**-0.5)
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is the convolution's last inputs | h (B, H * N)."""
         if state is None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from minrl import convolution
 from minrl.cells.base import Cell, inner_width, state_dtype
 from minrl.cells.matrix_memory import Memory, matrix_memory, matrix_step
+from minrl.cells.quarantine import contained
 
 
 class Mamba2(Cell):
@@ -60,6 +61,7 @@ class Mamba2(Cell):
         self.out_proj = nn.Linear(inner, width, bias=False)
         self.state_size = self.conv.state_size + inner * state_width
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is the convolution's last inputs | S (B, H * N * P)."""
         if state is None:

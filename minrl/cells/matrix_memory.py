@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minrl.cells.quarantine import filled, not_finite, reached
+from minrl.cells.quarantine import filled, finite_gradients, not_finite, reached
 from minrl.cells.running_max import EMPTY, running_max
 from minrl.scan import linear_scan
 
@@ -58,8 +58,13 @@ def matrix_memory(
     key, value, log_decay = filled(key, faulty), filled(value, faulty), filled(log_decay, faulty)
     log_weight = None if log_weight is None else filled(log_weight, faulty)
     memory = _filled(memory, lost)
+    unread = not_finite(2, query)
+    query = filled(query, unread)
     y, last, units = _chunked(query, key, value, log_decay, log_weight, memory, reset)
-    return filled(y, spoiled, torch.nan), _filled(last, spoiled[:, -1], torch.nan), units
+    if reset is not None:
+        y = finite_gradients(y, query.sum(-1, keepdim=True))
+        last = last._replace(matrix=finite_gradients(last.matrix, value[:, -1].unsqueeze(-2)))
+    return filled(y, spoiled | unread, torch.nan), _filled(last, spoiled[:, -1], torch.nan), units
 
 
 def matrix_step(

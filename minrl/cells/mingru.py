@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.cells.base import Cell, hold_bias, inner_width
+from minrl.cells.quarantine import contained
 from minrl.kernels.cpu_product import layer, layer_of_step
 from minrl.scan import Candidate, candidate_checked, gated_layer, mingru_scan
 
@@ -45,6 +46,7 @@ class MinGRU(Cell):
             with torch.no_grad():
                 self.gates.bias[:inner] = -hold_bias(inner, hold)
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h (B, H)."""
         h, last = gated_layer(self.gates, x, state, reset, parts=2, candidate=self.candidate, signed=self.signed)

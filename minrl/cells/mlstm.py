@@ -13,6 +13,7 @@ from minrl import convolution
 from minrl.cells.base import Cell, inner_width, state_dtype
 from minrl.cells.headwise import HeadwiseLinear, headwise_norm
 from minrl.cells.matrix_memory import Memory, matrix_memory, matrix_step
+from minrl.cells.quarantine import contained
 
 # Added to the normaliser in the published code, where the paper has nothing.
 _EPSILON = 1e-6
@@ -66,6 +67,7 @@ class MLSTM(Cell):
         with torch.no_grad():
             self.fgate.bias.copy_(torch.linspace(3.0, 6.0, heads))
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is the convolution's last inputs | m (B, H) | C, n of each head."""
         if state is None:

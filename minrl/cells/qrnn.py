@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrl.cells.base import Cell, hold_bias, inner_width, state_dtype
+from minrl.cells.quarantine import contained
 from minrl.scan import linear_scan, mingru_scan
 
 Pooling = Literal["f", "fo", "ifo"]
@@ -48,6 +49,7 @@ class QRNN(Cell):
         with torch.no_grad():
             self.linear.bias[inner : 2 * inner] = hold_bias(inner, hold)
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is the last input (B, D) | c (B, H)."""
         if state is None:

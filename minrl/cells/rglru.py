@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from minrl import convolution
 from minrl.cells import diagonal
 from minrl.cells.base import Cell, inner_width, state_dtype
+from minrl.cells.quarantine import contained
 from minrl.scan import linear_scan
 
 # The published c.
@@ -61,6 +62,7 @@ class RGLRU(Cell):
             nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
             nn.init.zeros_(linear.bias)
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is the convolution's last inputs | h (B, H)."""
         if state is None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.cells.base import Cell, inner_width, state_dtype
+from minrl.cells.quarantine import contained
 from minrl.cells.running_max import EMPTY, lagged, running_max
 from minrl.scan import linear_scan
 
@@ -42,6 +43,7 @@ class RWKV4(Cell):
         self.receptance = _orthogonal(width, inner)
         self.output = _orthogonal(inner, width)
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is the last input | m | numerator | denominator; denominator 0 is the empty memory.
 

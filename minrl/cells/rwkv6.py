@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from minrl.cells.base import Cell, state_dtype
-from minrl.cells.quarantine import filled, not_finite, reached
+from minrl.cells.quarantine import contained, filled, finite_gradients, not_finite, reached
 from minrl.cells.running_max import lagged
 
 # Each pair of a chunk's steps has its own decay in each feature: (B, H, C, C, E). Chunks are recomputed in the
@@ -64,6 +64,7 @@ class RWKV6(Cell):
         self.output = _orthogonal(width)
         self.ln_x = nn.GroupNorm(self.heads, width, eps=64e-5)
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is the last input | S (B, H * E * E)."""
         if state is None:
@@ -71,11 +72,14 @@ class RWKV6(Cell):
         previous, matrix = self._split(state)
         query, *parts, gate = self._mixed(x, lagged(x.to(state.dtype), previous, reset))
         faulty, lost = not_finite(2, *parts), not_finite(1, matrix)
-        spoiled = reached(faulty, lost, reset)
-        parts = [query, *(filled(part, faulty) for part in parts)]
+        spoiled, unread = reached(faulty, lost, reset), not_finite(2, query)
+        parts = [filled(query, unread), *(filled(part, faulty) for part in parts)]
         with torch.autocast(x.device.type, enabled=False):
             y, matrix = self._chunked(parts, filled(matrix, lost), reset)
-        y, matrix = filled(y, spoiled, torch.nan), filled(matrix, spoiled[:, -1], torch.nan)
+        if reset is not None:
+            y = finite_gradients(y, parts[0])
+            matrix = finite_gradients(matrix, parts[2][:, -1].unsqueeze(-2))
+        y, matrix = filled(y, spoiled | unread, torch.nan), filled(matrix, spoiled[:, -1], torch.nan)
         return self._out(y, gate), torch.cat([x[:, -1].to(state.dtype), matrix.flatten(1)], dim=1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minrl.cells import diagonal
 from minrl.cells.base import Cell, state_dtype
+from minrl.cells.quarantine import contained
 
 Initialization = Literal["lin", "inv", "real"]
 
@@ -64,6 +65,7 @@ class S4D(Cell):
         self.D = nn.Parameter(torch.randn(width))
         self.output_linear = nn.Linear(width, 2 * width)  # value | gate
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h (B, D * N), the parts of each number side by side."""
         decay, factor = self._discrete()

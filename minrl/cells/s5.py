@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from minrl.cells import diagonal
 from minrl.cells.base import Cell, state_dtype
+from minrl.cells.quarantine import contained
 
 # The standard deviation of a standard normal number cut off at two, by which the published initialiser divides.
 _CUT_NORMAL = 0.8796256610342398
@@ -58,6 +59,7 @@ class S5(Cell):
         self.D = nn.Parameter(torch.randn(width))
         self.log_step = nn.Parameter(diagonal.log_uniform(states // 2, dt_min, dt_max).unsqueeze(-1))
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is h (B, N), real and imaginary part of each number side by side."""
         decay, matrix = self._discrete()

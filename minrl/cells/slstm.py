@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from minrl import convolution
 from minrl.cells.base import Cell, state_dtype
 from minrl.cells.headwise import HeadwiseLinear, headwise_norm
+from minrl.cells.quarantine import contained
 from minrl.cells.running_max import EMPTY
 
 
@@ -52,6 +53,7 @@ class SLSTM(Cell):
         self.group_norm = nn.Parameter(torch.zeros(width))  # its scale less 1
         self.state_size = self.conv.state_size + 4 * width
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is the convolution's last inputs | h | c | n | m; n = 0 is the empty memory."""
         if state is None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrl.cells.base import Cell, hold_bias
+from minrl.cells.quarantine import contained
 from minrl.scan import mingru_scan
 
 
@@ -47,6 +48,7 @@ class SRU(Cell):
         self.weight = nn.Parameter(torch.empty(3 * width, width).uniform_(-bound, bound))  # content | forget | reset
         self.bias = nn.Parameter(torch.cat([hold_bias(width, hold), torch.full((width,), highway_bias)]))
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is c (B, D)."""
         content, forget, highway = self.weight.chunk(3)

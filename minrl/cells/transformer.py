@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrl.cells.base import Cell, state_dtype
+from minrl.cells.quarantine import contained, finite_gradients
 
 Positions = Literal["rotary", "none"]
 
@@ -59,6 +60,7 @@ class Transformer(Cell):
         self.qkv = nn.Linear(width, 3 * width)  # query | key | value
         self.out = nn.Linear(width, width)
 
+    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`; the state is W slots of key | value | 1 where filled, the latest last."""
         batch, steps, _ = x.shape
@@ -83,6 +85,8 @@ class Transformer(Cell):
         mask &= self._window(block, past, x.device)  # (B, N, Q, K)
 
         y = self._attend(query.flatten(0, 1), pairs.flatten(0, 1), mask.flatten(0, 1))  # (B * N, Q, D)
+        if reset is not None:
+            y = finite_gradients(y, query.flatten(0, 1))
         y = y.unflatten(0, (batch, -1)).flatten(1, 2)[:, :steps]
         left = episode_of_slot[:, steps:] != episode[:, -1:]
         return self.out(y), slots[:, steps:].masked_fill(left.unsqueeze(-1), 0.0).flatten(1)

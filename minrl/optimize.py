@@ -45,10 +45,25 @@ def newest_share(decay: float, step: int) -> float:
 
 
 def decayed_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and convolutions with weight decay; biases, norms and embeddings of time without."""
-    matrices = [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
-    vectors = [p for p in module.parameters() if p.requires_grad and p.dim() <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    """Split the parameters that are trained into a group with weight decay and one without.
+
+    Decay is for matrices and convolutions. Without it are biases, norms and embeddings, as in minGPT's
+    `configure_optimizers`, and what a cell names in `Cell.undecayed`.
+    """
+    decayed = {id(parameter) for part in module.modules() for parameter in _decayed(part)}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    with_decay = [parameter for parameter in trained if id(parameter) in decayed]
+    without = [parameter for parameter in trained if id(parameter) not in decayed]
+    return [{"params": with_decay, "weight_decay": weight_decay}, {"params": without, "weight_decay": 0.0}]
+
+
+def _decayed(part: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of `part` itself, without those of modules inside, that decay is for."""
+    if isinstance(part, nn.Embedding):
+        return []
+    exempt = part.undecayed if isinstance(part, Cell) else frozenset()
+    own = part.named_parameters(recurse=False)
+    return [parameter for name, parameter in own if parameter.dim() > 1 and name not in exempt]
 
 
 class Optimizer:
@@ -57,7 +72,7 @@ class Optimizer:
     Args:
         agent: what is trained.
         schedule: of the learning rate.
-        weight_decay: of matrices.
+        weight_decay: of the parameters that `decayed_groups` gives it to.
         clip: largest norm of the whole gradient.
         average: decay per step of the averaged weights, 0 for none; they hold no share of the initial weights.
         autocast: run the network in bfloat16 (recurrences stay in float32).

@@ -22,6 +22,9 @@ class Cell(nn.Module, ABC):
     state_size: int
     # Whether `scan` reads values back to the host: it then cannot be recorded as a CUDA graph.
     reads_back: ClassVar[bool] = False
+    # Own parameters, by name, that weight decay leaves alone though they have several dimensions: time constants,
+    # biases of several heads and what else the family's published training exempts.
+    undecayed: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,9 @@ class LRU(Cell):
         max_phase: the largest phase at the start.
     """
 
+    # The recurrence and what scales its input are not decayed, as in S5's "standard" set-up.
+    undecayed = frozenset({"nu_log", "theta_log", "gamma_log", "B_re", "B_im"})
+
     def __init__(
         self,
         width: int,

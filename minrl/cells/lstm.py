@@ -36,6 +36,8 @@ class LSTM(Cell):
     """
 
     reads_back = True  # where the resets are
+    # Peepholes are a number for each unit and gate, as biases are.
+    undecayed = frozenset({"peepholes"})
 
     def __init__(
         self,

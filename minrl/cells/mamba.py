@@ -33,6 +33,9 @@ class Mamba(Cell):
         dt_rank: rank of the projection that makes the step sizes; None is D / 16, rounded up.
     """
 
+    # As in the published code, whose `A_log` and `D` carry `_no_weight_decay` (mamba_ssm/modules/mamba_simple.py).
+    undecayed = frozenset({"A_log", "D"})
+
     def __init__(
         self,
         width: int,

@@ -28,6 +28,9 @@ class Mamba2(Cell):
         conv_width: taps of the convolution, at least 2.
     """
 
+    # As in the published code: mamba_ssm/modules/mamba2.py.
+    undecayed = frozenset({"dt_bias", "A_log", "D"})
+
     def __init__(
         self,
         width: int,

@@ -37,6 +37,9 @@ class RGLRU(Cell):
         conv_width: taps of the convolution; 0 leaves it out.
     """
 
+    # The gates' biases have a row for each block; Lambda is a time constant.
+    undecayed = frozenset({"input_gate_bias", "recurrent_gate_bias", "recurrent_param"})
+
     def __init__(self, width: int, *, expand: float = 1.0, blocks: int | None = None, conv_width: int = 4) -> None:
         super().__init__()
         inner = inner_width(width, expand)

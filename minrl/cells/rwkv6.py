@@ -33,6 +33,9 @@ class RWKV6(Cell):
         decay_rank: rank of the map that makes the decays.
     """
 
+    # The published code decays matrices with "weight" in their name (RWKV-v5/src/model.py): none that lie in the cell.
+    undecayed = frozenset({"time_maa_w1", "time_maa_w2", "time_decay_w1", "time_decay_w2", "time_faaaa"})
+
     def __init__(self, width: int, *, head_width: int | None = None, mix_rank: int = 32, decay_rank: int = 64) -> None:
         super().__init__()
         size = math.gcd(64, width) if head_width is None else head_width

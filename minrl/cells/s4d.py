@@ -36,6 +36,9 @@ class S4D(Cell):
         dt_min, dt_max: the step sizes of the channels start log-uniform in between.
     """
 
+    # As in the published code, which registers these with a weight decay of 0 (models/s4/s4d.py).
+    undecayed = frozenset({"log_dt", "log_A_real", "A_imag"})
+
     def __init__(
         self,
         width: int,

@@ -29,6 +29,9 @@ class S5(Cell):
         clip_eigs: keep the real parts of Lambda at most -1e-4, so that no memory grows without end.
     """
 
+    # The published "standard" set-up: B stays with the recurrence, without decay (s5/train_helpers.py).
+    undecayed = frozenset({"B", "Lambda_re", "Lambda_im", "log_step"})
+
     def __init__(
         self,
         width: int,

@@ -30,6 +30,9 @@ class SLSTM(Cell):
         conv_width: taps of the convolution, at least 2.
     """
 
+    # The published code decays what has "weight" in its name (xlstm/utils.py): neither of these.
+    undecayed = frozenset({"recurrent_kernel", "bias"})
+
     def __init__(self, width: int, *, heads: int | None = None, conv_width: int = 4) -> None:
         super().__init__()
         if heads is None:

@@ -1,4 +1,4 @@
-"""The command line: `minrl train | evaluate | dashboard | data | collect | export | compare | bench | reproduce`."""
+"""The command line: `minrl train | evaluate | dashboard | data | cells | collect | export | compare | bench | …`."""
 
 import argparse
 import os
@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": ("evaluate_command", "run a trained agent in its environment"),
     "dashboard": ("dashboard_command", "show runs in TensorBoard, with their charts and a table of their settings"),
     "data": ("data_command", "list, describe and import data sets"),
+    "cells": ("cells_command", "list the sequence models that --cell takes, with their options"),
     "collect": ("collect_command", "record a data set with a policy"),
     "export": ("export_command", "write a trained agent as an ONNX file that acts without torch"),
     "compare": ("compare_command", "compare methods on tasks over seeds, with statistics and a report"),

@@ -1,4 +1,7 @@
-"""Sequence models as functions of (input, state): one file per family, one line each here."""
+"""Sequence models as functions of (input, state): one file per family, one line each here.
+
+Other packages add theirs by the entry point group `minrl.cells`: see `minrl.cells.table`.
+"""
 
 from minrl.cells.aaren import Aaren
 from minrl.cells.base import Cell
@@ -18,27 +21,30 @@ from minrl.cells.s4d import S4D
 from minrl.cells.s5 import S5
 from minrl.cells.slstm import SLSTM
 from minrl.cells.sru import SRU
+from minrl.cells.table import CellTable
 from minrl.cells.transformer import Transformer
 
-CELLS: dict[str, type[Cell]] = {
-    "mingru": MinGRU,
-    "minlstm": MinLSTM,
-    "gru": GRU,
-    "lstm": LSTM,
-    "transformer": Transformer,
-    "mamba": Mamba,
-    "aaren": Aaren,
-    "mamba2": Mamba2,
-    "mlstm": MLSTM,
-    "rwkv4": RWKV4,
-    "slstm": SLSTM,
-    "lru": LRU,
-    "s4d": S4D,
-    "s5": S5,
-    "rglru": RGLRU,
-    "qrnn": QRNN,
-    "sru": SRU,
-    "rwkv6": RWKV6,
-}
+CELLS = CellTable(
+    {
+        "mingru": MinGRU,
+        "minlstm": MinLSTM,
+        "gru": GRU,
+        "lstm": LSTM,
+        "transformer": Transformer,
+        "mamba": Mamba,
+        "aaren": Aaren,
+        "mamba2": Mamba2,
+        "mlstm": MLSTM,
+        "rwkv4": RWKV4,
+        "slstm": SLSTM,
+        "lru": LRU,
+        "s4d": S4D,
+        "s5": S5,
+        "rglru": RGLRU,
+        "qrnn": QRNN,
+        "sru": SRU,
+        "rwkv6": RWKV6,
+    }
+)
 
 __all__ = ["CELLS", "Cell"]

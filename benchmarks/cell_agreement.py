@@ -83,7 +83,9 @@ def table() -> tuple[str, float]:
         f"float32, {BATCH} x {STEPS} steps from the empty memory, random weights: the largest difference over the "
         f"largest value, or over 1 where all are smaller; the bound is {BOUND:g}. CPU, torch {torch.__version__}. "
         f"Written by `python benchmarks/cell_agreement.py` after `pip install {' '.join(packages)}`; `sru` compiles "
-        "C++ when it is imported.",
+        "C++ when it is imported. Two of them are held to a part: "
+        "`sru` to outputs, without v_f and v_r (its weight_c), "
+        "`rwkv6` in its recurrence; `rwkv4` and `rwkv6` are time mixing, without channel mixing.",
         "",
     ]
     return "\n".join(lines), max(largest for _, largest in rows)

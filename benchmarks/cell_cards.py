@@ -103,6 +103,12 @@ def shown(found: dict[str, Any] | None, task: Task) -> str:
     return score + "\\*" * (found["steps"] < task.training.steps)
 
 
+def labelled(name: str) -> str:
+    """Return a cell as it is asked for, a variant with its options."""
+    family, options = VARIANTS.get(name, (name, {}))
+    return ", ".join([f"`{family}`", *(f"`{option}={str(value).lower()}`" for option, value in options.items())])
+
+
 def table(cards: dict[str, Any], width: int) -> str:
     """The cards in Markdown."""
     heads = [f"{name}, {task.score.removeprefix('accuracy, ')}" for name, task in TASKS.items()]
@@ -117,10 +123,11 @@ def table(cards: dict[str, Any], width: int) -> str:
         scores = [shown(found.get(key), task) for key, task in TASKS.items()]
         solved = sum(key in found and found[key]["score"] >= task.bar for key, task in TASKS.items())
         sizes = f"{card['parameters']:,} | {card['state']:,} | {card['step']:.2f} | {card['token']:.2f}"
-        lines.append(f"| `{name}` | {sizes} | {' | '.join(scores)} | {solved} of {len(found)} |")
+        lines.append(f"| {labelled(name)} | {sizes} | {' | '.join(scores)} | {solved} of {len(found)} |")
     bars = ", ".join(f"{name}: {task.bar:g}" for name, task in TASKS.items())
     note = (
-        f"Size and cost: the cell alone, width {width}, default options; `signed` is `mingru` with `signed=true`. A "
+        f"Size and cost: the cell alone, width {width}, default options where none is named; `rwkv4` and "
+        "`rwkv6` are time mixing without channel mixing, `sru` has no v_f and v_r. A "
         f"step is one row's, a training token one of {BATCH} x {STEPS} with resets, forward and backward; CPU, 1 "
         "thread. Tasks: one seed, default options (a Transformer sees all of a sequence in the first two, 20 steps a "
         f"layer in the others). Bold: solved, from this score on: {bars}. \\*: the budget of CPU seconds ended before "
@@ -128,7 +135,8 @@ def table(cards: dict[str, Any], width: int) -> str:
         "Parity is trained on lengths up to 40 and tested at 256, two layers of width 32, no convolution; selective "
         "copy has 4 tokens among 16 symbols of noise, three layers of width 64, no convolution; the others are "
         "environments of `minrl.envs`, learned by cloning a policy that is right, two of the library's default blocks "
-        f"of width 64, and scored by acting in 256 new episodes. minrl {minrl.__version__}, torch {torch.__version__}. "
+        f"of width 64 (a convolution also before cells with their own), "
+        f"and scored by acting in 256 new episodes. minrl {minrl.__version__}, torch {torch.__version__}. "
         "Written by `python benchmarks/cell_cards.py`."
     )
     return "\n".join([*lines, "", note, ""])

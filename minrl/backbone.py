@@ -20,7 +20,8 @@ from minrl.kernels import cpu_block, cpu_step
 class Block(Cell):
     """norm -> short convolution -> cell -> residual -> norm -> MLP -> residual (arXiv 2410.01201, appendix C).
 
-    The state holds the cell's memory, then the convolution's last inputs.
+    The state holds the cell's memory, then the convolution's last inputs. The convolution also stands before cells that
+    have one of their own (mamba, mamba2, mlstm, slstm, rglru), which their papers' blocks do not have.
 
     Args:
         cell: the sequence model, of width D.

@@ -17,6 +17,9 @@ from minrl.scan import linear_scan
 class RWKV4(Cell):
     """Token shift, then WKV: exp(k) weighted means of values that decay by w per step, with a bonus u for the latest.
 
+    Time mixing alone: the published layer's other half, channel mixing (section 3.1.3), is not in it; the MLP of
+    `minrl.backbone.Block`, without token shift and receptance, stands in its place.
+
     Names of weights are the published ones. Initialisation is that of the first layer (appendix E), but for the
     linear maps: those start orthogonal, as the published zeros let no gradient through to what lies below at first.
 

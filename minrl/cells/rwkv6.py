@@ -22,6 +22,9 @@ _CHUNK = 16
 class RWKV6(Cell):
     """Token shift that depends on the data, then S_t = diag(w_t) S_{t-1} + k_t v_t^T, read before the decay.
 
+    Time mixing alone: the published layer's other half, channel mixing, is not in it; the MLP of
+    `minrl.backbone.Block`, without token shift and receptance, stands in its place.
+
     Names of weights are the published ones. Initialisation is that of the first layer, but for the linear maps, which
     start orthogonal, and the first low-rank maps, which start near zero: the published zeros of both let no gradient
     through to other weights at first.

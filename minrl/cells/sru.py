@@ -1,4 +1,4 @@
-"""SRU, the simple recurrent unit (Lei et al., arXiv 1709.02755), in the form that is a parallel scan.
+"""SRU (Lei et al., arXiv 1709.02755) without v_f and v_r, by which gates see the state: a parallel scan.
 
 Shapes: B batch, T time, D width.
 """
@@ -20,7 +20,7 @@ class SRU(Cell):
     f_t = sigmoid(W_f x_t + b_f), r_t = sigmoid(W_r x_t + b_r): the equations of the paper's first version (section
     2), with the last version's highway connection (equations 3 and 4): no map of c_t, and x_t times alpha. The last
     version also adds v_f c_{t-1} and v_r c_{t-1} to the gates (equations 1 and 3); with v_f the recurrence is not
-    linear in c and no parallel scan, so both are left out, as in the paper's ablation.
+    linear in c and no parallel scan, so both are left out here: this is the paper's ablation, not its full unit.
 
     Initialised as in section 3.2. The released code's `weight` (D, 3D), W | W_f | W_r unit by unit, lies as rows
     (3D, D) part by part here; `bias` is b_f | b_r, as there.

@@ -1,7 +1,6 @@
 """`minrl train ppo`: a new run of recurrent PPO, or one that goes on."""
 
 import argparse
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ def _tables(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
             continue
         tables = read_toml(name, parts)
         if tables.get("train", {}).get("env") == environment:
-            print(f"minrl: settings of configs/{name}.toml, with flags over them (--no-config: none)", file=sys.stderr)
+            print(f"minrl: settings of configs/{name}.toml, with flags over them (--no-config: none)")
             return tables
     return {}
 

@@ -1,6 +1,5 @@
 """Starting a run of recurrent PPO, and resuming one."""
 
-import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +102,7 @@ def _prepared(
         environments.close()
         raise
     if device.type == "cpu":
-        print(f"minrl: {described(threads, config.threads)}", file=sys.stderr)
+        print(f"minrl: {described(threads, config.threads)}")
     seed_environments(environments, config, step)
     if agent_config.pretrained is not None and not agent_config.origin:
         start: Any = model.policy.pretrained

@@ -149,7 +149,7 @@ def _share_out(agent: Agent, config: TrainConfig, group: Group) -> None:
     steps = config.batch_size * (getattr(agent.config, "context", None) or config.length)
     threads = use_threads(config.threads, agent, steps)
     if group.is_first and next(agent.parameters()).device.type == "cpu":
-        print(f"minrl: {described(threads, config.threads)}", file=sys.stderr)
+        print(f"minrl: {described(threads, config.threads)}")
 
 
 def _prepare(config: TrainConfig) -> tuple[torch.device, Group]:

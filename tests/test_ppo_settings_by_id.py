@@ -29,7 +29,7 @@ def test_settings_are_found_by_id(
     environment = ONLINE[name]["train"]["env"]
     assert main(["train", "ppo", "--env", environment, *SHORT, "--out", "run"]) == 0
     line = f"minrl: settings of configs/{name}.toml, with flags over them (--no-config: none)"
-    assert line in capsys.readouterr().err.splitlines()
+    assert line in capsys.readouterr().out.splitlines()
     used = settings_of(tmp_path / "run")
     flags = {word[2:].replace("-", "_") for word in SHORT if word.startswith("--")}
     for table, values in ONLINE[name].items():
@@ -59,7 +59,7 @@ def test_without_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ([*cartpole, "--no-config"], [*cartpole, "--config", str(own)], ["--env", "CartPole-v1"])
     ):
         assert main(["train", "ppo", *words, *SHORT, "--out", str(tmp_path / str(number))]) == 0
-        assert "settings of" not in capsys.readouterr().err
+        assert "settings of" not in capsys.readouterr().out
         used = settings_of(tmp_path / str(number))["train"]
         assert used["learning_rate"] == 3e-4
         assert used["gamma"] == (0.5 if number == 1 else 0.99)

@@ -71,11 +71,11 @@ def test_a_run_says_how_many(kind: str, cartpole: str, tmp_path: Path, capsys: p
     data = ["--data", cartpole, "--steps", "3", "--evaluate-every", "0"] if kind == "decision" else FLAGS
     assert main([*SMALL[kind], *data, "--out", str(tmp_path / "a")]) == 0
     shown = capsys.readouterr()
-    assert "minrl: 1 CPU thread, by the model's size (--threads N for others)" in shown.err.splitlines()
+    assert "minrl: 1 CPU thread, by the model's size (--threads N for others)" in shown.out.splitlines()
     assert "CPU threads" in shown.out
     assert '"threads": 1,' in (tmp_path / "a" / SUMMARY).read_text()
     assert main([*SMALL[kind], *data, "--threads", "2", "--out", str(tmp_path / "b")]) == 0
-    assert "minrl: 2 CPU threads" in capsys.readouterr().err.splitlines()
+    assert "minrl: 2 CPU threads" in capsys.readouterr().out.splitlines()
     assert '"threads": 2,' in (tmp_path / "b" / SUMMARY).read_text()
     assert torch.get_num_threads() == 2
 

@@ -54,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sample", action="store_true", help="sample actions instead of taking the likeliest")
     parser.add_argument(
-        "--environments", metavar="N", type=int, default=10, help="at once, for each target (default: 10)"
+        "--environments",
+        metavar="N",
+        type=int,
+        default=10,
+        help="at once, for each target (default: 10); with another number actions may round otherwise",
     )
     parser.add_argument("--async", dest="asynchronous", action="store_true", help="environments in own processes")
     parser.add_argument("--threads", metavar="N", type=int, default=0, help="CPU threads, 0: by the model's size")

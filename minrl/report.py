@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -166,7 +167,9 @@ def _evaluation_rows(result: Evaluation) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
     rows = [("environment", f"{result.environment} ({versions})")]
     if result.environment_kwargs:
-        rows.append(("made with", ", ".join(f"{key}={value}" for key, value in result.environment_kwargs.items())))
+        # A maze's map would fill the screen.
+        parts = [f"{key}={shorten(str(value), 60)}" for key, value in result.environment_kwargs.items()]
+        rows.append(("made with", ", ".join(parts)))
     if result.target_return is not None:
         cap = "" if result.capped_at is None else f", capped at {result.capped_at:.1f}, the best return of the data"
         rows.append(("return asked for", f"{result.target_return:.1f}{cap}"))

@@ -97,7 +97,7 @@ def test_where_sb3_contrib_is_not_installed(tmp_path: Path) -> None:
 
 def test_a_policy_of_ones_own_is_named(tmp_path: Path) -> None:
     theirs(policy=OwnPolicy).save(tmp_path / "own")
-    with pytest.raises(ValueError, match="got OwnPolicy; load a model .* custom_objects=") as caught:
+    with pytest.raises(ValueError, match=r"got OwnPolicy; load a model .* custom_objects=") as caught:
         RecurrentPPO.load(tmp_path / "own", device="cpu")
     assert "\n" not in str(caught.value)
     objects = {"policy_class": POLICIES["MlpLstmPolicy"]}

@@ -193,6 +193,18 @@ def test_monitors_and_statistics_of_the_environments_stand() -> None:
             assert (ours.total, ours.length, sum(ours.rewards)) == (theirs.total, theirs.length, theirs.total / 2)
 
 
+@pytest.mark.parametrize(
+    "layers", [(RecordEpisodeStatistics,), (RecordEpisodeStatistics, partial(ClipReward, max_reward=9))]
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_recorder_of_vector_episodes_changes_no_count(mode: AutoresetMode, layers: Any) -> None:
+    """Beside Stable-Baselines3's Monitor of each environment."""
+    vector: Any = SyncVectorEnv([cartpole] * N, autoreset_mode=mode)
+    for layer in layers:
+        vector = layer(vector)
+    assert_same(episodes_of(VectorEnvironment(vector)), episodes_of(monitored()))
+
+
 def test_seeds_and_options_go_to_the_next_reset_only() -> None:
     environment, single = sync(AutoresetMode.SAME_STEP, Room), monitored(Room)
     assert list(environment.seed(11)) == [11, 12, 13]

@@ -5,9 +5,11 @@ import dataclasses
 import importlib.util
 import io
 import json
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -133,8 +135,34 @@ def _needs(environment_id: str, module: str) -> str:
     return f"environment {environment_id} needs {module}: {install_hint(_EXTRAS[module])}"
 
 
+def _fails_for_mujoco(error: Exception) -> bool:
+    """Return True if Gymnasium-Robotics failed to recognise a joint's type.
+
+    Its `utils/mujoco_utils.py` asserts that a type is in a tuple of mujoco's enumeration, which its Fetch, hand and
+    kitchen environments all call. Tried with version 1.4.2: mujoco 2.3.3, 2.3.7, 3.0, 3.4, 3.8.1, 3.9, 3.10 and 3.11
+    pass, 3.12, 3.17 and 4.0 fail.
+    """
+    module = ("gymnasium_robotics", "utils", "mujoco_utils.py")
+    return isinstance(error, AssertionError) and any(
+        Path(frame.filename).parts[-3:] == module and "joint_type" in (frame.line or "")
+        for frame in traceback.extract_tb(error.__traceback__)
+    )
+
+
+def _where(error: Exception) -> str:
+    """Return the line of code that raised an error without a message."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"in {frame.filename}, line {frame.lineno}: {frame.line}"
+
+
 def _cannot_make(environment: EnvironmentInfo, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) or _where(error)
+    if _fails_for_mujoco(error):
+        return (
+            f"environment {environment.id} cannot be made with mujoco {version('mujoco')}, whose joint types "
+            f"Gymnasium-Robotics {version('gymnasium-robotics')} does not know; it works with mujoco 2.3.3 to 3.11: "
+            "pip install 'mujoco<3.12'"
+        )
     text = f"{reason} {environment.spec or ''}"
     for module in _EXTRAS:
         if isinstance(error, ImportError) or "not installed" in reason.lower():

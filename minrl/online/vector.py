@@ -35,7 +35,8 @@ class VectorEnvironment(VecEnv):
     """A `gymnasium.vector.VectorEnv`, or EnvPool made with `env_type="gymnasium"`, as Stable-Baselines3 wants it.
 
     It also does `Monitor`'s work: the last step of an episode carries `info["episode"]`, by default counted here; an
-    entry that the environment reports stands. In EnvPool's Atari games an episode is a game, with unclipped rewards.
+    entry that the environment reports stands, but for the wrong counts of a vector RecordEpisodeStatistics in mode
+    `DISABLED`. In EnvPool's Atari games an episode is a game, with unclipped rewards.
 
     What callers see follows the autoreset mode (https://farama.org/Vector-Autoreset-Mode):
 
@@ -78,6 +79,7 @@ class VectorEnvironment(VecEnv):
         self.filler = self._resets_next = self._nobody
         super().__init__(count, observation_space, action_space)
         self.metadata = {**(environment.metadata or {}), **self.metadata}
+        self._trusts_reports = not kinds.miscounts_episodes(environment, self.autoreset)
         # A Monitor inside knows where episodes end, as when it sits under a wrapper that ends one at each lost life.
         self._has_monitor = hasattr(environment.unwrapped, "call") and self.has_attr("get_episode_rewards")
 
@@ -178,7 +180,7 @@ class VectorEnvironment(VecEnv):
             goes_on = self._is_game(info) and not (info["terminated"] or time_limit[index])
             if not goes_on and not self._has_monitor:
                 episode = self._episodes.end(index)
-                reported = info.get("episode")
+                reported = info.get("episode") if self._trusts_reports else None
                 info["episode"] = reported if isinstance(reported, dict) and {"r", "l"} <= reported.keys() else episode
 
     def _reset_ended(self, observations: Any, done: npt.NDArray[np.bool_]) -> None:

@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 
 def is_envpool(environment: Any) -> bool:
@@ -50,6 +51,19 @@ def find_autoreset(environment: Any, stated: AutoresetMode | None) -> AutoresetM
     if stated not in (None, found):
         raise ValueError(f"autoreset={stated} contradicts {name}, whose autoreset mode is {found}")
     return found
+
+
+def miscounts_episodes(environment: Any, autoreset: AutoresetMode) -> bool:
+    """Return True if Gymnasium's vector RecordEpisodeStatistics wraps environments that are reset by a mask.
+
+    The environments inside take `reset_mask` out of the options before the wrapper looks for it, so that it forgets
+    the running episodes of all environments where one is reset (gymnasium 1.0 to 1.4, wrappers/vector/common.py).
+    """
+    while isinstance(environment, VectorWrapper):
+        if isinstance(environment, RecordEpisodeStatistics):
+            return autoreset is AutoresetMode.DISABLED
+        environment = environment.env
+    return False
 
 
 def count_environments(environment: Any) -> int:

@@ -1,0 +1,38 @@
+"""What is said of environments that cannot be made."""
+
+from importlib.metadata import version
+from typing import Any
+
+import gymnasium
+import pytest
+from packaging.version import Version
+
+from minrl.data import EnvironmentInfo, make_environment
+
+
+@pytest.mark.parametrize("name", ["FetchReach-v4", "FetchSlide-v4", "FrankaKitchen-v1", "HandReach-v3"])
+@pytest.mark.filterwarnings("ignore")
+def test_gymnasium_robotics_beside_a_mujoco_that_it_does_not_know(name: str) -> None:
+    """These environments, tried one version of mujoco after another, work up to 3.11 and not from 3.12 on."""
+    if Version(version("mujoco")) < Version("3.12"):
+        make_environment(EnvironmentInfo(name)).reset(seed=0)
+        return
+    with pytest.raises(ValueError, match=f"{name} cannot be made with mujoco {version('mujoco')}") as caught:
+        make_environment(EnvironmentInfo(name))
+    assert "it works with mujoco 2.3.3 to 3.11: pip install 'mujoco<3.12'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Mute(gymnasium.Env[Any, Any]):
+    def __init__(self) -> None:
+        raise AssertionError
+
+
+def test_an_error_without_words_shows_its_line() -> None:
+    gymnasium.register("Mute-v0", entry_point=Mute)
+    try:
+        with pytest.raises(ValueError, match="Mute-v0 cannot be made: AssertionError: in ") as e:
+            make_environment(EnvironmentInfo("Mute-v0"))
+        assert str(e.value).endswith("raise AssertionError")
+    finally:
+        del gymnasium.registry["Mute-v0"]

@@ -14,8 +14,11 @@ from worlds import TINY, cartpole, minrl, own_folders
 from minrl import checkpoint
 from minrl.agents.__main__ import main
 from minrl.agents.clone import CloneAgent, CloneConfig
+from minrl.agents.compare_families import families
 from minrl.attempt import ERRORS, attempt
-from minrl.compare.plan import is_done
+from minrl.compare.execute import execute
+from minrl.compare.plan import ComparedTask, Method, Plan, PlannedRun, is_done, write_plan
+from minrl.compare.results import read_comparison
 from minrl.log import STEP, TIMESTEPS, read_log
 from minrl.train import TrainConfig, resume, train
 
@@ -101,6 +104,28 @@ def test_a_process_that_ends_in_an_evaluation(fragile: str, tmp_path: Path, monk
     assert steps_of(out, "eval/mean_reward") == list(range(64, 321, 64))
     assert main(words(tmp_path / "whole", **settings)) == 0
     assert_equal(weights(out), weights(tmp_path / "whole"))
+
+
+def test_a_comparison_counts_such_a_run_as_failed(
+    fragile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next attempt evaluates it again, and trains nothing."""
+    values = {name: value for name, value in PPO.items() if name not in ("width", "depth")}
+    settings = {"ppo": {"width": 8, "depth": 1}, "train": values | {"env": fragile, "steps": 64}}
+    planned = PlannedRun("fragile", "mingru", 0, "online", "ppo", settings)
+    write_plan(Plan("", (ComparedTask("fragile", "online", fragile, "Fragile"),), (Method("mingru", ""),), (0,),
+                    (planned,), {}), tmp_path)  # fmt: skip
+    outcome = execute(planned, families()["online"], tmp_path)
+    assert outcome.signal is None
+    assert str(outcome.error).startswith("its evaluation failed: see ")
+    (run,) = read_comparison(tmp_path).runs
+    assert (run.state, run.reason) == ("failed", "its evaluation failed: RuntimeError: the motor burnt out")
+    trained = weights(tmp_path / planned.folder)
+    monkeypatch.setenv("FRAGILE", "")
+    assert execute(planned, families()["online"], tmp_path).error is None
+    (run,) = read_comparison(tmp_path).runs
+    assert (run.state, run.last is not None) == ("done", True)
+    assert_equal(weights(tmp_path / planned.folder), trained)
 
 
 def test_offline_runs_go_on(cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -37,7 +37,6 @@ def test_inputs_of_a_hundred(name: str, way: str) -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_what_is_no_number_stays_in_its_episode(name: str, value: float) -> None:
     """Neither an input nor a memory that is not finite shows before it, in other rows or beyond the next reset."""
-    pytest.importorskip("numba", reason="scans in torch operations multiply by zero where a memory is left")
     model = CELLS[name](WIDTH)
     x, state = torch.randn(BATCH, STEPS, WIDTH), model.scan(torch.randn(BATCH, 9, WIDTH))[1].detach()
     reset = torch.zeros(BATCH, STEPS, dtype=torch.bool)

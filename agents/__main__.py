@@ -12,6 +12,8 @@ import minrl
 from minrl.choices import nearest
 from minrl.extras import install_hint
 
+from .flag_hints import unknown_flag
+
 # Each command is a module beside this one, imported when it is asked for, so that `minrl --help` is quick.
 COMMANDS = {
     "train": ("train_command", "train an agent on a data set or in an environment, or go on with a run"),
@@ -55,12 +57,12 @@ class Parser(argparse.ArgumentParser):
         """One line on standard error and exit code 2."""
         self.exit(2, f"minrl: {' '.join(message.split())} ({self.prog} --help shows what there is)\n")
 
-    def unknown(self, words: Sequence[str]) -> NoReturn:
-        """An error for words that nothing has taken."""
+    def unknown(self, words: Sequence[str], instead: dict[str, str]) -> NoReturn:
+        """Exit with an error for words that nothing has taken; `instead` says what replaces some flags."""
         word = words[0].partition("=")[0]
         if not word.startswith("-"):
             self.error(f'unexpected argument "{word}"')
-        self.error(f"unknown flag {word}; {nearest(word, self._option_string_actions)}")
+        self.error(unknown_flag(word, self._option_string_actions, instead))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed, unknown = _parser(words).parse_known_args(words)
         if unknown:
-            parsed.parser.unknown(unknown)
+            parsed.parser.unknown(unknown, getattr(parsed, "instead", {}))
         code: int = parsed.run(parsed)
     except BrokenPipeError:
         # The reader has gone; Python must not complain about it a second time at exit.
@@ -104,7 +106,10 @@ def _parser(words: Sequence[str]) -> Parser:
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if words and words[0] == name:
-            import_module(f".{module}", __package__).add_arguments(command)
+            found = import_module(f".{module}", __package__)
+            if hasattr(found, "check_words"):
+                found.check_words(words[1:])
+            found.add_arguments(command)
     return parser
 
 

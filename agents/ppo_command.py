@@ -1,6 +1,7 @@
 """`minrl train ppo`: a new run of recurrent PPO, or one that goes on."""
 
 import argparse
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from minrl.log import TIMESTEPS
 from minrl.report import Axes, finish
 from minrl.shipped_configs import shipped_configs
 
-from . import ppo_agent
+from . import flag_hints, ppo_agent
 from .ppo_agent import PPOAgent, PPOOptions
 from .ppo_run import Result
 from .ppo_settings import AlgorithmSettings, EnvironmentSettings, OnlineConfig, RunSettings
@@ -49,11 +50,17 @@ def add_arguments(agents: "argparse._SubParsersAction[argparse.ArgumentParser]")
     files.add_argument(
         "--no-config", action="store_true", help="take no settings that ship for the environment, where there are some"
     )
+    files.add_argument(
+        "--json",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="one JSON object with the final scores on standard output, nothing else",
+    )
     add_flags(parser, EnvironmentSettings, "environment")
     add_flags(parser, RunSettings, "run")
     add_flags(parser, PPOOptions, "policy")
     add_flags(parser, AlgorithmSettings, "algorithm, as in Stable-Baselines3's PPO")
-    parser.set_defaults(agent=NAME)
+    parser.set_defaults(agent=NAME, instead=flag_hints.ONLINE)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -84,9 +91,9 @@ def _tables(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def go_on(path: Path, environment: str | None) -> int:
-    """Resume the run at `path`."""
-    return end(resume(path, environment), path)
+def go_on(path: Path, environment: str | None, steps: int | None = None) -> int:
+    """Resume the run at `path`, to step `steps` where that is given; the exit code."""
+    return end(resume(path, environment, steps), path)
 
 
 def end(result: Result, path: Path) -> int:
@@ -95,11 +102,11 @@ def end(result: Result, path: Path) -> int:
     config = result.config
     if result.signal is not None:
         # An id with a module before it is imported only where the user says it again.
-        named = f" --env {config.env}" if ":" in config.env else ""
-        saved = " and saved"
+        named = f" --env {shlex.quote(config.env)}" if ":" in config.env else ""
+        saved, folder = " and saved", shlex.quote(str(out))
         if config.exact_resume:
             saved = f"; the checkpoint of step {checkpoint.read(out).step} is kept"
-        print(f"stopped at step {result.step}{saved}; go on with: minrl train --resume {out}{named}")
+        print(f"stopped at step {result.step}{saved}; go on with: minrl train --resume {folder}{named}")
         return 128 + result.signal
     kind = "natively vectorised" if result.vectorization == "native" else result.vectorization
     rate = result.step / result.seconds if result.seconds else 0.0

@@ -147,7 +147,7 @@ class Run:
         saves = is_new and self._is_due(self.config.checkpoint_every)
         if self._is_due(self.config.evaluate_every) and (is_last or self.evaluated != self.step):
             if saves:
-                self._save()  # an environment that ends the process takes no training with it
+                self.save()  # an environment that ends the process takes no training with it
             shows |= self._evaluate()
         if shows:
             self._write_row()
@@ -155,7 +155,7 @@ class Run:
         # An exact run keeps to its even checkpoints: one where a signal fell would begin the environments anew there.
         stops_here = stop and not self.config.exact_resume
         if self.step == 0 or saves or (is_new and stops_here):
-            self._save()
+            self.save()
             if self.config.exact_resume and 0 < self.step < self.config.steps:
                 self._begin_anew()
         if stop:
@@ -239,7 +239,8 @@ class Run:
                 f"the last checkpoint in {self.out} is kept"
             )
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the last checkpoint."""
         training = {
             "config": asdict(self.config),
             "matrix_products": cpu_product.library(),

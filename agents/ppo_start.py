@@ -1,7 +1,8 @@
 """Starting a run of recurrent PPO, and resuming one."""
 
+import shlex
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def train(options: PPOOptions, config: OnlineConfig, out: Path) -> Result:
         FloatingPointError: if the loss is no longer finite; the last checkpoint is kept.
     """
     if (out / checkpoint.LAST).exists():
-        raise ValueError(f"{out} already holds a run: resume it with --resume {out}, or choose another --out")
+        folder = shlex.quote(str(out))
+        raise ValueError(f"{out} already holds a run: resume it with --resume {folder}, or choose another --out")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out names a folder")
     if options.pretrained is not None:
@@ -46,16 +48,19 @@ def train(options: PPOOptions, config: OnlineConfig, out: Path) -> Result:
         return run.go()
 
 
-def resume(out: Path, environment: str | None = None) -> Result:
+def resume(out: Path, environment: str | None = None, steps: int | None = None) -> Result:
     """Go on with the run in `out` from its last checkpoint; see `ppo_run` for what is and what is not as it was.
 
     Args:
         out: the run's folder.
         environment: the run's environment id, for one that no installed package registers: nothing that only a file
             names is imported.
+        steps: the last step, where it is not to be the planned one; a learning rate with linear decay goes on as in a
+            run planned for so many steps.
 
     Raises:
-        ValueError: if there is no checkpoint to go on from, or it does not fit the environment.
+        ValueError: if there is no checkpoint to go on from, it lies beyond `steps`, or it does not fit the
+            environment.
         FloatingPointError: as `train`.
     """
     saved = checkpoint.read(out)
@@ -63,7 +68,12 @@ def resume(out: Path, environment: str | None = None) -> Result:
         raise ValueError(f"{out} holds an agent that only acts; there is nothing to resume")
     folder = out if out.is_dir() else out.parent
     where = f"checkpoint {out}"
-    config = build(OnlineConfig, saved.training["config"], where)
+    planned = build(OnlineConfig, saved.training["config"], where)
+    if steps is not None and steps < saved.step:
+        raise ValueError(
+            f"{out} has made {saved.step} steps already: --steps N says how many it makes in all, got {steps}"
+        )
+    config = planned if steps is None else replace(planned, steps=steps)
     agent_config = build(PPOConfig, saved.config, where)
     try:
         task = Task.from_dict(saved.task)
@@ -79,7 +89,24 @@ def resume(out: Path, environment: str | None = None) -> Result:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{where} cannot be resumed: {type(error).__name__}: {reason}") from error
+        if config != planned:
+            _replan(run, planned, config)
         return run.go()
+
+
+def _replan(run: Run, planned: OnlineConfig, config: OnlineConfig) -> None:
+    """Write the new number of steps where a later resumption reads it, and say what the learning rate does."""
+    run.save()
+    options = {field.name: getattr(run.agent.config, field.name) for field in fields(PPOOptions)}
+    write_toml(run.out / checkpoint.CONFIG, {PPOAgent.name: PPOOptions(**options), "train": config})
+    old, new = (
+        c.learning_rate * (max(0.0, 1 - run.step / c.steps) if c.decay == "linear" else 1.0) for c in (planned, config)
+    )
+    print(
+        f"step {run.step} of {config.steps} instead of {planned.steps}: the learning rate goes on at {new:.2g}, "
+        f"as in a run of {config.steps} steps from the start; it was {old:.2g}",
+        flush=True,
+    )
 
 
 def _prepared(

@@ -1,8 +1,12 @@
 """`minrl train`: a new run, or one that goes on."""
 
 import argparse
+import json
+import shlex
 import sys
 import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +15,15 @@ from minrl.agent import Agent
 from minrl.config import add_flags, build, from_flags, read_toml
 from minrl.train import Result, TrainConfig, resume, train
 
-from . import ppo_command
+from . import flag_hints, ppo_command
+from .evaluate_command import stdout_left_alone
 
 EXAMPLES = f"""examples:
   minrl train decision --data minari:minrl/hopper/medium-replay-v0 --cell mingru --out runs/hopper
   minrl train clone --data minari:minrl/hopper/medium-replay-v0 --top 0.1 --out runs/clone
   {ppo_command.USAGE.replace("ID", "minrl/CartPoleNoVel-v1").replace("RUN", "runs/cartpole")}
   minrl train --resume runs/hopper
+  minrl train --resume runs/hopper --steps 20000     # longer than it was planned
 
 minrl train AGENT --help shows the agent's flags."""
 
@@ -25,7 +31,7 @@ minrl train AGENT --help shows the agent's flags."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One further command for each agent, whose flags are the fields of its config."""
     parser.usage = f"minrl train AGENT --data NAME --out RUN [flags]\n       {ppo_command.USAGE} [flags]"
-    parser.usage += "\n       minrl train --resume RUN"
+    parser.usage += "\n       minrl train --resume RUN [--steps N]"
     parser.epilog = EXAMPLES
     parser.add_argument("--resume", metavar="RUN", type=Path, help="go on with the run in this folder")
     parser.add_argument(
@@ -34,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE:ID",
         help="with --resume: the run's environment, where no installed package registers it",
     )
-    parser.set_defaults(run=run, agent=None)
+    parser.add_argument(
+        "--steps", dest="extended", metavar="N", type=int, help="with --resume: train to this step instead of the last"
+    )
+    _add_json(parser)
+    parser.set_defaults(run=run, agent=None, json=False)
     agents = parser.add_subparsers(title="agents", metavar="AGENT", prog=parser.prog)
     for name, kind in offline_agents().items():
         _add_offline(agents, name, kind)
@@ -63,23 +73,53 @@ def _add_offline(agents: "argparse._SubParsersAction[argparse.ArgumentParser]", 
     )
     add_flags(agent, TrainConfig, "training")
     add_flags(agent, kind.config_class, "agent")
-    agent.set_defaults(agent=name)
+    _add_json(files)
+    agent.set_defaults(agent=name, instead=flag_hints.OFFLINE)
+
+
+def _add_json(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="one JSON object with the final scores on standard output, nothing else",
+    )
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise a ValueError for words that argparse would take for something else."""
+    flag_hints.check_resumed(words)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended."""
+
+    code: int  # exit code
+    folder: Path
+    is_first: bool  # of the processes that trained together
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the flags say."""
+    if not arguments.json:
+        return _train(arguments).code
+    with stdout_left_alone():
+        ending = _train(arguments)
+    if ending.code == 0 and ending.is_first:
+        print(json.dumps(_scores(ending.folder)))
+    return ending.code
+
+
+def _train(arguments: argparse.Namespace) -> Ending:
     name, path = arguments.agent, arguments.resume
     if name is None:
-        if path is None:
-            known = "|".join(offline_agents())
-            raise ValueError(f"train what? minrl train {known} --data NAME --out RUN, or {ppo_command.USAGE}")
-        if checkpoint.read(path).agent == ppo_command.NAME:
-            return ppo_command.go_on(path, arguments.known_env)
-        return finish(resume(path), path)
-    if path is not None:
-        raise ValueError("--resume takes all settings from the run: minrl train --resume RUN")
+        return _go_on(arguments, path)
+    for flag, value in (("--env", arguments.known_env), ("--steps", arguments.extended)):
+        if value is not None:
+            raise ValueError(f"{flag} stands after the agent's name: minrl train {name} {flag} {value} ...")
     if name == ppo_command.NAME:
-        return ppo_command.run(arguments)
+        return Ending(ppo_command.run(arguments), arguments.out, is_first=True)
     if arguments.out is None:
         raise ValueError(f"where to? give a folder for the run: minrl train {name} --data NAME --out RUN")
     kind = offline_agents()[name]
@@ -89,7 +129,29 @@ def run(arguments: argparse.Namespace) -> int:
         table: build(part, {**tables.get(table, {}), **from_flags(part, arguments)}, "the settings")
         for table, part in parts.items()
     }
-    return finish(train(kind, configs[name], configs["train"], arguments.out), arguments.out)
+    result = train(kind, configs[name], configs["train"], arguments.out)
+    return Ending(finish(result, arguments.out), arguments.out, result.is_first)
+
+
+def _go_on(arguments: argparse.Namespace, path: Path | None) -> Ending:
+    if path is None:
+        known = "|".join(offline_agents())
+        raise ValueError(f"train what? minrl train {known} --data NAME --out RUN, or {ppo_command.USAGE}")
+    folder = path if path.is_dir() else path.parent
+    if checkpoint.read(path).agent == ppo_command.NAME:
+        return Ending(ppo_command.go_on(path, arguments.known_env, arguments.extended), folder, is_first=True)
+    result = resume(path, arguments.extended)
+    return Ending(finish(result, path), folder, result.is_first)
+
+
+def _scores(folder: Path) -> dict[str, Any]:
+    """Return the summary of a finished run as one flat table, with the names that `minrl evaluate --json` has."""
+    from minrl.report import SUMMARY
+
+    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    evaluation = summary.pop("evaluation") or {"mean_return": None, "normalized_score": None}
+    agent = checkpoint.read(folder).agent
+    return {"run": str(folder), "agent": agent, **summary, **evaluation}
 
 
 def finish(result: Result, path: Path) -> int:
@@ -100,7 +162,8 @@ def finish(result: Result, path: Path) -> int:
     if not result.is_first:
         return 0 if result.signal is None else 128 + result.signal
     if result.signal is not None:
-        print(f"stopped at step {result.step} and saved; go on with: minrl train --resume {out}")
+        command = f"minrl train --resume {shlex.quote(str(out))}"
+        print(f"stopped at step {result.step} and saved; go on with: {command}")
         return 128 + result.signal
     print(write_report(result, out))
     return 0 if result.failure is None else 1

@@ -140,17 +140,17 @@ class Run:
     def _loop(self, log: Logger, bar: Any, request: StopRequest) -> Evaluation | None:
         config, evaluation, shown = self.config, None, time.perf_counter()
         if self.step == 0:
-            self._save()
+            self.save()
         while True:
             if self.assessor.is_due(self.step):
                 evaluation = self._assess(log, request)
                 if config.choose_target and self.step == config.steps:
-                    self._save()  # with the target that was chosen
+                    self.save()  # with the target that was chosen
             stop = self._asked_to_stop(request)
             if self.step == config.steps:
                 return evaluation
             if stop:
-                self._save()
+                self.save()
                 return None
             self._update()
             bar.update()
@@ -161,7 +161,7 @@ class Run:
             if self.step % config.log_every == 0 or is_last:
                 self._write_row(log)
             if self.step % config.checkpoint_every == 0 or is_last:
-                self._save()
+                self.save()
 
     def _update(self) -> None:
         begin, begin_cpu = time.perf_counter(), time.process_time()
@@ -235,7 +235,8 @@ class Run:
         log.record("time/time_elapsed", round(self.seconds, 2), exclude="tensorboard")
         log.dump(self.step)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the last checkpoint."""
         self._check_finite()
         mine = {"memory": self.memory, "torch": torch.get_rng_state()}
         if self.device.type == "cuda":

@@ -4,7 +4,7 @@ Shapes: B environments, O flat observation width, A flat action width, S state s
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Player:
         target_return: float | npt.ArrayLike | None = None,
         deterministic: bool = True,
     ) -> None:
-        self.agent = agent.eval()
+        self.agent, self.batch_size = agent.eval(), batch_size
         self.deterministic = deterministic
         parameter = next(agent.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -59,15 +59,56 @@ class Player:
 
         Returns:
             Actions in the structure of the batched action space.
+
+        Raises:
+            ValueError: if the arguments are not those of B environments: one observation needs a batch axis too.
         """
         with torch.inference_mode():
             moment = Moment(
-                observation=self._tensor(self._flatten(observations)),
-                reward=self._tensor(rewards).reshape(-1),
-                episode_start=torch.from_numpy(np.array(episode_starts, dtype=np.bool_)).to(self.device),
+                observation=self._tensor(self._rows(observations)),
+                reward=self._each(self._tensor(rewards).reshape(-1), "rewards"),
+                episode_start=self._each(
+                    torch.from_numpy(np.array(episode_starts, dtype=np.bool_)).to(self.device), "episode_starts"
+                ),
             )
             action, self.state = self.agent.act(moment, self.state, deterministic=self.deterministic)
         return self._unflatten(action.cpu().numpy())
+
+    def _rows(self, observations: Any) -> FloatArray:
+        """Return the observations as flat rows (B, O)."""
+        try:
+            rows = self._flatten(observations)
+        except (ValueError, TypeError, IndexError, KeyError) as error:
+            raise ValueError(f"{self._expected(observations)} ({' '.join(str(error).split())})") from error
+        if len(rows) != self.batch_size:
+            raise ValueError(self._expected(observations))
+        return rows
+
+    def _expected(self, observations: Any) -> str:
+        """Return what is wrong with observations that do not fit, with the first part whose shape shows it."""
+        space, count = self.agent.task.observation_space, self.batch_size
+        found = "the observations are"
+        for leaf in leaves(space):
+            shape = (count, *(leaf.space.shape or ()))
+            try:
+                given = np.shape(reduce(lambda part, key: part[key], leaf.keys, observations))
+            except (TypeError, KeyError, IndexError, ValueError):
+                continue
+            if given != shape:
+                named = "".join(f"[{key!r}]" for key in leaf.keys)
+                found = f"observations{named} of shape {given} should have shape {shape}, and are"
+                break
+        return (
+            f"{found} not a batch for {count} environment{'s' if count > 1 else ''}: the first axis of observations, "
+            "rewards and episode_starts counts environments, for a single one act(observation[None], [reward], [start])"
+        )
+
+    def _each(self, values: Tensor, name: str) -> Tensor:
+        """Return values that are one for each environment, (B,)."""
+        if values.shape != (self.batch_size,):
+            shape = tuple(values.shape)
+            raise ValueError(f"{name} must have shape ({self.batch_size},), one for each environment, got {shape}")
+        return values
 
     def _tensor(self, values: npt.ArrayLike) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=self._real)).to(self.device, self.dtype)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -118,14 +119,15 @@ def finish(
     _write_summary(agent, evaluation, out, {**numbers, **more})
     if _plot(out, panels):
         shown.append(("learning curve", str(out / CURVE)))
-    watch = f"{_program('minrl')} dashboard {out} (or {_program('tensorboard')} --logdir {out})"
+    folder = shlex.quote(str(out))
+    watch = f"{_program('minrl')} dashboard {folder} (or {_program('tensorboard')} --logdir {folder})"
     return f"{_table(shown)}\n\nwatch the curves: {watch}"
 
 
 def _program(name: str) -> str:
-    """How to call a program from here: by its name where the shell finds it, else by its place beside Python."""
+    """Return how to call a program from here: by its name where the shell finds it, else by its place beside Python."""
     beside = Path(sys.executable).with_name(name)
-    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
+    return name if shutil.which(name) or not beside.exists() else shlex.quote(os.path.relpath(beside))
 
 
 def _write_summary(agent: Actor, evaluation: Evaluation | None, out: Path, numbers: Mapping[str, Any]) -> None:

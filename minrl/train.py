@@ -1,5 +1,6 @@
 """Training an offline agent into a folder, and going on with it after an interruption."""
 
+import shlex
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -17,6 +18,7 @@ from minrl.data.episode import Episodes
 from minrl.device import device_named
 from minrl.distributed import Group
 from minrl.loop import Result, Run
+from minrl.optimize import Schedule
 from minrl.physics import quiet_mujoco
 from minrl.relabel import relabelled, task_of
 from minrl.task import Task
@@ -39,7 +41,8 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
         FloatingPointError: if the loss is no longer finite; the last checkpoint is kept.
     """
     if (out / checkpoint.LAST).exists():
-        raise ValueError(f"{out} already holds a run: resume it with --resume {out}, or choose another --out")
+        folder = shlex.quote(str(out))
+        raise ValueError(f"{out} already holds a run: resume it with --resume {folder}, or choose another --out")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out names a folder")
     config = replace(config, data=_absolute(config.data))
@@ -66,11 +69,16 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
         group.leave()
 
 
-def resume(out: Path) -> Result:
+def resume(out: Path, steps: int | None = None) -> Result:
     """Go on with the run in `out` from its last checkpoint, to the same numbers as without the interruption.
 
+    Args:
+        out: the run's folder.
+        steps: the last step, where it is not to be the planned one. From the checkpoint on the learning rate is that
+            of a run planned for so many steps: after a cosine that has come to zero it rises again.
+
     Raises:
-        ValueError: if there is no checkpoint to go on from, or it does not fit the data set.
+        ValueError: if there is no checkpoint to go on from, it lies beyond `steps`, or it does not fit the data set.
         FloatingPointError: as `train`.
     """
     saved = checkpoint.read(out)
@@ -78,7 +86,8 @@ def resume(out: Path) -> Result:
         raise ValueError(f"{out} holds an agent that only acts; there is nothing to resume")
     folder = out if out.is_dir() else out.parent
     try:
-        config = build(TrainConfig, saved.training["config"], f"checkpoint {out}")
+        planned = build(TrainConfig, saved.training["config"], f"checkpoint {out}")
+        config = extended(planned, steps, saved.step, out)
         device, group = _prepare(config)
         episodes, held_out = split(load(config.data), config.validation, config.seed)
         if config.relabel_returns:
@@ -91,6 +100,8 @@ def resume(out: Path) -> Result:
         agent.task = replace(agent.task, environment=episodes.environment, from_file=False)
         run = Run(agent, episodes, held_out, config, folder, group)
         run.restore(saved)
+        if config != planned:
+            _replan(run, agent, planned, config)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"checkpoint {out} cannot be resumed: {type(error).__name__}: {error}") from error
     try:
@@ -98,6 +109,30 @@ def resume(out: Path) -> Result:
         return run.go()
     finally:
         group.leave()
+
+
+def extended(planned: TrainConfig, steps: int | None, done: int, out: Path) -> TrainConfig:
+    """Return the settings of a run with another last step; a ValueError if it has made more steps already."""
+    if steps is None:
+        return planned
+    if steps < done:
+        raise ValueError(f"{out} has made {done} steps already: --steps N says how many it makes in all, got {steps}")
+    return replace(planned, steps=steps)
+
+
+def _replan(run: Run, agent: Agent, planned: TrainConfig, config: TrainConfig) -> None:
+    """Write the new number of steps where a later resumption reads it, and say what the learning rate does."""
+    run.save()
+    if not run.group.is_first:
+        return
+    write_toml(run.out / checkpoint.CONFIG, {agent.name: agent.config, "train": config})
+    old, new = (Schedule(c.learning_rate, c.steps, c.warmup, c.decay) for c in (planned, config))
+    print(
+        f"step {run.step} of {config.steps} instead of {planned.steps}: the learning rate goes on at "
+        f"{new.at(run.step):.2g}, as in a run of {config.steps} steps from the start; "
+        f"it was {old.at(max(0, run.step - 1)):.2g}",
+        flush=True,
+    )
 
 
 def new_agent(kind: type[Agent], config: Any, task: Task) -> Agent:

@@ -95,7 +95,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "mlp": ([*TRAIN, "--data", "D", "--out", "r", "--mlp", "-1"], "mlp must be at least 0, got -1.0"),
     "dropout": ([*TRAIN, "--data", "D", "--out", "r", "--dropout", "2"], "dropout"),
     "config": ([*TRAIN, "--out", "r", "--config", "none.toml"], "config none.toml cannot be read: No such file"),
-    "resume and agent": (["train", "--resume", "x", "decision"], "--resume takes all settings from the run"),
+    "resume and agent": (["train", "--resume", "x", "decision"], "a resumed run keeps its settings"),
     "run": (["evaluate", "runs/none"], "no checkpoint at runs/none"),
     "data action": (["data", "lst"], 'unknown action "lst"; did you mean "list"?'),
     "no data action": (["data"], "required: ACTION"),

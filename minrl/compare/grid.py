@@ -72,6 +72,8 @@ class _Grid:
         where = f"[tasks.{name}] of {self.where}"
         check_name(name, where)
         families = {family.source: key for key, family in self.families.items()}
+        agents = [agent for family in self.families.values() for agent in family.agents]
+        check_keys(table, [*_TASK, *families, *LAYER, *agents], where)
         given = [source for source in families if source in table]
         if len(given) != 1:
             raise ValueError(f"{where} names its {' or its '.join(families)}: one of them")

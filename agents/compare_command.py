@@ -31,6 +31,8 @@ a grid in short:
   env = "minrl/CartPoleNoVel-v1"
   [offline.train]
   steps = 1000
+  [sweep]
+  learning_rate = [1e-3, 3e-3]     # lists multiply; each combination is a method of its own
 
 Settings lie in layers, each over the one before: the agent's defaults, [offline.*] or [online.*],
 [tasks.NAME.*], [methods.NAME.offline.*] or [methods.NAME.online.*], [methods.NAME.tasks.TASK.*];

@@ -1,4 +1,4 @@
-"""A grid's file: methods × tasks × seeds."""
+"""A grid's file: methods × sweep × tasks × seeds."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from minrl.cells import CELLS
 from minrl.choices import nearest
 from minrl.compare.family import Family
-from minrl.compare.layers import LAYER, TRAIN, merged, read_layer
+from minrl.compare.layers import LAYER, TRAIN, chosen_agent, merged, read_layer
 from minrl.compare.plan import ComparedTask, Method, Plan, PlannedRun, check_name
 from minrl.compare.reading import (
     Tables,
@@ -18,9 +18,10 @@ from minrl.compare.reading import (
     tables_of,
     text_of,
 )
+from minrl.compare.sweep import Variant, variants
 from minrl.config import read_tables
 
-_GRID = ("title", "seeds", "cells", "published", "tasks", "methods")
+_GRID = ("title", "seeds", "cells", "published", "tasks", "methods", "sweep")
 _TASK = ("label", "low", "high", "published")
 _METHOD = ("label", "cell", "tasks")
 _SEEDS = 3
@@ -49,11 +50,11 @@ class _Grid:
         """All runs, seed by seed."""
         seeds = seeds_of(self.tables.get("seeds", _SEEDS) if count is None else count, self.where)
         tasks = [self._task(*named) for named in tables_of(self.tables, "tasks", self.where).items()]
-        methods = dict(self._methods())
+        methods = self._variants()
         if not tasks or not methods:
-            missing = "[methods.NAME] or cells = [...]" if tasks else "[tasks.NAME]"
+            missing = "[methods.NAME], [sweep] or cells = [...]" if tasks else "[tasks.NAME]"
             raise ValueError(f"{self.where} has nothing to compare: it needs {missing}")
-        settings = [(t, name, *self._settings(t, name, method)) for t in tasks for name, method in methods.items()]
+        settings = [(t, m.name, *self._settings(t, base, variant)) for t in tasks for m, base, variant in methods]
         runs = [
             PlannedRun(task.name, name, seed, task.family, agent, {**tables, TRAIN: {**tables[TRAIN], "seed": seed}})
             for seed in seeds
@@ -62,7 +63,7 @@ class _Grid:
         return Plan(
             title=text_of(self.tables, "title", self.path.stem, self.where),
             tasks=tuple(tasks),
-            methods=tuple(Method(name, text_of(table, "label", name, name)) for name, table in methods.items()),
+            methods=tuple(method for method, _, _ in methods),
             seeds=seeds,
             runs=tuple(runs),
             sources=self._sources(),
@@ -124,8 +125,27 @@ class _Grid:
                 choice_of(method["cell"], CELLS, "cell", where)
             yield name, method
 
-    def _settings(self, task: ComparedTask, name: str, method: Tables) -> tuple[str, Tables]:
-        """The agent and its complete tables."""
+    def _variants(self) -> list[tuple[Method, tuple[str, Tables], Variant]]:
+        """Return each method with each combination of the sweep, and the name and table that it comes from."""
+        swept = table_of(self.tables, "sweep", self.where)
+        bases = dict(self._methods()) or ({"": {}} if swept else {})
+        tables = [TRAIN, *(agent for family in self.families.values() for agent in family.agents)]
+        place = f"[sweep] of {self.where}"
+        found = []
+        for name, table in bases.items():
+            # A method's own name says nothing where there is no other.
+            kept = bool(name) and not (swept and len(bases) == 1 and "label" not in table)
+            own = [(name, text_of(table, "label", name, name))] if kept else []
+            for variant in variants(swept, place, tables):
+                parts = [*own, *([(variant.name, variant.label)] if swept else [])]
+                whole, label = "+".join(part for part, _ in parts), ", ".join(text for _, text in parts)
+                check_name(whole, place)
+                found.append((Method(whole, label), (name, table), variant))
+        return found
+
+    def _settings(self, task: ComparedTask, base: tuple[str, Tables], variant: Variant) -> tuple[str, Tables]:
+        """Return the agent and its complete tables."""
+        name, method = base
         family = self.families[task.family]
         layers = [
             read_layer(table, where, self.path.parent, family) for table, where in self._layers(task, name, method)
@@ -134,6 +154,8 @@ class _Grid:
             # Under the method's own tables, over all that is said of the task.
             layers.insert(2, {agent: {"cell": method["cell"]} for agent in family.agents})
         try:
+            if variant.values:
+                layers.append(variant.layer(chosen_agent(layers, family), family))
             return merged(layers, family, task.source)
         except ValueError as error:
             raise ValueError(f"{self.where}, method {name} on task {task.name}: {error}") from error

@@ -54,7 +54,7 @@ def merged(layers: Sequence[Tables], family: Family, source: str) -> tuple[str, 
     Raises:
         ValueError: if a setting is impossible.
     """
-    agent = next((layer["agent"] for layer in reversed(layers) if "agent" in layer), next(iter(family.agents)))
+    agent = chosen_agent(layers, family)
     values: Tables = {agent: {}, TRAIN: dict(family.defaults)}
     kinds = {agent: family.agents[agent], TRAIN: family.settings}
     for name, table in values.items():
@@ -65,6 +65,11 @@ def merged(layers: Sequence[Tables], family: Family, source: str) -> tuple[str, 
     if not built[TRAIN].evaluate_every:
         raise ValueError("a comparison needs scores: evaluate_every must be above 0")
     return agent, {name: to_plain(part) for name, part in built.items()}
+
+
+def chosen_agent(layers: Sequence[Tables], family: Family) -> str:
+    """Return the agent that the uppermost layer names, the family's first one where none does."""
+    return next((layer["agent"] for layer in reversed(layers) if "agent" in layer), next(iter(family.agents)))
 
 
 def _lay(upper: Mapping[str, Any], table: dict[str, Any], kind: type[Any]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from minrl import checkpoint
 from minrl.config import add_flags, build, from_flags, read_toml
+from minrl.learning_curve import Axes
 from minrl.log import TIMESTEPS
-from minrl.report import Axes, finish
+from minrl.report import finish
 from minrl.shipped_configs import shipped_configs
 
 from . import flag_hints, ppo_agent

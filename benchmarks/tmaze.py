@@ -221,11 +221,11 @@ def plot(numbers: list[dict[str, Any]], times: dict[str, Any], path: Path) -> No
     for place, name in enumerate(METHODS):
         color = f"C{place}"
         success = [100 * n["success"] for n in numbers if n["method"] == name]
-        left.plot(success, [place] * len(success), "o", color=color, markersize=8, alpha=0.7)
+        left.plot(success, [place] * len(success), "o", color=color, markersize=8, alpha=0.7, clip_on=False)
         bins = np.median(times[name].reshape(-1, 20), axis=1)
         right.plot(np.arange(10, LENGTH, 20), bins, color=color, label=name)
     left.axvline(50, color="0.6", linewidth=1, linestyle="--")
-    left.set(xlim=(0, 103), xlabel=f"success after {LENGTH} steps, %", yticks=range(len(METHODS)))
+    left.set(xlim=(0, 100), xlabel=f"success after {LENGTH} steps, %", yticks=range(len(METHODS)))
     left.set_yticklabels(list(METHODS))
     left.invert_yaxis()
     right.set(yscale="log", xlabel="step of the episode", ylabel="CPU time of an action, µs")

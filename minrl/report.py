@@ -8,8 +8,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -24,22 +22,13 @@ from minrl.data import load
 from minrl.data.episode import Episodes
 from minrl.evaluate import Evaluation
 from minrl.files import replacing
-from minrl.log import EVALUATED, STEP, read_log
+from minrl.learning_curve import CURVE, Axes, write_curve
+from minrl.log import STEP, read_log
 from minrl.play import Player
 from minrl.train import Result
 from minrl.validation import LOSS
 
-CURVE, SUMMARY = "learning_curve.png", "summary.json"
-
-
-@dataclass(frozen=True)
-class Axes:
-    """A panel of the learning curve: columns of the log over one that counts steps."""
-
-    counter: str
-    xlabel: str
-    ylabel: str
-    curves: tuple[str, ...]  # those of evaluations, and of held-out episodes, have a marker at each point
+SUMMARY = "summary.json"
 
 
 def write_report(result: Result, out: Path) -> str:
@@ -58,15 +47,10 @@ def write_report(result: Result, out: Path) -> str:
     speed = []
     if result.seconds_per_step is not None:
         speed = [("time per training step", f"{1e3 * result.seconds_per_step:.1f} ms")]
-    log = read_log(out)
     losses = ("train/loss", LOSS) if result.held_out else ("train/loss",)
-    score = "eval/normalized_score"
-    if not any(score in row for row in log):
-        score = "eval/mean_reward"
-    label = score.removeprefix("eval/").replace("_", " ")
     panels = [
         Axes(STEP, "gradient steps", "loss" if result.held_out else "training loss", losses),
-        Axes(STEP, "gradient steps", label, (score,)),
+        score_panel(out, episodes),
     ]
     numbers: dict[str, Any] = {
         "step": result.step,
@@ -80,6 +64,16 @@ def write_report(result: Result, out: Path) -> str:
     return finish(
         agent, result.evaluation, out, failure=result.failure, rows=rows, speed=speed, numbers=numbers, panels=panels
     )
+
+
+def score_panel(out: Path, episodes: Episodes) -> Axes:
+    """Return the panel of a run's scores beside the mean and the best of its data."""
+    data = {"data, mean": float(episodes.returns.mean()), "data, best": float(episodes.returns.max())}
+    score = "eval/normalized_score"
+    if not any(score in row for row in read_log(out)):
+        return Axes(STEP, "gradient steps", "return", ("eval/mean_reward",), data)
+    normalised = {name: float(episodes.normalized_score(value)) for name, value in data.items()}
+    return Axes(STEP, "gradient steps", "normalised score (0 random, 100 expert)", (score,), normalised)
 
 
 def finish(
@@ -109,7 +103,8 @@ def finish(
     if evaluation is not None:
         shown += _evaluation_rows(evaluation)
     if failure is not None:
-        shown.append(("evaluation", f"failed: {failure}; the weights are saved, evaluate them: minrl evaluate {out}"))
+        again = f"minrl evaluate {shlex.quote(str(out))}"
+        shown.append(("evaluation", f"failed: {failure}; the weights are saved, evaluate them: {again}"))
     shown.append(("parameters", str(parameter_count(agent))))
     if next(agent.parameters()).device.type == "cpu":
         shown.append(("CPU threads", str(torch.get_num_threads())))
@@ -117,11 +112,20 @@ def finish(
     shown += [*speed, ("time per action", f"{1e3 * action_seconds:.2f} ms")]
     more = {"seconds_per_action": action_seconds, "evaluation_failure": failure}
     _write_summary(agent, evaluation, out, {**numbers, **more})
-    if _plot(out, panels):
+    if write_curve(out, title_of(agent, evaluation), panels):
         shown.append(("learning curve", str(out / CURVE)))
     folder = shlex.quote(str(out))
     watch = f"{_program('minrl')} dashboard {folder} (or {_program('tensorboard')} --logdir {folder})"
     return f"{_table(shown)}\n\nwatch the curves: {watch}"
+
+
+def title_of(agent: Actor, evaluation: Evaluation | None) -> str:
+    """Return what learned, from what, and where it was evaluated, in two lines."""
+    task, cell = agent.task, getattr(agent.config, "cell", None)
+    learned = task.dataset.removeprefix("env:")
+    known = evaluation.environment if evaluation is not None else task.environment and task.environment.id
+    where = "" if known is None or known == learned else f"\nevaluated in {known}"
+    return f"{agent.name}{'' if cell is None else f' ({cell})'}: {learned}{where}"
 
 
 def _program(name: str) -> str:
@@ -203,34 +207,3 @@ def _scored(episodes: Episodes, value: float) -> str:
 def _table(rows: Sequence[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-
-
-def _plot(out: Path, panels: Sequence[Axes]) -> bool:
-    """Write the learning curve beside the log; False where matplotlib is missing or there is nothing to show."""
-    if find_spec("matplotlib") is None:
-        return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shown = []
-    for panel in panels:
-        log = read_log(out, panel.counter)
-        curves = {name: [(row[panel.counter], row[name]) for row in log if name in row] for name in panel.curves}
-        curves = {name: points for name, points in curves.items() if points}
-        if curves:
-            shown.append((panel, curves))
-    if not shown:
-        return False
-    figure = Figure(figsize=(5 * len(shown), 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    for position, (panel, curves) in enumerate(shown, start=1):
-        axes = figure.add_subplot(1, len(shown), position)
-        for name, points in curves.items():
-            axes.plot(*zip(*points, strict=True), marker="o" if name.startswith(EVALUATED) else "", label=name)
-        axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
-        axes.grid(alpha=0.3)
-        if len(curves) > 1:
-            axes.legend()
-    with replacing(out / CURVE) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    return True

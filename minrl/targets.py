@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from minrl.compare.drawing import keep_possible
 from minrl.evaluate import Evaluation
 from minrl.files import replacing
 from minrl.log import Picture
@@ -80,6 +81,8 @@ def _plot(results: Sequence[Evaluation], step: int) -> Picture:
         xlabel="return asked for",
         ylabel="return achieved (mean ± standard error)" if known else "return achieved",
     )
+    keep_possible(axes, "x", asked)
+    keep_possible(axes, "y", [*asked, *achieved])
     axes.grid(alpha=0.3)
     axes.legend()
     file = io.BytesIO()

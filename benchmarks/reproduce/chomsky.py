@@ -182,7 +182,7 @@ def _panel(parts: Sequence[Done], task: str, lengths: tuple[int, int]) -> Panel:
         curves.setdefault(label(part.settings["cell"]), []).append(points)
     title = f"{_plain(task)}, trained on lengths up to {lengths[0]}"
     means = {name: mean_curve(of_cell) for name, of_cell in curves.items()}
-    return Panel(title, "length", "accuracy (%)", means, {"chance": 50.0}, limits=(40.0, 102.0))
+    return Panel(title, "length", "accuracy (%)", means, {"chance": 50.0}, limits=(40.0, 100.0))
 
 
 def _notes(settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from .frame import Panel
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+_MARKERS = "os^vDPX*"
 
 # So many places of points get a tick each.
 _FEW = 8
@@ -50,7 +51,11 @@ def _looks(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
         for index, name in enumerate(dict.fromkeys(names)):
             colour = _COLOURS[index % len(_COLOURS)]
             dashed = {"linestyle": "--", "linewidth": 1.0, "alpha": 0.8}
-            looks[name] = {"color": colour, **(dashed if is_dashed else {"linewidth": 2.0})}
+            looks[name] = {
+                "color": colour,
+                "marker": _MARKERS[index % len(_MARKERS)],
+                **(dashed if is_dashed else {"linewidth": 2.0}),
+            }
     return looks
 
 
@@ -58,8 +63,8 @@ def _panel(axes: Any, panel: Panel, looks: dict[str, dict[str, Any]]) -> dict[st
     """Draw a panel; its curves and lines by label."""
     shown = {}
     for name, points in panel.curves.items():
-        marker = "o" if len(points) < 30 and name not in panel.dashed else ""
-        (shown[name],) = axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, **looks[name])
+        many = {} if len(points) < 30 else {"markevery": len(points) // 15}
+        (shown[name],) = axes.plot(*zip(*points, strict=True), markersize=3.5, **looks[name], **many, clip_on=False)
     for index, (name, value) in enumerate(panel.lines.items()):
         shown[name] = axes.axhline(value, color="0.4", linewidth=1.0, linestyle=(0, (1, 1 + index)))
     if panel.logarithmic:

@@ -181,7 +181,7 @@ def _panels(models: Mapping[tuple[str, int], Sequence[Done]]) -> tuple[Panel, ..
         by_depth.setdefault(label(cell), []).append((depth, over_steps[f"{label(cell)}, {_layers(depth)}"][-1][1]))
     papers = {f"the paper's {label(cell)}": list(PAPER[cell].items()) for cell in PAPER if label(cell) in by_depth}
     published = {f"the paper's {name}": value for name, value in OTHERS.items()}
-    y, limits = "accuracy (%)", (0.0, 102.0)
+    y, limits = "accuracy (%)", (0.0, 100.0)
     return (
         Panel("by depth", "layers", y, {**by_depth, **papers}, published, frozenset(papers), limits=limits),
         Panel("over steps", "gradient steps", y, over_steps, limits=limits),

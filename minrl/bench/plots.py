@@ -7,6 +7,7 @@ from typing import Any
 
 from minrl.bench import latency, length
 from minrl.bench.figures import Point
+from minrl.compare.drawing import line
 from minrl.files import replacing
 
 _LAYER = f"B={length.BATCH}, D={length.WIDTH}"
@@ -33,6 +34,9 @@ def draw(points: Sequence[Point], folder: Path, machine: str) -> list[Path]:
     from matplotlib.figure import Figure
 
     written = []
+    # The same colour and marker for a curve in every plot.
+    names = dict.fromkeys(point.curve for point in points)
+    looks = {name: line(index) for index, name in enumerate(names)}
     for plot, (title, note, xlabel, ylabel) in TITLES.items():
         curves = _curves(points, plot)
         if not curves:
@@ -40,7 +44,7 @@ def draw(points: Sequence[Point], folder: Path, machine: str) -> list[Path]:
         figure = Figure(figsize=(7, 5), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        (_bars if plot == latency.PLOT else _lines)(axes, curves)
+        _draw(axes, curves, looks)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_title(f"{title}\n", fontsize=12, loc="left")
         axes.text(0, 1.02, f"{note}; {machine}", transform=axes.transAxes, fontsize=8, color="0.35")
@@ -60,29 +64,13 @@ def _curves(points: Sequence[Point], plot: str) -> dict[str, list[tuple[float, f
     return curves
 
 
-def _lines(axes: Any, curves: dict[str, list[tuple[float, float]]]) -> None:
+def _draw(axes: Any, curves: dict[str, list[tuple[float, float]]], looks: dict[str, dict[str, Any]]) -> None:
+    """Draw curves over two logarithmic axes: no bars, whose length would say nothing there."""
     for name, values in curves.items():
-        ours = name in _OURS
-        axes.plot(
-            *zip(*sorted(values), strict=True),
-            marker="o", markersize=4, linewidth=2.5 if ours else 1.3, linestyle="-" if ours else "--", label=name,
-        )  # fmt: skip
-    lengths = sorted({x for values in curves.values() for x, _ in values})
+        width = 2.5 if name in _OURS else 1.3
+        axes.plot(*zip(*sorted(values), strict=True), label=name, **(looks[name] | {"linewidth": width}))
+    places = sorted({x for values in curves.values() for x, _ in values})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xticks(lengths, [f"{x:g}" for x in lengths])
+    axes.set_xticks(places, [f"{x:g}" for x in places])
     axes.grid(alpha=0.3, which="both", linewidth=0.5)
-
-
-def _bars(axes: Any, curves: dict[str, list[tuple[float, float]]]) -> None:
-    batches = sorted({x for values in curves.values() for x, _ in values})
-    width = 0.85 / len(curves)
-    for index, (name, values) in enumerate(curves.items()):
-        heights = dict(values)
-        places = [i + (index - (len(curves) - 1) / 2) * width for i, x in enumerate(batches) if x in heights]
-        bars = axes.bar(places, [heights[x] for x in batches if x in heights], width * 0.92, label=name)
-        axes.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
-    axes.set_yscale("log")
-    axes.set_xticks(range(len(batches)), [f"{x:g}" for x in batches])
-    axes.grid(alpha=0.3, axis="y", linewidth=0.5)
-    axes.margins(y=0.12)

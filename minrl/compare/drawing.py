@@ -5,7 +5,7 @@ The colours can be told apart by those who see red and green alike, and every me
 
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,16 +14,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from minrl.files import replacing
+
+Array = npt.NDArray[np.float64]
 
 # Of lines and text; in a page it stands for the page's own text colour.
 INK = "#1b1f24"
 # On a light background and, in the same order, on a dark one.
 LIGHT = ("#0072b2", "#d55e00", "#00845f", "#b3569a", "#8f6b00", "#3b8ec2", "#6f4ba0", "#5f6b76")
 DARK = ("#5db4ec", "#ff9345", "#35c9a0", "#ec9fd3", "#e3bd45", "#a5d8ff", "#bda2ee", "#b9c3cd")
-MARKERS = "osD^vPX*"
+# None is a diamond, which stands for published scores.
+MARKERS = "osp^vPX*"
 WIDTH, HEIGHT = 4.4, 3.0  # of a panel, in inches
 _COLUMNS = 3
+_LINE, _MARKER = 1.8, 4.5  # points: width of a curve, size of its markers
+_RIM = 2.4  # by which a curve is wider than the one on it
+_MARKED = 25  # points of a curve that have markers, at most
 _LABEL = 0.175  # inches that a line of a direct label takes
 LONGEST = 20  # letters of a name beside a diagram before it goes on in a second line
 
@@ -42,8 +51,8 @@ _RC: Any = {
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
+    "lines.linewidth": _LINE,
+    "lines.markersize": _MARKER,
     # Text stays text: it can be searched, read aloud, and takes the page's own font.
     "svg.fonttype": "none",
     "svg.hashsalt": "minrl",
@@ -86,9 +95,63 @@ def marker(index: int) -> str:
     return MARKERS[(index + index // len(LIGHT)) % len(MARKERS)]
 
 
-def line(index: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the method with this index."""
-    return {"color": colour(index), "marker": marker(index), "linestyle": "-" if index < len(LIGHT) else "--"}
+def line(index: int, points: int = 0, below: int = 0) -> dict[str, Any]:
+    """Return the colour, marker and dashes of a method, the same in every figure.
+
+    Args:
+        index: of the method.
+        points: of its curve; where they are many, some of them have the marker.
+        below: how many curves that are drawn later coincide with this one, which is wider than they are.
+    """
+    style: dict[str, Any] = {"color": colour(index), "marker": marker(index)}
+    style |= {"linestyle": "-" if index < len(LIGHT) else "--", "linewidth": _LINE + _RIM * below}
+    style |= {"markersize": _MARKER + 1.5 * _RIM * below, "alpha": 0.55 if below else 1.0}
+    if points > _MARKED:
+        # Each method begins elsewhere, so that markers do not hide one another.
+        step = -(-points // _MARKED)
+        style["markevery"] = (index % step, step)
+    return style
+
+
+def coinciding(curves: Sequence[tuple[Array, Array]]) -> list[int]:
+    """Return for each curve how many of the later ones run along it.
+
+    Two curves do where they differ by less than 2 % of the range of all values over half of the shared stretch.
+
+    Args:
+        curves: places and values, each (P,), in the order in which they are drawn.
+    """
+    values = np.concatenate([y for _, y in curves]) if curves else np.zeros(1)
+    near = 0.02 * max(float(np.ptp(values)), 1e-12)
+    return [sum(_coincide(curve, later, near) for later in curves[i + 1 :]) for i, curve in enumerate(curves)]
+
+
+def _coincide(one: tuple[Array, Array], other: tuple[Array, Array], near: float) -> bool:
+    low, high = max(one[0][0], other[0][0]), min(one[0][-1], other[0][-1])
+    places = np.unique(np.concatenate([one[0], other[0]]))
+    places = places[(places >= low) & (places <= high)]
+    if not len(places):
+        return False
+    distance = np.abs(np.interp(places, *one) - np.interp(places, *other))
+    return bool(np.mean(distance <= near) >= 0.5)
+
+
+def keep_possible(axes: Any, axis: str, values: Iterable[float], highest: float | None = None) -> None:
+    """Keep an axis from reaching beyond what its values can be.
+
+    Args:
+        axes: with everything drawn.
+        axis: "x" or "y".
+        values: what is shown; where none is negative the axis begins at 0 or above.
+        highest: that a value can have.
+    """
+    limits = axes.get_xlim() if axis == "x" else axes.get_ylim()
+    low, high = limits
+    if all(value >= 0 for value in values):
+        low = max(low, 0.0)
+    if highest is not None:
+        high = min(high, highest)
+    (axes.set_xlim if axis == "x" else axes.set_ylim)(low, high)
 
 
 def grid(axes: Any, which: str = "both") -> None:

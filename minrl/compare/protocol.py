@@ -65,9 +65,9 @@ def lines(analysis: Analysis) -> list[str]:
         "± is the standard error over seeds. The interquartile mean leaves out the lowest and the highest quarter of "
         "the runs; of fewer than four runs it is the mean.",
         f"[ ] are 95 % percentile intervals of a stratified bootstrap ({statistics.RESAMPLES:,} resamples, seeds drawn "
-        f"anew within each task, fixed random numbers; scipy {version('scipy')}). One seed has no interval.",
+        f"anew within each task, fixed random numbers; scipy {version('scipy')}). They need {statistics.FEWEST} seeds.",
     ]
-    if 1 < most < FEW_SEEDS:
+    if statistics.FEWEST <= most < FEW_SEEDS:
         held = statistics.COVERAGE
         found.append(
             "With few seeds these intervals are too narrow: of normally distributed scores they hold the true "

@@ -8,7 +8,19 @@ import numpy as np
 from minrl.compare.analysis import Analysis
 from minrl.compare.cost import action_milliseconds, training_seconds
 from minrl.compare.curves import Over, TaskCurves, learning_curves
-from minrl.compare.drawing import INK, Panel, Plot, colour, grid, label_ends, line, marker, short
+from minrl.compare.drawing import (
+    INK,
+    Panel,
+    Plot,
+    coinciding,
+    colour,
+    grid,
+    keep_possible,
+    label_ends,
+    line,
+    marker,
+    short,
+)
 from minrl.compare.protocol import footer
 from minrl.compare.results import Run
 from minrl.compare.scores import TaskScores
@@ -64,9 +76,18 @@ def cost(analysis: Analysis) -> Plot | None:
             scored = {m: analysis.cells[name, m].middle for m in analysis.labels if (name, m) in analysis.cells}
             runs = {m: analysis.comparison.of(name, m) for m in scored}
             panels += _cost_panels(analysis, scores.task.label, f"interquartile mean, {scores.unit}", scored, runs)
-    caption = "Interquartile mean with its 95 % bootstrap interval over the mean cost of a run. Up and left is better."
+    estimates = [e for m in analysis.labels for e in _shown(analysis, m)]
+    interval = " with its 95 % bootstrap interval" if any(e.has_interval for e in estimates) else ""
+    caption = f"Interquartile mean{interval} over the mean cost of a run. Up and left is better."
     shown = analysis.overall_runs or analysis.runs
     return Plot("cost", "Cost against score", caption, panels, footer(shown)) if panels else None
+
+
+def _shown(analysis: Analysis, method: str) -> list[Estimate]:
+    """Return the interquartile means of a method that the figure of costs shows."""
+    if analysis.totals:
+        return [analysis.totals[method].middle] if method in analysis.totals else []
+    return [cell.middle for (_, name), cell in analysis.cells.items() if name == method]
 
 
 def _curve_panel(analysis: Analysis, scores: TaskScores, found: TaskCurves, over: Over) -> Panel:
@@ -74,16 +95,17 @@ def _curve_panel(analysis: Analysis, scores: TaskScores, found: TaskCurves, over
     unit = "gradient steps" if scores.task.family == "offline" else "environment steps"
 
     def draw(axes: Any) -> None:
-        for method, curve in found.curves.items():
-            style = line(index[method])
-            if len(curve.x) > 25:
-                style["marker"] = ""
+        below = coinciding([(curve.x, curve.mean) for curve in found.curves.values()])
+        for (method, curve), later in zip(found.curves.items(), below, strict=True):
+            style = line(index[method], len(curve.x), later)
             axes.plot(curve.x, curve.mean, **style)
             low, high = curve.mean - curve.error, curve.mean + curve.error
             axes.fill_between(curve.x, low, high, color=style["color"], alpha=_alpha(found.curves), linewidth=0)
         axes.set(xlabel=unit if over == "steps" else "seconds of training", ylabel=found.what)
         axes.locator_params(axis="x", nbins=4)
         axes.xaxis.set_major_formatter(short)
+        keep_possible(axes, "x", [0.0])
+        keep_possible(axes, "y", [float(y) for curve in found.curves.values() for y in curve.mean])
         grid(axes)
         label_ends(axes, [(index[m], analysis.labels[m], float(c.mean[-1])) for m, c in found.curves.items()])
 
@@ -107,11 +129,14 @@ def _targets(runs: Sequence[Run]) -> Targets | None:
 
 def _target_panel(title: str, found: dict[tuple[int, str], Targets]) -> Panel:
     def draw(axes: Any) -> None:
-        for (index, _), (asked, means, errors) in found.items():
-            axes.errorbar(asked, means, yerr=errors, capsize=2, **line(index))
+        below = coinciding([(np.array(asked), np.array(means)) for asked, means, _ in found.values()])
+        for ((index, _), (asked, means, errors)), later in zip(found.items(), below, strict=True):
+            axes.errorbar(asked, means, yerr=errors, capsize=2, **line(index, len(asked), later))
         ends = [min(asked[0] for asked, _, _ in found.values()), max(asked[-1] for asked, _, _ in found.values())]
         axes.plot(ends, ends, color=INK, linewidth=1, linestyle=":")
         axes.set(xlabel="return asked for", ylabel="return achieved")
+        keep_possible(axes, "x", [place for asked, _, _ in found.values() for place in asked])
+        keep_possible(axes, "y", [*ends, *(mean for _, means, _ in found.values() for mean in means)])
         grid(axes)
         label_ends(axes, [(index, label, means[-1]) for (index, label), (_, means, _) in found.items()])
 
@@ -143,13 +168,16 @@ def _cost_panels(
 
 def _cost_panel(title: str, what: str, ylabel: str, found: Sequence[Point]) -> Panel:
     def draw(axes: Any) -> None:
-        for index, _, number, score in found:
+        for i, (index, _, number, score) in enumerate(found):
             if score.low is not None and score.high is not None:
                 axes.plot([number, number], [score.low, score.high], color=colour(index), linewidth=4, alpha=0.35)
-            axes.plot([number], [score.value], color=colour(index), marker=marker(index), markersize=7)
+            size = 7 + 4 * sum((number, score.value) == (later[2], later[3].value) for later in found[i + 1 :])
+            axes.plot([number], [score.value], color=colour(index), marker=marker(index), markersize=size)
         axes.set(xlabel=what, ylabel=ylabel)
         axes.margins(x=0.15)
         _scale_costs(axes, [number for _, _, number, _ in found])
+        keep_possible(axes, "x", [number for _, _, number, _ in found])
+        keep_possible(axes, "y", [end for *_, score in found for end in (score.value, score.low or 0.0)])
         grid(axes)
         label_ends(axes, [(index, label, score.value) for index, label, _, score in found])
 

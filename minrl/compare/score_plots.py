@@ -10,7 +10,19 @@ import numpy as np
 
 from minrl.compare import statistics
 from minrl.compare.analysis import Analysis
-from minrl.compare.drawing import INK, Panel, Plot, colour, grid, label_ends, line, marker, wrapped
+from minrl.compare.drawing import (
+    INK,
+    Panel,
+    Plot,
+    coinciding,
+    colour,
+    grid,
+    keep_possible,
+    label_ends,
+    line,
+    marker,
+    wrapped,
+)
 from minrl.compare.protocol import footer
 from minrl.compare.statistics import Array, Estimate
 
@@ -32,7 +44,10 @@ def intervals(analysis: Analysis) -> Plot | None:
         if found:
             axis = f"interquartile mean, {scores.unit}"
             panels.append(_interval_panel(scores.task.label, axis, found, scores.task.published, scores.digits))
-    caption = "Last checkpoints; bars are 95 % bootstrap intervals. A hollow diamond is a published score."
+    estimates = [total.middle for total in analysis.totals.values()] + [c.middle for c in analysis.cells.values()]
+    caption = "Last checkpoints" + ("; bars are 95 % bootstrap intervals." if _any_interval(estimates) else ".")
+    if any(scores.task.published for scores in analysis.tasks):
+        caption += " A hollow diamond is a published score."
     return Plot("scores", "Scores with intervals", caption, panels, footer(analysis.runs)) if panels else None
 
 
@@ -51,21 +66,24 @@ def profiles(analysis: Analysis) -> Plot | None:
     ]
 
     def draw(axes: Any) -> None:
-        for index, label, (shares, band) in found:
-            style = {**line(index), "marker": ""}
-            axes.plot(thresholds, shares, label=label, drawstyle="steps-pre", **style)
-            axes.plot(thresholds[::12], shares[::12], linestyle="", color=colour(index), marker=marker(index))
+        below = coinciding([(thresholds, shares) for _, _, (shares, _) in found])
+        for (index, label, (shares, band)), later in zip(found, below, strict=True):
+            style = line(index, len(thresholds), later)
+            axes.plot(thresholds, shares, label=label, drawstyle="steps-pre", clip_on=False, **style)
             if band is not None:
                 axes.fill_between(thresholds, *band, color=colour(index), alpha=0.15, linewidth=0, step="pre")
-        axes.set(xlabel="score, 0 to 100", ylabel="share of runs above it", ylim=(-0.03, 1.03))
+        axes.set(xlabel="score, 0 to 100", ylabel="share of runs above it", ylim=(0, 1))
+        axes.set_xlim(thresholds[0], thresholds[-1])
+        keep_possible(axes, "x", every)
         grid(axes)
         label_ends(axes, [(index, label, _area(shares)) for index, label, (shares, _) in found])
 
     heights = ", ".join(f"{label} {_area(shares):.2f}" for _, label, (shares, _) in found)
     alt = f"Share of runs above each score from {thresholds[0]:.0f} to {thresholds[-1]:.0f}; mean height: {heights}."
-    caption = (
-        "Higher is better. Bands are pointwise 95 % bootstrap intervals; names stand in the order of the mean height."
+    bands = (
+        "Bands are pointwise 95 % bootstrap intervals; names" if any(b is not None for *_, (_, b) in found) else "Names"
     )
+    caption = f"Higher is better. {bands} stand in the order of the mean height."
     panel = Panel("Performance profiles", alt, draw, len(found))
     return Plot("profiles", "Performance profiles", caption, [panel], footer(analysis.overall_runs))
 
@@ -83,14 +101,14 @@ def improvements(analysis: Analysis) -> Plot | None:
     def draw(axes: Any) -> None:
         _draw_intervals(axes, found)
         axes.axvline(0.5, color=INK, linewidth=1, linestyle=":")
-        axes.set(xlim=(-0.03, 1.03), xlabel="probability of improvement")
+        axes.set(xlim=(0, 1), xlabel="probability of improvement")
 
     alt = f"Probabilities of improvement: {_words(found, 2)}."
-    caption = (
-        "How likely a run of the one scores above a run of the other in the same task, with 95 % bootstrap intervals."
-    )
-    panel = Panel("Probability of improvement", alt, draw, len(found))
-    return Plot("improvement", "Probability of improvement", caption, [panel], footer(analysis.runs))
+    interval = ", with 95 % bootstrap intervals" if _any_interval([estimate for *_, estimate in found]) else ""
+    caption = f"How likely a run of the one scores above a run of the other in the same task{interval}."
+    # Another heading than the table's beside it.
+    title = "Which method scores higher"
+    return Plot("improvement", title, caption, [Panel(title, alt, draw, len(found))], footer(analysis.runs))
 
 
 def _interval_panel(
@@ -102,9 +120,11 @@ def _interval_panel(
     def draw(axes: Any) -> None:
         _draw_intervals(axes, found)
         places = range(len(found), len(found) + len(published))
-        axes.plot(list(published.values()), list(places), "D", color=INK, markerfacecolor="none", markersize=5)
+        if published:
+            axes.plot(list(published.values()), list(places), "D", color=INK, markerfacecolor="none", markersize=5)
         axes.set_yticks(range(len(names)), names)
         axes.set(xlabel=axis, ylim=(len(names) - 0.5, -0.5))
+        keep_possible(axes, "x", [end for *_, e in found for end in (e.value, e.low or 0.0)] + list(published.values()))
 
     words = _words(found, digits) + "".join(f", {name} (published) {value:g}" for name, value in published.items())
     return Panel(title, f"{title}, {axis}: {words}.", draw, sum(1 + name.count("\n") for name in names))
@@ -115,11 +135,15 @@ def _draw_intervals(axes: Any, found: Sequence[Named]) -> None:
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [place, place], color=colour(index), linewidth=5, alpha=0.35,
                       solid_capstyle="butt")  # fmt: skip
-        axes.plot([estimate.value], [place], color=colour(index), marker=marker(index), markersize=7)
+        axes.plot([estimate.value], [place], color=colour(index), marker=marker(index), markersize=7, clip_on=False)
     axes.set_yticks(range(len(found)), [label for _, label, _ in found])
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     grid(axes, "x")
+
+
+def _any_interval(estimates: Sequence[Estimate]) -> bool:
+    return any(estimate.has_interval for estimate in estimates)
 
 
 def _words(found: Sequence[Named], digits: int) -> str:

@@ -26,13 +26,14 @@ RESAMPLES, PROFILE_RESAMPLES, PERMUTATIONS = 10_000, 2_000, 9_999
 # Three seeds of one task: the interval runs from the lowest score to the highest, as all three are drawn alike in one
 # of 27 resamples, more than 2.5 %; all three lie on one side of the mean in one of four cases.
 COVERAGE = {(1, 3): 75, (1, 5): 90, (6, 3): 87, (6, 5): 92}
+FEWEST = 3  # runs of a task for an interval
 _BATCH = 1_000  # resamples in memory at once
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval, which needs two seeds or more in every task."""
+    """A number and its 95 % interval, which needs three seeds or more in every task."""
 
     value: float
     low: float | None = None
@@ -97,7 +98,7 @@ def performance_profile(strata: Strata, thresholds: Array) -> tuple[Array, tuple
     """The share of runs that score above each threshold.
 
     Returns:
-        the shares (K,), and the ends of their pointwise 95 % intervals, None without two seeds in every task.
+        the shares (K,), and the ends of their pointwise 95 % intervals, None without three seeds in every task.
     """
 
     def share(*drawn: Array) -> Array:
@@ -161,8 +162,12 @@ def _estimate(strata: Strata, statistic: Callable[..., Array]) -> Estimate:
 
 
 def _interval(strata: Strata, statistic: Callable[..., Array], resamples: int) -> tuple[Array, Array] | None:
-    """The ends of the interval; None where a stratum has a single run, which cannot be drawn anew."""
-    if not strata or min(map(len, strata)) < 2:
+    """Return the ends of the interval; None where a stratum has too few runs to be drawn anew.
+
+    Of two runs half of all resamples repeat one of them, a quarter each: the percentiles are the two runs themselves,
+    an interval that holds the true mean of normally distributed scores half of the time and not 95 %.
+    """
+    if not strata or min(map(len, strata)) < FEWEST:
         return None
     found = _scipy().bootstrap(
         tuple(strata),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from minrl.compare import protocol
 from minrl.compare.analysis import OVERALL, Analysis, Cell, Test
 from minrl.compare.scores import ALL_PAIRS, TaskScores
-from minrl.compare.statistics import SIGNIFICANCE, Estimate, pairs_needed
+from minrl.compare.statistics import FEWEST, SIGNIFICANCE, Estimate, pairs_needed
 from minrl.compare.table import NONE, Table
 
 # With more columns than this, methods become the rows.
@@ -63,7 +63,7 @@ def overall_table(analysis: Analysis) -> Table:
     head = ("method", "interquartile mean [95 %]", "mean [95 %]", "tasks", "runs")
     note = "On the scale where 0 and 100 are each task's reference scores or the returns that the grid gives."
     if rows and not next(iter(analysis.totals.values())).middle.has_interval:
-        note += " No intervals: they need two seeds or more in every task."
+        note += f" No intervals: they need {FEWEST} seeds or more in every task."
     if total.left_out:
         note += f" Left out: {'; '.join(total.left_out)}."
     return Table("Over all tasks", head, rows, note)
@@ -148,12 +148,21 @@ def warnings(analysis: Analysis) -> list[str]:
             labels = f" ({analysis.labels[test.method]} - {analysis.labels[test.other]})"
             where = names[test.where] + (labels if test.where in decided else "")
             too_few.setdefault(test.result.pairs, {})[where] = None
-    return [
-        f"no paired test in {', '.join(where)}: {count} {'pair' if count == 1 else 'pairs'} of runs with different "
-        f"scores cannot reach p < {SIGNIFICANCE:g} (the smallest p is {min(1.0, 2 / 2**count):g}); "
-        f"it takes {pairs_needed()}."
-        for count, where in sorted(too_few.items())
-    ]
+    return [_too_few(list(where), count) for count, where in sorted(too_few.items())]
+
+
+def _too_few(where: Sequence[str], pairs: int) -> str:
+    """Return in plain words that so many pairs of runs decide nothing there."""
+    needed = pairs_needed()
+    places = where[0] if len(where) == 1 else f"{', '.join(where[:-1])} and {where[-1]}"
+    if pairs == 0:
+        return f"Which method is better in {places} cannot be said: the runs have the same scores."
+    runs = "One run of each method is" if pairs == 1 else f"{pairs} runs of each method are"
+    return (
+        f"{runs} too few to say which method is better in {places}: even where one method's runs all score higher, "
+        f"chance alone does that {min(1.0, 2 / 2**pairs):.0%} of the time; with {needed} runs it is below "
+        f"{SIGNIFICANCE:.0%}."
+    )
 
 
 def missing_table(analysis: Analysis) -> Table:
@@ -211,8 +220,9 @@ def _test(analysis: Analysis, test: Test | None) -> str:
 
 
 def _single_seed(analysis: Analysis) -> str:
-    single = any(cell.count == 1 for cell in analysis.cells.values())
-    return "One seed has neither a standard error nor an interval." if single else ""
+    fewest = min((cell.count for cell in analysis.cells.values()), default=FEWEST)
+    notes = ["One seed has no standard error."] if fewest == 1 else []
+    return " ".join([*notes, *([f"Fewer than {FEWEST} seeds have no interval."] if fewest < FEWEST else [])])
 
 
 def _few_pairs(analysis: Analysis) -> str:

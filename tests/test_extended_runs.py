@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ppo_runs import assert_equal, numbers, weights, whole
-from worlds import TINY, cartpole, minrl, own_folders
+from ppo_runs import assert_equal, numbers, weights, whole, words
+from worlds import TINY, cartpole, own_folders
 
 from minrl.agents.__main__ import main
 from minrl.log import STEP, read_log
@@ -95,35 +95,39 @@ def test_fewer_steps_than_were_made(
     assert (tmp_path / "run/config.toml").read_bytes() == before
 
 
-def test_scores_as_json(cartpole: str, tmp_path: Path) -> None:
-    """One object on standard output, with the scores that `minrl evaluate` finds; all else on standard error."""
+def printed(words: list[Any], capfd: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
+    """The one object that a command prints on standard output, and what it says on standard error."""
+    capfd.readouterr()
+    assert main([str(word) for word in words]) == 0
+    said = capfd.readouterr()
+    (line,) = said.out.splitlines()
+    found: dict[str, Any] = json.loads(line)
+    return found, said.err
+
+
+def test_scores_as_json(cartpole: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With the scores that `minrl evaluate` finds; all else goes to standard error."""
     out = tmp_path / "my run"
     settings = flags(data=cartpole, steps=4, evaluate_episodes=3, out=out)
-    done = minrl("train", "decision", *TINY, *settings, "--json")
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
-    found = json.loads(line)
-    again = json.loads(minrl("evaluate", out, "--episodes", 3, "--json").stdout)
+    found, said = printed(["train", "decision", *TINY, *settings, "--json"], capfd)
+    again, _ = printed(["evaluate", out, "--episodes", 3, "--json"], capfd)
     for name in ("agent", "step", "mean_return", "normalized_score", "returns", "seeds", "parameters"):
         assert found[name] == again[name], name
     assert found["run"] == str(out)
-    assert "train/" in done.stderr
+    assert "train/" in said
     # The folder's name has a blank, so what is to be pasted into a shell quotes it.
-    assert f"dashboard '{out}'" in done.stderr
+    assert f"dashboard '{out}'" in said
 
 
-def test_scores_of_an_online_run_as_json(tmp_path: Path) -> None:
-    settings = flags(env="CartPole-v1", steps=64, n_envs=2, n_steps=16, batch_size=16, width=8, depth=1, threads=1)
-    done = minrl("train", "ppo", *settings, "--evaluate-episodes", 2, "--out", tmp_path / "run", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def test_scores_of_an_online_run_as_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found, _ = printed([*words(tmp_path / "run", steps=64, evaluate_episodes=2), "--json"], capfd)
     assert (found["agent"], found["step"], found["episodes"]) == ("ppo", 64, 2)
-    resumed = minrl("train", "--resume", tmp_path / "run", "--json")
-    assert json.loads(resumed.stdout)["returns"] == found["returns"]
+    resumed, _ = printed(["train", "--resume", tmp_path / "run", "--json"], capfd)
+    assert resumed["returns"] == found["returns"]
 
 
-def test_json_without_an_evaluation(cartpole: str, tmp_path: Path) -> None:
+def test_json_without_an_evaluation(cartpole: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = flags(data=cartpole, steps=2, evaluate_every=0, out=tmp_path / "run")
-    found = json.loads(minrl("train", "decision", *TINY, *settings, "--json").stdout)
+    found, _ = printed(["train", "decision", *TINY, *settings, "--json"], capfd)
     assert found["mean_return"] is None
     assert found["step"] == 2

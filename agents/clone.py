@@ -18,8 +18,8 @@ from minrl.cells import CELLS, Cell
 from minrl.config import check_at_least
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
-from minrl.encoders import Memoryless, Normalizer
-from minrl.heads import ActionHead, ContinuousLoss
+from minrl.encoders import ActionUnits, Memoryless, Normalizer
+from minrl.heads import ContinuousLoss, head_for
 from minrl.kernels.cpu_token import embedded
 from minrl.refeed import Refeed, carried_state_caution, refeeds
 from minrl.task import Task
@@ -82,13 +82,8 @@ class CloneAgent(Agent):
         self.embed_action = nn.Linear(action, width) if config.previous_action else None
         self.dropout = nn.Dropout(config.dropout)
         self.backbone = _backbone(config)
-        self.head = ActionHead(
-            width,
-            task.action_space,
-            low=torch.tensor(task.action_low),
-            high=torch.tensor(task.action_high),
-            continuous=config.action_loss,
-        )
+        self.head = head_for(task, width, config.action_loss)
+        self.action_units = ActionUnits(task)
         # In a list, so that the backbone's weights are registered once.
         self._acting: list[Cell] = [self.backbone]
         if config.refeed and config.context is not None:
@@ -125,7 +120,7 @@ class CloneAgent(Agent):
         """As `Agent.loss`."""
         parts = [(self.embed_observation, self.normalizer(batch.observations))]
         if self.embed_action is not None:
-            parts.append((self.embed_action, batch.previous_actions))
+            parts.append((self.embed_action, self._previous(batch)))
         token = embedded(parts, self.dropout)
         features, memory = self.backbone.scan(token, memory, batch.reset)
         losses = self.head.loss(features, batch.actions) * batch.mask
@@ -133,7 +128,7 @@ class CloneAgent(Agent):
 
     def predict(self, batch: Batch) -> Tensor:
         """As `Agent.predict`."""
-        token = self.embed(batch.observations, batch.previous_actions)
+        token = self.embed(batch.observations, self._previous(batch))
         return self.head.act(self.acting.scan(token, None, batch.reset)[0])
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
@@ -149,7 +144,7 @@ class CloneAgent(Agent):
         previous, memory = state.split([self.action_size, self.acting.state_size], dim=1)
         features, memory = self.acting.step(self.embed(moment.observation, previous), memory)
         action = self.head.act(features, deterministic=deterministic)
-        return action, torch.cat([action.to(state.dtype), memory], dim=1)
+        return action, torch.cat([self.action_units(action).to(state.dtype), memory], dim=1)
 
     def _inputs(self) -> Inputs | None:
         """What one step is made of; None for an agent that is not of this kind."""
@@ -160,14 +155,18 @@ class CloneAgent(Agent):
             embed_observation=self.embed_observation,
             backbone=self.backbone,
             head=self.head,
+            action_units=self.action_units,
             embed_action=self.embed_action,
             attributes=("task", "_acting"),
         )
 
     def embed(self, observation: Tensor, previous: Tensor) -> Tensor:
-        """What enters the backbone, normalisation included: (..., O), (..., A) -> (..., D)."""
+        """Return what enters the backbone, the previous action in `action_units`: (..., O), (..., A) -> (..., D)."""
         token: Tensor = self.embed_observation(self.normalizer(observation))
         return token if self.embed_action is None else token + self.embed_action(previous)
+
+    def _previous(self, batch: Batch) -> Tensor:
+        return self.action_units.previous(batch.previous_actions, batch.time_steps == 0)
 
 
 def best_episodes(episodes: Episodes, share: float) -> Episodes:

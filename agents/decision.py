@@ -20,8 +20,8 @@ from minrl.backbone import Backbone
 from minrl.cells import Cell
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
-from minrl.encoders import Normalizer
-from minrl.heads import ActionHead
+from minrl.encoders import ActionUnits, Normalizer
+from minrl.heads import head_for
 from minrl.kernels.cpu_token import Part, dropped, embedded
 from minrl.refeed import Refeed, carried_state_caution
 from minrl.task import Task
@@ -68,13 +68,8 @@ class DecisionAgent(Agent):
         self.backbone = backbone
         # In a list, so that the backbone's weights are registered once.
         self._acting = [Refeed(backbone, window) if config.refeed else backbone]
-        self.head = ActionHead(
-            width,
-            task.action_space,
-            low=torch.tensor(task.action_low),
-            high=torch.tensor(task.action_high),
-            continuous=config.action_loss,
-        )
+        self.head = head_for(task, width, config.action_loss)
+        self.action_units = ActionUnits(task)
         self.memory_sizes = [backbone.state_size, 0]
         self.state_sizes = [_COLUMNS + action + self.acting.state_size, 0]
         if config.return_expectile is not None:
@@ -117,7 +112,7 @@ class DecisionAgent(Agent):
         features, last = self._features(batch, own, self.backbone)
         losses = self.head.loss(features, batch.actions)
         if self.largest_return is not None:
-            seen = self.normalizer(batch.observations), batch.previous_actions
+            seen = self.normalizer(batch.observations), self._previous(batch)
             further, of_returns = self.largest_return.loss(*seen, batch.returns_to_go, other, batch.reset)
             losses, last = losses + further, torch.cat([last, of_returns], dim=1)
         return Loss(total=(losses * batch.mask).sum(), count=batch.mask.sum(), memory=last.detach())
@@ -174,12 +169,13 @@ class DecisionAgent(Agent):
             memory = _remember(self.acting, part, memory)
         features, memory = self.acting.step(token, memory)
         action = self.head.act(features, deterministic=deterministic)
-        return action, torch.cat([target, earned, time + 1, action.to(state.dtype), memory], dim=1)
+        remembered = self.action_units(action).to(state.dtype)
+        return action, torch.cat([target, earned, time + 1, remembered, memory], dim=1)
 
     def embed(self, observation: Tensor, previous: Tensor) -> Tensor:
-        """What enters the backbone where no reward is known, normalisation included: (..., O), (..., A) -> (..., D).
+        """Return what enters the backbone where no reward is known: (..., O), (..., A) -> (..., D).
 
-        The agent is asked for its target return at every step.
+        The previous action is in `action_units`. The agent is asked for its target return at every step.
 
         Raises:
             ValueError: where a step is more than one token, its number an input or the return a prediction.
@@ -201,6 +197,7 @@ class DecisionAgent(Agent):
             embed_observation=self.embed_observation,
             backbone=self.acting,
             head=self.head,
+            action_units=self.action_units,
             embed_action=self.embed_action,
             embed_return=self.embed_return,
             embed_time=self.embed_time,
@@ -216,7 +213,7 @@ class DecisionAgent(Agent):
         falls by as much as its first one exceeds the best, wherever a window begins.
         """
         if self.largest_return is not None:
-            seen = self.normalizer(batch.observations), batch.previous_actions
+            seen = self.normalizer(batch.observations), self._previous(batch)
             batch = replace(batch, returns_to_go=self.largest_return.scan(*seen, batch.reset))
             capped = batch.returns_to_go.clamp_max(self.task.best_return)
             return replace(batch, returns_to_go=capped) if self.config.cap_return else batch
@@ -231,13 +228,13 @@ class DecisionAgent(Agent):
 
     def _features(self, batch: Batch, memory: Tensor | None, model: Cell) -> tuple[Tensor, Tensor]:
         """What the head sees at each step: (B, T, D), and the last memory."""
-        inputs = batch.observations, batch.returns_to_go.unsqueeze(-1), batch.previous_actions
+        inputs = batch.observations, batch.returns_to_go.unsqueeze(-1), self._previous(batch)
         if not self.triple and self.embed_time is None:
             return model.scan(embedded(self._parts(*inputs), self.dropout), memory, batch.reset)
         tokens = self._tokens(*inputs, batch.time_steps)
         if not self.triple or self.embed_action is None:
             return model.scan(dropped(self.dropout, tokens[0]), memory, batch.reset)
-        action = self.embed_action(batch.actions) + self._time(batch.time_steps)
+        action = self.embed_action(self.action_units(batch.actions)) + self._time(batch.time_steps)
         # (B, T, 3, D) -> (B, 3T, D): an episode opens with its first return-to-go.
         x = dropped(self.dropout, torch.stack([*tokens, action], dim=2).flatten(1, 2))
         later = torch.zeros_like(batch.reset)
@@ -265,6 +262,9 @@ class DecisionAgent(Agent):
             (self.embed_return, remaining / self.return_scale),
         ]
         return parts if self.embed_action is None else [*parts, (self.embed_action, previous)]
+
+    def _previous(self, batch: Batch) -> Tensor:
+        return self.action_units.previous(batch.previous_actions, batch.time_steps == 0)
 
     def _time(self, time: Tensor) -> Tensor | float:
         if self.embed_time is None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from minrl.agent import Actor, Moment
 from minrl.backbone import Backbone, Block
 from minrl.cells import Cell
-from minrl.encoders import Normalizer
-from minrl.heads import ActionHead, Binary, Binned, Gaussian, OneHot, Part, SquaredError
+from minrl.encoders import ActionUnits, Normalizer
+from minrl.head_parts import Binary, Binned, Gaussian, OneHot, Part, Scaled, SquaredError
+from minrl.heads import ActionHead
 from minrl.kernels.cpu_act import Piece, Plan, Surroundings, plan_of, run
 from minrl.kernels.cpu_act_watch import may_run
 from minrl.kernels.cpu_step import stack_of
@@ -27,13 +28,14 @@ class Inputs:
     """What an agent puts into its backbone, one token a step: the sum of the embeddings that are there.
 
     Its acting state is [target return, earned return, time step, where there is `embed_return`], the previous
-    action and the backbone's memory.
+    action in `action_units` and the backbone's memory.
     """
 
     normalizer: Normalizer
     embed_observation: nn.Linear
     backbone: Cell
     head: ActionHead
+    action_units: ActionUnits
     embed_action: nn.Linear | None = None
     embed_return: nn.Linear | None = None
     embed_time: nn.Embedding | None = None
@@ -62,9 +64,9 @@ def fused_step(
     if done is None or decides:
         return done
     features, state = done
-    head: Any = agent.head
-    action = head.act(features, deterministic=False)
-    state[:, plan.columns : plan.columns + plan.action_size] = action
+    parts: Any = agent
+    action = parts.head.act(features, deterministic=False)
+    state[:, plan.columns : plan.columns + plan.action_size] = parts.action_units(action)
     return action, state
 
 
@@ -72,14 +74,17 @@ def _build(agent: Actor, inputs: Inputs | None) -> Plan | None:
     if inputs is None or type(inputs.backbone) is not Backbone or type(inputs.normalizer) is not Normalizer:
         return None
     time = inputs.embed_time
-    if type(inputs.head) is not ActionHead or (time is not None and time.max_norm is not None):
+    if type(inputs.head) is not ActionHead or type(inputs.action_units) is not ActionUnits:
         return None
-    stack, pieces = stack_of(inputs.backbone, Block), _pieces(inputs.head)
+    if time is not None and time.max_norm is not None:
+        return None
+    stack, pieces = stack_of(inputs.backbone, Block), _pieces(inputs.head, inputs.action_units)
     if stack is None or pieces is None:
         return None
     around = Surroundings(
         mean=inputs.normalizer.mean,
         std=inputs.normalizer.std,
+        rest=inputs.normalizer.rest,
         observation=inputs.embed_observation,
         action_size=agent.task.action_size,
         head=inputs.head.linear,
@@ -94,14 +99,20 @@ def _build(agent: Actor, inputs: Inputs | None) -> Plan | None:
     return plan_of(agent, stack, around, [(agent, name) for name in inputs.attributes])
 
 
-def _pieces(head: ActionHead) -> list[Piece] | None:
+def _pieces(head: ActionHead, units: ActionUnits) -> list[Piece] | None:
     """The head's parts as the kernel has them; None where it does not know one."""
     pieces = []
     for part in cast("Iterable[Part]", head.parts):
         width = part.columns.stop - part.columns.start
         piece = partial(Piece, whole=part.whole)
+        if units.standardizes and isinstance(part, Scaled | Binned):
+            mean, inverse = (units.get_buffer(name)[part.columns] for name in ("mean", "inverse"))
+            piece = partial(piece, mean=mean, inverse=inverse)
         if type(part) is SquaredError or type(part) is Gaussian:
-            pieces.append(piece("tanh", inputs=part.inputs, outputs=width, first=part.center, second=part.reach))
+            if not part.squashed:
+                piece = partial(piece, low=part.get_buffer("low"), high=part.get_buffer("high"))
+            kind = "tanh" if part.squashed else "line"
+            pieces.append(piece(kind, inputs=part.inputs, outputs=width, first=part.center, second=part.reach))
         elif type(part) is Binned:
             pieces.append(piece("bins", inputs=part.inputs, outputs=width, first=part.low, second=part.interval))
         elif type(part) is OneHot:

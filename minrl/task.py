@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.episode import Episodes
 from minrl.data.layout import Kind, mismatch
+from minrl.data.moments import Moments, column_moments
 from minrl.data.spaces import AnySpace, from_json, leaves, to_json
 from minrl.trust import checked
 
@@ -24,7 +27,7 @@ class Task:
     dataset: str
     observation_space: AnySpace
     action_space: AnySpace
-    action_low: tuple[float, ...]  # (A,) the space's bounds, or the data's where it has none
+    action_low: tuple[float, ...]  # (A,) least recorded; without a data set the space's bounds
     action_high: tuple[float, ...]  # (A,)
     best_return: float  # of an episode of the data set: the target that is asked for by default
     return_scale: float  # standard deviation of the data set's returns-to-go
@@ -32,18 +35,24 @@ class Task:
     environment: EnvironmentInfo | None
     reference_scores: tuple[float, float] | None  # returns that score 0 and 100
     from_file: bool = False  # read from a checkpoint, which may be a stranger's
+    # (A,) of the recorded actions, 0 and 1 for choices; a column that never changes has the spread 0. None without a
+    # data set, and in checkpoints from before actions were standardised.
+    action_mean: tuple[float, ...] | None = None
+    action_std: tuple[float, ...] | None = None
 
     @classmethod
     def of(cls, episodes: Episodes) -> "Task":
         """The task that a data set was recorded in."""
-        low, high = _action_range(episodes)
+        actions = _action_moments(episodes)
         spread = float(np.std(episodes.returns_to_go, dtype=np.float64))
         return cls(
             dataset=episodes.name,
             observation_space=episodes.observation_space,
             action_space=episodes.action_space,
-            action_low=low,
-            action_high=high,
+            action_low=tuple(actions.low.tolist()),
+            action_high=tuple(actions.high.tolist()),
+            action_mean=tuple(actions.mean.tolist()),
+            action_std=tuple(actions.std.tolist()),
             best_return=float(episodes.returns.max()),
             return_scale=spread if spread > 0 else 1.0,
             longest_episode=int(episodes.lengths.max()),
@@ -85,6 +94,14 @@ class Task:
         """A, the width of a flattened action."""
         return int(spaces.flatdim(self.action_space))
 
+    def action_limits(self) -> tuple[Tensor, Tensor]:
+        """Return what no action passes, (A,) and (A,): the space's bounds; where it has none, what was recorded."""
+        bounds = [_bounds(leaf.space) for leaf in leaves(self.action_space)]
+        low, high = (np.concatenate(side) for side in zip(*bounds, strict=True))
+        low = np.where(np.abs(low) < _NO_BOUND, low, self.action_low)
+        high = np.where(np.abs(high) < _NO_BOUND, high, self.action_high)
+        return torch.from_numpy(low).float(), torch.from_numpy(high).float()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         environment = self.environment
@@ -94,6 +111,8 @@ class Task:
             "action_space": to_json(self.action_space),
             "action_low": list(self.action_low),
             "action_high": list(self.action_high),
+            "action_mean": None if self.action_mean is None else list(self.action_mean),
+            "action_std": None if self.action_std is None else list(self.action_std),
             "best_return": self.best_return,
             "return_scale": self.return_scale,
             "longest_episode": self.longest_episode,
@@ -105,6 +124,7 @@ class Task:
     def from_dict(cls, values: dict[str, Any]) -> "Task":
         """The inverse of `to_dict`."""
         environment, scores = values["environment"], values["reference_scores"]
+        mean, std = values.get("action_mean"), values.get("action_std")
         return cls(
             **{
                 **values,
@@ -112,6 +132,8 @@ class Task:
                 "action_space": from_json(values["action_space"]),
                 "action_low": tuple(values["action_low"]),
                 "action_high": tuple(values["action_high"]),
+                "action_mean": None if mean is None else tuple(mean),
+                "action_std": None if std is None else tuple(std),
                 "environment": None if environment is None else EnvironmentInfo(**environment),
                 "reference_scores": None if scores is None else (scores[0], scores[1]),
                 "from_file": True,
@@ -153,22 +175,23 @@ def _one_line(text: Any) -> str:
 
 
 # Some spaces write the largest float32 where they mean no bound.
-_NO_BOUND = 1e6
+_NO_BOUND = 1e30
 
 
 def _bounds(space: AnySpace) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The least and the largest value of each flat column of a space without parts."""
+    """Return the least and the largest value of each flat column of a space without parts."""
     if isinstance(space, spaces.Box):
         return space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
     width = spaces.flatdim(space)
     return np.zeros(width), np.ones(width)
 
 
-def _action_range(episodes: Episodes) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    low, high = np.zeros(episodes.actions.shape[1]), np.zeros(episodes.actions.shape[1])
+def _action_moments(episodes: Episodes) -> Moments:
+    """Compute mean, spread and range of recorded actions, whatever bounds the space declares; of choices 0 and 1."""
+    found = column_moments(episodes.actions)
+    mean, std, low, high = found.mean, np.where(found.constant, 0.0, found.std), found.low, found.high
     for leaf in leaves(episodes.action_space):
-        least, largest = _bounds(leaf.space)
-        seen = episodes.actions[:, leaf.columns]
-        low[leaf.columns] = np.where(np.abs(least) < _NO_BOUND, least, seen.min(0))
-        high[leaf.columns] = np.where(np.abs(largest) < _NO_BOUND, largest, seen.max(0))
-    return tuple(low.tolist()), tuple(high.tolist())
+        if not isinstance(leaf.space, spaces.Box):
+            mean[leaf.columns], std[leaf.columns] = 0.0, 1.0
+            low[leaf.columns], high[leaf.columns] = 0.0, 1.0
+    return Moments(mean, std, low, high, found.constant)

@@ -167,7 +167,7 @@ def cued_episodes() -> Episodes:
 @pytest.mark.parametrize("tokens", ["step", "triple"])
 def test_the_most_of_the_past_that_was_seen_is_predicted_and_done(tokens: Any) -> None:
     """At every step, though only the first observation tells what there is to earn."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     episodes = cued_episodes()
     config = DecisionConfig(width=16, depth=1, dropout=0.0, return_expectile=0.98, tokens=tokens)
     agent = DecisionAgent(config, Task.of(episodes))

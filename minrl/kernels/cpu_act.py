@@ -18,12 +18,23 @@ from minrl.kernels.cpu_step import Stack, addresses, takes
 class Piece:
     """One part of an action and how it follows from the head's numbers."""
 
-    kind: str  # tanh, choice, binary or bins
+    kind: str  # line, tanh, choice, binary or bins
     whole: bool  # whether it is rounded
     inputs: int
     outputs: int
     first: Tensor | None = None  # (outputs,) center or low
     second: Tensor | None = None  # (outputs,) reach or interval
+    low: Tensor | None = None  # (outputs,) range of a line
+    high: Tensor | None = None
+    mean: Tensor | None = (
+        None  # (outputs,) the action enters the state as (action - mean) * inverse, where there is one
+    )
+    inverse: Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """In the order in which the kernel has them."""
+        return self.first, self.second, self.low, self.high, self.mean, self.inverse
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,8 @@ class Surroundings:
     backbone's memory.
     """
 
-    mean: Tensor  # (O,)
+    mean: Tensor  # (O,) observations enter as (observation - mean - rest) / std
+    rest: Tensor
     std: Tensor
     observation: nn.Linear
     action_size: int
@@ -99,8 +111,8 @@ def plan_of(
     if any(linear is not None and type(linear) is not nn.Linear for linear in linears):
         return None
     observation, returns, action, head = map(_both, linears)
-    own = [around.mean, around.std, *observation, *returns, around.time, *action, *head]
-    of_pieces = [tensor for piece in around.pieces for tensor in (piece.first, piece.second)]
+    own = [around.mean, around.rest, around.std, *observation, *returns, around.time, *action, *head]
+    of_pieces = [tensor for piece in around.pieces for tensor in piece.tensors]
     tensors = [tensor for tensor in (*stack.weights, *own, *of_pieces) if tensor is not None]
     watch = Watch.over(agent, tensors, attributes)
     if any(watch.hooks) or not readable(tensors):
@@ -128,7 +140,7 @@ def plan_of(
         for piece in around.pieces
         for number in (
             cpu_act_loops.KINDS[piece.kind], int(piece.whole), piece.inputs, piece.outputs,
-            *addresses((piece.first, piece.second)),
+            *addresses(piece.tensors),
         )
     ]  # fmt: skip
     return replace(

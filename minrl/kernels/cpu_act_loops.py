@@ -15,11 +15,11 @@ from minrl.kernels.cpu_math import compiled, exponential, float32_at, inlined
 from minrl.kernels.cpu_step_loops import PER_BLOCK, add, copy, numbers, through_blocks, weights
 
 # What an agent has beside its backbone, in the order of the addresses that follow the backbone's.
-MEAN, STD, OBSERVE_W, OBSERVE_B, RETURN_W, RETURN_B, TIME_W, ACTION_W, ACTION_B, HEAD_W, HEAD_B = range(11)
-# The kinds of the pieces of a head: tanh onto a range, one-hot, yes or no, middles of bins.
-KINDS = {"tanh": 0, "choice": 1, "binary": 2, "bins": 3}
-_TANH, _CHOICE, _BINARY = KINDS["tanh"], KINDS["choice"], KINDS["binary"]
-PER_PIECE = 6
+MEAN, REST, STD, OBSERVE_W, OBSERVE_B, RETURN_W, RETURN_B, TIME_W, ACTION_W, ACTION_B, HEAD_W, HEAD_B = range(12)
+# The kinds of the pieces of a head: linear within a range, tanh onto a range, one-hot, yes or no, middles of bins.
+KINDS = {"tanh": 0, "choice": 1, "binary": 2, "bins": 3, "line": 4}
+_TANH, _CHOICE, _BINARY, _LINE = KINDS["tanh"], KINDS["choice"], KINDS["binary"], KINDS["line"]
+PER_PIECE = 10
 # Target return, earned return and time step, before the previous action in the state.
 OF_RETURNS = 3
 _F = np.float32
@@ -34,9 +34,9 @@ def flags(address: int, size: int) -> Any:
 
 
 @inlined
-def normalize(x: Any, mean: Any, std: Any, y: Any, size: int) -> None:
+def normalize(x: Any, mean: Any, rest: Any, std: Any, y: Any, size: int) -> None:
     for d in range(size):
-        y[d] = (x[d] - mean[d]) / std[d]
+        y[d] = ((x[d] - mean[d]) - rest[d]) / std[d]
 
 
 @inlined
@@ -64,8 +64,15 @@ def onto_range(raw: Any, center: Any, reach: Any, action: Any, size: int) -> Non
 
 
 @inlined
-def decide(raw: Any, pieces: Any, action: Any) -> None:
-    """What a head makes of a row of its linear map: piece by piece, each of numbers of its own."""
+def inside_range(raw: Any, center: Any, reach: Any, low: Any, high: Any, action: Any, size: int) -> None:
+    for d in range(size):
+        value = center[d] + reach[d] * raw[d]
+        action[d] = low[d] if value < low[d] else high[d] if value > high[d] else value
+
+
+@inlined
+def decide(raw: Any, pieces: Any, action: Any, remembered: Any) -> None:
+    """Form an action from a row of the head's linear map, piece by piece, and what the state keeps of it."""
     of_raw, of_action = 0, 0
     for i in range(len(pieces) // PER_PIECE):
         piece = pieces[i * PER_PIECE : (i + 1) * PER_PIECE]
@@ -74,6 +81,8 @@ def decide(raw: Any, pieces: Any, action: Any) -> None:
         part, chosen = raw[of_raw : of_raw + inputs], action[of_action : of_action + outputs]
         if kind == _TANH:
             onto_range(part, first, second, chosen, outputs)
+        elif kind == _LINE:
+            inside_range(part, first, second, weights(piece[6], outputs), weights(piece[7], outputs), chosen, outputs)
         elif kind == _CHOICE:
             chosen[:] = _ZERO
             chosen[likeliest(part, inputs)] = _ONE
@@ -87,6 +96,13 @@ def decide(raw: Any, pieces: Any, action: Any) -> None:
         if whole:
             for d in range(outputs):
                 chosen[d] = np.rint(chosen[d])
+        kept = remembered[of_action : of_action + outputs]
+        if piece[8]:
+            mean, inverse = weights(piece[8], outputs), weights(piece[9], outputs)
+            for d in range(outputs):
+                kept[d] = (chosen[d] - mean[d]) * inverse[d]
+        else:
+            copy(chosen, kept, outputs)
         of_raw += inputs
         of_action += outputs
 
@@ -111,11 +127,11 @@ def act_kernel(parts: int, candidate: int) -> Callable[..., None]:
         observation = numbers(observation_at, (batch - 1) * observation_stride + observed)
         reward, start = numbers(reward_at, batch), flags(start_at, batch)
         state, last = numbers(state_at, (batch - 1) * stride + state_size), numbers(last_at, batch * state_size)
-        mean, std = weights(at[MEAN], observed), weights(at[STD], observed)
+        mean, rest, std = weights(at[MEAN], observed), weights(at[REST], observed), weights(at[STD], observed)
         normed, stream = aligned(batch * observed), aligned(batch * width)
         for b in range(batch):
             seen = observation[b * observation_stride : b * observation_stride + observed]
-            normalize(seen, mean, std, normed[b * observed : (b + 1) * observed], observed)
+            normalize(seen, mean, rest, std, normed[b * observed : (b + 1) * observed], observed)
         observe, bias = weights(at[OBSERVE_W], width * observed), weights(at[OBSERVE_B], width)
         linear(normed, observe, bias, stream, batch, observed, width)
         of_return, bias = weights(at[RETURN_W], width), weights(at[RETURN_B], width)
@@ -157,7 +173,7 @@ def act_kernel(parts: int, candidate: int) -> Callable[..., None]:
             linear(features, head, bias, raw, batch, width, outputs)
             for b in range(batch):
                 action = out[b * acted : (b + 1) * acted]
-                decide(raw[b * outputs : (b + 1) * outputs], pieces, action)
-                copy(action, last[b * state_size + columns : b * state_size + columns + acted], acted)
+                remembered = last[b * state_size + columns : b * state_size + columns + acted]
+                decide(raw[b * outputs : (b + 1) * outputs], pieces, action, remembered)
 
     return compiled(kernel)

@@ -160,6 +160,11 @@ class BackbonePolicy(RecurrentPolicy):
             self.optimizer = self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self._start = ()
 
+    def encode_previous(self, actions: Tensor, rewards: Tensor | None) -> Tensor:
+        """As `RecurrentPolicy.encode_previous`; a pretrained trunk takes actions in units of its data's spread."""
+        encoded = super().encode_previous(actions, rewards)
+        return self.trunk.in_units(encoded) if isinstance(self.trunk, PretrainedTrunk) else encoded
+
     def _begin_as(self, start: StartsOnline) -> None:
         self.action_net = PretrainedHead(start.head)
         if self.pretrained_kl:

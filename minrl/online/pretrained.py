@@ -24,6 +24,7 @@ from minrl.backbone import Backbone
 from minrl.checkpoint import Checkpoint
 from minrl.config import build
 from minrl.data.layout import mismatch
+from minrl.encoders import ActionUnits
 from minrl.heads import ActionHead
 from minrl.online.spaces import fitted_spaces
 from minrl.task import Task
@@ -36,9 +37,10 @@ class StartsOnline(Protocol):
     task: Task
     backbone: Backbone
     head: ActionHead
+    action_units: ActionUnits
 
     def embed(self, observation: Tensor, previous: Tensor) -> Tensor:
-        """What enters the backbone, normalisation included: (..., O), (..., A) -> (..., D)."""
+        """Return what enters the backbone, the previous action in `action_units`: (..., O), (..., A) -> (..., D)."""
 
 
 def open_run(run: str | Path | Checkpoint) -> tuple[StartsOnline, Checkpoint]:
@@ -98,8 +100,13 @@ class PretrainedTrunk(nn.Module):
         copied.head = nn.Identity()
         self.backbone: Backbone = copied.backbone
 
+    def in_units(self, actions: Tensor) -> Tensor:
+        """Return flat actions as the agent takes the previous one: (..., A) -> (..., A)."""
+        standard: Tensor = self.agent.action_units(actions)
+        return standard
+
     def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, O), (B, T, A), (B, S), (B, T) bool -> (B, T, D), (B, S)."""
+        """(B, T, O), (B, T, A) from `in_units`, (B, S), (B, T) bool -> (B, T, D), (B, S)."""
         return self.backbone.scan(self.agent.embed(features, previous), state, reset)
 
     def step(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,13 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from minrl.config import key_value
 from minrl.data import load
+from minrl.data.environment import EnvironmentInfo
 from minrl.data.listing import describe, import_file, local_datasets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`list`, `info` and `import`."""
-    parser.usage = "minrl data list | info NAME | import FILE"
+    parser.usage = "minrl data list | info NAME | import FILE [--env MODULE:ID]"
     parser.epilog = (
         "names of data sets:\n"
         "  minari:NAME   in $MINARI_DATASETS_PATH or ~/.minari/datasets\n"
@@ -26,11 +28,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     info = actions.add_parser("info", help="size, returns, spaces and environment of a data set")
     info.add_argument("name", metavar="NAME", help="minari:NAME, d4rl:NAME or hdf5:FILE")
     info.add_argument("--json", action="store_true", help="as a JSON object")
+    _add_statements(info)
     info.set_defaults(run=_info)
-    importing = actions.add_parser("import", help="check a flat HDF5 file (as D4RL's) and make it a Minari set")
-    importing.add_argument("file", metavar="FILE", type=Path, help="the HDF5 file")
+    importing = actions.add_parser(
+        "import",
+        help="check a flat HDF5 file (as D4RL's) and make it a Minari set",
+        description="Check a flat HDF5 file (as D4RL's), or a Minari set from before 0.5, and make it a Minari set.",
+        epilog="example:\n  minrl data import drive.hdf5 --env mytasks:Drive-v0 --env-kwargs level=hard",
+    )
+    importing.add_argument("file", metavar="FILE", type=Path, help="the HDF5 file, or the folder of a Minari set")
     importing.add_argument("--name", metavar="ID", help="Minari id (default: imported/FILE-v0)")
+    _add_statements(importing)
     importing.set_defaults(run=_import)
+
+
+def _add_statements(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what a file does not."""
+    group = parser.add_argument_group("what the file does not say")
+    group.add_argument("--env", metavar="ID", help="its environment; MODULE:ID imports MODULE")
+    group.add_argument(
+        "--env-kwargs", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="for gymnasium.make"
+    )
+    group.add_argument("--observation-space", metavar="SPACE", help="such as 'Box(-inf, inf, (3,))' or 'Discrete(16)'")
+    group.add_argument("--action-space", metavar="SPACE", help="such as 'Discrete(3)' or 'Box(-1, 1, (2,))'")
+
+
+def _statements(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what those flags say, as `load` takes it."""
+    kwargs = dict(arguments.env_kwargs)
+    if kwargs and not arguments.env:
+        raise ValueError("--env-kwargs are the settings of an environment: name it with --env ID")
+    return {
+        "observation_space": arguments.observation_space,
+        "action_space": arguments.action_space,
+        "environment": EnvironmentInfo(arguments.env, kwargs) if arguments.env else None,
+    }
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -46,7 +78,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    values = describe(load(arguments.name))
+    values = describe(load(arguments.name, **_statements(arguments)))
     if arguments.json:
         print(json.dumps(values))
         return 0
@@ -58,8 +90,9 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    episodes = import_file(arguments.file, arguments.name)
-    print(f"{episodes.name}: {episodes.num_episodes} episodes, {episodes.num_steps} steps")
+    episodes = import_file(arguments.file, arguments.name, **_statements(arguments))
+    place = "no environment" if episodes.environment is None else f"environment {episodes.environment.id}"
+    print(f"{episodes.name}: {episodes.num_episodes} episodes, {episodes.num_steps} steps, {place}")
     return 0
 
 

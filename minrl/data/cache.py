@@ -44,12 +44,18 @@ def fingerprint(files: Iterable[Path], *extra: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def cached(key: str, convert: Callable[[Allocate], Arrays], *, enabled: bool = True) -> Arrays:
-    """The arrays under `key`, converted now if they are not there yet.
+def cached(
+    key: str, convert: Callable[[Allocate], Arrays], *, enabled: bool = True, folder: Path | None = None
+) -> Arrays:
+    """Return the arrays under `key`, converted now if they are not there yet.
 
-    Written beside their final place and renamed, so that two processes may do so at once. A cache folder that
+    With a `folder` they are converted into it, whatever the cache holds, and mapped from there; not `enabled` is in
+    memory. Written beside their final place and renamed, so that two processes may do so at once. A cache folder that
     cannot be written costs a warning, and the arrays stay in memory.
     """
+    if folder is not None:
+        _write(folder, convert)
+        return _read(folder) or convert(in_memory)
     if not enabled:
         return convert(in_memory)
     folder = cache_folder() / key

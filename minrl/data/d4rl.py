@@ -115,12 +115,14 @@ def load_file(
     task: str = "",
     references: tuple[float, float] | None = None,
     given: Stated | None = None,
+    folder: Path | None = None,
 ) -> Episodes:
     """Load a flat HDF5 file: observations, actions, rewards, terminals, and timeouts and next_observations if there.
 
     `given` says what the file's attributes do not: spaces, or the environment that has them. Where neither does,
     spaces are guessed (`flat_spaces`) and the guess is logged. `task` is the D4RL name, which tells the time limit
-    and the environment. Raises ValueError naming a fault's place.
+    and the environment; `folder` takes the converted arrays, in place of the cache. Raises ValueError naming a fault's
+    place.
     """
     with open_hdf5(file) as source:
         _check_fields(source, file)
@@ -132,6 +134,7 @@ def load_file(
             fingerprint([file], task, *map(to_json, spaces_found)),
             lambda allocate: _convert(source, file, task, *spaces_found, allocate),
             enabled=cache,
+            folder=folder,
         )
         report(source, file, task, arrays)
         references = _references(source, references)

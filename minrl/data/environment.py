@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import io
 import json
+import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,12 +56,23 @@ class EnvironmentInfo:
         if self.spec is not None:
             return self.spec
         register(self.id)
+        module, _, name = self.id.rpartition(":")
         try:
-            found = gymnasium.spec(self.id)
-        except gymnasium.error.Error as error:
+            if module:
+                importlib.import_module(module)
+            found = gymnasium.spec(name)
+            steps = self.max_episode_steps or found.max_episode_steps
+            kwargs = {**found.kwargs, **self.kwargs}
+            entry = _named(found.entry_point)
+            return dataclasses.replace(found, entry_point=entry, kwargs=kwargs, max_episode_steps=steps).to_json()
+        except (gymnasium.error.Error, ImportError, ValueError, AttributeError) as error:
             raise ValueError(_cannot_make(self, error)) from error
-        steps = self.max_episode_steps or found.max_episode_steps
-        return dataclasses.replace(found, kwargs={**found.kwargs, **self.kwargs}, max_episode_steps=steps).to_json()
+
+
+def _named(entry: Any) -> Any:
+    """Return an entry point as MODULE:NAME where it is a class or function that has one: code goes into no JSON."""
+    name = getattr(entry, "__qualname__", "<")
+    return f"{entry.__module__}:{name}" if callable(entry) and "<" not in name else entry
 
 
 def from_spec(text: str) -> EnvironmentInfo:
@@ -101,8 +114,10 @@ def register(environment_id: str) -> None:
     Raises:
         ValueError: if it is one of popgym's and popgym is not installed, or such a module cannot be imported.
     """
-    # Gymnasium itself imports MODULE in MODULE:ID.
-    if ":" in environment_id or environment_id in gymnasium.registry:
+    if ":" in environment_id:
+        _find_beside(environment_id.partition(":")[0])  # Gymnasium itself imports MODULE in MODULE:ID
+        return
+    if environment_id in gymnasium.registry:
         return
     if environment_id.startswith("popgym-"):
         _import_popgym(environment_id)
@@ -120,6 +135,13 @@ def register(environment_id: str) -> None:
             import gymnasium_robotics
 
             gymnasium.register_envs(gymnasium_robotics)
+
+
+def _find_beside(module: str) -> None:
+    """Have Python find a module in the current folder, as `python -m` does and an installed command does not."""
+    package, here = module.partition(".")[0], Path.cwd()
+    if importlib.util.find_spec(package) is None and ((here / f"{package}.py").is_file() or (here / package).is_dir()):
+        sys.path.append(str(here))
 
 
 def _import_popgym(environment_id: str) -> None:

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces
 
 from minrl.data.d4rl import d4rl_folder, load_file, local_names
 from minrl.data.d4rl_table import FILES, reference_scores
+from minrl.data.environment import EnvironmentInfo
 from minrl.data.episode import Episodes
-from minrl.data.load import load
-from minrl.data.minari import SHIPPED, find, local_ids, minari_folder
-from minrl.data.spaces import AnySpace, to_json
+from minrl.data.flat_spaces import Stated, stated
+from minrl.data.load import is_minari, load, main_file
+from minrl.data.minari import MAIN, SHIPPED, find, load_folder, local_ids, minari_folder
+from minrl.data.spaces import AnySpace
+from minrl.data.writing import set_metadata, write_set
 
 
 @dataclass(frozen=True)
@@ -82,104 +83,80 @@ def _figures(values: npt.NDArray[Any]) -> dict[str, float]:
     }
 
 
-def import_file(path: str | Path, name: str | None = None) -> Episodes:
-    """Check a flat HDF5 file (as D4RL's) and write it as a local Minari set; returns it as loaded from there.
+def import_file(
+    path: str | Path,
+    name: str | None = None,
+    *,
+    observation_space: AnySpace | str | None = None,
+    action_space: AnySpace | str | None = None,
+    environment: EnvironmentInfo | str | None = None,
+) -> Episodes:
+    """Check a flat HDF5 file (as D4RL's) and write it as a local Minari set; return it as loaded from there.
 
-    `name` is the Minari id, by default `imported/<file name>-v0`. A file that is one of D4RL's keeps its reference
-    scores and environment. Raises ValueError for faulty data, a malformed id or one that is taken.
+    A set of Minari's own layout, as before 0.5, is copied with its metadata in place.
+
+    Args:
+        path: the file, or the folder of a Minari set.
+        name: the Minari id, by default `imported/<file name>-v0`.
+        observation_space, action_space, environment: as for `load`; the environment goes into the set's metadata. A
+            file that is one of D4RL's keeps its reference scores and environment.
+
+    Raises:
+        ValueError: for faulty data, a malformed id or one that is taken, a space that does not fit, or an
+            environment that cannot be made.
     """
-    file = Path(path).expanduser()
-    dataset_id = name.removeprefix("minari:") if name else _default_id(file)
+    source = Path(path).expanduser()
+    file = main_file(source)
+    dataset_id = name.removeprefix("minari:") if name else _default_id(source)
     if not re.fullmatch(r"(?:[-_\w]+/)*[-_\w]+-v\d+", dataset_id):
         raise ValueError(f"{dataset_id!r} is not a Minari id, which looks like namespace/name-v0")
     target = minari_folder() / dataset_id
     if target.exists():
-        raise ValueError(f"minari:{dataset_id} is there already ({target}): choose another name or delete it")
-    task = next((known for known, known_file in FILES.items() if known_file == file.name), "")
-    references = reference_scores(task) if task else None
-    episodes = load_file(file, f"hdf5:{file}", cache=False, task=task, references=references)
+        raise ValueError(f"minari:{dataset_id} is there already ({target}): choose another name with --name")
+    given = stated(observation_space, action_space, environment)
+    root = minari_folder()
     try:
-        _write(episodes, dataset_id, target)
+        root.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".import.", dir=root))
+        try:
+            _fill(draft, file, given, dataset_id)
+            draft.chmod(0o755)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft.rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        for parent in list(Path(dataset_id).parents)[:-1]:
+            namespace = root / parent / "namespace_metadata.json"
+            if not namespace.exists():
+                namespace.write_text("{}")
     except OSError as error:
         raise ValueError(f"{target} cannot be written: {error.strerror or error}") from error
     return load(f"minari:{dataset_id}")
 
 
+def _fill(draft: Path, file: Path, given: Stated, dataset_id: str) -> None:
+    """Write the set's folder, complete, into `draft`; nothing of a large set is held in memory."""
+    data = draft / "data"
+    data.mkdir()
+    arrays = draft / "arrays"
+    arrays.mkdir()
+    if is_minari(file):
+        episodes = load_folder(file.parent, f"hdf5:{file}", cache=False, given=given, file=file.name, folder=arrays)
+        for part in sorted(file.parent.glob("*.hdf5")) if file.name == MAIN else [file]:
+            shutil.copyfile(part, data / (MAIN if part == file else part.name))
+    else:
+        task = next((known for known, known_file in FILES.items() if known_file == file.name), "")
+        references = reference_scores(task) if task else None
+        episodes = load_file(
+            file, f"hdf5:{file}", cache=False, task=task, references=references, given=given, folder=arrays
+        )
+        write_set(episodes, data / MAIN)
+    metadata = set_metadata(episodes, dataset_id)
+    (data / "metadata.json").write_text(json.dumps(metadata))
+    shutil.rmtree(arrays)
+
+
 def _default_id(file: Path) -> str:
+    file = file.absolute().parent if file.name == "data" else file
     stem = re.sub(r"[^-_\w]+", "-", file.stem).strip("-") or "set"
     return f"imported/{stem}" if re.search(r"-v\d+$", stem) else f"imported/{stem}-v0"
-
-
-def _write(episodes: Episodes, dataset_id: str, target: Path) -> None:
-    """The set in Minari's HDF5 layout, beside its final place and then renamed."""
-    root = minari_folder()
-    root.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".import.", dir=root))
-    try:
-        draft.chmod(0o755)
-        data = draft / "data"
-        data.mkdir()
-        with h5py.File(data / "main_data.hdf5", "w", track_order=True) as main:
-            for index in range(episodes.num_episodes):
-                _write_episode(main.create_group(f"episode_{index}"), episodes, index)
-        (data / "metadata.json").write_text(json.dumps(_metadata(episodes, dataset_id)))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    for parent in list(Path(dataset_id).parents)[:-1]:
-        namespace = root / parent / "namespace_metadata.json"
-        if not namespace.exists():
-            namespace.write_text("{}")
-
-
-def _write_episode(group: h5py.Group, episodes: Episodes, index: int) -> None:
-    rows = slice(int(episodes.offsets[index]), int(episodes.offsets[index + 1]))
-    steps = rows.stop - rows.start
-    final = episodes.final_observations[index : index + 1]
-    observations = np.concatenate([episodes.observations[rows], final])
-    flags = {"terminations": episodes.terminated, "truncations": episodes.truncated}
-    group.attrs.update({"id": index, "total_steps": steps})
-    group.create_dataset("observations", data=_unflatten(episodes.observation_space, observations))
-    group.create_dataset("actions", data=_unflatten(episodes.action_space, episodes.actions[rows]))
-    group.create_dataset("rewards", data=episodes.rewards[rows].astype(np.float64))
-    for key, values in flags.items():
-        set_at_end = np.zeros(steps, dtype=np.bool_)
-        set_at_end[-1] = values[index]
-        group.create_dataset(key, data=set_at_end)
-
-
-def _unflatten(space: AnySpace, flat: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Flat rows as the space's own samples; flat files have only Box, Discrete and MultiDiscrete."""
-    if isinstance(space, spaces.Discrete):
-        indices: npt.NDArray[Any] = np.argmax(flat, axis=1).astype(np.int64)
-        return indices
-    if isinstance(space, spaces.MultiDiscrete):
-        cuts = np.cumsum(space.nvec)[:-1]
-        return np.stack([np.argmax(part, axis=1) for part in np.split(flat, cuts, axis=1)], axis=1)
-    assert space.shape is not None
-    samples: npt.NDArray[Any] = flat.reshape(len(flat), *space.shape).astype(space.dtype)
-    return samples
-
-
-def _metadata(episodes: Episodes, dataset_id: str) -> dict[str, Any]:
-    import minari
-
-    metadata: dict[str, Any] = {
-        "dataset_id": dataset_id,
-        "total_episodes": episodes.num_episodes,
-        "total_steps": episodes.num_steps,
-        "data_format": "hdf5",
-        "jpeg_encoding": False,
-        "observation_space": to_json(episodes.observation_space),
-        "action_space": to_json(episodes.action_space),
-        "minari_version": minari.__version__,
-        "author": [],
-        "author_email": [],
-        "dataset_size": 0.0,
-    }
-    if episodes.environment is not None:
-        metadata["env_spec"] = episodes.environment.to_spec()
-    if episodes.reference_scores is not None:
-        metadata["ref_min_score"], metadata["ref_max_score"] = episodes.reference_scores
-    return metadata

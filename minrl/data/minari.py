@@ -7,26 +7,35 @@ import difflib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gymnasium.spaces import flatten_space
+
 from minrl.data.cache import cached, fingerprint
 from minrl.data.convert import Allocate, Arrays, Block, assemble
-from minrl.data.environment import EnvironmentInfo, from_spec
+from minrl.data.environment import EnvironmentInfo, from_spec, make_environment
 from minrl.data.episode import Episodes
+from minrl.data.flat_spaces import Stated
+from minrl.data.minari_attributes import read_attributes
 from minrl.data.minari_download import fetch
 from minrl.data.minari_hdf5 import read_hdf5
 from minrl.data.spaces import AnySpace, from_json, to_json
 
 SHIPPED = Path(__file__).parent / "shipped"
+MAIN = "main_data.hdf5"
+# A set may be a person's own recordings: nothing is to be deleted on our word.
+_RESTORE = ", restore it from where the set came from"
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What `metadata.json` says, read."""
+    """What `metadata.json` says, or the attributes of an older set's file."""
 
     data: Path  # the folder that holds it
+    main: Path  # the HDF5 file, where the format is HDF5
     format: str
     episodes: int
     steps: int
@@ -75,47 +84,74 @@ def nearest(name: str, known: list[str]) -> str:
     return f"{hint}local sets: {shown or 'none'}"
 
 
-def load_minari(dataset_id: str, *, cache: bool, download: bool) -> Episodes:
-    """A set by its Minari id; raises ValueError, one line, when it is nowhere to be had or its data are faulty."""
+def load_minari(dataset_id: str, *, cache: bool, download: bool, given: Stated | None = None) -> Episodes:
+    """Load a set by its Minari id; raise ValueError, one line, when it is nowhere to be had or its data are faulty."""
     folder = find(dataset_id)
     if folder is None:
         here = f"data set minari:{dataset_id} is not in {minari_folder()}"
         folder = fetch(dataset_id, minari_folder(), here, nearest(dataset_id, local_ids()), download=download)
-    return load_folder(folder / "data", f"minari:{dataset_id}", cache=cache)
+    return load_folder(folder / "data", f"minari:{dataset_id}", cache=cache, given=given)
 
 
-def load_folder(data: Path, name: str, *, cache: bool) -> Episodes:
-    """A set in Minari's layout by its data folder."""
-    metadata = read_metadata(data)
+def load_folder(
+    data: Path,
+    name: str,
+    *,
+    cache: bool,
+    given: Stated | None = None,
+    file: str = MAIN,
+    folder: Path | None = None,
+) -> Episodes:
+    """Load a set in Minari's layout by its data folder; `given` says spaces and environment in place of the set.
+
+    `folder` takes the converted arrays, in place of the cache.
+    """
+    given = given or Stated()
+    metadata = read_metadata(data, given, file)
     # The spaces say which column is which: another order of keys must not find columns of the old order.
     layout = [to_json(space) for space in (metadata.observation_space, metadata.action_space)]
-    key = fingerprint(_source_files(metadata), *layout)
-    arrays = cached(key, lambda allocate: _convert(metadata, allocate), enabled=cache)
+    arrays = cached(
+        fingerprint(_source_files(metadata), *layout),
+        lambda allocate: _convert(metadata, allocate),
+        enabled=cache,
+        folder=folder,
+    )
     return Episodes(
         name=name,
         observation_space=metadata.observation_space,
         action_space=metadata.action_space,
-        environment=metadata.environment,
+        environment=given.environment or metadata.environment,
         reference_scores=metadata.reference_scores,
         **arrays,
     )
 
 
-def read_metadata(data: Path) -> Metadata:
-    """Read `metadata.json`; raises ValueError naming the file and what it lacks."""
+def read_metadata(data: Path, given: Stated | None = None, main: str = MAIN) -> Metadata:
+    """Read `metadata.json`, or what stands for it in a set from before Minari 0.5.
+
+    Raises ValueError naming the file and what it lacks.
+    """
+    given = given or Stated()
     file = data / "metadata.json"
     try:
         raw: dict[str, Any] = json.loads(file.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{file} is missing: the set is incomplete, delete its folder and fetch it again") from None
+        if not (data / main).is_file():
+            raise ValueError(f"{file} is missing: the set is incomplete{_RESTORE}") from None
+        file = data / main
+        raw = read_attributes(file, given)
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     try:
         environment = _environment(raw)
-        spaces = [_space(raw, field, environment) for field in ("observation_space", "action_space")]
+        spaces = [
+            said or _space(raw, field, given.environment, file)
+            for field, said in (("observation_space", given.observation_space), ("action_space", given.action_space))
+        ]
         low, high = raw.get("ref_min_score"), raw.get("ref_max_score")
         return Metadata(
             data=data,
+            main=data / main,
             format=str(raw.get("data_format", "hdf5")),
             episodes=int(raw["total_episodes"]),
             steps=int(raw["total_steps"]),
@@ -135,29 +171,31 @@ def _environment(raw: dict[str, Any]) -> EnvironmentInfo | None:
     return None if text is None else from_spec(text)
 
 
-def _space(raw: dict[str, Any], field: str, environment: EnvironmentInfo | None) -> AnySpace:
+def _space(raw: dict[str, Any], field: str, environment: EnvironmentInfo | None, file: Path) -> AnySpace:
+    """Return the space that the set states, or that of the environment: the user's, else the set's own."""
     if field in raw:
         return from_json(raw[field])
-    from minrl.data.environment import make_environment
+    if environment is None:
+        from minrl.trust import checked  # which imports this package
 
-    spec = raw.get("env_spec")  # the space of the recording, which an evaluation environment need not share
-    if spec is None:
-        raise KeyError(field)
-    made = make_environment(from_spec(spec))
-    try:
+        spec = raw.get("env_spec")  # the space of the recording, which an evaluation environment need not share
+        if spec is None:
+            raise KeyError(field)
+        environment = checked(from_spec(spec), str(file))
+    with closing(make_environment(environment)) as made:
         space: AnySpace = getattr(made, field)
-        return space
-    finally:
-        made.close()
+    flattened = field.removesuffix("_space") in raw.get("flattened", ())
+    return flatten_space(space) if flattened else space
 
 
 def _source_files(metadata: Metadata) -> list[Path]:
     if metadata.format != "hdf5":
         return sorted(file for file in metadata.data.rglob("*") if file.is_file())
-    main = metadata.data / "main_data.hdf5"
-    if not main.is_file():
-        raise ValueError(f"{main} is missing: the set is incomplete, delete its folder and fetch it again")
-    return [metadata.data / "metadata.json", *sorted(metadata.data.glob("*.hdf5"))]
+    if not metadata.main.is_file():
+        raise ValueError(f"{metadata.main} is missing: the set is incomplete{_RESTORE}")
+    said = metadata.data / "metadata.json"
+    files = sorted(metadata.data.glob("*.hdf5")) if metadata.main.name == MAIN else [metadata.main]
+    return [*([said] if said.is_file() else []), *files]
 
 
 def _convert(metadata: Metadata, allocate: Allocate) -> Arrays:
@@ -178,7 +216,7 @@ def _convert(metadata: Metadata, allocate: Allocate) -> Arrays:
 def _blocks(metadata: Metadata) -> Iterator[Block]:
     spaces = metadata.observation_space, metadata.action_space
     if metadata.format == "hdf5":
-        return read_hdf5(metadata.data / "main_data.hdf5", *spaces, episodes=metadata.episodes)
+        return read_hdf5(metadata.main, *spaces, episodes=metadata.episodes)
     if metadata.format in ("arrow", "parquet"):
         from minrl.data.minari_arrow import read_arrow
 

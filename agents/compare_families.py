@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from minrl.compare.family import Family
-from minrl.data import load
 from minrl.data.environment import make_environment
 from minrl.log import STEP, TIMESTEPS
 from minrl.physics import quiet_mujoco
@@ -13,6 +12,7 @@ from minrl.task import Task
 from minrl.train import TrainConfig, new_agent
 from minrl.train import resume as resume_offline
 from minrl.train import train as train_offline
+from minrl.training_data import training_data
 
 from . import ppo_command, ppo_start, train_command
 from .ppo_agent import PPOAgent, PPOConfig, PPOOptions
@@ -28,6 +28,13 @@ def families() -> dict[str, Family]:
     return {
         "offline": Family(
             source="data",
+            keys={
+                "data": "data",
+                "env": "eval_env",
+                "env_kwargs": "env_kwargs",
+                "observation_space": "observation_space",
+                "action_space": "action_space",
+            },
             counter=STEP,
             agents={_DEFAULT: kinds.pop(_DEFAULT), **kinds},
             settings=TrainConfig,
@@ -40,6 +47,7 @@ def families() -> dict[str, Family]:
         ),
         "online": Family(
             source="env",
+            keys={"env": "env", "env_kwargs": "env_kwargs"},
             counter=TIMESTEPS,
             agents={PPOAgent.name: PPOOptions},
             settings=OnlineConfig,
@@ -54,9 +62,12 @@ def families() -> dict[str, Family]:
 
 def find_data(settings: TrainConfig, download: bool) -> Task:
     """The task of a data set; a ValueError where the set or its environment cannot be had."""
-    task = Task.of(load(settings.data, download=download))
+    task = Task.of(training_data(settings, download=download))
     if task.environment is None:
-        raise ValueError(f"{settings.data} names no environment, so its agents have no score to compare")
+        raise ValueError(
+            f"{settings.data} names no environment, so its agents have no score to compare: "
+            f'name one in its table [tasks.NAME], env = "ID"'
+        )
     quiet_mujoco()
     with closing(make_environment(task.environment)) as environment:
         task.check_fits(environment.observation_space, environment.action_space, task.environment.id)
@@ -76,7 +87,7 @@ def start_offline(agent: str, options: Any, settings: TrainConfig, out: Path) ->
 
 def go_on_offline(settings: TrainConfig, out: Path) -> int:
     """Go on with a run, to the same numbers as without the interruption."""
-    return train_command.finish(resume_offline(out), out)
+    return train_command.finish(resume_offline(out, settings.eval_env or None), out)
 
 
 def find_environment(settings: OnlineConfig, download: bool) -> Task:

@@ -140,7 +140,7 @@ def _go_on(arguments: argparse.Namespace, path: Path | None) -> Ending:
     folder = path if path.is_dir() else path.parent
     if checkpoint.read(path).agent == ppo_command.NAME:
         return Ending(ppo_command.go_on(path, arguments.known_env, arguments.extended), folder, is_first=True)
-    result = resume(path, arguments.extended)
+    result = resume(path, arguments.known_env, arguments.extended)
     return Ending(finish(result, path), folder, result.is_first)
 
 
@@ -162,7 +162,10 @@ def finish(result: Result, path: Path) -> int:
     if not result.is_first:
         return 0 if result.signal is None else 128 + result.signal
     if result.signal is not None:
-        command = f"minrl train --resume {shlex.quote(str(out))}"
+        environment = result.agent.task.environment
+        # An id with a module before it is imported only where the user says it again.
+        named = f" --env {shlex.quote(environment.id)}" if environment is not None and ":" in environment.id else ""
+        command = f"minrl train --resume {shlex.quote(str(out))}{named}"
         print(f"stopped at step {result.step} and saved; go on with: {command}")
         return 128 + result.signal
     print(write_report(result, out))

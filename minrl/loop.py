@@ -43,6 +43,7 @@ class Result:
     held_out: int  # episodes
     is_first: bool  # of the processes that trained together: the one that writes and speaks
     failure: str | None = None  # of the evaluation of the last weights, where it raised
+    data: Episodes | None = None  # all that was learned from or held out
 
     @property
     def seconds_per_step(self) -> float | None:

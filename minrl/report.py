@@ -18,7 +18,6 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from minrl import relabel, target_choice
 from minrl.agent import Actor, parameter_count
-from minrl.data import load
 from minrl.data.episode import Episodes
 from minrl.evaluate import Evaluation
 from minrl.files import replacing
@@ -34,7 +33,8 @@ SUMMARY = "summary.json"
 def write_report(result: Result, out: Path) -> str:
     """A table of what was learned from what, and how fast; writes the learning curve where matplotlib is there."""
     agent = result.agent
-    episodes = load(agent.task.dataset)
+    assert result.data is not None
+    episodes = result.data
     rows = [("data set", f"{episodes.name}: {len(episodes)} episodes, {episodes.num_steps} steps")]
     rows += [
         ("data set, mean return", _scored(episodes, float(episodes.returns.mean()))),
@@ -61,8 +61,20 @@ def write_report(result: Result, out: Path) -> str:
     device = next(agent.parameters()).device
     if device.type == "cuda":
         numbers["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+    if result.evaluation is None and result.failure is None:
+        rows.append(("evaluation", _why_not_evaluated(result, out)))
     return finish(
         agent, result.evaluation, out, failure=result.failure, rows=rows, speed=speed, numbers=numbers, panels=panels
+    )
+
+
+def _why_not_evaluated(result: Result, out: Path) -> str:
+    command = f"{_program('minrl')} evaluate {shlex.quote(str(out))}"
+    if result.agent.task.environment is not None:
+        return f"none, as --evaluate-every is 0; {command} evaluates"
+    return (
+        f"none, as the data set names no environment; {command} --env ID evaluates in one (MODULE:ID imports MODULE), "
+        "and a run with --eval-env ID is evaluated on the way"
     )
 
 

@@ -1,5 +1,6 @@
 """Training an offline agent into a folder, and going on with it after an interruption."""
 
+import logging
 import shlex
 import sys
 from contextlib import closing
@@ -12,7 +13,6 @@ import torch
 from minrl import checkpoint
 from minrl.agent import Agent
 from minrl.config import build, write_toml
-from minrl.data import load
 from minrl.data.environment import make_environment
 from minrl.data.episode import Episodes
 from minrl.device import device_named
@@ -24,9 +24,12 @@ from minrl.relabel import relabelled, task_of
 from minrl.task import Task
 from minrl.threads import described, use_threads
 from minrl.train_config import TrainConfig
+from minrl.training_data import HOW_TO_EVALUATE, check_environment_of_file, training_data
 from minrl.tune import tune_cpu
 from minrl.validation import split
 from minrl.video import check_renders
+
+_log = logging.getLogger("minrl.train")
 
 __all__ = ["Result", "TrainConfig", "new_agent", "resume", "train"]
 
@@ -48,7 +51,8 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
     config = replace(config, data=_absolute(config.data))
     device, group = _prepare(config)
     try:
-        episodes, held_out = split(load(config.data), config.validation, config.seed)
+        whole = training_data(config)
+        episodes, held_out = split(whole, config.validation, config.seed)
         if config.relabel_returns:
             # What is wrong with the settings shows before the value is learned.
             new_agent(kind, agent_config, Task.of(episodes))
@@ -64,16 +68,18 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
             out.mkdir(parents=True, exist_ok=True)
             write_toml(out / checkpoint.CONFIG, {kind.name: agent_config, "train": config})
         _share_out(agent, config, group)
-        return Run(agent, episodes, held_out, config, out, group).go()
+        return replace(Run(agent, episodes, held_out, config, out, group).go(), data=whole)
     finally:
         group.leave()
 
 
-def resume(out: Path, steps: int | None = None) -> Result:
+def resume(out: Path, environment: str | None = None, steps: int | None = None) -> Result:
     """Go on with the run in `out` from its last checkpoint, to the same numbers as without the interruption.
 
     Args:
         out: the run's folder.
+        environment: the id of the environment that the run names in place of the data set's, for one that no
+            installed package registers: nothing that only a file names is imported.
         steps: the last step, where it is not to be the planned one. From the checkpoint on the learning rate is that
             of a run planned for so many steps: after a cosine that has come to zero it rises again.
 
@@ -88,8 +94,10 @@ def resume(out: Path, steps: int | None = None) -> Result:
     try:
         planned = build(TrainConfig, saved.training["config"], f"checkpoint {out}")
         config = extended(planned, steps, saved.step, out)
+        check_environment_of_file(config, environment, str(out))
         device, group = _prepare(config)
-        episodes, held_out = split(load(config.data), config.validation, config.seed)
+        whole = training_data(config)
+        episodes, held_out = split(whole, config.validation, config.seed)
         if config.relabel_returns:
             episodes, held_out = relabelled(episodes, held_out, seed=config.seed, out=folder, group=group, resumed=True)
         agent = checkpoint.restore(saved, str(out)).to(device)
@@ -106,7 +114,7 @@ def resume(out: Path, steps: int | None = None) -> Result:
         raise ValueError(f"checkpoint {out} cannot be resumed: {type(error).__name__}: {error}") from error
     try:
         _share_out(agent, config, group)
-        return run.go()
+        return replace(run.go(), data=whole)
     finally:
         group.leave()
 
@@ -154,6 +162,7 @@ def _check_environment(task: Task, video: bool) -> None:
     if task.environment is None:
         if video:
             raise ValueError(f"--video: {task.dataset} names no environment, so there is nothing to show")
+        _log.warning("%s names no environment, so the run is not evaluated; say it: %s", task.dataset, HOW_TO_EVALUATE)
         return
     quiet_mujoco()
     try:

@@ -1,7 +1,7 @@
 """How an offline agent is trained: table [train] of its config."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from minrl.config import check_at_least
 from minrl.episode_limit import DEFAULT_MAX_STEPS
@@ -12,6 +12,22 @@ class TrainConfig:
     """How an agent is trained."""
 
     data: str = field(default="", metadata={"help": "data set: minari:NAME, d4rl:NAME or hdf5:FILE"})
+    eval_env: str = field(
+        default="",
+        metadata={
+            "help": "environment to evaluate in, in place of the data set's own; MODULE:ID imports MODULE. It has the "
+            "spaces of a flat HDF5 file that does not say them"
+        },
+    )
+    env_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "settings of the environment, such as level=hard"}
+    )
+    observation_space: str = field(
+        default="", metadata={"help": "space of the recorded observations, such as 'Box(-inf, inf, (3,))'"}
+    )
+    action_space: str = field(
+        default="", metadata={"help": "space of the recorded actions, such as 'Discrete(3)' or 'Box(-1, 1, (2,))'"}
+    )
     seed: int = field(default=0, metadata={"help": "of weights, batches, dropout and held-out episodes"})
     steps: int = field(default=10_000, metadata={"help": "gradient steps"})
     batch_size: int = field(default=4, metadata={"help": "rows of a batch, for each process"})

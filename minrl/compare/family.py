@@ -16,6 +16,8 @@ class Family:
     """
 
     source: str  # the setting in table [train] that names the task: "data" or "env"
+    # What the grid's table [tasks.NAME] may say of the task, and the setting in table [train] that each is.
+    keys: Mapping[str, str]
     counter: str  # the column of the log that counts a run's steps
     agents: Mapping[str, type[Any]]  # by name, the dataclass of the settings in table [AGENT]; the first is the default
     settings: type[Any]  # of table [train]

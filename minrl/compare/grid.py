@@ -74,12 +74,15 @@ class _Grid:
         check_name(name, where)
         families = {family.source: key for key, family in self.families.items()}
         agents = [agent for family in self.families.values() for agent in family.agents]
-        check_keys(table, [*_TASK, *families, *LAYER, *agents], where)
+        keys = {key: None for family in self.families.values() for key in family.keys}
+        check_keys(table, [*_TASK, *keys, *LAYER, *agents], where)
         given = [source for source in families if source in table]
-        if len(given) != 1:
-            raise ValueError(f"{where} names its {' or its '.join(families)}: one of them")
+        if not given:
+            raise ValueError(f"{where} names its {' or its '.join(families)}")
+        # With both it learns from the first and is evaluated in the other.
         family = families[given[0]]
-        check_keys(table, [*_TASK, given[0], *LAYER, *self.families[family].agents], where)
+        own = self.families[family]
+        check_keys(table, [*_TASK, *own.keys, *LAYER, *own.agents], where)
         scale = numbers_of({key: table[key] for key in ("low", "high") if key in table}, where)
         if len(scale) == 1 or (scale and not scale["low"] < scale["high"]):
             raise ValueError(f"{where}: low and high are the returns that count as 0 and 100, low < high")
@@ -164,7 +167,14 @@ class _Grid:
         """Four, each over the one before, and where each stands."""
         key, method_place = task.family, f"[methods.{name}] of {self.where}"
         table = table_of(table_of(self.tables, "tasks", self.where), task.name, self.where)
-        own = {k: v for k, v in table.items() if k not in (*_TASK, self.families[key].source)}
+        family = self.families[key]
+        own = {k: v for k, v in table.items() if k not in (*_TASK, *family.keys)}
+        said = {family.keys[k]: v for k, v in table.items() if k in family.keys and k != family.source}
+        if said:
+            train = table_of(own, TRAIN, f"[tasks.{task.name}] of {self.where}")
+            if twice := sorted(set(said) & set(train)):
+                raise ValueError(f"[tasks.{task.name}] of {self.where} says {twice[0]} twice")
+            own[TRAIN] = {**train, **said}
         tasks = table_of(method, "tasks", method_place)
         yield table_of(self.tables, key, self.where), f"[{key}] of {self.where}"
         yield own, f"[tasks.{task.name}] of {self.where}"

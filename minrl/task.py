@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from minrl.data.environment import EnvironmentInfo
-from minrl.data.episode import Episodes
+from minrl.data.episode import Episodes, spread
 from minrl.data.layout import Kind, mismatch
 from minrl.data.moments import Moments, column_moments
 from minrl.data.spaces import AnySpace, from_json, leaves, to_json
@@ -44,7 +44,7 @@ class Task:
     def of(cls, episodes: Episodes) -> "Task":
         """The task that a data set was recorded in."""
         actions = _action_moments(episodes)
-        spread = float(np.std(episodes.returns_to_go, dtype=np.float64))
+        scale = spread(episodes.returns_to_go)
         return cls(
             dataset=episodes.name,
             observation_space=episodes.observation_space,
@@ -54,7 +54,7 @@ class Task:
             action_mean=tuple(actions.mean.tolist()),
             action_std=tuple(actions.std.tolist()),
             best_return=float(episodes.returns.max()),
-            return_scale=spread if spread > 0 else 1.0,
+            return_scale=scale if scale > 0 else 1.0,
             longest_episode=int(episodes.lengths.max()),
             environment=episodes.environment,
             reference_scores=episodes.reference_scores,

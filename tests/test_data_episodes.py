@@ -1,6 +1,8 @@
 """Episodes check themselves, sum their returns and flatten spaces as Gymnasium does."""
 
 import dataclasses
+import itertools
+import statistics
 from typing import Any
 
 import gymnasium
@@ -9,6 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from minrl.data import EnvironmentInfo, Episodes, build_episodes, make_environment
+from minrl.data import episode as episode_module
 from minrl.data.environment import from_spec
 from minrl.data.episode import returns_to_go
 from minrl.data.spaces import flatten, from_json, leaves, to_json
@@ -170,3 +173,28 @@ def test_an_environment_that_cannot_be_made_costs_one_line(info: EnvironmentInfo
     with pytest.raises(ValueError, match=message) as caught:
         make_environment(info)
     assert "\n" not in str(caught.value)
+
+
+def test_sums_over_pieces_are_those_over_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(3)
+    rewards = random.normal(1e3, 1.0, 400).astype(np.float32)
+    offsets = np.array([0, 3, 4, 250, 251, 400])
+    bounds = list(itertools.pairwise(offsets))
+    exact = [rewards[a:b].astype(np.float64) for a, b in bounds]
+    to_go = np.concatenate([np.cumsum(part[::-1])[::-1] for part in exact]).astype(np.float32)
+    monkeypatch.setattr(episode_module, "_STEPS_AT_ONCE", 64)
+    np.testing.assert_array_equal(episode_module.returns_to_go(rewards, offsets), to_go)
+    one = np.ones((400, 1))
+    parts: Any = {"observations": one, "actions": one, "rewards": rewards, "final_observations": np.ones((5, 1))}
+    flags: Any = {"terminated": np.ones(5, bool), "truncated": np.zeros(5, bool)}
+    box = spaces.Box(-np.inf, np.inf, (1,))
+    episodes = episode_module.build_episodes(
+        name="x", lengths=np.diff(offsets), observation_space=box, action_space=box, **parts, **flags
+    )
+    np.testing.assert_allclose(episodes.returns, [part.sum() for part in exact], rtol=1e-15)
+    np.testing.assert_allclose(
+        episode_module.spread(rewards), statistics.pstdev(rewards.astype(float).tolist()), rtol=1e-12
+    )
+    chosen = episodes.select([4, 0, 2])
+    expected = [rewards[slice(*bounds[i])] for i in (4, 0, 2)]
+    np.testing.assert_array_equal(chosen.rewards, np.concatenate(expected))

@@ -169,6 +169,16 @@ def returns_to_go(
     return result
 
 
+def spread(values: npt.NDArray[Any]) -> float:
+    """Return the standard deviation of (N,) in float64, of which at most a constant number is held at once."""
+    if len(values) <= _STEPS_AT_ONCE:
+        return float(np.std(values, dtype=np.float64))
+    pieces = _pieces(0, len(values))
+    mean = sum(float(np.sum(values[a:b], dtype=np.float64)) for a, b in pieces) / len(values)
+    squares = sum(float(np.sum(np.square(values[a:b].astype(np.float64) - mean))) for a, b in pieces)
+    return float(np.sqrt(squares / len(values)))
+
+
 def _taken(array: npt.NDArray[Any], count: int, rows: Callable[[int, int], IntArray]) -> npt.NDArray[Any]:
     """Copy `count` rows; `rows` says which for each piece of the copy."""
     result = room_beside(array, (count, *array.shape[1:]))
@@ -187,8 +197,9 @@ def groups(offsets: IntArray, steps: int) -> Iterator[tuple[int, int]]:
         first = max(first + 1, last)
 
 
-def _pieces(start: int, stop: int, most: int = _STEPS_AT_ONCE) -> list[tuple[int, int]]:
-    """Return bounds of pieces of at most `most` rows."""
+def _pieces(start: int, stop: int, most: int | None = None) -> list[tuple[int, int]]:
+    """Return bounds of pieces of at most `most` rows, _STEPS_AT_ONCE by default."""
+    most = most or _STEPS_AT_ONCE
     return [(begin, min(begin + most, stop)) for begin in range(start, stop, most)]
 
 

@@ -94,7 +94,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "width": ([*TRAIN, "--data", "D", "--out", "r", "--width", "0"], "width must be at least 1, got 0"),
     "mlp": ([*TRAIN, "--data", "D", "--out", "r", "--mlp", "-1"], "mlp must be at least 0, got -1.0"),
     "dropout": ([*TRAIN, "--data", "D", "--out", "r", "--dropout", "2"], "dropout"),
-    "config": ([*TRAIN, "--out", "r", "--config", "none.toml"], "config none.toml cannot be read: No such file"),
+    "config": ([*TRAIN, "--out", "r", "--config", "none.toml"], "config none.toml cannot be read: no such file"),
     "resume and agent": (["train", "--resume", "x", "decision"], "a resumed run keeps its settings"),
     "run": (["evaluate", "runs/none"], "no checkpoint at runs/none"),
     "data action": (["data", "lst"], 'unknown action "lst"; did you mean "list"?'),

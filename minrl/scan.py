@@ -4,17 +4,38 @@ All run in linear space: gates are formed and states kept in float32 (float64 fo
 precision of the input. Shapes: B batch, T time, D width.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal, get_args
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from minrl.kernels import chunked, cpu, cpu_lstm, cpu_product, cuda, lstm, reference, tiled
+from minrl.kernels.cpu_act_watch import in_torch, without_fused_kernels
+from minrl.kernels.gates import (
+    Candidate,
+    candidate_checked,
+    in_state_precision,
+    mingru_gates,
+    minlstm_gates,
+    recurrence_of,
+)
 
-Candidate = Literal["positive", "tanh", "linear"]
+__all__ = [
+    "FUSED",
+    "KERNELS",
+    "Candidate",
+    "candidate_checked",
+    "gated_layer",
+    "kernel_for",
+    "linear_scan",
+    "lstm_scan",
+    "mingru_gates",
+    "mingru_scan",
+    "minlstm_gates",
+    "minlstm_scan",
+    "without_fused_kernels",
+]
+
 LinearScan = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
 
 KERNELS: dict[str, LinearScan] = {
@@ -27,27 +48,13 @@ KERNELS: dict[str, LinearScan] = {
 FUSED = {"cpu": cpu.gated_scan, "cuda": cuda.gated_scan}
 
 
-_torch_alone = False
-
-
 def kernel_for(x: Tensor) -> str:
-    """The name in `KERNELS` of the kernel that runs on inputs like `x`."""
-    if _torch_alone:
+    """Return the name in `KERNELS` of the kernel that runs on inputs like `x`."""
+    if in_torch():
         return "chunked"
     if cpu.takes(x):
         return "cpu"
     return "cuda" if cuda.takes(x) else "chunked"
-
-
-@contextmanager
-def without_fused_kernels() -> Iterator[None]:
-    """Scans in torch's own operations meanwhile, for graphs that must run where this package is not installed."""
-    global _torch_alone
-    before, _torch_alone = _torch_alone, True
-    try:
-        yield
-    finally:
-        _torch_alone = before
 
 
 def linear_scan(
@@ -69,7 +76,7 @@ def linear_scan(
     """
     if decay.shape != drive.shape or drive.dim() != 3:
         raise ValueError(f"decay and drive must both be (B, T, D) with T >= 1, got {_shape(decay)} and {_shape(drive)}")
-    decay, drive = _in_state_precision(decay), _in_state_precision(drive)
+    decay, drive = in_state_precision(decay), in_state_precision(drive)
     _check_shapes(drive, drive.shape[2], state, reset)
     state = None if state is None else state.to(drive.dtype)
     return KERNELS[kernel_for(drive)](decay, drive, state, reset)
@@ -146,7 +153,7 @@ def lstm_scan(
     width = gates.shape[2] // 4
     if weight.shape != (4 * width, width):
         raise ValueError(f"weight must be (4H, H) = {(4 * width, width)}, got {_shape(weight)}")
-    pre = _in_state_precision(gates)
+    pre = in_state_precision(gates)
     _check_shapes(pre, 2 * width, state, reset)
     state = None if state is None else state.to(pre.dtype)
     run = cpu_lstm.lstm_scan if cpu_lstm.takes(pre) else lstm.lstm_scan
@@ -184,55 +191,19 @@ def _gated_scan(
     if gates.dim() != 3 or gates.shape[2] % parts or gates.is_complex():
         raise ValueError(f"gates must be real, (B, T, {parts}D) with T >= 1, got {gates.dtype} {_shape(gates)}")
     # The CUDA kernels read half precision themselves.
-    pre = gates if kernel_for(gates) == "cuda" else _in_state_precision(gates)
+    pre = gates if kernel_for(gates) == "cuda" else in_state_precision(gates)
     if fused := FUSED.get(kernel_for(pre)):
         _check_shapes(pre, pre.shape[2] // parts, state, reset)
         state = None if state is None else state.to(torch.promote_types(pre.dtype, torch.float32))
         h, last = fused(pre, state, reset, parts=parts, candidate=candidate, signed=signed)
     else:
-        form = mingru_gates if parts == 2 else minlstm_gates
-        decay, drive = form(pre, candidate=candidate, signed=signed)
+        decay, drive = recurrence_of(pre, parts=parts, candidate=candidate, signed=signed)
         if pre.shape[1] == 1 and state is not None and reset is None:  # a step: nothing to scan
             last = torch.addcmul(drive[:, 0], decay[:, 0], state)
             h = last.unsqueeze(1)
         else:
             h, last = linear_scan(decay, drive, state, reset)
     return h.to(gates.dtype), last
-
-
-def mingru_gates(gates: Tensor, *, candidate: Candidate, signed: bool) -> tuple[Tensor, Tensor]:
-    """(..., 2D) update gate | candidate -> decay (..., D) and drive (..., D) of the linear recurrence."""
-    update, content = _in_state_precision(gates).chunk(2, dim=-1)
-    z = torch.sigmoid(update)
-    decay = 1 - 2 * z if signed else 1 - z
-    return decay, z * candidate_map(content, candidate)
-
-
-def minlstm_gates(gates: Tensor, *, candidate: Candidate, signed: bool) -> tuple[Tensor, Tensor]:
-    """(..., 3D) forget gate | input gate | candidate -> decay (..., D) and drive (..., D)."""
-    forget, insert, content = _in_state_precision(gates).chunk(3, dim=-1)
-    # f' is the sigmoid of log f - log i; the quotient itself is 0 / 0 where both gates are shut.
-    i = torch.sigmoid(F.logsigmoid(insert) - F.logsigmoid(forget))
-    decay = 1 - 2 * i if signed else 1 - i
-    return decay, i * candidate_map(content, candidate)
-
-
-def candidate_map(x: Tensor, candidate: Candidate) -> Tensor:
-    """The map g of the candidate (appendix B, listing 6, for "positive")."""
-    if candidate == "positive":
-        return torch.where(x >= 0, x + 0.5, torch.sigmoid(x))
-    return torch.tanh(x) if candidate_checked(candidate) == "tanh" else x
-
-
-def candidate_checked(candidate: Candidate) -> Candidate:
-    """`candidate` itself; a ValueError where there is no such map."""
-    if candidate not in get_args(Candidate):
-        raise ValueError(f"candidate must be one of {', '.join(get_args(Candidate))}, got {candidate!r}")
-    return candidate
-
-
-def _in_state_precision(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _check_shapes(x: Tensor, width: int, state: Tensor | None, reset: Tensor | None) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from minrl.kernels import differentiable
+from minrl.kernels.cpu_act_watch import gradients_are_differentiated, under_transform
 
 # Up to here one operation per step is cheaper than the three passes over chunks.
 _LOOP_LIMIT = 32
@@ -19,6 +21,8 @@ def linear_scan(
     decay: Tensor, drive: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Compute `minrl.scan.linear_scan`, forward and backward without a product with what a reset leaves behind."""
+    if under_transform():
+        return differentiable.linear_scan(decay, drive, state, reset)
     if state is None:
         state = drive.new_zeros(drive.shape[0], drive.shape[2])
     h: Tensor = _LinearScan.apply(decay, drive, state, reset)  # type: ignore[no-untyped-call]
@@ -35,11 +39,13 @@ class _LinearScan(torch.autograd.Function):
         return h
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """With G_t the gradient of all that follows from h_t: G_t = dh_t + decay_{t+1} G_{t+1}."""
         decay, state, opens, h = ctx.saved_tensors
         (dh,) = gradients
+        if gradients_are_differentiated():
+            reset = None if opens is None else opens.squeeze(-1)
+            return *differentiable.linear_gradients(decay, state, reset, h, dh, torch.zeros_like(state)), None
         # For complex numbers the adjoint of a product is the product with the conjugate.
         adjoint, h = decay.conj(), h.conj()
         g = torch.empty_like(h, memory_format=torch.contiguous_format)

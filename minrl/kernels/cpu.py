@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from minrl.kernels import chunked
+from minrl.kernels.cpu_act_watch import under_transform
+from minrl.kernels.operators import register_gated, register_linear
 
 _REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.complex128)
 # Below so many numbers a second thread costs more than it brings.
@@ -40,8 +42,8 @@ def _numba_works() -> bool:
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the kernels take an input like `x`; complex ones go through `linear_scan` alone."""
-    return x.device.type == "cpu" and x.dtype in _REAL + _COMPLEX and bool(available())
+    """Return True if the kernels take an input like `x` here; complex ones go through `linear_scan` alone."""
+    return x.device.type == "cpu" and x.dtype in _REAL + _COMPLEX and bool(available()) and not under_transform()
 
 
 def linear_scan(
@@ -197,59 +199,8 @@ def _fake_linear_backward(decay: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, 
     return torch.empty_like(h), torch.empty_like(h), dlast.new_empty(dlast.shape)
 
 
-def _keep_gated(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    gates, state, reset, *ctx.options = inputs
-    ctx.save_for_backward(gates, state, reset, output[0])
+register_gated("cpu_gated_scan", "cpu", _gated_forward, _gated_backward, _fake_gated, _fake_gated_backward)
+register_linear("cpu_linear_scan", "cpu", _linear_forward, _linear_backward, _fake_linear, _fake_linear_backward)
 
-
-def _gated_gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
-    gates, state, reset, h = ctx.saved_tensors
-    dgates, dstate = torch.ops.minrl.cpu_gated_scan_backward(gates, state, reset, h, dh, dlast, *ctx.options)
-    return dgates, None if state is None else dstate, None, None, None, None
-
-
-def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    decay, _, state, reset = inputs
-    ctx.save_for_backward(decay, state, reset, output[0])
-
-
-def _linear_gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
-    decay, state, reset, h = ctx.saved_tensors
-    ddecay, ddrive, dstate = torch.ops.minrl.cpu_linear_scan_backward(decay, state, reset, h, dh, dlast)
-    return ddecay, ddrive, None if state is None else dstate, None
-
-
-def _register(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    operator = torch.library.custom_op(f"minrl::{name}", run, mutates_args=(), device_types="cpu", schema=schema)
-    operator.register_fake(fake)
-    return operator
-
-
-_GATED = "int parts, str candidate, bool signed"
-_register(
-    "cpu_gated_scan",
-    f"(Tensor gates, Tensor? state, Tensor? reset, {_GATED}) -> (Tensor, Tensor)",
-    _gated_forward,
-    _fake_gated,
-).register_autograd(_gated_gradients, setup_context=_keep_gated)
-_register(
-    "cpu_gated_scan_backward",
-    f"(Tensor gates, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast, {_GATED}) -> (Tensor, Tensor)",
-    _gated_backward,
-    _fake_gated_backward,
-)
-_register(
-    "cpu_linear_scan",
-    "(Tensor decay, Tensor drive, Tensor? state, Tensor? reset) -> (Tensor, Tensor)",
-    _linear_forward,
-    _fake_linear,
-).register_autograd(_linear_gradients, setup_context=_keep_linear)
-_register(
-    "cpu_linear_scan_backward",
-    "(Tensor decay, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast) -> (Tensor, Tensor, Tensor)",
-    _linear_backward,
-    _fake_linear_backward,
-)
-
-# Last, as it registers its operators with the functions above.
+# Last, as it uses the functions above.
 from minrl.kernels import cpu_complex  # noqa: E402

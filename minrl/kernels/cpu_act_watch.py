@@ -1,12 +1,14 @@
 """Whether what a compiled call was planned for is still as it was, and whether such a call may run at all."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 _is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
 # Torch has no public names for these: whether functions are being transformed, dispatch is being watched, or hooks
@@ -70,11 +72,54 @@ class Watch:
         return False
 
 
+_torch_alone = False
+
+
+@contextmanager
+def without_fused_kernels() -> Iterator[None]:
+    """Run everything in torch's own operations meanwhile: the one switch of all kernels of this package.
+
+    For graphs that must run where this package is not installed, and to compare with.
+    """
+    global _torch_alone
+    before, _torch_alone = _torch_alone, True
+    try:
+        yield
+    finally:
+        _torch_alone = before
+
+
+def in_torch() -> bool:
+    """Return True inside `without_fused_kernels`."""
+    return _torch_alone
+
+
+# While torch.compile records a function it enters the function's own transforms: the answer then is a constant of the
+# graph, which torch guards.
+@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
+def under_transform() -> bool:
+    """Return True inside a torch.func transform and where forward-mode derivatives are taken.
+
+    No kernel of this package has a rule for either. Forward mode goes on under `torch.no_grad`.
+    """
+    # Torch has no public name for the level of forward mode, which is -1 outside of it.
+    return bool(_is_transforming()) or forward_ad._current_level >= 0
+
+
+def gradients_are_differentiated() -> bool:
+    """Return True in a backward pass that is itself differentiated, as with `create_graph=True`.
+
+    `once_differentiable` does not tell: it refuses where the incoming gradient needs one, and drops the derivatives
+    through the tensors that were saved.
+    """
+    return torch.is_grad_enabled() or under_transform()
+
+
 def runs_alone() -> bool:
-    """Whether nobody compiles, traces, transforms or watches what runs, so that compiled kernels may take it."""
-    if torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
+    """Return True outside of torch.compile, tracing, transforms, autocast, dispatch modes and hooks on all modules."""
+    if _torch_alone or torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
         return False
-    return not (_is_transforming() or _watchers() or _hooked())
+    return not (_is_transforming() or forward_ad._current_level >= 0 or _watchers() or _hooked())
 
 
 def may_run() -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from minrl.kernels import block_in_torch
+from minrl.kernels.cpu_act_watch import gradients_are_differentiated
 from minrl.kernels.cpu_block_noise import draw
 from minrl.kernels.cpu_block_passes import (
     OF_BLOCK,
@@ -24,6 +25,7 @@ from minrl.kernels.cpu_block_passes import (
     norm_forward,
 )
 from minrl.kernels.cpu_block_share import Sums
+from minrl.kernels.differentiable import gradients_of
 
 _PER_BLOCK, _PER_SAVED = len(Weights._fields), len(Saved._fields)
 
@@ -90,23 +92,26 @@ class _Scan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         kept: list[Tensor | None] = []
         outputs = _forward(stack, noises, reset, x, state, weights, kept)
-        ctx.save_for_backward(reset, state, *weights, *kept)
-        ctx.stack, ctx.noises, ctx.shape = stack, noises, x.shape
+        ctx.save_for_backward(x, reset, state, *weights, *kept)
+        ctx.stack, ctx.noises = stack, noises
         ctx.set_materialize_grads(False)
         return outputs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         stack: Stack = ctx.stack
-        reset, given, *tensors = ctx.saved_tensors
+        x, reset, given, *tensors = ctx.saved_tensors
         count = len(stack.forms) * _PER_BLOCK + 2
+        if gradients_are_differentiated():
+            masks = block_in_torch.masks(ctx.noises, x)
+            inputs = stack, masks, reset, x, given, *tensors[:count]
+            return tuple(gradients_of(block_in_torch.scan, inputs, ctx.needs_input_grad, (dy, dlast)))
         *kept, stream, stats = tensors[count:]
-        weights, sums = tuple(tensors[:count]), Sums(stack.sums(ctx.shape[2]), stream)
-        state = stream.new_zeros(ctx.shape[0], stack.state_size) if given is None else given
+        weights, sums = tuple(tensors[:count]), Sums(stack.sums(x.shape[2]), stream)
+        state = stream.new_zeros(x.shape[0], stack.state_size) if given is None else given
         dlast = torch.zeros_like(state) if dlast is None else dlast.contiguous()
         dstate, scratch = torch.empty_like(state), torch.empty_like(state)
-        batch, steps, width = ctx.shape
+        batch, steps, width = x.shape
         frame = Frame(
             batch,
             steps,
@@ -133,4 +138,4 @@ class _Scan(torch.autograd.Function):
             gradients = of_block + gradients
         sums.add_up()
         assert dstream is not None
-        return None, None, None, dstream.view(ctx.shape), None if given is None else dstate, *gradients
+        return None, None, None, dstream.view(x.shape), None if given is None else dstate, *gradients

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from minrl.kernels import cpu
+from minrl.kernels.operators import register_linear
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -77,26 +78,4 @@ def _run(kernel: Callable[..., None], arrays: list[Any], h: Tensor) -> None:
         other.result()
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    decay, _, state, reset = inputs
-    ctx.save_for_backward(decay, state, reset, output[0])
-
-
-def _gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
-    decay, state, reset, h = ctx.saved_tensors
-    ddecay, ddrive, dstate = torch.ops.minrl.cpu_complex_scan_backward(decay, state, reset, h, dh, dlast)
-    return ddecay, ddrive, None if state is None else dstate, None
-
-
-cpu._register(
-    "cpu_complex_scan",
-    "(Tensor decay, Tensor drive, Tensor? state, Tensor? reset) -> (Tensor, Tensor)",
-    _forward,
-    cpu._fake_linear,
-).register_autograd(_gradients, setup_context=_keep)
-cpu._register(
-    "cpu_complex_scan_backward",
-    "(Tensor decay, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast) -> (Tensor, Tensor, Tensor)",
-    _backward,
-    cpu._fake_linear_backward,
-)
+register_linear("cpu_complex_scan", "cpu", _forward, _backward, cpu._fake_linear, cpu._fake_linear_backward)

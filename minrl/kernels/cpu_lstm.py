@@ -12,23 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from minrl.kernels import cpu
+from minrl.kernels import cpu, lstm
+from minrl.kernels.cpu_act_watch import gradients_are_differentiated, runs_alone
+from minrl.kernels.differentiable import gradients_of
 
 # Below so many multiply-adds a second thread costs more than it brings.
 _WORK_PER_THREAD = 1 << 21
 
 _Kept = tuple[Tensor | None, ...]
-_is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
-_under_functorch: Any = torch._C._are_functorch_transforms_active
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the kernel takes inputs like `x`: plain tensors that are not being traced or transformed."""
-    if type(x) not in (Tensor, torch.nn.Parameter) or torch.compiler.is_compiling() or _is_tracing():
-        return False
-    return cpu.takes(x) and not _under_functorch()
+    """Return True if the kernel takes inputs like `x` here: plain tensors that nothing records or transforms."""
+    return type(x) in (Tensor, torch.nn.Parameter) and runs_alone() and cpu.takes(x)
 
 
 def lstm_scan(
@@ -59,14 +56,17 @@ class _Scan(torch.autograd.Function):
         ctx: Any, gates: Tensor, weight: Tensor, state: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         h, last, kept = _forward(_copy(gates), weight, state, reset, keep=any(ctx.needs_input_grad))
-        ctx.save_for_backward(*kept)
+        # The inputs themselves: what the kernel keeps are copies in part, through which no second derivative leads.
+        ctx.save_for_backward(gates, weight, state, reset, *kept)
         ctx.set_materialize_grads(False)
         return h, last
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        dgates, before, dstate = _backward(ctx.saved_tensors, dh, dlast)
+        inputs, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        if gradients_are_differentiated():
+            return tuple(gradients_of(lstm.lstm_scan, inputs, ctx.needs_input_grad, (dh, dlast)))
+        dgates, before, dstate = _backward(kept, dh, dlast)
         dweight = _flat(dgates).t() @ _flat(before) if ctx.needs_input_grad[1] else None
         return dgates, dweight, dstate, None
 
@@ -77,14 +77,17 @@ class _Layer(torch.autograd.Function):
         ctx: Any, x: Tensor, state: Tensor | None, reset: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         h, last, kept = _forward(_gates(x, *weights), weights[1], state, reset, keep=any(ctx.needs_input_grad))
-        ctx.save_for_backward(x, weights[0], *kept)
+        ctx.save_for_backward(x, state, reset, *weights, *kept)
         ctx.set_materialize_grads(False)
         return h, last
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, input_weight, *kept = ctx.saved_tensors
+        count = len(ctx.needs_input_grad)
+        inputs, kept = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        if gradients_are_differentiated():
+            return tuple(gradients_of(_layer_in_torch, inputs, ctx.needs_input_grad, (dh, dlast)))
+        x, _, _, input_weight, *_ = inputs
         of_x, _, _, of_input_weight, of_weight, *of_biases = ctx.needs_input_grad
         dgates, before, dstate = _backward(kept, dh, dlast)
         rows = _flat(dgates)
@@ -96,6 +99,10 @@ class _Layer(torch.autograd.Function):
             rows.t() @ _flat(before) if of_weight else None,
             *(rows.sum(0) if of_bias else None for of_bias in of_biases),
         )
+
+
+def _layer_in_torch(x: Tensor, state: Tensor | None, reset: Tensor | None, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    return lstm.lstm_scan(_gates(x, *weights), weights[1], state, reset)
 
 
 def _gates(x: Tensor, input_weight: Tensor, weight: Tensor, *biases: Tensor) -> Tensor:
@@ -111,7 +118,10 @@ def _copy(gates: Tensor) -> Tensor:
 def _forward(
     gates: Tensor, weight: Tensor, state: Tensor | None, reset: Tensor | None, *, keep: bool
 ) -> tuple[Tensor, Tensor, _Kept]:
-    """h (B, T, H), the last state (B, 2H) and what the way back needs; the gates (B, T, 4H) are mapped in place."""
+    """Compute h (B, T, H), the last state (B, 2H) and the tensors for the backward pass.
+
+    The gates (B, T, 4H) are mapped in place.
+    """
     from minrl.kernels import cpu_lstm_loops as loops  # it imports numba
 
     batch, steps, wide = gates.shape

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from minrl.kernels.cpu_act_watch import gradients_are_differentiated, runs_alone
 
 LIBRARIES = "auto", "torch", "onednn"
 # oneDNN must be so many times as fast: where the two are near each other the choice would hang on noise, and with it
@@ -69,7 +70,7 @@ def input_gradient_into(dy: Tensor, weight: Tensor, out: Tensor) -> None:
 
 def layer(module: nn.Module, x: Tensor) -> Tensor:
     """`module(x)` for x (..., K), a linear layer by the same choice and with all gradients."""
-    if _is_recorded() or type(module) is not nn.Linear or not may_run(module, x):
+    if not runs_alone() or type(module) is not nn.Linear or not may_run(module, x):
         return module(x)  # type: ignore[no-any-return]
     # Always as rows: among three dimensions torch chooses between two products that round differently.
     rows = x.reshape(-1, x.shape[-1])
@@ -111,13 +112,14 @@ class _Layer(torch.autograd.Function):
         return linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        # oneDNN's product has no derivative.
+        of_input = torch.mm if gradients_are_differentiated() else input_gradient
         dy = gradients[0].contiguous()
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
-            input_gradient(dy, weight) if of_x else None,
+            of_input(dy, weight) if of_x else None,
             torch.mm(dy.t(), x) if of_weight else None,
             dy.sum(0) if of_bias else None,
         )

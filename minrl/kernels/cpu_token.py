@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from minrl.kernels import cpu
-from minrl.kernels.cpu_act_watch import runs_alone
+from minrl.kernels.cpu_act_watch import gradients_are_differentiated, runs_alone
 from minrl.kernels.cpu_product import linear
 
 Part = tuple[nn.Linear, Tensor]
@@ -78,10 +77,9 @@ class _Embedding(torch.autograd.Function):
         return _dropped(noise, y)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        dy = _dropped(ctx.noise, gradients[0].contiguous())
+        dy = _dropped_gradient(ctx.noise, gradients[0].contiguous())
         dweights = torch.mm(x.t(), dy).split(ctx.sizes)  # the other way round a thin product takes twice as long
         dbias, needed = dy.sum(0), ctx.needs_input_grad[3:]
         of_weights: list[Tensor | None] = []
@@ -99,14 +97,20 @@ class _Dropout(torch.autograd.Function):
         return _dropped(noise, x.reshape(-1, x.shape[-1])).view(x.shape)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         dy = gradients[0]
-        return None, _dropped(ctx.noise, dy.reshape(-1, dy.shape[-1])).view(dy.shape)
+        return None, _dropped_gradient(ctx.noise, dy.reshape(-1, dy.shape[-1])).view(dy.shape)
+
+
+def _dropped_gradient(noise: Any, dy: Tensor) -> Tensor:
+    """The gradient (N, D) to the input of `_dropped`."""
+    if noise is None or not gradients_are_differentiated():
+        return _dropped(noise, dy)
+    return dy * _dropped(noise, torch.ones_like(dy).detach())
 
 
 def _dropped(noise: Any, x: Tensor) -> Tensor:
-    """Dropout of x (N, D) forward and back; `noise` may be None."""
+    """Dropout of x (N, D); `noise` may be None."""
     if noise is None:
         return x
     from minrl.kernels.cpu_block_noise import drop  # it imports numba

@@ -9,7 +9,6 @@ Shapes: B batch, T time, D width, N chunks of time, P parts of the gates (1: lin
 """
 
 import os
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -17,6 +16,8 @@ import torch
 from torch import Tensor
 
 from minrl.kernels import chunked
+from minrl.kernels.cpu_act_watch import under_transform
+from minrl.kernels.operators import register_gated, register_linear
 
 # The tile of a program, as compiled for: 8 numbers per thread, no spills (benchmarks/cuda_kernel.md).
 ROWS, LANES, WARPS, STAGES = 16, 32, 2, 3
@@ -56,9 +57,9 @@ def _triton_works() -> bool:
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the kernels take an input like `x`."""
+    """Return True if the kernels take an input like `x` here."""
     on_device = x.device.type == "cuda" or (x.device.type == "cpu" and bool(interpreted()))
-    return on_device and x.dtype in _PRECISIONS and bool(available())
+    return on_device and x.dtype in _PRECISIONS and bool(available()) and not under_transform()
 
 
 def linear_scan(
@@ -214,59 +215,7 @@ def _fake_linear_backward(decay: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, 
     return ddecay, torch.empty_like(h), dlast.new_empty(dlast.shape)
 
 
-def _keep_gated(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    gates, state, reset, *ctx.options = inputs
-    ctx.save_for_backward(gates, state, reset, output[0])
-
-
-def _gated_gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
-    gates, state, reset, h = ctx.saved_tensors
-    dgates, dstate = torch.ops.minrl.cuda_gated_scan_backward(gates, state, reset, h, dh, dlast, *ctx.options)
-    return dgates, None if state is None else dstate, None, None, None, None
-
-
-def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    decay, _, state, reset = inputs
-    ctx.save_for_backward(decay, state, reset, output[0])
-
-
-def _linear_gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
-    decay, state, reset, h = ctx.saved_tensors
-    ddecay, ddrive, dstate = torch.ops.minrl.cuda_linear_scan_backward(decay, state, reset, h, dh, dlast)
-    return ddecay, ddrive, None if state is None else dstate, None
-
-
-def _register(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    # On the CPU for Triton's interpreter.
-    operator = torch.library.custom_op(
-        f"minrl::{name}", run, mutates_args=(), device_types=("cuda", "cpu"), schema=schema
-    )
-    operator.register_fake(fake)
-    return operator
-
-
-_GATED = "int parts, str candidate, bool signed"
-_register(
-    "cuda_gated_scan",
-    f"(Tensor gates, Tensor? state, Tensor? reset, {_GATED}) -> (Tensor, Tensor)",
-    _gated_forward,
-    _fake_gated,
-).register_autograd(_gated_gradients, setup_context=_keep_gated)
-_register(
-    "cuda_gated_scan_backward",
-    f"(Tensor gates, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast, {_GATED}) -> (Tensor, Tensor)",
-    _gated_backward,
-    _fake_gated_backward,
-)
-_register(
-    "cuda_linear_scan",
-    "(Tensor decay, Tensor drive, Tensor? state, Tensor? reset) -> (Tensor, Tensor)",
-    _linear_forward,
-    _fake_linear,
-).register_autograd(_linear_gradients, setup_context=_keep_linear)
-_register(
-    "cuda_linear_scan_backward",
-    "(Tensor decay, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast) -> (Tensor, Tensor, Tensor)",
-    _linear_backward,
-    _fake_linear_backward,
-)
+# On the CPU for Triton's interpreter.
+_DEVICES = "cuda", "cpu"
+register_gated("cuda_gated_scan", _DEVICES, _gated_forward, _gated_backward, _fake_gated, _fake_gated_backward)
+register_linear("cuda_linear_scan", _DEVICES, _linear_forward, _linear_backward, _fake_linear, _fake_linear_backward)

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from minrl.kernels import cpu, lone_threads
-from minrl.kernels.cpu_act_watch import runs_alone
+from minrl.kernels import cpu, differentiable, lone_threads
+from minrl.kernels.cpu_act_watch import gradients_are_differentiated, runs_alone
 from minrl.kernels.cpu_product import input_gradient_into, library, linear_into, may_run
+from minrl.kernels.gates import Candidate
 
 # A tile has about so many numbers of gates, and half as many on the way back, where each comes with its gradient:
 # fewer, and the product runs slower; more, and they no longer fit the cache.
@@ -34,7 +35,7 @@ class Options(NamedTuple):
     """Of the recurrence: P, the map of the candidate, and whether decays are signed."""
 
     parts: int
-    candidate: str
+    candidate: Candidate
     signed: bool
 
 
@@ -116,15 +117,18 @@ class _TiledLayer(torch.autograd.Function):
         library()  # chosen here, once: each of several threads would measure for itself, and could find another
         lone_threads.each(go, _shares(batch, steps, TILE // columns))
         if learns:
-            ctx.save_for_backward(rows, weight, state, reset, gates, h)
-        ctx.options, ctx.shape = options, x.shape
+            ctx.save_for_backward(x, weight, bias, state, reset, gates, h)
+        ctx.options = options
         return h, last
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, state, reset, gates, h = ctx.saved_tensors
+        x, weight, bias, state, reset, gates, h = ctx.saved_tensors
+        if gradients_are_differentiated():
+            inputs = x, weight, bias, state, reset, ctx.options, True
+            return tuple(differentiable.gradients_of(_in_torch, inputs, ctx.needs_input_grad, gradients))
         (batch, steps, width), columns = h.shape, weight.shape[0]
+        rows = x.reshape(batch * steps, -1)
         of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
         dx = torch.empty_like(rows) if of_x else None
         dlast, dstate = gradients[1].clone(memory_format=torch.contiguous_format), h.new_empty(batch, width)
@@ -139,7 +143,7 @@ class _TiledLayer(torch.autograd.Function):
             dweight = torch.zeros_like(weight) if of_weight else None
             dbias = weight.new_zeros(columns) if of_bias else None
             for tile in reversed(tiles):
-                dgates, x = room[: tile.end - tile.first], rows[tile.first : tile.end]
+                dgates, inputs = room[: tile.end - tile.first], rows[tile.first : tile.end]
                 kernel(
                     tile.of_rows(all_gates, columns), tile.entering(before, all_h, width), tile.of_rows(resets),
                     tile.of_rows(all_h, width), tile.of_rows(all_dh, width), tile.of_sequences(all_dlast, width),
@@ -150,7 +154,7 @@ class _TiledLayer(torch.autograd.Function):
                 if dx is not None:
                     input_gradient_into(dgates, weight, dx[tile.first : tile.end])
                 if dweight is not None:
-                    dweight.addmm_(dgates.t(), x)
+                    dweight.addmm_(dgates.t(), inputs)
                 if dbias is not None:
                     dbias += dgates.sum(0)
             return dweight, dbias
@@ -158,8 +162,18 @@ class _TiledLayer(torch.autograd.Function):
         dweight, dbias = map(
             _total, zip(*lone_threads.each(go, _shares(batch, steps, TILE // (2 * columns))), strict=True)
         )
-        dx = None if dx is None else dx.view(ctx.shape)
+        dx = None if dx is None else dx.view(x.shape)
         return dx, dweight, dbias, None if state is None else dstate, None, None, None
+
+
+def _in_torch(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, reset: Tensor | None, options: Options,
+    learns: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The same in torch's operations, to be differentiated further."""
+    parts, candidate, signed = options
+    gates = F.linear(x, weight, bias)
+    return differentiable.gated_scan(gates, state, reset, parts=parts, candidate=candidate, signed=signed)
 
 
 def _total(parts: Iterable[Tensor | None]) -> Tensor | None:

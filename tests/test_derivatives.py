@@ -1,0 +1,104 @@
+"""Forward-mode and second derivatives of every cell and of backbones, against finite differences of what they derive.
+
+Shapes: B batch, T time, D width, S state size.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+import torch
+from contract import WIDTH, build
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from minrl.cells import CELLS
+from minrl.scan import without_fused_kernels
+
+BATCH, STEPS = 2, 37  # more steps than the recurrences take one by one, and no whole number of their chunks
+STEP = 1e-6  # of a central difference, whose error is about its square
+WITHIN = 1e-6
+PATHS: tuple[Callable[[], AbstractContextManager[None]], ...] = (nullcontext, without_fused_kernels)
+NAMES = [
+    *CELLS,
+    *(f"{cell}-{option}" for cell in ("mingru", "minlstm") for option in ("wide", "tanh", "linear", "signed")),
+    *("lstm-peepholes", "qrnn-ifo", "rglru-bare", "s4d-real", "transformer-short"),
+    *(f"backbone-{kind}" for kind in ("mingru", "minlstm", "lstm", "lru", "mamba", "bare", "wide", "pattern")),
+]
+# Their state is written in a unit that follows the largest number seen, through which no derivative goes: only what
+# they put out is a function of their inputs, whatever the unit.
+IN_UNITS = ("aaren", "mlstm", "rwkv4", "slstm")
+# Outputs and last state of (x, state, *weights).
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+def function_of(name: str) -> tuple[Function, list[Tensor], list[Tensor]]:
+    """The scan of a model as a function of all that is real, a point, and directions from there."""
+    model = build(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        state = model.scan(torch.randn(BATCH, 5, WIDTH, dtype=torch.float64))[1]
+    reset = torch.zeros(BATCH, STEPS, dtype=torch.bool)
+    reset[0, 20], reset[1, [0, 33]] = True, True
+    names = [parameter for parameter, _ in model.named_parameters()]
+
+    def run(x: Tensor, state: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        arguments = x, state, reset
+        outputs = torch.func.functional_call(model, dict(zip(names, weights, strict=True)), arguments)
+        return outputs[:1] if name in IN_UNITS else outputs
+
+    x = torch.randn(BATCH, STEPS, WIDTH, dtype=torch.float64)
+    point = [x, state, *(parameter.detach() for parameter in model.parameters())]
+    directions = [torch.randn_like(p) for p in point]
+    # The flags of a window's slots, 0 and 1, are no numbers to change.
+    directions[1] *= 0.0 if name in IN_UNITS else (state != 0) & (state != 1)
+    return run, point, directions
+
+
+def differences(function: Callable[..., tuple[Tensor, ...]], point: list[Tensor], to: list[Tensor]) -> list[Tensor]:
+    """The derivative of a function at `point` in a direction, from two of its values."""
+    values = [function(*(p + step * d for p, d in zip(point, to, strict=True))) for step in (STEP, -STEP)]
+    return [((a - b) / (2 * STEP)).detach() for a, b in zip(*values, strict=True)]
+
+
+def assert_close(actual: tuple[Tensor, ...] | list[Tensor], wanted: list[Tensor]) -> None:
+    assert any(w.abs().max() > 1e-3 for w in wanted)
+    for a, b in zip(actual, wanted, strict=True):
+        assert (a - b).abs().max() <= WITHIN * b.abs().max().clamp(min=1.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_mode(name: str) -> None:
+    """By torch.func, and by torch.autograd.forward_ad, which goes on where no graph is kept."""
+    run, point, to = function_of(name)
+    wanted = differences(run, point, to)
+    assert_close(torch.func.jvp(run, tuple(point), tuple(to))[1], wanted)
+    with torch.no_grad(), forward_ad.dual_level():
+        duals = [forward_ad.make_dual(p, d) for p, d in zip(point, to, strict=True)]
+        assert_close([forward_ad.unpack_dual(y).tangent for y in run(*duals)], wanted)
+
+
+def gradients(run: Function, point: list[Tensor], *, create_graph: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+    """Leaves at `point` and the gradients to them of a loss that is linear in the outputs.
+
+    What enters the graph's nodes then needs no gradient: the second derivative is all within them.
+    """
+    leaves = [p.clone().requires_grad_() for p in point]
+    outputs = run(*leaves)
+    torch.manual_seed(3)
+    loss = sum((y * torch.randn_like(y.detach())).sum() for y in outputs)
+    return leaves, list(torch.autograd.grad(loss, leaves, create_graph=create_graph, materialize_grads=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_second_derivatives(name: str) -> None:
+    """With compiled kernels and without; of torch's attentions only the plain one has them, the others refuse."""
+    run, point, to = function_of(name)
+    wanted = differences(lambda *values: tuple(gradients(run, list(values))[1]), point, to)
+    for path in PATHS:
+        with path(), sdpa_kernel(SDPBackend.MATH):
+            leaves, first = gradients(run, point, create_graph=True)
+            product = sum((g * d).sum() for g, d in zip(first, to, strict=True))
+            assert_close(torch.autograd.grad(product, leaves, materialize_grads=True), wanted)

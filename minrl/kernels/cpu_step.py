@@ -110,11 +110,11 @@ def addresses(tensors: Iterable[Tensor | None]) -> Any:
 def stack_of(backbone: Any, block_type: type[nn.Module]) -> Stack | None:
     """The parts of a backbone that the kernels take, else None."""
     blocks = list(backbone.blocks)
-    cell: Any = blocks[0].cell if type(blocks[0]) is block_type else None
-    if type(cell) not in (MinGRU, MinLSTM) or not cpu.available():
+    if any(type(block) is not block_type or type(block.cell) not in (MinGRU, MinLSTM) for block in blocks):
         return None
-    if any(type(block) is not block_type for block in blocks):
+    if not cpu.available():
         return None
+    cell: Any = blocks[0].cell
     rows = [block_parts(block) for block in blocks]
     shapes = {(type(block.cell), block.cell.candidate, block.cell.signed, block_sizes(block)) for block in blocks}
     norms = [norm for block in blocks for norm in (block.norm, block.norm if block.mlp is None else block.mlp[0])]

@@ -115,7 +115,7 @@ def plan_of(
     of_pieces = [tensor for piece in around.pieces for tensor in piece.tensors]
     tensors = [tensor for tensor in (*stack.weights, *own, *of_pieces) if tensor is not None]
     watch = Watch.over(agent, tensors, attributes)
-    if any(watch.hooks) or not readable(tensors):
+    if watch is None or not readable(tensors):
         return None
     from minrl.kernels import cpu_act_loops  # it imports numba
 

@@ -1,4 +1,4 @@
-"""Whether what a compiled call was planned for is still as it was, and whether such a call may run at all."""
+"""The guards of compiled calls: is what a call was planned for still as it was, and may such a call run here?"""
 
 import operator
 from collections.abc import Iterable, Iterator
@@ -18,14 +18,28 @@ _watchers: Any = getattr(torch._C, "_len_torch_dispatch_stack", int)
 _hooked: Any = getattr(nn.modules.module, "_has_any_global_hook", bool)
 
 
+# The plain attributes of torch's modules that their functions read; all public ones of other modules are taken to be.
+_READ: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.LayerNorm: ("eps",),
+    nn.GELU: ("approximate",),
+    nn.Embedding: ("max_norm",),
+}
+
+
 @dataclass(frozen=True)
 class Watch:
-    """The members of modules, where their numbers lie, and their hooks."""
+    """The parts of a module that a plan was made from: submodules, parameters, plain attributes, memory and hooks."""
 
+    # The submodules of each module, as they are and as they were; modules are equal where they are the same.
+    children: list[dict[str, Any]]
+    children_then: list[dict[str, Any]]
     # What each name in each owner stood for.
     owners: tuple[dict[str, Any], ...]
     names: tuple[str, ...]
     members: tuple[Any, ...]
+    # The attributes of each module, and how many there were: a `forward` of its own would be one more.
+    spaces: tuple[dict[str, Any], ...]
+    counts: tuple[int, ...]
     tensors: tuple[Tensor, ...]
     pointers: tuple[int, ...]
     hooks: tuple[Any, ...]
@@ -33,34 +47,67 @@ class Watch:
 
     @classmethod
     def over(
-        cls, module: nn.Module, tensors: Iterable[Tensor], attributes: Iterable[tuple[nn.Module, str]] = ()
-    ) -> "Watch":
-        """All of `module`; `tensors` are its parameters and buffers in use, `attributes` plain ones that count."""
+        cls,
+        module: nn.Module,
+        tensors: Iterable[Tensor],
+        attributes: Iterable[tuple[nn.Module, str]] = (),
+        *,
+        backward: bool = False,
+    ) -> "Watch | None":
+        """Watch all of `module`; None where something in it is hooked or has a method of its own.
+
+        Args:
+            module: what the plan is for.
+            tensors: its parameters and buffers that are read where they lie, all contiguous.
+            attributes: further plain ones that count, beside those that are public.
+            backward: whether gradients are formed too, so that hooks on them count.
+        """
         modules = list(module.modules())
+        hooks = tuple(
+            hooks
+            for part in modules
+            for hooks in (
+                (part._forward_hooks, part._forward_pre_hooks)
+                + ((part._backward_hooks, part._backward_pre_hooks) if backward else ())
+            )
+        )
+        spaces, tensors = tuple(vars(part) for part in modules), tuple(tensors)
+        if any(hooks) or any(name in space for space in spaces for name in ("forward", "scan", "step")):
+            return None
+        if not all(map(Tensor.is_contiguous, tensors)):
+            return None
         members = [
             (owner, name, member)
             for part in modules
-            for owner in (part._modules, part._parameters, part._buffers)
+            for owner in (part._parameters, part._buffers)
             for name, member in owner.items()
         ]
-        members += [(vars(owner), name, vars(owner).get(name)) for owner, name in attributes]
+        plain = [(part, name) for part in modules for name in _plain_attributes(part)]
+        members += [(vars(owner), name, vars(owner).get(name)) for owner, name in (*plain, *attributes)]
         owners, names, values = zip(*members, strict=True)
-        tensors = tuple(tensors)
+        children = [part._modules for part in modules if part._modules]
         return cls(
+            children=children,
+            children_then=[dict(each) for each in children],
             owners=owners,
             names=names,
             members=values,
+            spaces=spaces,
+            counts=tuple(map(len, spaces)),
             tensors=tensors,
             pointers=tuple(map(Tensor.data_ptr, tensors)),
-            hooks=tuple(hooks for part in modules for hooks in (part._forward_hooks, part._forward_pre_hooks)),
+            hooks=hooks,
             dropouts=tuple(part for part in modules if isinstance(part, nn.Dropout)),
         )
 
     def holds(self) -> bool:
-        """Whether nothing has been replaced, moved or hooked since."""
+        """Return True if nothing has been replaced, changed, moved, turned or hooked since."""
         return (
-            all(map(operator.is_, map(dict.get, self.owners, self.names), self.members))
+            self.children == self.children_then
+            and all(map(operator.is_, map(dict.get, self.owners, self.names), self.members))
+            and tuple(map(len, self.spaces)) == self.counts
             and tuple(map(Tensor.data_ptr, self.tensors)) == self.pointers
+            and all(map(Tensor.is_contiguous, self.tensors))
             and not any(self.hooks)
         )
 
@@ -70,6 +117,12 @@ class Watch:
             if dropout.training and dropout.p:
                 return True
         return False
+
+
+def _plain_attributes(module: nn.Module) -> Iterable[str]:
+    if type(module).__module__.startswith("torch."):
+        return _READ.get(type(module), ())
+    return [name for name in vars(module) if not name.startswith("_") and name != "training"]
 
 
 _torch_alone = False

@@ -6,7 +6,6 @@ says which calls are taken; `cpu_block_node` runs them.
 Shapes: B batch, T time, D width, S state size.
 """
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from minrl.cells.mingru import MinGRU
-from minrl.cells.minlstm import MinLSTM
 from minrl.kernels import cpu
-from minrl.kernels.cpu_act_watch import runs_alone
-from minrl.kernels.cpu_step import block_parts, block_sizes, is_norm
+from minrl.kernels.cpu_act_watch import Watch, runs_alone
+from minrl.kernels.cpu_step import block_parts, block_sizes, is_known, is_norm
 
 
 @dataclass(frozen=True)
@@ -31,22 +29,8 @@ class Plan:
     stack: Any
     dtype: torch.dtype
     weights: tuple[Tensor | None, ...]
-    # The module or parameter that each name in each owner stood for.
-    owners: tuple[dict[str, Any], ...]
-    names: tuple[str, ...]
-    members: tuple[Any, ...]
-    parameters: tuple[Tensor, ...]
-    pointers: tuple[int, ...]
-    hooks: tuple[Any, ...]
+    watch: Watch
     dropouts: tuple[nn.Dropout, ...]
-
-    def holds(self) -> bool:
-        """Whether nothing has been replaced, moved or hooked since."""
-        return (
-            all(map(operator.is_, map(dict.get, self.owners, self.names), self.members))
-            and tuple(map(Tensor.data_ptr, self.parameters)) == self.pointers
-            and not any(self.hooks)
-        )
 
     def rates(self) -> tuple[float, ...] | None:
         """The dropout of each block; None where there is none."""
@@ -81,7 +65,7 @@ def _plain(x: Tensor) -> bool:
 def _plan_of(backbone: nn.Module, block: type[nn.Module]) -> Plan | None:
     """The plan as it is, made anew where something was replaced."""
     plan = _plans.get(backbone)
-    if plan is None or not plan.holds():
+    if plan is None or not plan.watch.holds():
         plan = _build(backbone, block)
         _plans[backbone] = plan
     return plan
@@ -95,23 +79,9 @@ def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
     parameters, dtype = tuple(weight for weight in weights if weight is not None), backbone.norm.weight.dtype
     if dtype not in (torch.float32, torch.float64) or not all(_fits(weight, dtype) for weight in parameters):
         return None
-    modules = list(backbone.modules())
-    hooks = tuple(
-        hooks
-        for module in modules
-        for hooks in (
-            module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-        )
-    )  # fmt: skip
-    if any(hooks):
+    watch = Watch.over(backbone, parameters, backward=True)
+    if watch is None:
         return None
-    members = [
-        (owner, name, member)
-        for module in modules
-        for owner in (module._modules, module._parameters)
-        for name, member in owner.items()
-    ]
-    owners, names, values = zip(*members, strict=True)
     from minrl.kernels import cpu_block_node  # it imports numba
 
     return Plan(
@@ -119,25 +89,18 @@ def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
         stack=_stack(backbone, np.float64 if dtype == torch.float64 else np.float32),
         dtype=dtype,
         weights=weights,
-        owners=owners,
-        names=names,
-        members=values,
-        parameters=parameters,
-        pointers=tuple(weight.data_ptr() for weight in parameters),
-        hooks=hooks,
+        watch=watch,
         dropouts=tuple(block.dropout for block in backbone.blocks),
     )
 
 
 def _weights(backbone: Any, block_type: type[nn.Module]) -> tuple[Tensor | None, ...] | None:
     """The weights in the kernels' order; None where one of the modules is not what a backbone is made with."""
-    if any(type(block) is not block_type or type(block.cell) not in (MinGRU, MinLSTM) for block in backbone.blocks):
+    if not all(is_known(block, block_type) and type(block.dropout) is nn.Dropout for block in backbone.blocks):
         return None
     weights: list[Tensor | None] = []
     for block in backbone.blocks:
-        of_block, norms = block_parts(block), [block.norm] if block.mlp is None else [block.norm, block.mlp[0]]
-        if of_block is None or not all(map(is_norm, norms)) or type(block.dropout) is not nn.Dropout:
-            return None
+        of_block = block_parts(block)
         if not _have_shapes(of_block, block, backbone.width):
             return None
         weights += of_block

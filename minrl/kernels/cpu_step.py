@@ -82,7 +82,7 @@ def _build(backbone: nn.Module, block_type: type[nn.Module]) -> Plan | None:
     if stack is None:
         return None
     watch = Watch.over(backbone, (weight for weight in stack.weights if weight is not None))
-    if any(watch.hooks):
+    if watch is None:
         return None
     from minrl.kernels import cpu_step_loops  # it imports numba
 
@@ -110,18 +110,16 @@ def addresses(tensors: Iterable[Tensor | None]) -> Any:
 def stack_of(backbone: Any, block_type: type[nn.Module]) -> Stack | None:
     """The parts of a backbone that the kernels take, else None."""
     blocks = list(backbone.blocks)
-    if any(type(block) is not block_type or type(block.cell) not in (MinGRU, MinLSTM) for block in blocks):
-        return None
-    if not cpu.available():
+    if not all(is_known(block, block_type) for block in blocks) or not is_norm(backbone.norm) or not cpu.available():
         return None
     cell: Any = blocks[0].cell
     rows = [block_parts(block) for block in blocks]
     shapes = {(type(block.cell), block.cell.candidate, block.cell.signed, block_sizes(block)) for block in blocks}
     norms = [norm for block in blocks for norm in (block.norm, block.norm if block.mlp is None else block.mlp[0])]
     norms.append(backbone.norm)
-    if len(shapes) != 1 or any(row is None for row in rows) or not all(map(is_norm, norms)):
+    if len(shapes) != 1:
         return None
-    weights = [part for row in rows if row is not None for part in row] + [backbone.norm.weight, backbone.norm.bias]
+    weights = [part for row in rows for part in row] + [backbone.norm.weight, backbone.norm.bias]
     if not readable(weight for weight in weights if weight is not None):
         return None
     from minrl.kernels import cpu_rows  # it imports numba
@@ -142,17 +140,27 @@ def block_sizes(block: Any) -> tuple[int, int, int]:
     return block.cell.state_size, hidden, 0 if block.conv is None else block.conv.taps
 
 
-def block_parts(block: Any) -> list[Tensor | None] | None:
-    """The weights of a block in the kernel's order; None where one of its modules is not what it is made with."""
+def is_known(block: Any, block_type: type[nn.Module]) -> bool:
+    """Return True if a block is of `block_type`, of a cell that the kernels know, and of modules of the usual types."""
+    if type(block) is not block_type or type(block.cell) not in (MinGRU, MinLSTM) or not is_norm(block.norm):
+        return False
+    parts: Any = block
+    conv, mlp, gates, down = parts.conv, parts.mlp, parts.cell.gates, parts.cell.down
+    if conv is not None and type(conv) is not ShortConvolution:
+        return False
+    if type(gates) is not nn.Linear or (type(down) is not nn.Identity and not _is_linear(down, bias=False)):
+        return False
+    if mlp is None:
+        return True
+    if type(mlp) is not nn.Sequential or list(map(type, mlp.children()))[1:] != [nn.Linear, nn.GELU, nn.Linear]:
+        return False
+    return is_norm(mlp[0]) and mlp[2].approximate == "none"
+
+
+def block_parts(block: Any) -> list[Tensor | None]:
+    """The weights of a block that `is_known`, in the kernel's order."""
     cell, conv, mlp = block.cell, block.conv, block.mlp
     down = None if type(cell.down) is nn.Identity else cell.down
-    linears = [cell.gates, *([] if down is None else [down]), *([] if mlp is None else [mlp[1], mlp[3]])]
-    if any(type(linear) is not nn.Linear for linear in linears) or type(conv) not in (type(None), ShortConvolution):
-        return None
-    if down is not None and down.bias is not None:
-        return None
-    if mlp is not None and (len(mlp) != 4 or type(mlp[2]) is not nn.GELU or mlp[2].approximate != "none"):
-        return None
     return [
         *_both(block.norm),
         *_both(conv),
@@ -166,6 +174,10 @@ def _both(module: Any) -> list[Tensor | None]:
     return [None, None] if module is None else [module.weight, module.bias]
 
 
+def _is_linear(module: Any, *, bias: bool) -> bool:
+    return type(module) is nn.Linear and (module.bias is not None) == bias
+
+
 def is_norm(norm: Any) -> bool:
-    """Whether a module is the layer norm that the kernels know."""
+    """Return True if a module is the layer norm that the kernels know."""
     return type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None

@@ -41,32 +41,36 @@ class Block(Cell):
         self.dropout = nn.Dropout(dropout)
         self.state_size = cell.state_size + (self.conv.state_size if self.conv else 0)
 
-    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`."""
-        y = self.norm(x)
-        if self.conv is None:
-            y, last = self.cell.scan(y, state, reset)
-        else:
-            memory, recent = (None, None) if state is None else self._split(state)
-            y, recent = self.conv.scan(y, recent, reset)
-            y, memory = self.cell.scan(y, memory, reset)
-            last = torch.cat([memory, recent], dim=1)
-        return self._mix(x + self.dropout(y)), last
+        return self(x, state, reset)  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """As `Cell.step`."""
+        return self(x, state)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.forward`."""
+        return self._run(x, state, reset) if x.dim() == 2 else self._scan(x, state, reset)
+
+    @contained
+    def _scan(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._run(x, state, reset)
+
+    def _run(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run a scan of x (B, T, D) or a step of x (B, D)."""
+        memory, recent = (None, None) if state is None else self._split(state)
         y = self.norm(x)
-        if self.conv is None:
-            y, last = self.cell.step(y, state)
-        else:
-            memory, recent = self._split(state)
-            y, recent = self.conv.step(y, recent)
-            y, memory = self.cell.step(y, memory)
-            last = torch.cat([memory, recent], dim=1)
+        if self.conv is not None:
+            y, recent = self.conv(y, recent, reset)
+        y, last = self.cell(y, memory, reset)
+        if recent is not None:
+            last = torch.cat([last, recent], dim=1)
         return self._mix(x + self.dropout(y)), last
 
-    def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
+    def _split(self, state: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.conv is None:
+            return state, None
         size = self.cell.state_size
         return state[:, :size], state[:, size:]
 
@@ -120,26 +124,34 @@ class Backbone(Cell):
             ValueError: where a shape or type does not fit.
         """
         self._check(x, state, reset)
+        return self(x, state, reset)  # type: ignore[no-any-return]
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cell.step`; without gradients on a CPU it is one compiled call where there is one for these cells."""
+        # There is none where a part has hooks, so that they are passed by in no case.
+        if type(self) is Backbone and (fused := cpu_step.step(self, Block, x, state)):
+            return fused
+        return self(x, state)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.forward`."""
+        if x.dim() == 2:
+            return self._run(x, state, reset)
+        self._check(x, state, reset)
         return self._scan(x, state, reset)
 
     @contained
     def _scan(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
         if type(self) is Backbone and (fused := cpu_block.scan(self, Block, x, state, reset)):
             return fused
+        return self._run(x, state, reset)
+
+    def _run(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run a scan of x (B, T, D) or a step of x (B, D) block by block."""
         states = [None] * len(self._sizes) if state is None else state.split(self._sizes, dim=1)
         lasts = []
         for block, memory in zip(self._stack(), states, strict=True):
-            x, last = block.scan(x, memory, reset)
-            lasts.append(last)
-        return self.norm(x), torch.cat(lasts, dim=1)
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`; without gradients on a CPU it is one compiled call where there is one for these cells."""
-        if type(self) is Backbone and (fused := cpu_step.step(self, Block, x, state)):
-            return fused
-        lasts = []
-        for block, memory in zip(self._stack(), state.split(self._sizes, dim=1), strict=True):
-            x, last = block.step(x, memory)
+            x, last = block(x, memory, reset)
             lasts.append(last)
         return self.norm(x), torch.cat(lasts, dim=1)
 

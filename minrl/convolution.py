@@ -32,18 +32,27 @@ class ShortConvolution(Cell):
         self.weight = nn.Parameter(torch.empty(taps, width).uniform_(-bound, bound))  # oldest first
         self.bias = nn.Parameter(torch.zeros(width))
 
-    @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Cell.scan`."""
-        if state is None:
-            state = self.initial_state(x.shape[0])
-        return causal_convolution(x, self.weight, self.bias, state, reset)
+        return self(x, state, reset)  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """As `Cell.step`."""
-        window = torch.cat([state, x.to(state.dtype)], dim=1)
-        y = (window.unflatten(1, (self.taps, self.width)) * self.weight).sum(1) + self.bias
-        return y.to(x.dtype), window[:, self.width :]
+        return self(x, state)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.forward`."""
+        if state is None:
+            state = self.initial_state(x.shape[0])
+        if x.dim() == 2:
+            window = torch.cat([state, x.to(state.dtype)], dim=1)
+            y = (window.unflatten(1, (self.taps, self.width)) * self.weight).sum(1) + self.bias
+            return y.to(x.dtype), window[:, self.width :]
+        return self._scan(x, state, reset)
+
+    @contained
+    def _scan(self, x: Tensor, state: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        return causal_convolution(x, self.weight, self.bias, state, reset)
 
 
 def causal_convolution(

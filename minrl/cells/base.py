@@ -16,6 +16,9 @@ class Cell(nn.Module, ABC):
     `scan` over T steps, T calls of `step`, and any cut of the sequence with the state carried over give the
     same outputs, final state and gradients. The state is float32 (float64 where the weights are), also under
     autocast.
+
+    Called as a module, a cell runs `scan` on x (B, T, D) and `step` on x (B, D), and torch runs its hooks. Backbones,
+    blocks and convolutions call their parts so, and themselves where `scan` or `step` is called by name.
     """
 
     width: int
@@ -39,7 +42,9 @@ class Cell(nn.Module, ABC):
         """Run one step: (B, D), (B, S) -> (B, D), (B, S)."""
 
     def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The same as `scan`."""
+        """Run `scan` on x (B, T, D), or `step` on x (B, D), where `state=None` is the empty memory."""
+        if x.dim() == 2:
+            return self.step(x, self.initial_state(x.shape[0]) if state is None else state)
         return self.scan(x, state, reset)
 
     def initial_state(self, batch_size: int) -> Tensor:

@@ -105,5 +105,6 @@ def finite_gradients(y: Tensor, source: Tensor) -> Tensor:
     zero times it goes to `source` (of a shape that spreads to that of `y`), and so to the parameters before it.
     """
     if y.requires_grad and not torch.compiler.is_compiling():
-        y.register_hook(_finite)
+        # Without a gradient torch calls it all the same where a backward hook is on the module around it.
+        y.register_hook(lambda dy: None if dy is None else _finite(dy))
     return y + 0.0 * source

@@ -85,7 +85,7 @@ def score_panel(out: Path, episodes: Episodes) -> Axes:
     if not any(score in row for row in read_log(out)):
         return Axes(STEP, "gradient steps", "return", ("eval/mean_reward",), data)
     normalised = {name: float(episodes.normalized_score(value)) for name, value in data.items()}
-    return Axes(STEP, "gradient steps", "normalised score (0 random, 100 expert)", (score,), normalised)
+    return Axes(STEP, "gradient steps", "normalised score", (score,), normalised)
 
 
 def finish(

@@ -1,6 +1,7 @@
 """The configs that ship with the project, found by name from any folder and from an installed wheel."""
 
 from pathlib import Path
+from typing import Literal
 
 from minrl.choices import nearest
 
@@ -14,14 +15,14 @@ def shipped_configs() -> dict[str, Path]:
     return {path.relative_to(FOLDER).with_suffix("").as_posix(): path for path in sorted(FOLDER.rglob("*.toml"))}
 
 
-def find_config(name: Path | str, kind: str = "config") -> Path:
+def find_config(name: Path | str, kind: Literal["config", "grid"] = "config") -> Path:
     """Return the file that `name` means: a file of the user's, else a shipped config.
 
     A shipped config is named as `configs/online/cartpole.toml`, `online/cartpole` or `cartpole`.
 
     Args:
         name: a path or the name of a shipped config.
-        kind: noun for the error message.
+        kind: "grid" for those of `minrl compare`, which lie in `configs/compare/`; "config" for all others.
 
     Raises:
         ValueError: if there is neither such a file nor such a config; the line names the nearest one.
@@ -29,10 +30,10 @@ def find_config(name: Path | str, kind: str = "config") -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path
-    known = shipped_configs()
+    known = {key: file for key, file in shipped_configs().items() if key.startswith("compare/") == (kind == "grid")}
     wanted = path.as_posix().removeprefix("./").removeprefix("configs/").removesuffix(".toml")
     matches = [file for key, file in known.items() if wanted in (key, key.rpartition("/")[2])]
     if len(matches) == 1:
         return matches[0]
     names = {key.rpartition("/")[2] for key in known}
-    raise ValueError(f"{kind} {name} cannot be read: no such file, nor a config that ships; {nearest(wanted, names)}")
+    raise ValueError(f"{kind} {name} cannot be read: no such file, nor a {kind} that ships; {nearest(wanted, names)}")

@@ -168,7 +168,7 @@ def test_the_paper_s_table() -> None:
 
 MISTAKES = {
     "no task": ('cells = ["mingru"]', "nothing to compare: it needs [tasks.NAME]"),
-    "no method": (TASK, "it needs [methods.NAME] or cells"),
+    "no method": (TASK, "it needs [methods.NAME], [sweep] or cells"),
     "unknown table": (f'cells = ["mingru"]\n{TASK}[task.x]', 'no key "task"; did you mean "tasks"?'),
     "unknown cell": (f'cells = ["mingro"]\n{TASK}', 'unknown cell "mingro"; did you mean "mingru"?'),
     "unknown cell of a method": (f'[methods.m]\ncell = "lstn"\n{TASK}', 'unknown cell "lstn"; did you mean "lstm"?'),
@@ -199,7 +199,7 @@ MISTAKES = {
     "name": (f'[methods."a/b"]\n{TASK}', '"a/b" names a folder'),
     "scale": (f'cells = ["mingru"]\n{TASK}low = 3', "low and high are the returns that count as 0 and 100"),
     "published": (f'cells = ["mingru"]\n{TASK}published = {{ DT = "x" }}', "DT must be a number, got 'x'"),
-    "no config": (f'cells = ["mingru"]\n{TASK}config = "gone.toml"', "gone.toml cannot be read: No such file"),
+    "no config": (f'cells = ["mingru"]\n{TASK}config = "gone.toml"', "gone.toml cannot be read: no such file"),
     "no TOML": ("cells = [", "grid grid.toml is not TOML"),
 }
 
@@ -220,7 +220,7 @@ def test_a_mistake_is_one_line(
 
 def test_flags_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, wanted in {
-        ("gone.toml",): "grid gone.toml cannot be read: No such file",
+        ("gone.toml",): "grid gone.toml cannot be read: no such file",
         ("gone.toml", "--report-only"): "is no comparison's folder",
         ("gone.toml", "--workers", "2"): "are for --on ray",
         ("gone.toml", "--on", "ray", "--workers", "0"): "--workers must be at least 1",

@@ -26,6 +26,10 @@ class Missions(gymnasium.Space[str]):
     def __init__(self, typed: bool = True) -> None:
         super().__init__(dtype=str if typed else None, seed=0)
 
+    def __repr__(self) -> str:
+        """Return a name without an address: names of tests must be the same in every process."""
+        return f"Missions({self.dtype})"
+
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         return MISSIONS[int(self.np_random.integers(2))]
 

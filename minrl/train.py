@@ -13,6 +13,7 @@ import torch
 from minrl import checkpoint
 from minrl.agent import Agent
 from minrl.config import build, write_toml
+from minrl.data.columns import with_columns_of
 from minrl.data.environment import make_environment
 from minrl.data.episode import Episodes
 from minrl.device import device_named
@@ -96,7 +97,9 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
         config = extended(planned, steps, saved.step, out)
         check_environment_of_file(config, environment, str(out))
         device, group = _prepare(config)
-        whole = training_data(config)
+        # A set whose keys have another order than when the run began, or than older versions read them in.
+        known = Task.from_dict(saved.task)
+        whole = with_columns_of(training_data(config), known.observation_space, known.action_space)
         episodes, held_out = split(whole, config.validation, config.seed)
         if config.relabel_returns:
             episodes, held_out = relabelled(episodes, held_out, seed=config.seed, out=folder, group=group, resumed=True)

@@ -21,7 +21,7 @@ from worlds import own_folders  # noqa: F401
 import minrl
 from minrl import checkpoint
 from minrl.agent import Moment
-from minrl.agents.clone import CloneAgent
+from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.agents.ppo_agent import PPOAgent, PPOConfig, PPOOptions
 from minrl.agents.ppo_settings import OnlineConfig
 from minrl.agents.ppo_start import resume, train
@@ -31,6 +31,9 @@ from minrl.data.spaces import arranged, flatten, from_json, to_json
 from minrl.evaluate import evaluate
 from minrl.play import Player
 from minrl.task import Task
+from minrl.train import TrainConfig
+from minrl.train import resume as resume_offline
+from minrl.train import train as train_offline
 
 SPEED, ANGLE = spaces.Box(-3, 3, (2,), np.float32), spaces.Discrete(3)
 CAMERA = spaces.Box(0, 255, (6, 5, 3), np.uint8)
@@ -242,21 +245,45 @@ def _clone(episodes: Any) -> CloneAgent:
     return agent.eval()
 
 
-def test_the_cache_does_not_mix_two_orders(tmp_path: Path) -> None:
-    written = collect("random", "Road-v0", 2, "road/any-v0", progress=False)
-    before = load(f"minari:{written.name}")
-    file = written.path / "data" / "metadata.json"
+def turn_around(file: Path, field: str) -> None:
+    """Write the keys of a space in a set's metadata the other way round; the file looks unchanged."""
     status, text = file.stat(), file.read_text()
     values = json.loads(text)
-    space = json.loads(values["observation_space"])
-    space["subspaces"] = dict(reversed(space["subspaces"].items()))
-    values["observation_space"] = json.dumps(space)
+    values[field] = to_json(reversed_keys(from_json(values[field])))
     file.write_text(json.dumps(values))
     assert file.stat().st_size == status.st_size
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_the_cache_does_not_mix_two_orders() -> None:
+    written = collect("random", "Road-v0", 2, "road/any-v0", progress=False)
+    before = load(f"minari:{written.name}")
+    turn_around(written.path / "data" / "metadata.json", "observation_space")
     after = load(f"minari:{written.name}")
     assert list(after.observation_space) == ["angle", "speed"]
     np.testing.assert_array_equal(np.roll(after.observations, -3, axis=1), before.observations)
+
+
+def test_an_offline_run_goes_on_with_its_own_columns(tmp_path: Path) -> None:
+    options = {"observed": "nested", "acted": "pedals"}
+    written = collect("random", "Road-v0", 4, "road/any-v0", environment_options=options, progress=False)
+    settings = TrainConfig(
+        data=f"minari:{written.name}", steps=4, batch_size=2, length=8, evaluate_every=0, validation=0.25, threads=1
+    )
+    train_offline(CloneAgent, CloneConfig(width=8, depth=1), settings, tmp_path / "run")
+    saved = torch.load(tmp_path / "run" / checkpoint.LAST, weights_only=True)
+    saved["training"]["config"]["steps"] = 8
+    weights = []
+    for number in range(2):
+        folder = tmp_path / f"resumed{number}"
+        folder.mkdir()
+        torch.save(saved, folder / checkpoint.LAST)
+        resume_offline(folder)
+        weights.append(checkpoint.read(folder).weights)
+        for field in ("observation_space", "action_space"):
+            turn_around(written.path / "data" / "metadata.json", field)
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert any(not torch.equal(weights[0][name], saved["weights"][name]) for name in weights[0])
 
 
 def test_a_player_reads_observations_by_name() -> None:

@@ -6,7 +6,7 @@ Shapes: B environments, O flat observation width, A flat action width, S state s
 previous action and reward.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -117,7 +117,9 @@ class PPOAgent(Actor):
     reward_std: Tensor
 
     def __init__(self, config: PPOConfig, task: Task, policy: RecurrentPolicy | None = None) -> None:
-        super().__init__(config, task)
+        # Without a normalisation, Stable-Baselines3 casts to float32 alive too.
+        wide = task.wide_observations and config.normalize_observations
+        super().__init__(config, replace(task, wide_observations=wide))
         self.spaces = PolicySpaces(task.observation_space, task.action_space)
         self.policy = self._new_policy() if policy is None else policy
         self.state_size = self.policy.state_size + self.policy.previous_size

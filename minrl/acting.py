@@ -60,7 +60,11 @@ def fused_step(
     if plan is None or plan.watch.drops():
         return None
     decides = deterministic or plan.certain
-    done = run(plan, moment.observation, moment.reward, start, state, decides=decides)
+    seen = moment.observation
+    if wide := seen.dtype is torch.float64:
+        normalizer: Any = agent.normalizer
+        seen = normalizer.centered(seen)
+    done = run(plan, seen, moment.reward, start, state, decides=decides, centered=wide)
     if done is None or decides:
         return done
     features, state = done

@@ -50,7 +50,7 @@ class Batch:
 class Moment:
     """What B environments show before an action is taken."""
 
-    observation: Tensor  # (B, O) flattened
+    observation: Tensor  # (B, O) flattened; float64 where float32 would lose what it holds (`Task.wide_observations`)
     reward: Tensor  # (B,) that the last action earned; of no account where an episode starts
     episode_start: Tensor  # (B,) bool, True where the observation opens an episode
 

@@ -26,7 +26,7 @@ from torch.distributions import Distribution
 import minrl
 from minrl.agent import Actor, Moment
 from minrl.cells import Cell
-from minrl.export_check import Agreement, compare
+from minrl.export_check import Agreement, compare, observation_type
 from minrl.export_spaces import ActionDecoder, described
 from minrl.extras import install_hint
 from minrl.files import replacing
@@ -166,7 +166,7 @@ def _proto(agent: Actor, opset: int) -> Any:
     step, count = StepModel(agent).eval(), 3
     state = agent.initial_state(count)
     inputs = {
-        "observation": torch.zeros(count, agent.task.observation_size),
+        "observation": torch.zeros(count, agent.task.observation_size, dtype=observation_type(agent)),
         "reward": torch.zeros(count),
         "episode_start": torch.ones(count, dtype=torch.bool),
         "state": state,

@@ -83,7 +83,9 @@ def action_gaps(agent: Actor, flat: Array, outputs: list[Array]) -> Array:
         if isinstance(leaf.space, spaces.Box):
             low, high = (np.array(bound[leaf.columns]) for bound in (task.action_low, task.action_high))
             reach = np.where(np.isfinite(high - low) & (high > low), high - low, 1.0)
-            gap = np.abs(part.astype(np.float64) - output) / reach
+            # Where the offset is much larger than the range, the last digit of a float32 is more than 1e-5 of it.
+            rounding = 2 * np.spacing(np.abs(part).astype(np.float32)).astype(np.float64)
+            gap = np.maximum(np.abs(part.astype(np.float64) - output) - rounding, 0.0) / reach
         else:
             gap = (part != output).astype(np.float64)
         gaps = np.maximum(gaps, gap.max(axis=1))
@@ -108,18 +110,28 @@ def is_tie(agent: Actor, moment: Moment, state: Tensor, row: int, outputs: list[
         # Step numbers and flags in a state are whole and stay so.
         return torch.where(many == many.round(), many, moved)
 
-    near = Moment(nudged(moment.observation), nudged(moment.reward), moment.episode_start[row].expand(_NUDGES))
+    mean = torch.zeros(1)
+    if agent.task.wide_observations:  # 1e-5 of an offset may be many spreads
+        mean = torch.from_numpy(_statistics(agent, agent.task.observation_size)[0])
+    near = Moment(
+        mean + nudged(moment.observation - mean), nudged(moment.reward), moment.episode_start[row].expand(_NUDGES)
+    )
     with torch.inference_mode():
         flat, _ = agent.act(near, nudged(state))
     many = [np.repeat(part, _NUDGES, axis=0) for part in outputs]
     return bool((action_gaps(agent, flat.numpy(), many) <= _JUMP).any())
 
 
+def observation_type(agent: Actor) -> torch.dtype:
+    """Return the type of an exported model's observations."""
+    return torch.float64 if agent.task.wide_observations else torch.float32
+
+
 class _Inputs:
     """Moments at random: real numbers about the data's mean with its spread, all else drawn from its space."""
 
     def __init__(self, agent: Actor, batch_size: int, seed: int) -> None:
-        self.batch_size = batch_size
+        self.agent, self.batch_size = agent, batch_size
         self.random = np.random.default_rng(seed)
         self.space = copy.deepcopy(agent.task.observation_space)
         self.space.seed(seed)
@@ -128,7 +140,8 @@ class _Inputs:
 
     def draw(self, *, first: bool) -> Moment:
         """A moment of B environments; an episode starts at the first and at one in a hundred later ones."""
-        rows = [flatten(self.space, _batched(self.space, self.space.sample())) for _ in range(self.batch_size)]
+        samples = [_batched(self.space, self.space.sample()) for _ in range(self.batch_size)]
+        rows = [flatten(self.space, sample, np.float64) for sample in samples]
         observation = np.concatenate(rows)
         for leaf in leaves(self.space):
             if isinstance(leaf.space, spaces.Box) and np.issubdtype(leaf.space.dtype, np.floating):
@@ -137,7 +150,7 @@ class _Inputs:
                 observation[:, leaf.columns] = drawn
         starts = np.full(self.batch_size, first) | (self.random.random(self.batch_size) < 0.01)
         return Moment(
-            observation=torch.from_numpy(observation.astype(np.float32)),
+            observation=torch.from_numpy(observation).to(observation_type(self.agent)),
             reward=torch.from_numpy(self.random.normal(size=self.batch_size).astype(np.float32) * self.reward_spread),
             episode_start=torch.from_numpy(starts),
         )
@@ -157,5 +170,6 @@ def _statistics(agent: Actor, width: int) -> tuple[Array, Array]:
     for module in agent.modules():
         buffers = dict(module.named_buffers(recurse=False))
         if all(name in buffers and buffers[name].shape == (width,) for name in ("mean", "std")):
-            return buffers["mean"].double().numpy(), buffers["std"].double().numpy()
+            mean = buffers["mean"].double() + buffers.get("rest", torch.zeros(width)).double()
+            return mean.numpy(), buffers["std"].double().numpy()
     return np.zeros(width), np.ones(width)

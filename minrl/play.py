@@ -14,7 +14,6 @@ from gymnasium import spaces
 from torch import Tensor
 
 from minrl.agent import Actor, Moment
-from minrl.data.episode import FloatArray
 from minrl.data.spaces import AnySpace, flatten, leaves, whole_bounds
 
 
@@ -42,7 +41,10 @@ class Player:
         self.device, self.dtype = parameter.device, parameter.dtype
         self._real = np.float32 if self.dtype == torch.float32 else np.float64
         observed, taken = agent.task.observation_space, agent.task.action_space
-        self._flatten: Callable[[Any], FloatArray] = _flatten_box(observed) or partial(flatten, observed)
+        wide = agent.task.wide_observations
+        seen: npt.DTypeLike = np.float64 if wide else np.float32
+        self._observed = torch.float64 if wide else self.dtype
+        self._flatten = _flatten_box(observed, seen) or partial(flatten, observed, dtype=seen)
         self._unflatten: Callable[[npt.NDArray[Any]], Any] = _unflatten_box(taken) or partial(unflatten, taken)
         target = None if target_return is None else self._tensor(target_return)
         with torch.inference_mode():
@@ -65,7 +67,7 @@ class Player:
         """
         with torch.inference_mode():
             moment = Moment(
-                observation=self._tensor(self._rows(observations)),
+                observation=torch.from_numpy(np.array(self._rows(observations))).to(self.device, self._observed),
                 reward=self._each(self._tensor(rewards).reshape(-1), "rewards"),
                 episode_start=self._each(
                     torch.from_numpy(np.array(episode_starts, dtype=np.bool_)).to(self.device), "episode_starts"
@@ -74,7 +76,7 @@ class Player:
             action, self.state = self.agent.act(moment, self.state, deterministic=self.deterministic)
         return self._unflatten(action.cpu().numpy())
 
-    def _rows(self, observations: Any) -> FloatArray:
+    def _rows(self, observations: Any) -> npt.NDArray[Any]:
         """Return the observations as flat rows (B, O)."""
         try:
             rows = self._flatten(observations)
@@ -114,12 +116,12 @@ class Player:
         return torch.from_numpy(np.array(values, dtype=self._real)).to(self.device, self.dtype)
 
 
-def _flatten_box(space: AnySpace) -> Callable[[Any], FloatArray] | None:
+def _flatten_box(space: AnySpace, dtype: npt.DTypeLike) -> Callable[[Any], npt.NDArray[Any]] | None:
     """`flatten` for a plain Box, without its walk through the space's parts at each call; None for other spaces."""
     if type(space) is not spaces.Box:
         return None
     width = leaves(space)[0].raw_width
-    return lambda values: np.asarray(values, dtype=np.float32).reshape(len(values), width)
+    return lambda values: np.asarray(values, dtype=dtype).reshape(len(values), width)
 
 
 def _unflatten_box(space: AnySpace) -> Callable[[npt.NDArray[Any]], Any] | None:

@@ -39,6 +39,7 @@ class Task:
     # data set, and in checkpoints from before actions were standardised.
     action_mean: tuple[float, ...] | None = None
     action_std: tuple[float, ...] | None = None
+    wide_observations: bool = False  # float32 would lose what observations hold, so they stay float64 until centred
 
     @classmethod
     def of(cls, episodes: Episodes) -> "Task":
@@ -53,6 +54,7 @@ class Task:
             action_high=tuple(actions.high.tolist()),
             action_mean=tuple(actions.mean.tolist()),
             action_std=tuple(actions.std.tolist()),
+            wide_observations=episodes.observations.dtype == np.float64,
             best_return=float(episodes.returns.max()),
             return_scale=scale if scale > 0 else 1.0,
             longest_episode=int(episodes.lengths.max()),
@@ -70,13 +72,15 @@ class Task:
             ValueError: for a space that has no fixed width.
         """
         bounds = [_bounds(leaf.space) for leaf in leaves(action_space)]
-        leaves(observation_space)
+        boxes = [leaf.space for leaf in leaves(observation_space) if isinstance(leaf.space, spaces.Box)]
         return cls(
             dataset=f"env:{environment.id}",
             observation_space=observation_space,
             action_space=action_space,
             action_low=tuple(np.concatenate([low for low, _ in bounds]).tolist()),
             action_high=tuple(np.concatenate([high for _, high in bounds]).tolist()),
+            # A running normalisation is float64, as Stable-Baselines3's is.
+            wide_observations=any(space.dtype in (np.float64, np.int32, np.int64, np.uint32) for space in boxes),
             best_return=0.0,
             return_scale=1.0,
             longest_episode=0,
@@ -113,6 +117,7 @@ class Task:
             "action_high": list(self.action_high),
             "action_mean": None if self.action_mean is None else list(self.action_mean),
             "action_std": None if self.action_std is None else list(self.action_std),
+            "wide_observations": self.wide_observations,
             "best_return": self.best_return,
             "return_scale": self.return_scale,
             "longest_episode": self.longest_episode,
@@ -132,6 +137,7 @@ class Task:
                 "action_space": from_json(values["action_space"]),
                 "action_low": tuple(values["action_low"]),
                 "action_high": tuple(values["action_high"]),
+                "wide_observations": values.get("wide_observations") is True,
                 "action_mean": None if mean is None else tuple(mean),
                 "action_std": None if std is None else tuple(std),
                 "environment": None if environment is None else EnvironmentInfo(**environment),

@@ -193,8 +193,10 @@ def gather(episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray
     """
     before = episodes.actions[np.maximum(rows - 1, 0)]
     before[(steps == 0) | ~mask] = 0.0
+    seen = episodes.observations[rows]
     batch = {
-        "observations": episodes.observations[rows].astype(np.float32, copy=False),
+        # Those that float32 does not hold are centred before they are cast.
+        "observations": seen if seen.dtype == np.float64 else seen.astype(np.float32, copy=False),
         "actions": episodes.actions[rows],
         "previous_actions": before,
         "rewards": episodes.rewards[rows],

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from minrl.data.convert import Allocate, Arrays, in_memory
 from minrl.data.mapped import reserve
 
-FORMAT_VERSION = 2  # raise it whenever what the files hold changes
+FORMAT_VERSION = 3  # raise it whenever what the files hold changes
 _NAMES = (
     "observations",
     "actions",

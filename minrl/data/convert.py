@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from minrl.data.episode import BoolArray, FloatArray, IntArray, groups, returns_to_go
 from minrl.data.mapped import BYTES_AT_ONCE, leave_memory
+from minrl.data.moments import Rounding
 from minrl.data.spaces import AnySpace, Leaf, encode, invalid_row, leaves, stored_dtype
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -51,7 +52,7 @@ def in_memory(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.ND
 
 
 def assemble(
-    blocks: Iterable[Block],
+    read: Callable[[], Iterable[Block]],
     *,
     steps: int,
     episodes: int,
@@ -62,10 +63,31 @@ def assemble(
 ) -> Arrays:
     """Lay all blocks end to end in arrays of N = steps rows and E = episodes, as `Episodes` names them.
 
+    Observations become float32, or float64 where float32 would lose what a column holds (see `Rounding`), which is
+    known once all were read: `read` is called anew then.
+
     Raises ValueError, naming `where`, when the blocks hold another number of either.
     """
     widths = leaves(observation_space)[-1].columns.stop, leaves(action_space)[-1].columns.stop
-    dtype = stored_dtype(observation_space)
+    rounding = Rounding(widths[0])
+    arrays = _filled(read(), steps, episodes, widths, where, allocate, stored_dtype(observation_space), rounding)
+    if rounding.lost:
+        arrays = _filled(read(), steps, episodes, widths, where, allocate, np.float64, None)
+    to_go = allocate("returns_to_go", (steps,), np.float32)
+    returns_to_go(arrays["rewards"], arrays["offsets"], out=to_go)
+    return {**arrays, "returns_to_go": to_go}
+
+
+def _filled(
+    blocks: Iterable[Block],
+    steps: int,
+    episodes: int,
+    widths: tuple[int, int],
+    where: str,
+    allocate: Allocate,
+    dtype: npt.DTypeLike,
+    rounding: Rounding | None,
+) -> Arrays:
     observations = allocate("observations", (steps, widths[0]), dtype)
     actions = allocate("actions", (steps, widths[1]), np.float32)
     final_observations = allocate("final_observations", (episodes, widths[0]), dtype)
@@ -82,6 +104,8 @@ def assemble(
                 f"{where}: more data than the metadata says ({episodes} episodes, {steps} steps), "
                 f"first seen in episode {min(episode + count, episodes)}"
             )
+        if rounding is not None:
+            rounding.add(block.observations)
         observations[row : row + rows] = block.observations
         actions[row : row + rows] = block.actions
         rewards[row : row + rows] = block.rewards
@@ -96,8 +120,6 @@ def assemble(
         raise ValueError(
             f"{where}: holds {episode} episodes with {row} steps, the metadata says {episodes} with {steps}"
         )
-    to_go = allocate("returns_to_go", (steps,), np.float32)
-    returns_to_go(rewards, offsets, out=to_go)
     return {
         "observations": observations,
         "actions": actions,
@@ -106,7 +128,6 @@ def assemble(
         "offsets": offsets,
         "terminated": terminated,
         "truncated": truncated,
-        "returns_to_go": to_go,
     }
 
 
@@ -117,34 +138,29 @@ def flatten_block(
     *,
     field: str,
     place: Place,
-    dtype: npt.DTypeLike = np.float32,
+    dtype: npt.DTypeLike | None = np.float32,
 ) -> npt.NDArray[Any]:
     """Read every leaf of a space for a block of episodes, check it and lay the columns side by side as `dtype`.
 
-    `lengths` are the rows of each episode in the block.
+    `lengths` are the rows of each episode in the block. Where `dtype` is None, it is float64 if one leaf's rows are.
     Raises ValueError naming file, episode, field and step of the first value that is not finite or not in the space.
     """
-    parts = leaves(space)
-    flat = None if len(parts) == 1 else np.empty((int(lengths.sum()), parts[-1].columns.stop), dtype=dtype)
-    for leaf in parts:
+    columns = []
+    for leaf in leaves(space):
         raw = read(leaf)
         bad = invalid_row(leaf.space, raw)
         if bad is not None:
             name = "/".join([field, *(str(key) for key in leaf.keys)])
             raise ValueError(f"{locate(place, lengths, bad)}: {describe(raw[bad])} in {name}")
-        encoded = encode(leaf.space, raw, dtype)
-        if flat is None:
-            return encoded
-        flat[:, leaf.columns] = encoded
-    assert flat is not None
-    return flat
+        columns.append(encode(leaf.space, raw, dtype))
+    return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
 
 def describe(values: Any) -> str:
     """Say what is wrong with a row (numbers, or a string): NaN, infinite, or not one of its space's."""
     if isinstance(values, str):
         return f"{values!r} outside the declared space"
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+    if np.issubdtype(values.dtype, np.floating) and not (np.abs(values) <= np.finfo(np.float32).max).all():
         return "NaN" if np.isnan(values).any() else "infinite value"
     shown = ", ".join(f"{value:.10g}" for value in values[:8].tolist()) + (", ..." if len(values) > 8 else "")
     return f"[{shown}] outside the declared space"

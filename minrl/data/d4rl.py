@@ -34,7 +34,7 @@ from minrl.data.flat_episodes import report, split
 from minrl.data.flat_spaces import Stated, settle
 from minrl.data.minari import nearest
 from minrl.data.minari_hdf5 import open_hdf5
-from minrl.data.spaces import AnySpace, as_rows, leaves, stored_dtype, to_json
+from minrl.data.spaces import AnySpace, as_rows, block_dtype, leaves, to_json
 from minrl.extras import install_hint
 
 
@@ -192,7 +192,7 @@ def _convert(
 ) -> Arrays:
     lengths, terminated, truncated = split(source, task)
     return assemble(
-        _blocks(source, str(file), lengths, terminated, truncated, observation_space, action_space),
+        lambda: _blocks(source, str(file), lengths, terminated, truncated, observation_space, action_space),
         steps=int(lengths.sum()),
         episodes=len(lengths),
         observation_space=observation_space,
@@ -211,7 +211,7 @@ def _blocks(
     observation_space: AnySpace,
     action_space: AnySpace,
 ) -> Iterator[Block]:
-    dtype = stored_dtype(observation_space)
+    dtype = block_dtype(observation_space)
     stored = [source[key] for key in ("observations", "actions")]
     row_bytes = sum(max(4, data.dtype.itemsize) * int(np.prod(data.shape[1:], dtype=np.int64)) for data in stored)
     row_bytes += 4 * (leaves(observation_space)[-1].columns.stop + leaves(action_space)[-1].columns.stop)
@@ -219,7 +219,7 @@ def _blocks(
         place = Place(where, stretch.first, stretch.step)
 
         def read(
-            key: str, space: AnySpace, kept: npt.DTypeLike, at: Stretch = stretch, place: Place = place
+            key: str, space: AnySpace, kept: npt.DTypeLike | None, at: Stretch = stretch, place: Place = place
         ) -> npt.NDArray[Any]:
             rows = at.rows
             return flatten_block(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.mapped import BYTES_AT_ONCE, leave_memory, room_beside
+from minrl.data.moments import in_precision
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -29,7 +30,8 @@ class Episodes:
     `observations[t]` is what the agent saw before `actions[t]`; what it saw after the last action of episode e is
     `final_observations[e]`. Spaces are flattened as `gymnasium.spaces.flatten` does (Discrete becomes one-hot).
     `terminated` and `truncated` tell why an episode ended; where neither is set only the recording ended.
-    Observations are bytes where images fill them, else real numbers; a batch is float32 either way.
+    Observations are bytes where images fill them, float64 where float32 would lose what they hold (an offset much
+    larger than the spread), else float32; a batch has float64 or float32.
     Any array may be memory-mapped and read-only. Raises ValueError where lengths disagree.
     """
 
@@ -218,17 +220,21 @@ def build_episodes(
     environment: EnvironmentInfo | None = None,
     reference_scores: tuple[float, float] | None = None,
 ) -> Episodes:
-    """Episodes from flat arrays in memory: (N, O), (N, A), (N,), (E, O), (E,), (E,), (E,)."""
+    """Make episodes from flat arrays in memory: (N, O), (N, A), (N,), (E, O), (E,), (E,), (E,).
+
+    Observations are kept as float64 where float32 would lose what they hold, else as float32.
+    """
     offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
     flat_rewards = np.asarray(rewards, dtype=np.float32)
     if int(offsets[-1]) != len(flat_rewards):
         raise ValueError(f"{name}: lengths add up to {offsets[-1]} steps, rewards has {len(flat_rewards)}")
+    seen = in_precision(observations)
     return Episodes(
         name=name,
-        observations=np.asarray(observations, dtype=np.float32),
+        observations=seen,
         actions=np.asarray(actions, dtype=np.float32),
         rewards=flat_rewards,
-        final_observations=np.asarray(final_observations, dtype=np.float32),
+        final_observations=np.asarray(final_observations, dtype=seen.dtype),
         offsets=offsets,
         terminated=np.asarray(terminated, dtype=np.bool_),
         truncated=np.asarray(truncated, dtype=np.bool_),

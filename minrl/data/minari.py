@@ -203,7 +203,7 @@ def _convert(metadata: Metadata, allocate: Allocate) -> Arrays:
     if metadata.episodes < 1:
         raise ValueError(f"{metadata.data}: the set has no episodes")
     return assemble(
-        _blocks(metadata),
+        lambda: _blocks(metadata),
         steps=metadata.steps,
         episodes=metadata.episodes,
         observation_space=spaces[0],

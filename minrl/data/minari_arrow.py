@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from minrl.data.convert import Block, Place, check_finite, flatten_block, last_flags
 from minrl.data.images import decode_frames
-from minrl.data.spaces import AnySpace, Leaf, as_rows, stored_dtype
+from minrl.data.spaces import AnySpace, Leaf, as_rows, block_dtype
 from minrl.extras import install_hint
 
 _COLUMNS = ["observations", "actions", "rewards", "terminations", "truncations"]
@@ -47,7 +47,7 @@ def _block(data: Path, format: str, episode: int, observation_space: AnySpace, a
         lengths + 1,
         field="observations",
         place=place,
-        dtype=stored_dtype(observation_space),
+        dtype=block_dtype(observation_space),
     )
     actions = flatten_block(
         action_space, lambda leaf: read("actions", leaf, steps), lengths, field="actions", place=place

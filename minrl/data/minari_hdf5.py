@@ -29,7 +29,7 @@ from minrl.data.convert import (
 )
 from minrl.data.episode import IntArray
 from minrl.data.images import decode_frames, is_image
-from minrl.data.spaces import AnySpace, Leaf, as_rows, leaves, stored_dtype
+from minrl.data.spaces import AnySpace, Leaf, as_rows, block_dtype, leaves
 
 _MEMORY_TYPES = {
     np.dtype(np.float32): h5t.NATIVE_FLOAT,
@@ -82,9 +82,9 @@ class _Column:
     filled: int = 0
 
     def result(self) -> Any:
-        """Return all rows of the block, (n, W), of the declared type."""
+        """Return all rows of the block, (n, W), of the declared type, or as `as_rows` has a leaf's."""
         if not self.decoded:
-            if self.leaf is not None and self.rows.dtype != self.dtype and self.dtype != np.float32:
+            if self.leaf is not None:
                 return as_rows(self.leaf, self.rows[: self.filled])
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such
                 return self.rows[: self.filled].astype(self.dtype, copy=False)
@@ -144,7 +144,7 @@ class _Reader:
             lengths + extra,
             field="observations",
             place=place,
-            dtype=stored_dtype(self.observation_space),
+            dtype=block_dtype(self.observation_space),
         )
         actions = flatten_block(self.action_space, _source(self.actions), lengths, field="actions", place=place)
         rewards = self.rewards.result()[:, 0]
@@ -203,8 +203,9 @@ class _Reader:
     def _read_as(self, column: _Column, episode: int) -> npt.DTypeLike:
         """Return the type to read a column as: one that holds what is stored, as HDF5 itself would cut to fit."""
         stored = self._open(episode, column.path).dtype
-        # NumPy turns float64 into float32 several times faster than HDF5 does.
-        double = column.dtype == np.float32 and stored == np.float64
+        # NumPy turns float64 into float32 several times faster than HDF5 does; float32 holds 24 bits of a whole number.
+        wide = stored == np.float64 or (stored.kind in "iu" and stored.itemsize > 2 and column.leaf is not None)
+        double = column.dtype == np.float32 and wide
         if double or (column.leaf is not None and column.dtype == np.int64 and stored.kind == "f"):
             return np.float64
         if column.dtype == np.uint8 and stored != np.uint8:

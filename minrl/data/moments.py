@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minrl.data.episode import BoolArray
-
 _BLOCK = 1 << 19  # numbers held in float64 at a time: 4 MiB
+# Of the largest magnitude of a column: a spread below counts as rounding.
+_RESOLUTION = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-45}
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Moments:
     std: npt.NDArray[np.float64]
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
-    constant: BoolArray  # whether a column never changes by more than the rounding of its type
+    constant: npt.NDArray[np.bool_]  # whether a column never changes by more than the rounding of its type
 
 
 def column_moments(rows: npt.NDArray[Any]) -> Moments:
@@ -33,12 +33,14 @@ def column_moments(rows: npt.NDArray[Any]) -> Moments:
     values come out of computations that round several times, the bound is 2^-45.
     """
     mean = _sum(rows) / len(rows)
-    std = np.sqrt(_sum(rows, mean) / len(rows))
+    # The mean of what is left takes off the rounding of a sum whose terms have a large offset.
+    rest, squares = (total / len(rows) for total in np.split(_sum(rows, mean), 2))
+    mean, std = mean + rest, np.sqrt(np.maximum(squares - rest**2, 0.0))
     blocks = _blocks(rows)
     low = np.min([block.min(axis=0) for block in blocks], axis=0).astype(np.float64)
     high = np.max([block.max(axis=0) for block in blocks], axis=0).astype(np.float64)
     largest = np.maximum(np.abs(low), np.abs(high))
-    resolution = 2.0**-45 if rows.dtype == np.float64 else 2.0**-24
+    resolution = _RESOLUTION.get(rows.dtype, 2.0**-24)
     # Below the smallest normal float32 nothing can be divided by.
     constant = (low == high) | (std <= np.maximum(resolution * largest, np.finfo(np.float32).tiny))
     return Moments(mean, std, low, high, constant)
@@ -50,14 +52,59 @@ def _blocks(rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
 
 
 def _sum(rows: npt.NDArray[Any], mean: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.float64]:
-    """Sum the columns, or their squared distances from `mean`, in float64: (N, P) -> (P,)."""
-    total = np.zeros(rows.shape[1])
+    """Sum the columns in float64, (N, P) -> (P,); with `mean` their distances from it and then the squares, (2 P,)."""
+    total = np.zeros(rows.shape[1] * (1 if mean is None else 2))
     for block in _blocks(rows):
         values = block.astype(np.float64)
         if mean is not None:
             values -= mean
-            values *= values
+            values = np.concatenate([values, values * values], axis=1)
         # The sum so far goes in as a row, so that the order of additions is that of one sum over all rows.
         values[0] += total
         total = values.sum(axis=0)
     return total
+
+
+class Rounding:
+    """What casting an array of float64 to float32 would lose of each column, found block by block.
+
+    A standardised column has a resolution of 2^-24 of its spread in float32. Where casting before centring blurs a
+    column by more than 64 times that, as it does where the offset is about 64 spreads or more, it is `lost`.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._count = 0
+        self._error, self._largest, self._mean, self._squares = np.zeros((4, columns))
+
+    def add(self, block: npt.NDArray[Any]) -> None:
+        """Take (n, P) into account; one that is not float64 loses nothing."""
+        if block.dtype != np.float64:
+            return
+        for rows in _blocks(block):
+            self._error = np.maximum(self._error, np.abs(rows - rows.astype(np.float32)).max(axis=0))
+            self._largest = np.maximum(self._largest, np.abs(rows).max(axis=0))
+            # Chan, Golub and LeVeque's update of a mean and a sum of squares about it.
+            mean, count = rows.mean(axis=0), self._count + len(rows)
+            step = mean - self._mean
+            self._squares += np.square(rows - mean).sum(axis=0) + step**2 * (self._count * len(rows) / count)
+            self._mean += step * (len(rows) / count)
+            self._count = count
+
+    @property
+    def lost(self) -> bool:
+        """Return True if float32 would lose what a column holds."""
+        spread = np.sqrt(self._squares / max(1, self._count))
+        changes = spread > _RESOLUTION[np.dtype(np.float64)] * self._largest
+        return bool((changes & (self._error > 64 * 2.0**-24 * spread)).any())
+
+
+def in_precision(values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return (N, P) as float32, or as float64 where float32 would lose what a column holds; see `Rounding`."""
+    array = np.asarray(values)
+    if array.ndim == 2 and (array.dtype == np.float64 or (array.dtype.kind in "iu" and array.dtype.itemsize > 2)):
+        array = array.astype(np.float64, copy=False)
+        rounding = Rounding(array.shape[1])
+        rounding.add(array)
+        if rounding.lost:
+            return array
+    return array.astype(np.float32, copy=False)

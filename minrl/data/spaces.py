@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import Space, spaces
 
-from minrl.data.episode import FloatArray
-
 AnySpace = Space[Any]
 
 
@@ -86,6 +84,11 @@ def stored_dtype(space: AnySpace) -> npt.DTypeLike:
     return np.uint8 if any(map(_is_bytes, parts)) and all(map(_fits_bytes, parts)) else np.float32
 
 
+def block_dtype(space: AnySpace) -> npt.DTypeLike | None:
+    """Return the type to convert observations to: bytes, or None for that in which they are read (see `as_rows`)."""
+    return np.uint8 if stored_dtype(space) == np.uint8 else None
+
+
 def _is_bytes(space: AnySpace) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8
 
@@ -115,21 +118,22 @@ def is_text(space: AnySpace) -> bool:
         return False
 
 
-def flatten(space: AnySpace, values: Any) -> FloatArray:
-    """A stack of T samples (arrays in the space's tree) as (T, S); each row is what `spaces.flatten` gives."""
+def flatten(space: AnySpace, values: Any, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """Flatten T samples (arrays in the space's tree) to (T, S); each row is what `spaces.flatten` gives, as `dtype`."""
     columns = []
     for leaf in leaves(space):
         part = values
         for key in leaf.keys:
             part = part[key]
-        columns.append(encode(leaf.space, as_rows(leaf, part)))
+        columns.append(encode(leaf.space, as_rows(leaf, part), dtype))
     return np.concatenate(columns, axis=1)
 
 
 def as_rows(leaf: Leaf, values: Any) -> Any:
     """Return a leaf's samples as (T, raw width) of its raw type; strings stay a list.
 
-    Numbers that a byte or an index cannot hold stay as they are, for `invalid_row` to find.
+    Numbers that a byte or an index cannot hold stay as they are, for `invalid_row` to find. Those of a Box that
+    float32 may not hold, float64 and whole numbers of more than 16 bits, become float64.
     """
     if isinstance(leaf.space, spaces.Text):
         return list(values)
@@ -138,7 +142,9 @@ def as_rows(leaf: Leaf, values: Any) -> Any:
         with np.errstate(invalid="ignore"):
             whole = rows.astype(leaf.raw_dtype)
         return whole if np.array_equal(whole, rows) else rows
-    return rows.astype(leaf.raw_dtype, copy=False)
+    wide = rows.dtype == np.float64 or (rows.dtype.kind in "iu" and rows.dtype.itemsize > 2)
+    kept = np.float64 if wide and isinstance(leaf.space, spaces.Box) else leaf.raw_dtype
+    return rows.astype(kept, copy=False)
 
 
 def invalid_row(space: AnySpace, raw: Any) -> int | None:
@@ -156,16 +162,21 @@ def invalid_row(space: AnySpace, raw: Any) -> int | None:
     elif _is_bytes(space):
         bad = ~((raw >= 0) & (raw <= 255) & (raw == np.floor(raw)))
     else:
-        bad = ~np.isfinite(raw)
+        bad = ~(np.abs(raw) <= np.finfo(np.float32).max)  # NaN is not
     return int(np.argmax(bad.any(axis=1))) if bad.any() else None
 
 
-def encode(space: AnySpace, raw: Any, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+def encode(space: AnySpace, raw: Any, dtype: npt.DTypeLike | None = np.float32) -> npt.NDArray[Any]:
     """Encode rows of one leaf, (T, raw width), as (T, S) of `dtype`; indices must lie inside the space.
+
+    None keeps the type of a Box's rows; the other spaces are float32 then.
 
     Raises:
         ValueError: for a string that is longer than its space says or has other characters.
     """
+    if isinstance(space, spaces.Box):
+        return np.asarray(raw, dtype=dtype)
+    dtype = np.float32 if dtype is None else dtype
     if isinstance(space, spaces.Discrete):
         return _one_hot(raw[:, 0] - int(space.start), int(space.n), dtype)
     if isinstance(space, spaces.MultiDiscrete):

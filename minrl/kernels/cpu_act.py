@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from minrl.kernels.cpu_act_watch import Watch, plain, readable
@@ -66,6 +67,7 @@ class Plan:
 
     kernel: Callable[..., None]
     constants: tuple[Any, ...]
+    centered: tuple[Any, ...]  # the same for observations less their mean
     width: int
     observation_size: int
     action_size: int
@@ -76,7 +78,14 @@ class Plan:
 
 
 def run(
-    plan: Plan, observation: Tensor, reward: Tensor, start: Tensor, state: Tensor, *, decides: bool
+    plan: Plan,
+    observation: Tensor,
+    reward: Tensor,
+    start: Tensor,
+    state: Tensor,
+    *,
+    decides: bool,
+    centered: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
     """The most likely actions (B, A) and the next state; None for inputs of a kind that the kernel does not take.
 
@@ -96,8 +105,9 @@ def run(
     reward, start = reward.contiguous(), start.contiguous()
     out = state.new_empty((batch, plan.action_size if decides else plan.width))
     last = state.new_empty((batch, plan.state_size))
+    constants = plan.centered if centered else plan.constants
     plan.kernel(
-        *plan.constants, observation.data_ptr(), observation.stride(0), reward.data_ptr(), start.data_ptr(),
+        *constants, observation.data_ptr(), observation.stride(0), reward.data_ptr(), start.data_ptr(),
         state.data_ptr(), state.stride(0), out.data_ptr(), last.data_ptr(), batch, int(decides),
     )  # fmt: skip
     return out, last
@@ -113,7 +123,9 @@ def plan_of(
     observation, returns, action, head = map(_both, linears)
     own = [around.mean, around.rest, around.std, *observation, *returns, around.time, *action, *head]
     of_pieces = [tensor for piece in around.pieces for tensor in piece.tensors]
-    tensors = [tensor for tensor in (*stack.weights, *own, *of_pieces) if tensor is not None]
+    nothing = torch.zeros_like(around.mean)
+    centered = [nothing, nothing, *own[2:]]
+    tensors = [tensor for tensor in (*stack.weights, *own, nothing, *of_pieces) if tensor is not None]
     watch = Watch.over(agent, tensors, attributes)
     if watch is None or not readable(tensors):
         return None
@@ -123,6 +135,7 @@ def plan_of(
     plan = Plan(
         kernel=cpu_act_loops.act_kernel(*stack.kind),
         constants=(),
+        centered=(),
         width=stack.sizes[0],
         observation_size=around.mean.numel(),
         action_size=around.action_size,
@@ -143,14 +156,11 @@ def plan_of(
             *addresses(piece.tensors),
         )
     ]  # fmt: skip
+    numbers = np.array(reals, np.float32), np.array(sizes, np.int64), np.array(pieces, np.int64)
     return replace(
         plan,
-        constants=(
-            addresses((*stack.weights, *own)),
-            np.array(reals, np.float32),
-            np.array(sizes, np.int64),
-            np.array(pieces, np.int64),
-        ),
+        constants=(addresses((*stack.weights, *own)), *numbers),
+        centered=(addresses((*stack.weights, *centered)), *numbers),
     )
 
 

@@ -75,6 +75,11 @@ def check_start(agent: StartsOnline, policy: ActorCriticPolicy) -> None:
         fitted = fitted_spaces(task.observation_space, task.action_space)
         task = replace(task, observation_space=fitted[0], action_space=fitted[1])
     task.check_fits(policy.observation_space, policy.action_space, "the environment")
+    if task.wide_observations:
+        raise ValueError(
+            "pretrained: float32, to which Stable-Baselines3 casts observations, would lose what the run's hold; "
+            "take the offset off in the environment and in the data set"
+        )
     if policy.features_extractor_class is not FlattenExtractor or policy.features_dim != task.observation_size:
         raise ValueError("pretrained: the run reads flat observations; leave features_extractor_class as it is")
     if policy.use_sde:

@@ -3,8 +3,8 @@
     python benchmarks/ppo_peer.py recurrent --config configs/online/pendulum.toml --seed 0
 
 "recurrent" is sb3-contrib's RecurrentPPO, "frames" Stable-Baselines3's PPO on the last four observations. Where they
-learn, how many environments at once and for how many steps is read from our config of the task; the environments are
-the same objects, so that no peer pays for slower ones.
+learn and for how many steps is read from our config of the task, and so is how many environments there are at once
+where RL Zoo's settings do not say it; the environments are the same objects, so that no peer pays for slower ones.
 
 Shapes: B environments.
 """
@@ -58,7 +58,8 @@ CARTPOLE = {
     "clip_range": decaying(0.2),
 }
 PENDULUM = {
-    "n_steps": 256,  # of 16 environments; RL Zoo's are 1024 of 4
+    "n_envs": 4,
+    "n_steps": 1024,
     "n_epochs": 10,
     "gamma": 0.9,
     "gae_lambda": 0.95,
@@ -100,12 +101,13 @@ def main() -> int:
     task = read_toml(arguments.config, {"ppo": PPOOptions, "train": OnlineConfig})["train"]
     torch.set_num_threads(1)
     stacked = arguments.peer == "frames"
-    name, stacked = task["env"], arguments.peer == "frames"
-    training = environments(name, task["n_envs"], stacked)
+    name = task["env"]
+    settings = dict(SETTINGS[arguments.peer][name])
+    training = environments(name, settings.pop("n_envs", task["n_envs"]), stacked)
     if (arguments.peer, name) in NORMALIZED:
         training = VecNormalize(training, norm_reward=False)
     kind, policy = (PPO, "MlpPolicy") if stacked else (RecurrentPPO, "MlpLstmPolicy")
-    model = kind(policy, training, seed=arguments.seed, device="cpu", **SETTINGS[arguments.peer][name])
+    model = kind(policy, training, seed=arguments.seed, device="cpu", **settings)
     begin = time.process_time()
     model.learn(task["steps"])
     seconds = time.process_time() - begin

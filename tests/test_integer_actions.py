@@ -119,6 +119,18 @@ def test_squashed_actions_span_the_space(space: spaces.Box) -> None:
         assert all(abs(a - b) <= 0.5 + 2**-50 * abs(float(b)) for a, b in zip(row, wanted, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_flat_actions_of_several_axes_meet_their_own_bounds(dtype: Any) -> None:
+    low, high = np.arange(6).reshape(2, 3), np.arange(10, 16).reshape(2, 3)
+    space = spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
+    rows = torch.tensor([[-9.0, 99.0] * 3, [3.0] * 6])
+    expected = [[0, 11, 2, 13, 4, 15], [3, 3, 3, 3, 4, 5]]
+    assert bounded(space, rows, squashed=False).tolist() == expected
+    assert bounded(space, rows.reshape(2, 2, 3), squashed=False).reshape(2, 6).tolist() == expected
+    middle = [[5, 6, 7, 8, 9, 10]]
+    assert bounded(space, torch.zeros(1, 6), squashed=True).tolist() == middle
+
+
 def test_predict_and_evaluations_act_alike() -> None:
     space = BOXES["uneven"]
     task = Task.in_environment(EnvironmentInfo("Buttons-v0"), SEEN, space)

@@ -46,12 +46,16 @@ def to_environment(space: AnySpace, actions: Array, *, squashed: bool) -> Array:
 
 
 def bounded(space: AnySpace, actions: Tensor, *, squashed: bool) -> Tensor:
-    """Convert as `to_environment`, but keep the tensor's type, and choices counted from 0; can be traced."""
+    """Convert actions (B, *shape) or (B, A) as `to_environment`, keeping type and shape, and choices counted from 0.
+
+    Can be traced.
+    """
     if not isinstance(space, spaces.Box):
         return actions
     device, is_whole = actions.device, np.issubdtype(space.dtype, np.integer)
     bounds = whole_bounds(space) if is_whole else (space.low, space.high)
-    low, high = (torch.as_tensor(bound, device=device) for bound in bounds)
+    # Flat actions of a Box with several axes meet flat bounds.
+    low, high = (torch.as_tensor(bound, device=device).reshape(actions.shape[1:]) for bound in bounds)
     if not is_whole:
         return low + 0.5 * (actions + 1.0) * (high - low) if squashed else actions.clamp(low, high)
     values = actions.double()

@@ -53,7 +53,8 @@ class CloneConfig:
     )
     previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
     action_loss: ContinuousLoss = field(
-        default="mse", metadata={"help": "loss of continuous actions; discrete ones have cross-entropy"}
+        default="mse",
+        metadata={"help": "loss of continuous actions, in units of their spread; discrete ones have cross-entropy"},
     )
 
     def __post_init__(self) -> None:
@@ -83,6 +84,7 @@ class CloneAgent(Agent):
         self.dropout = nn.Dropout(config.dropout)
         self.backbone = _backbone(config)
         self.head = head_for(task, width, config.action_loss)
+        self.loss_unit = self.head.loss_unit
         self.action_units = ActionUnits(task)
         # In a list, so that the backbone's weights are registered once.
         self._acting: list[Cell] = [self.backbone]

@@ -69,11 +69,13 @@ class DecisionAgent(Agent):
         # In a list, so that the backbone's weights are registered once.
         self._acting = [Refeed(backbone, window) if config.refeed else backbone]
         self.head = head_for(task, width, config.action_loss)
+        self.loss_unit = self.head.loss_unit
         self.action_units = ActionUnits(task)
         self.memory_sizes = [backbone.state_size, 0]
         self.state_sizes = [_COLUMNS + action + self.acting.state_size, 0]
         if config.return_expectile is not None:
             self.target_return = None
+            self.loss_unit += " + variances of returns-to-go"
             self.largest_return = LargestReturn(config, observation, action, self.return_scale)
             self.memory_sizes[1], self.state_sizes[1] = self.largest_return.memory_size, self.largest_return.state_size
         self.memory_size, self.state_size = sum(self.memory_sizes), sum(self.state_sizes)

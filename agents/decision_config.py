@@ -42,7 +42,8 @@ class DecisionConfig:
         metadata={"help": "a learned embedding of the time step; the last one serves beyond it"},
     )
     action_loss: ContinuousLoss = field(
-        default="mse", metadata={"help": "loss of continuous actions; discrete ones have cross-entropy"}
+        default="mse",
+        metadata={"help": "loss of continuous actions, in units of their spread; discrete ones have cross-entropy"},
     )
     target_return: float | None = field(
         default=None, metadata={"help": "return asked for when acting; the data set's best by default"}

@@ -122,6 +122,7 @@ class Agent(Actor):
     """An actor that trains on the whole trajectories of a data set."""
 
     memory_size: int  # of the backbone
+    loss_unit: str = ""  # of the training loss, for reports
 
     def cautions(self) -> list[str]:
         """Return one line for each of the agent's settings that is seldom meant; said once, before training."""

@@ -75,7 +75,7 @@ class Assessor:
         sweep = self.config.target_sweep
         return bool(self.targets) and (sweep == "all" or (sweep == "last" and step == self.config.steps))
 
-    def charts(self) -> dict[str, bool]:
+    def charts(self) -> dict[str, Any]:
         """Return what the run will show, as the arguments of `minrl.dashboard.offline_layout`."""
         last = self.config.steps
         evaluations = -(-last // self.config.evaluate_every) if self.config.evaluate_every else 0
@@ -85,6 +85,7 @@ class Assessor:
             "scores": self.agent.task.reference_scores is not None,
             "sweeps": plays and self.config.target_sweep == "all" and self.sweeps_at(last) and evaluations > 1,
             "validates": self.validates_at(last),
+            "unit": self.agent.loss_unit,
         }
 
     def assess(self, step: int, request: StopRequest) -> Assessment | None:

@@ -116,7 +116,7 @@ def charts(layout: Layout) -> dict[str, dict[str, list[Any]]]:
     return {title: {name: ["Multiline", tags] for name, tags in group.items()} for title, group in layout.items()}
 
 
-def offline_layout(*, plays: bool, scores: bool, sweeps: bool, validates: bool) -> Layout:
+def offline_layout(*, plays: bool, scores: bool, sweeps: bool, validates: bool, unit: str = "") -> Layout:
     """The charts of a run that learns from a data set.
 
     Args:
@@ -125,6 +125,7 @@ def offline_layout(*, plays: bool, scores: bool, sweeps: bool, validates: bool) 
         sweeps: whether it is asked for several returns in more than one evaluation. Of a single one the chart would
             be dots one above the other; `eval/targets` among the images shows return achieved over return asked.
         validates: whether episodes are held out.
+        unit: of the loss.
     """
     played = {
         **({"normalised score": ["eval/normalized_score"]} if scores else {}),
@@ -132,14 +133,17 @@ def offline_layout(*, plays: bool, scores: bool, sweeps: bool, validates: bool) 
         **({"return achieved for each return asked": ["eval/target_.*_mean_reward"]} if sweeps else {}),
         "episode length": ["eval/mean_ep_length"],
     }
+    unit = f" ({unit})" if unit else ""
     held_out = {
-        "loss on held-out episodes": ["validation/loss"],
-        "action error per dimension on held-out episodes": ["validation/action_error_.*"],
+        f"loss on held-out episodes{unit}": ["validation/loss"],
+        "action error per dimension on held-out episodes (in its own unit; of choices the share that is wrong)": [
+            "validation/action_error_.*"
+        ],
     }
     return _exact(
         evaluation={**(played if plays else {}), **(held_out if validates else {})},
         training={
-            "loss": ["train/loss"],
+            f"loss{unit}": ["train/loss"],
             "gradient norm": ["train/grad_norm"],
             "learning rate": ["train/learning_rate"],
         },

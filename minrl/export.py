@@ -114,7 +114,9 @@ def metadata(agent: Actor, target_return: float | None = None) -> dict[str, str]
     """What a file says of its agent, all but the first four as JSON.
 
     `initial_state` is the row (S,) that a state begins with; where `target_return` is there, it is its first number.
-    `observation_space` and `action_space` list the parts of the spaces as `minrl.export_spaces.described` does.
+    `observation_space` and `action_space` list the parts of the spaces as `minrl.export_spaces.described` does, in the
+    order of the columns of the input "observation" and of the outputs. `inputs` lists the model's inputs in their
+    order with name, type, shape and meaning. `environment_kwargs` are for `gymnasium.make`, with the limit of steps.
     """
     task = agent.task
     asked = agent.target_return if target_return is None else target_return
@@ -125,6 +127,7 @@ def metadata(agent: Actor, target_return: float | None = None) -> dict[str, str]
         "dataset": task.dataset,
         "initial_state": _json([int(x) if x == int(x) else x for x in row]),
         "state_size": _json(agent.state_size),
+        "inputs": _json(_inputs(agent)),
         "observation_space": _json(described(task.observation_space, "observation")),
         "action_space": _json(described(task.action_space, "action")),
     }
@@ -132,8 +135,27 @@ def metadata(agent: Actor, target_return: float | None = None) -> dict[str, str]
         values["target_return"] = _json(asked)
     if task.environment is not None:
         values["environment"] = task.environment.id
-        values["environment_kwargs"] = json.dumps(task.environment.kwargs, default=str)
+        kwargs = dict(task.environment.kwargs)
+        if task.environment.max_episode_steps is not None:
+            kwargs.setdefault("max_episode_steps", task.environment.max_episode_steps)
+        values["environment_kwargs"] = json.dumps(kwargs, default=str)
     return values
+
+
+def _inputs(agent: Actor) -> list[dict[str, Any]]:
+    """Describe the model's inputs in their order, in plain values."""
+    observed, width = str(observation_type(agent)).removeprefix("torch."), agent.task.observation_size
+    parts = [f"{part['name']} {part['columns']}" for part in described(agent.task.observation_space, "observation")]
+    about = INPUTS | {"observation": f"{INPUTS['observation']}; columns [first, end): {', '.join(parts)}"}
+    kinds: dict[str, tuple[str, list[Any]]] = {
+        "observation": (observed, ["batch", width]),
+        "reward": ("float32", ["batch"]),
+        "episode_start": ("bool", ["batch"]),
+        "state": ("float32", ["batch", agent.state_size]),
+    }
+    return [
+        {"name": name, "dtype": dtype, "shape": shape, "about": about[name]} for name, (dtype, shape) in kinds.items()
+    ]
 
 
 def _json(value: Any) -> str:
@@ -190,8 +212,9 @@ def _proto(agent: Actor, opset: int) -> Any:
         raise ValueError(f"opset {opset} cannot be written, {found[0]} can; {OPSET} is the usual one")
     _strip(model)
     model.producer_name, model.producer_version, model.graph.name = "minrl", minrl.__version__, "step"
+    about = {value["name"]: value["about"] for value in _inputs(agent)}
     for value in model.graph.input:
-        value.doc_string = INPUTS[value.name]
+        value.doc_string = about[value.name]
     for value in [*model.graph.input, *model.graph.output]:
         # All have one symbol, whose name torch has made up.
         value.type.tensor_type.shape.dim[0].dim_param = "batch"

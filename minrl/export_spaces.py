@@ -72,16 +72,18 @@ def leaf_name(top: str, leaf: Leaf) -> str:
 
 
 def described(space: AnySpace, top: str) -> list[dict[str, Any]]:
-    """The parts of a space in plain values for JSON: name, kind, flat columns [first, end), shape, type and bounds.
+    """Return the parts of a space in plain values for JSON, in the order of their columns.
 
-    `None` stands for no bound. Choices are one-hot in their columns, those of a MultiDiscrete side by side.
+    Each has name, keys (where it lies in the tree), kind, flat columns [first, end), shape, type and bounds; `None`
+    stands for no bound. Choices are one-hot in their columns, those of a MultiDiscrete side by side.
     """
     return [_described(leaf, top) for leaf in leaves(space)]
 
 
 def _described(leaf: Leaf, top: str) -> dict[str, Any]:
     space, columns = leaf.space, [leaf.columns.start, leaf.columns.stop]
-    values: dict[str, Any] = {"name": leaf_name(top, leaf), "kind": type(space).__name__, "columns": columns}
+    values: dict[str, Any] = {"name": leaf_name(top, leaf), "keys": list(leaf.keys)}
+    values |= {"kind": type(space).__name__, "columns": columns}
     if space.shape is not None:
         values |= {"shape": list(space.shape), "dtype": str(space.dtype)}
     if isinstance(space, spaces.Box):

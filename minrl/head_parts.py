@@ -29,6 +29,7 @@ class Part(nn.Module, ABC):
     inputs: int
     columns: slice
     whole: bool  # whether actions are whole numbers
+    loss_unit: str = "nats"
 
     @abstractmethod
     def loss(self, raw: Tensor, action: Tensor) -> Tensor:
@@ -83,6 +84,8 @@ class SquaredError(Scaled):
     def __init__(self, scale: Scale) -> None:
         super().__init__(scale)
         self.inputs = self.size
+        # One of the mean action alone is 1.
+        self.loss_unit = "squares of half the action's range" if self.squashed else "variances of the action"
 
     def loss(self, raw: Tensor, action: Tensor) -> Tensor:
         """As `Part.loss`; the mean over the columns that change, as Decision Transformer has it."""

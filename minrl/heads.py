@@ -82,6 +82,11 @@ class ActionHead(nn.Module):
             self.linear.weight.mul_(0.1)
             self.linear.bias.zero_()
 
+    @property
+    def loss_unit(self) -> str:
+        """Return what the loss is measured in, for reports; a space of several kinds has a sum of several."""
+        return " + ".join(dict.fromkeys(part.loss_unit for part in self._all()))
+
     def loss(self, features: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (...): the sum over the action's columns, in float32 or float64."""
         raw = self._raw(features)

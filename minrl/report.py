@@ -43,13 +43,16 @@ def write_report(result: Result, out: Path) -> str:
     if result.held_out:
         rows.append(("held out", f"{result.held_out} episodes, from which nothing is learned"))
     rows += relabel.report_rows(out) + target_choice.report_rows(out)
+    if unit := result.agent.loss_unit:
+        rows.append(("loss", f"in {unit}{', action errors in the unit of the action' if result.held_out else ''}"))
     rows.append(("checkpoint", f"the last one, after {result.step} steps"))
     speed = []
     if result.seconds_per_step is not None:
         speed = [("time per training step", f"{1e3 * result.seconds_per_step:.1f} ms")]
     losses = ("train/loss", LOSS) if result.held_out else ("train/loss",)
+    label = "loss" if result.held_out else "training loss"
     panels = [
-        Axes(STEP, "gradient steps", "loss" if result.held_out else "training loss", losses),
+        Axes(STEP, "gradient steps", f"{label} ({unit})" if unit else label, losses),
         score_panel(out, episodes),
     ]
     numbers: dict[str, Any] = {

@@ -58,10 +58,10 @@ class Validation:
         self.budget = batch_size * (length if self.window is None else self.window)
 
     def measure(self) -> dict[str, float]:
-        """The mean training loss of a step, without dropout, and the mean error of each dimension of the actions.
+        """Measure the mean training loss of a step, without dropout, and the mean error of each dimension of actions.
 
-        The error of a column of a Box is absolute, in the unit of the action; that of a choice or of a yes or no
-        is the share of wrong ones.
+        The loss is in the agent's `loss_unit`. The error of a column of a Box is absolute, in the unit of the action;
+        that of a choice or of a yes or no is the share of wrong ones.
         """
         device = next(self.agent.parameters()).device
         total, count, errors = 0.0, 0.0, torch.zeros(0)

@@ -109,9 +109,15 @@ def test_few_whole_numbers_are_choices_and_bytes_are_images(tmp_path: Path) -> N
     assert episodes.observations.dtype == np.uint8
 
 
-def test_actions_beyond_one_widen_the_space(tmp_path: Path) -> None:
-    path = write(tmp_path / "flat.hdf5", actions=np.linspace(-0.5, 4, 12)[:, None])
-    assert load(f"hdf5:{path}").action_space == spaces.Box(-1, 4, (1,))
+def test_actions_reach_as_far_as_they_were_recorded(tmp_path: Path) -> None:
+    """In a file of one's own; a D4RL set's reach at least from -1 to 1."""
+    for actions in (np.linspace(-0.5, 4, 12), np.linspace(20, 20.01, 12), np.linspace(-1e-3, 0.0, 12)):
+        path = write(tmp_path / "flat.hdf5", actions=actions[:, None])
+        ends = actions.astype(np.float32)[[0, -1]]
+        assert load(f"hdf5:{path}").action_space == spaces.Box(*ends, (1,))
+    write(tmp_path / "d4rl" / "hopper_medium-v2.hdf5", actions=np.linspace(-0.5, 4, 36).reshape(12, 3))
+    space = load("d4rl:hopper-medium-v2").action_space
+    assert space == spaces.Box(np.float32([-1, -1, -1]), np.linspace(-0.5, 4, 36)[-3:].astype(np.float32))
 
 
 @pytest.mark.parametrize(

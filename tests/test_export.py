@@ -165,7 +165,7 @@ def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
     assert (about["agent"], about["environment"]) == ("decision", "Drift-v0")
     assert json.loads(about["state_size"]) == agent.state_size
     (seen,) = json.loads(about["observation_space"])
-    named = {"name": "observation", "kind": "Box", "columns": [0, 3]}
+    named = {"name": "observation", "keys": [], "kind": "Box", "columns": [0, 3]}
     assert seen == named | {"shape": [3], "dtype": "float32", "low": None, "high": None}
     acted = {part["name"]: part for part in json.loads(about["action_space"])}
     assert acted["action/move"]["low"] == [-2.0, 0.0]

@@ -50,7 +50,7 @@ def test_the_example_needs_neither_torch_nor_this_package(run: Path, tmp_path: P
     assert lines[2].startswith("outputs: action (batch), next_state (batch, ")
     assert "checked: over 1000 steps with onnxruntime" in lines[3]
     assert lines[-1].endswith("minrl export --help")
-    assert len(EXAMPLE.splitlines()) == 10
+    assert len(EXAMPLE.splitlines()) == 11
     end = "print('torch' in sys.modules, seen['reward'], state[0, 0], state[0, 2], ends)\n"
     command = [sys.executable, "-c", ALONE + EXAMPLE + end]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -140,7 +140,7 @@ def load_file(
         references = _references(source, references)
     observation_space, action_space = spaces_found
     if "action" in found.guessed and isinstance(action_space, spaces.Box) and not action_space.is_bounded():
-        action_space = _bounds(action_space, arrays["actions"])
+        action_space = _bounds(action_space, arrays["actions"], 1.0 if task else None)
     return Episodes(
         name=name,
         observation_space=observation_space,
@@ -175,10 +175,11 @@ def _check_fields(source: h5py.File, file: Path) -> None:
         raise ValueError(f"{file}: no steps")
 
 
-def _bounds(space: spaces.Box, actions: npt.NDArray[Any]) -> spaces.Box:
-    """[-1, 1], D4RL's own, or as far as the recorded actions go beyond it."""
-    low = np.minimum(actions.min(axis=0), -1.0).reshape(space.shape)
-    high = np.maximum(actions.max(axis=0), 1.0).reshape(space.shape)
+def _bounds(space: spaces.Box, actions: npt.NDArray[Any], least: float | None) -> spaces.Box:
+    """Return a Box as far as the recorded actions go, at least from -`least` to `least` (D4RL's own range is 1)."""
+    low, high = actions.min(axis=0).reshape(space.shape), actions.max(axis=0).reshape(space.shape)
+    if least is not None:
+        low, high = np.minimum(low, -least), np.maximum(high, least)
     return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 

@@ -33,11 +33,11 @@ def test_mean_weighs_tasks_alike() -> None:
 
 
 def test_interval_is_that_of_the_binomial_distribution() -> None:
-    """Of 50 tasks with the scores 0 and 1, a resample's mean is a binomial number of 100 throws over 100."""
-    found = statistics.mean([np.array([0.0, 1.0])] * 50)
-    low, high = stats.binom(100, 0.5).interval(0.95)
+    """Of 50 tasks with the scores 0, 0, 1 and 1, a resample's mean is a binomial number of 200 throws over 200."""
+    found = statistics.mean([np.array([0.0, 0.0, 1.0, 1.0])] * 50)
+    low, high = stats.binom(200, 0.5).interval(0.95)
     assert found.value == 0.5
-    assert (found.low, found.high) == (pytest.approx(low / 100, abs=0.011), pytest.approx(high / 100, abs=0.011))
+    assert (found.low, found.high) == (pytest.approx(low / 200, abs=0.006), pytest.approx(high / 200, abs=0.006))
 
 
 def test_only_seeds_are_drawn_anew_and_not_tasks() -> None:
@@ -59,10 +59,11 @@ def test_digits_repeat() -> None:
     assert statistics.interquartile_mean(normal(3, 2, 4)) == statistics.interquartile_mean(normal(3, 2, 4))
 
 
-def test_a_single_seed_has_no_interval() -> None:
+def test_fewer_than_three_seeds_have_no_interval() -> None:
     assert not statistics.interquartile_mean([np.array([1.0])]).has_interval
-    assert not statistics.mean([np.array([1.0, 2.0]), np.array([1.0])]).has_interval
-    assert statistics.mean([np.array([1.0, 2.0]), np.array([1.0, 1.0])]).has_interval
+    assert not statistics.mean([np.array([1.0, 2.0]), np.array([1.0, 1.0])]).has_interval
+    assert not statistics.mean([np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0])]).has_interval
+    assert statistics.mean([np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0, 1.0])]).has_interval
 
 
 def test_the_interval_of_three_seeds_runs_from_the_lowest_to_the_highest() -> None:
@@ -102,12 +103,14 @@ def test_probability_of_improvement_is_mann_whitneys_statistic() -> None:
 
 
 def test_performance_profile_is_the_share_above() -> None:
-    shares, band = statistics.performance_profile([np.array([0.0, 2.0]), np.array([1.0, 3.0])], np.array([-1.0, 1, 9]))
-    assert shares.tolist() == [1.0, 0.5, 0.0]
+    scores = [np.array([0.0, 0.0, 2.0]), np.array([1.0, 1.0, 3.0])]
+    shares, band = statistics.performance_profile(scores, np.array([-1.0, 1, 9]))
+    assert shares.tolist() == [1.0, pytest.approx(1 / 3), 0.0]
     assert band is not None
-    # Above 1 lie 2 and 3: two throws of a coin for each, so between 0 and 1.
-    assert band[0].tolist() == [1.0, 0.0, 0.0]
-    assert band[1].tolist() == [1.0, 1.0, 0.0]
+    # Above 1 lie 2 and 3: how many of a resample's six runs do is binomial with a third.
+    low, high = stats.binom(6, 1 / 3).interval(0.95)
+    assert band[0].tolist() == [1.0, pytest.approx(low / 6), 0.0]
+    assert band[1].tolist() == [1.0, pytest.approx(high / 6), 0.0]
     assert statistics.performance_profile([np.array([1.0])], np.array([0.0]))[1] is None
 
 

@@ -88,7 +88,8 @@ def test_acting_with_sampled_actions_remembers_what_it_did() -> None:
     state = agent.initial_state(2)
     start = Moment(torch.zeros(2, 3).double(), torch.zeros(2).double(), torch.ones(2, dtype=torch.bool))
     action, state = agent.act(start, state, deterministic=False)
-    assert torch.equal(state[:, 3:5], action)
+    units = agent.action_units
+    assert torch.equal(state[:, 3:5], units.previous(action, torch.zeros(2, dtype=torch.bool)))
     other, _ = agent.act(start, agent.initial_state(2), deterministic=False)
     assert not torch.equal(action, other)
 

@@ -106,7 +106,8 @@ def test_options_on_the_command_line(cartpole: str, tmp_path: Path, capsys: pyte
 
     assert command("run", "--relabel-returns", "--choose-target") == 0
     shown = capsys.readouterr().out
-    for text in ("returns-to-go raised", "value behind them", "targets tried (return)", "seeds 1000000 to 1000001"):
+    seeds = f"seeds {2**30} to {2**30 + 1}"
+    for text in ("returns-to-go raised", "value behind them", "targets tried (return)", seeds):
         assert text in shown
     for wrong, message in (
         (["--choose-target", "--evaluate-every", 0], "choose_target plays episodes: it needs evaluate_every above 0"),

@@ -211,7 +211,7 @@ def test_keywords_and_defaults_are_sb3_contribs(kind: str) -> None:
     found = inspect.signature(MlpLstmPolicy).parameters
     assert [(p.name, p.default) for p in found.values()] == [(p.name, p.default) for p in wanted.values()]
     first, second = (policy(observations, BOX, lambda _: 1e-3) for policy in (ours, theirs))
-    assert type(first.features_extractor) is type(second.features_extractor)
+    assert isinstance(first.features_extractor, type(second.features_extractor))
     assert [name for name, _ in first.named_parameters()] == [name for name, _ in second.named_parameters()]
     for name in ("lstm_hidden_state_shape", "lstm_output_dim", "shared_lstm", "enable_critic_lstm", "lstm_kwargs"):
         assert getattr(first, name) == getattr(second, name)

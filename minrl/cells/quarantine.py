@@ -89,8 +89,20 @@ def reached(faulty: Tensor, memory: Tensor, reset: Tensor | None) -> Tensor:
     count = faulty.cumsum(dim=1) + memory.unsqueeze(1)
     if reset is None:
         return count > 0
+    if torch.compiler.is_exporting():  # ONNX has no cumulative maximum; windows are short
+        return _reached_pairwise(faulty, memory, reset)
     before = torch.where(reset, count - faulty.long(), 0).cummax(dim=1).values
     return count > before
+
+
+def _reached_pairwise(faulty: Tensor, memory: Tensor, reset: Tensor) -> Tensor:
+    """Compute what `reached` does from all pairs of steps, (B, T, T) booleans."""
+    episode = reset.cumsum(dim=1)
+    same = episode.unsqueeze(2) == episode.unsqueeze(1)
+    steps = torch.arange(reset.shape[1], device=reset.device)
+    earlier = steps.unsqueeze(1) >= steps.unsqueeze(0)
+    inside = (same & earlier & faulty.unsqueeze(1)).any(dim=2)
+    return inside | (memory.unsqueeze(1) & (episode == 0))
 
 
 def filled(x: Tensor, where: Tensor, value: float = 0.0) -> Tensor:

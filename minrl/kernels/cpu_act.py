@@ -104,7 +104,7 @@ def run(
         state = state.contiguous()
     reward, start = reward.contiguous(), start.contiguous()
     out = state.new_empty((batch, plan.action_size if decides else plan.width))
-    last = state.new_empty((batch, plan.state_size))
+    last = torch.empty_like(state, memory_format=torch.contiguous_format)
     constants = plan.centered if centered else plan.constants
     plan.kernel(
         *constants, observation.data_ptr(), observation.stride(0), reward.data_ptr(), start.data_ptr(),

@@ -18,7 +18,8 @@ _watchers: Any = getattr(torch._C, "_len_torch_dispatch_stack", int)
 _hooked: Any = getattr(nn.modules.module, "_has_any_global_hook", bool)
 
 
-# The plain attributes of torch's modules that their functions read; all public ones of other modules are taken to be.
+# The plain attributes of torch's modules that their functions read. Of other modules all public ones count but whole
+# numbers: those are sizes, which change with the weights.
 _READ: dict[type[nn.Module], tuple[str, ...]] = {
     nn.LayerNorm: ("eps",),
     nn.GELU: ("approximate",),
@@ -42,6 +43,7 @@ class Watch:
     counts: tuple[int, ...]
     tensors: tuple[Tensor, ...]
     pointers: tuple[int, ...]
+    matrices: tuple[Tensor, ...]  # those that can be turned
     hooks: tuple[Any, ...]
     dropouts: tuple[nn.Dropout, ...]
 
@@ -96,6 +98,7 @@ class Watch:
             counts=tuple(map(len, spaces)),
             tensors=tensors,
             pointers=tuple(map(Tensor.data_ptr, tensors)),
+            matrices=tuple(tensor for tensor in tensors if tensor.dim() > 1),
             hooks=hooks,
             dropouts=tuple(part for part in modules if isinstance(part, nn.Dropout)),
         )
@@ -107,7 +110,7 @@ class Watch:
             and all(map(operator.is_, map(dict.get, self.owners, self.names), self.members))
             and tuple(map(len, self.spaces)) == self.counts
             and tuple(map(Tensor.data_ptr, self.tensors)) == self.pointers
-            and all(map(Tensor.is_contiguous, self.tensors))
+            and all(map(Tensor.is_contiguous, self.matrices))
             and not any(self.hooks)
         )
 
@@ -122,7 +125,11 @@ class Watch:
 def _plain_attributes(module: nn.Module) -> Iterable[str]:
     if type(module).__module__.startswith("torch."):
         return _READ.get(type(module), ())
-    return [name for name in vars(module) if not name.startswith("_") and name != "training"]
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name != "training" and type(value) is not int
+    ]
 
 
 _torch_alone = False

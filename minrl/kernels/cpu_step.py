@@ -68,7 +68,7 @@ def _run(plan: Plan, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
     if state.stride(1) != 1:
         state = state.contiguous()
     # Like their inputs, not by torch's default type or device, which may be another.
-    y, last = torch.empty_like(x), state.new_empty(state.shape)
+    y, last = torch.empty_like(x), torch.empty_like(state, memory_format=torch.contiguous_format)
     plan.kernel(
         plan.addresses, plan.epsilons, x.data_ptr(), state.data_ptr(), state.stride(0), y.data_ptr(), last.data_ptr(),
         batch, *plan.sizes,

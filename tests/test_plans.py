@@ -164,6 +164,12 @@ def plain_settings(path: str) -> list[tuple[str, str]]:
     ]
 
 
+def other_than(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    return OTHER_TEXT.get(value, "another") if isinstance(value, str) else value + 0.5
+
+
 @pytest.mark.parametrize(
     ("path", "part", "attribute"), [(path, *setting) for path in MODELS for setting in plain_settings(path)]
 )
@@ -171,8 +177,7 @@ def test_a_plain_attribute(path: str, part: str, attribute: str, compiled: list[
     model, before = first_call(path, compiled)
     module = model.get_submodule(part)
     value = getattr(module, attribute)
-    other: Any = not value if isinstance(value, bool) else OTHER_TEXT[value] if isinstance(value, str) else value + 0.5
-    setattr(module, attribute, other)
+    setattr(module, attribute, other_than(value))
     try:
         wanted = in_torch(path, model)
     except (AttributeError, RuntimeError, TypeError) as error:  # a part that it asks for is not there

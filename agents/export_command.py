@@ -43,11 +43,11 @@ def row(observation):
 
 state = np.float32([json.loads(about["initial_state"])])
 
-def act(observation, reward=0.0, start=False):  # reward: that the last action earned; start: of an episode
+def act(observation, reward=0.0, start=False):  # the last action's reward; start of an episode
     global state
     seen = {"observation": row(observation)[None], "reward": np.float32([reward])}
     *action, state = model.run(None, seen | {"episode_start": np.array([start]), "state": state})
-    return [part[0] for part in action]  # a part for each of the model's outputs before next_state
+    return [part[0] for part in action]  # one for each output before next_state
 """
 
 
@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  minrl export runs/hopper --onnx hopper.onnx\n"
         "  minrl export runs/hopper/best.pt --onnx hopper.onnx --target 3600\n\n"
-        "acting with the file in Python, without torch and without minrl, in the environment that it names, where the\n"
-        "observation is one array:\n\n"
+        "acting with the file in Python, without torch and without minrl, in the environment that it\n"
+        "names, where the observation is one array:\n\n"
         f"{indented}\n"
         "the same without an environment, for observations of any structure, act(observation, reward, start):\n\n"
         f"{alone}"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from minrl.backbone import Backbone
 from minrl.checkpoint import Checkpoint
 from minrl.choices import nearest
-from minrl.online.images import CNN, PartsExtractor, image_network
+from minrl.online.images import CNN, PartsExtractor, image_network, with_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, StartsOnline, check_start, open_run
 
@@ -246,11 +246,9 @@ class BackboneMultiInputPolicy(BackbonePolicy):
         features_extractor_kwargs: dict[str, Any] | None = None,
         **keywords: Any,
     ) -> None:
-        if cnn != "auto":
-            features_extractor_kwargs = {**(features_extractor_kwargs or {}), "cnn": cnn}
         keywords |= {
             "features_extractor_class": features_extractor_class,
-            "features_extractor_kwargs": features_extractor_kwargs,
+            "features_extractor_kwargs": with_network(features_extractor_kwargs, cnn),
         }
         super().__init__(*arguments, **keywords)
 

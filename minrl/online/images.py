@@ -108,9 +108,17 @@ class PartsExtractor(CombinedExtractor):
         )
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        """A batch of each part -> (B, F)."""
+        """Return the features (B, F) of a batch of each part."""
         features: list[Any] = [
             self.extractors[key](observations[key]) if key in self.extractors else observations[key].flatten(1)
             for key in self.keys
         ]
         return torch.cat(features, dim=1)
+
+
+def with_network(keywords: dict[str, Any] | None, cnn: CNN) -> dict[str, Any] | None:
+    """Return an extractor's keywords with the network named, where it is not the one that goes by size.
+
+    An extractor of the user's own need not know the keyword.
+    """
+    return keywords if cnn == "auto" else {**(keywords or {}), "cnn": cnn}

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from minrl.cells.lstm import lstm_layer
 from minrl.choices import nearest
-from minrl.online.images import CNN, PartsExtractor, image_network
+from minrl.online.images import CNN, PartsExtractor, image_network, with_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
 
 # Options of torch.nn.LSTM that would change the memory's layout or precision, and the only values they can have.
@@ -206,11 +206,9 @@ class LstmMultiInputPolicy(LstmPolicy):
         features_extractor_kwargs: dict[str, Any] | None = None,
         **keywords: Any,
     ) -> None:
-        if cnn != "auto":
-            features_extractor_kwargs = {**(features_extractor_kwargs or {}), "cnn": cnn}
         keywords |= {
             "features_extractor_class": features_extractor_class,
-            "features_extractor_kwargs": features_extractor_kwargs,
+            "features_extractor_kwargs": with_network(features_extractor_kwargs, cnn),
         }
         super().__init__(*arguments, **keywords)
 

@@ -95,7 +95,7 @@ class CloneAgent(Agent):
 
     @property
     def acting(self) -> Cell:
-        """The backbone, or the backbone over a window fed anew: what runs when the agent acts."""
+        """Return the backbone, or the backbone over a window fed anew: what runs when the agent acts."""
         return self._acting[0]
 
     @classmethod

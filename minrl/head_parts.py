@@ -33,15 +33,15 @@ class Part(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, raw: Tensor, action: Tensor) -> Tensor:
-        """What is minimised, summed over the part's columns: (..., inputs), (..., P) -> (...)."""
+        """Compute what is minimised, summed over the part's columns: (..., inputs), (..., P) -> (...)."""
 
     @abstractmethod
     def act(self, raw: Tensor, *, deterministic: bool) -> Tensor:
-        """The mode, or a sample: (..., inputs) -> (..., P)."""
+        """Return the mode, or a sample: (..., inputs) -> (..., P)."""
 
     @abstractmethod
     def center_of(self, raw: Tensor) -> Tensor:
-        """The mean of continuous columns, with a gradient, or the logits of choices."""
+        """Return the mean of continuous columns, with a gradient, or the logits of choices."""
 
 
 class Scaled(Part):

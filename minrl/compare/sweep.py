@@ -25,12 +25,12 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What differs, as a folder's name."""
+        """Return what differs, as a folder's name."""
         return re.sub(r"[^A-Za-z0-9._+=-]", "-", "+".join(f"{name}={value}" for name, value in self._named()))
 
     @property
     def label(self) -> str:
-        """What differs, for tables and plots."""
+        """Return what differs, for tables and plots."""
         return ", ".join(f"{name} {value}" for name, value in self._named())
 
     def _named(self) -> Iterator[tuple[str, str]]:

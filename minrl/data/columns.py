@@ -40,7 +40,7 @@ def with_columns_of(episodes: Episodes, observation_space: AnySpace, action_spac
 
 
 def _columns(found: AnySpace, known: AnySpace) -> npt.NDArray[np.int64] | None:
-    """The column of `found` for each column of `known`; None where all stay."""
+    """Return the column of `found` for each column of `known`; None where all stay."""
     places = {leaf.keys: leaf.columns for leaf in leaves(found)}
     slices = [places[leaf.keys] for leaf in leaves(known)]
     columns = np.concatenate([np.arange(part.start, part.stop) for part in slices])

@@ -214,17 +214,17 @@ class Stretch:
 
     @property
     def rows(self) -> slice:
-        """The rows within the file."""
+        """Return the rows within the file."""
         return slice(self.begin, self.begin + int(self.lengths.sum()))
 
     @property
     def stops(self) -> IntArray:
-        """The rows within the stretch after which an episode ends."""
+        """Return the rows within the stretch after which an episode ends."""
         return np.cumsum(self.lengths)[: len(self.lengths) if self.ends else 0]
 
     @property
     def episodes(self) -> slice:
-        """The episodes that end here."""
+        """Return the episodes that end here."""
         return slice(self.first, self.first + len(self.stops))
 
 

@@ -50,7 +50,7 @@ def _alike(ours: AnySpace, theirs: AnySpace, kind: Kind) -> bool:
 
 
 def _choices(space: AnySpace) -> list[tuple[int, int]] | None:
-    """The first choice of each column and how many there are; None for a space without choices."""
+    """Return the first choice of each column and how many there are; None for a space without choices."""
     if isinstance(space, spaces.Discrete):
         return [(int(space.start), int(space.n))]
     if isinstance(space, spaces.MultiDiscrete):

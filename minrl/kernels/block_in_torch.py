@@ -29,7 +29,7 @@ Masks = tuple[Tensor | None, Tensor | None]
 
 
 def masks(noises: list[Noises], x: Tensor) -> list[Masks]:
-    """The masks of each block's dropout for x (B, T, D)."""
+    """Draw the masks of each block's dropout for x (B, T, D)."""
     return [(_mask(of_cell, x), _mask(of_mlp, x)) for of_cell, of_mlp in noises]
 
 

@@ -158,7 +158,7 @@ def is_known(block: Any, block_type: type[nn.Module]) -> bool:
 
 
 def block_parts(block: Any) -> list[Tensor | None]:
-    """The weights of a block that `is_known`, in the kernel's order."""
+    """List the weights of a block that `is_known`, in the kernel's order."""
     cell, conv, mlp = block.cell, block.conv, block.mlp
     down = None if type(cell.down) is nn.Identity else cell.down
     return [

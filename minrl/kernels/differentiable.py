@@ -139,7 +139,7 @@ def gradients_of(
 
 
 def _loop(decay: Tensor, drive: Tensor, h: Tensor, reset: Tensor | None) -> Tensor:
-    """The recurrence (B, T, D), one operation per step; `decay` is zero at resets."""
+    """Compute the recurrence (B, T, D), one operation per step; `decay` is zero at resets."""
     outputs = []
     for t in range(drive.shape[1]):
         h = torch.addcmul(drive[:, t], decay[:, t], _emptied(h, reset, t))
@@ -148,7 +148,7 @@ def _loop(decay: Tensor, drive: Tensor, h: Tensor, reset: Tensor | None) -> Tens
 
 
 def _chunks(decay: Tensor, drive: Tensor, state: Tensor, reset: Tensor | None, chunk: int) -> Tensor:
-    """The recurrence (B, N * C, D): what each chunk does to a state, then all chunks from the states that enter."""
+    """Compute the recurrence (B, N * C, D): each chunk's map of a state, then all chunks from the states that enter."""
     decay, drive = decay.unflatten(1, (-1, chunk)), drive.unflatten(1, (-1, chunk))  # (B, N, C, D)
     opens = None if reset is None else reset.unflatten(1, (-1, chunk))
     local, product = drive[:, :, 0], decay[:, :, 0]  # (B, N, D)

@@ -170,7 +170,7 @@ def _in_torch(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, reset: Tensor | None, options: Options,
     learns: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The same in torch's operations, to be differentiated further."""
+    """Compute the same in torch's operations, to be differentiated further."""
     parts, candidate, signed = options
     gates = F.linear(x, weight, bias)
     return differentiable.gated_scan(gates, state, reset, parts=parts, candidate=candidate, signed=signed)

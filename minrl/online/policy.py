@@ -263,7 +263,7 @@ class RecurrentPolicy(ActorCriticPolicy):
 
 
 def _starts(space: AnySpace) -> dict[str, Tensor]:
-    """The first choice of each observation that does not count from 0; one without parts has the name ""."""
+    """Return the first choice of each observation that does not count from 0; one without parts has the name ""."""
     parts = space.spaces.items() if isinstance(space, spaces.Dict) else [("", space)]
     return {
         name: torch.from_numpy(np.asarray(part.start, np.int64))

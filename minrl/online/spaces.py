@@ -76,7 +76,7 @@ def prepared(env: GymEnv) -> GymEnv:
 
 
 def _ordered(env: AnyEnv, like: tuple[AnySpace, AnySpace] | None) -> tuple[AnySpace, AnySpace]:
-    """The spaces of `env`, in the order of keys of `like`."""
+    """Return the spaces of `env`, in the order of keys of `like`."""
     if like is None:
         return env.observation_space, env.action_space
     return arranged(env.observation_space, like[0]), arranged(env.action_space, like[1])

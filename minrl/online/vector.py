@@ -141,7 +141,7 @@ class VectorEnvironment(VecEnv):
         return observations, rewards, done if filler is None else done | filler, infos
 
     def _rewards(self, rewards: Any) -> npt.NDArray[Any]:
-        """One number for each environment, (N,), also from (N, 1)."""
+        """Return one number for each environment, (N,), also from (N, 1)."""
         numbers = np.asarray(rewards)
         if numbers.size != self.num_envs:
             raise ValueError(f"{self.num_envs} environments gave rewards of shape {numbers.shape}, expected one each")

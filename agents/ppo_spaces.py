@@ -128,7 +128,7 @@ def _decoded(space: AnySpace, flat: Tensor) -> Tensor:
         return flat.argmax(1)
     if isinstance(space, spaces.MultiDiscrete):
         return torch.stack([part.argmax(1) for part in flat.split(space.nvec.reshape(-1).tolist(), dim=1)], dim=1)
-    return flat.reshape(flat.shape[0], *(space.shape or ()))
+    return flat.reshape(flat.shape[0], *(space.shape or (1,)))  # one number has an axis of its own there
 
 
 def _encoded(space: AnySpace, columns: Tensor) -> Tensor:

@@ -1,15 +1,20 @@
 """Spaces that Stable-Baselines3 does not take, in environments that check every action they get."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from ppo_models import small
+from ppo_runs import whole
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env
 
+from minrl import load
 from minrl.data.environment import EnvironmentInfo, make_environment
+from minrl.evaluate import evaluate
 from minrl.online.spaces import FittedSpaces, fit_spaces
 
 
@@ -130,6 +135,37 @@ def test_actions_arrive_as_the_environment_wants_them(space: Any, fitted: Any, a
     flat = zip(env.taken, taken, strict=True) if isinstance(taken, tuple) else [(env.taken, taken)]
     for got, wanted in flat:
         np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_single_number_without_an_axis_and_flags_of_several() -> None:
+    number, flags = spaces.Box(-2, 3, (), np.float32), spaces.MultiBinary((2, 2))
+    fitted = fit_spaces(Echo(spaces.Dict({"a": number, "b": LOW}), flags))
+    assert fitted.observation_space == spaces.Dict({"a": spaces.Box(-2, 3, (1,), np.float32), "b": LOW})
+    assert fitted.action_space == spaces.MultiBinary(4)
+    observation, _ = fitted.reset(seed=0)
+    assert fitted.observation_space.contains(observation)
+    assert observation["a"] == fitted.unwrapped.seen["a"]  # type: ignore[attr-defined]
+    fitted.step(np.array([1, 0, 0, 1], np.int8))
+    np.testing.assert_array_equal(fitted.unwrapped.taken, [[1, 0], [0, 1]])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("seen", "done"),
+    [
+        (spaces.Box(-2, 3, (), np.float32), PLAIN),
+        (spaces.Dict({"b": LOW, "a": spaces.Box(-2, 3, (), np.float64)}), spaces.MultiBinary((2, 2))),
+    ],
+)
+def test_a_run_learns_loads_and_acts_there(seen: Any, done: Any, tmp_path: Path) -> None:
+    gymnasium.register("Echo-v0", entry_point=Echo, kwargs={"observation_space": seen, "action_space": done})
+    try:
+        whole(tmp_path / "run", env="Echo-v0", n_envs=2, steps=64, evaluate_every=64, evaluate_episodes=2)
+        agent = load(tmp_path / "run")
+        assert evaluate(agent, EnvironmentInfo("Echo-v0"), episodes=2)[0].returns == (10.0, 10.0)
+        with pytest.raises(ValueError, match=r"wrap each environment with minrl\.online\.spaces\.fit_spaces"):
+            small("", Echo(seen, done))
+    finally:
+        del gymnasium.registry["Echo-v0"]
 
 
 def test_a_dict_of_choices_is_chosen_by_name() -> None:

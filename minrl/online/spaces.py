@@ -1,7 +1,8 @@
 """Environments whose spaces Stable-Baselines3 does not take, made to fit.
 
 It takes a Box, Discrete, MultiDiscrete and MultiBinary, and for observations a Dict of these. It knows no Tuple, no
-Dict inside a Dict, no MultiDiscrete with several axes, and counts every discrete choice from 0.
+Dict inside a Dict, no MultiDiscrete with several axes, no MultiBinary of them in actions, no Box without an axis in
+observations, and counts every discrete choice from 0.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ def fit_spaces(env: AnyEnv, *, like: tuple[AnySpace, AnySpace] | None = None) ->
 
     Observations: a Tuple becomes a Dict with the keys "0", "1", …; what is nested comes up to one level, under keys
     like "0/position". Actions: a Tuple or Dict of discrete parts becomes one MultiDiscrete, in the order of
-    `gymnasium.spaces.flatten`. Discrete choices are counted from 0 and lie along one axis.
+    `gymnasium.spaces.flatten`. Discrete choices are counted from 0 and lie along one axis, a single number as well.
 
     Args:
         env: an environment of any spaces.
@@ -65,7 +66,7 @@ def prepared(env: GymEnv) -> GymEnv:
         ("action", env.action_space, _Actions),
     ):
         parts = list(space.values()) if isinstance(space, spaces.Dict) and kind == "observation" else [space]
-        if all(isinstance(part, _LEAVES) and np.ndim(getattr(part, "nvec", 0)) < 2 for part in parts):
+        if all(isinstance(part, _LEAVES) and _on_axes(part, kind) is part for part in parts):
             continue
         fit(space)
         raise ValueError(
@@ -117,8 +118,10 @@ class _Observations:
 
     def __init__(self, given: AnySpace) -> None:
         parts = list(_walk(given, (), "observation"))
-        self._parts = [(path, "/".join(map(str, path)), _counted_from_0(part)) for path, part in parts]
-        fitted = {name: _fitted(part) for (_, part), (_, name, _) in zip(parts, self._parts, strict=True)}
+        self._parts = [(path, "/".join(map(str, path)), _converter(part)) for path, part in parts]
+        fitted = {
+            name: _fitted(part, "observation") for (_, part), (_, name, _) in zip(parts, self._parts, strict=True)
+        }
         if len(fitted) < len(parts) or not parts:
             raise ValueError(f"the parts of the observation space {given} have no names of their own")
         self._is_leaf = isinstance(given, _LEAVES)
@@ -144,7 +147,7 @@ class _Actions:
         if not parts:
             raise ValueError(f"the action space {given} has no parts")
         if isinstance(given, _LEAVES):
-            self.space = _fitted(given)
+            self.space = _fitted(given, "action")
         elif any(isinstance(part, spaces.Box) for _, part in parts):
             raise ValueError(f"an action of several parts must be discrete in all of them, got {given}")
         else:
@@ -179,19 +182,34 @@ def _at(observation: Any, path: Path) -> Any:
     return observation
 
 
-def _fitted(part: AnySpace) -> AnySpace:
-    """`part` itself where Stable-Baselines3 takes it."""
+def _fitted(part: AnySpace, kind: str) -> AnySpace:
+    """Return `part` itself where Stable-Baselines3 takes it as an "observation" or "action"."""
+    part = _on_axes(part, kind)
     if isinstance(part, spaces.Discrete) and part.start != 0:
         return spaces.Discrete(int(part.n))
-    if isinstance(part, spaces.MultiDiscrete) and (part.start.any() or part.nvec.ndim > 1):
-        return spaces.MultiDiscrete(part.nvec.reshape(-1))
+    if isinstance(part, spaces.MultiDiscrete) and part.start.any():
+        return spaces.MultiDiscrete(part.nvec)
     return part
 
 
-def _counted_from_0(part: AnySpace) -> Callable[[Any], Any]:
-    """From values of `part` to those of `_fitted(part)`."""
-    if _fitted(part) is part:
+def _on_axes(part: AnySpace, kind: str) -> AnySpace:
+    """Return `part` itself where Stable-Baselines3 takes its axes: choices lie along one, observations have one."""
+    if isinstance(part, spaces.MultiDiscrete) and part.nvec.ndim > 1:
+        return spaces.MultiDiscrete(part.nvec.reshape(-1), start=part.start.reshape(-1))
+    if isinstance(part, spaces.MultiBinary) and kind == "action" and len(part.shape) > 1:
+        return spaces.MultiBinary(int(np.prod(part.shape)))
+    if isinstance(part, spaces.Box) and kind == "observation" and not part.shape:
+        kept: Any = part.dtype
+        return spaces.Box(part.low.reshape(1), part.high.reshape(1), dtype=kept)
+    return part
+
+
+def _converter(part: AnySpace) -> Callable[[Any], Any]:
+    """Return the way from observations of `part` to those of `_fitted(part, "observation")`."""
+    if _fitted(part, "observation") is part:
         return lambda value: value
+    if isinstance(part, spaces.Box):
+        return lambda value: np.asarray(value, dtype=part.dtype).reshape(1)
     if isinstance(part, spaces.MultiDiscrete):
         start = part.start
         return lambda value: (np.asarray(value, dtype=np.int64) - start).reshape(-1)

@@ -82,6 +82,15 @@ def test_training_knows_what_it_sampled(family: str, space: spaces.Box) -> None:
     assert [taken.tolist() for taken in env.taken] == [rounded(space, row) for row in sampled]
 
 
+@pytest.mark.parametrize("squashed", [False, True])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_real_numbers_have_the_type_of_their_space(dtype: Any, squashed: bool) -> None:
+    space: Any = spaces.Box(-0.7, 0.3, (2,), dtype)
+    for action in to_environment(space, np.array([[-1, 1], [0.123, -5], [5, 0]], np.float32), squashed=squashed)[:1]:
+        assert space.contains(action)
+        np.testing.assert_allclose(action, [-0.7, 0.3], rtol=np.finfo(dtype).eps if dtype != np.float64 else 1e-7)
+
+
 @every_box
 def test_one_rule_rounds_everywhere(space: spaces.Box) -> None:
     numbers = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 0.49999997, 3.7, -129.2, 300.0, 2.0**40, -(2.0**40)], np.float32)

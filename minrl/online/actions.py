@@ -39,10 +39,10 @@ def to_environment(space: AnySpace, actions: Array, *, squashed: bool) -> Array:
         # In float64, as bytes would wrap around in high - low.
         (low, high), actions = whole_bounds(space), actions.astype(np.float64)
     if squashed:
-        actions = low + (0.5 * (actions + 1.0) * (high - low))
-        if not is_whole:
-            return actions
-    return np.clip(np.rint(actions), low, high).astype(space.dtype) if is_whole else np.clip(actions, low, high)
+        actions = low + (0.5 * (actions + 1.0) * (high - low))  # rounding may pass a bound by one unit
+    # Of the space's own type: one of half precision does not contain float32.
+    kept: Array = np.clip(np.rint(actions) if is_whole else actions, low, high).astype(space.dtype, copy=False)
+    return kept
 
 
 def bounded(space: AnySpace, actions: Tensor, *, squashed: bool) -> Tensor:
@@ -57,7 +57,7 @@ def bounded(space: AnySpace, actions: Tensor, *, squashed: bool) -> Tensor:
     # Flat actions of a Box with several axes meet flat bounds.
     low, high = (torch.as_tensor(bound, device=device).reshape(actions.shape[1:]) for bound in bounds)
     if not is_whole:
-        return low + 0.5 * (actions + 1.0) * (high - low) if squashed else actions.clamp(low, high)
+        return (low + 0.5 * (actions + 1.0) * (high - low) if squashed else actions).clamp(low, high)
     values = actions.double()
     if squashed:
         values = low + 0.5 * (values + 1.0) * (high - low)

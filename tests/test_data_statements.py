@@ -147,6 +147,28 @@ def test_a_guess_is_said_with_the_remedy_and_a_statement_is_not(
     assert not [text for text in caplog.messages if "guessed" in text]
 
 
+def test_what_the_user_says_replaces_a_faulty_attribute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dial: str
+) -> None:
+    path = write(tmp_path / "flat.hdf5", observations=ROWS, actions=ROWS % 3, next_observations=None)
+    with h5py.File(path, "a") as file:
+        file.attrs.update({"action_space": "Discreet(3)", "env_id": "Nowhere-v0", "env_kwargs": "{"})
+    with pytest.raises(ValueError, match=r"attribute action_space: 'Discreet\(3\)' is not a space"):
+        load(f"hdf5:{path}")
+    assert load(f"hdf5:{path}", action_space="Discrete(4)").action_space == spaces.Discrete(4)
+    assert any(f"{path}: attribute env_kwargs: '{{' is no JSON" in text for text in caplog.messages)
+    (line,) = [text for text in caplog.messages if "guessed" in text]
+    assert "says nothing of its observation space, guessed: observations Box" in line
+    assert "--action-space" not in line
+    caplog.clear()
+    assert load(f"hdf5:{path}", environment=dial).action_space == Dial.action_space
+    assert not [text for text in caplog.messages if "attribute" in text or "guessed" in text]
+    with h5py.File(path, "a") as file:
+        file.attrs.update({"action_space": "Discrete(3)", "env_id": "CartPole-v1", "env_kwargs": "[1]"})
+    assert load(f"hdf5:{path}").environment is None
+    assert any("attribute env_kwargs: '[1]' is no JSON object" in text for text in caplog.messages)
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [

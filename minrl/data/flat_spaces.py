@@ -23,6 +23,7 @@ from minrl.data.spaces import AnySpace, leaves
 _log = logging.getLogger("minrl.data")
 # A whole number from 0 below this is taken for a choice where nothing says what it is; Atari has 18.
 _FEW_CHOICES = 32
+_ATTRIBUTES = ("observation_space", "action_space", "env_spec", "env_id", "env_kwargs")
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,24 @@ def stated_by(attributes: Mapping[str, Any], file: Path) -> Stated:
         if "env_spec" in texts:
             environment = from_spec(texts["env_spec"])
         elif "env_id" in texts:
-            environment = EnvironmentInfo(texts["env_id"], json.loads(texts.get("env_kwargs", "{}")))
+            environment = EnvironmentInfo(texts["env_id"], _keywords(texts.get("env_kwargs", "{}")))
         if environment is not None:
             environment = checked(environment, str(file))
     except ValueError as error:
-        _log.warning("%s (its environment is left out)", " ".join(str(error).split()))
+        _log.warning("%s: %s (its environment is left out)", file, " ".join(str(error).split()))
         environment = None
     return Stated(seen, taken, environment)
+
+
+def _keywords(text: str) -> dict[str, Any]:
+    """Read the attribute env_kwargs; raises ValueError for anything else than a JSON object."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"attribute env_kwargs: {text[:80]!r} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f'attribute env_kwargs: {text[:80]!r} is no JSON object such as {{"level": "hard"}}')
+    return found
 
 
 def text_of(value: Any) -> str:
@@ -86,12 +98,15 @@ def settle(source: h5py.File, file: Path, given: Stated, *, silent: bool) -> Sta
     Raises:
         ValueError: if a stated space does not fit the arrays, or the environment cannot be made.
     """
-    own = stated_by(source.attrs, file)
-    environment = given.environment or own.environment
     spaces_found = {"observation": given.observation_space, "action": given.action_space}
+    # What the user says more of is not read; where the user names an environment it says more than the file.
+    overruled = {f"{kind}_space" for kind, space in spaces_found.items() if space is not None}
+    if given.environment is not None:
+        overruled = set(_ATTRIBUTES)
+    own = stated_by({key: source.attrs[key] for key in _ATTRIBUTES if key in source.attrs.keys() - overruled}, file)
+    environment = given.environment or own.environment
     for kind, space in (("observation", own.observation_space), ("action", own.action_space)):
-        # Where the user names an environment it says more than the file.
-        if spaces_found[kind] is None and given.environment is None:
+        if spaces_found[kind] is None:
             spaces_found[kind] = space
     if environment is not None and None in spaces_found.values():
         with closing(make_environment(environment)) as made:
@@ -108,9 +123,12 @@ def settle(source: h5py.File, file: Path, given: Stated, *, silent: bool) -> Sta
         spaces_found[kind] = space
     if guessed and not silent:
         _log.warning(
-            "%s says nothing of its spaces, so they are guessed: %s; if that is wrong, say so with --observation-space "
-            "or --action-space, or name its environment (--eval-env in training, --env in minrl data)",
-            *(file, ", ".join(guessed.values())),
+            "%s says nothing of its %s, guessed: %s; if that is wrong, say so with %s, or name its environment "
+            "(--eval-env in training, --env in minrl data)",
+            file,
+            "spaces" if len(guessed) == 2 else f"{next(iter(guessed))} space",
+            ", ".join(guessed.values()),
+            " or ".join(f"--{kind}-space" for kind in guessed),
         )
     return Stated(spaces_found["observation"], spaces_found["action"], environment, tuple(guessed))
 

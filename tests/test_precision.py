@@ -72,23 +72,24 @@ def agent_of(kind: str, episodes: Episodes, steps: int = 0) -> Agent:
     return agent.eval()
 
 
-def flat_file(folder: Path, dtype: npt.DTypeLike) -> str:
+def flat_file(folder: Path, dtype: npt.DTypeLike, actions: npt.NDArray[Any] | None = None) -> str:
     rows = np.floor((seen() + 1) * 1000) + OFFSET if np.issubdtype(dtype, np.integer) else seen() + OFFSET
     with h5py.File(folder / "own.hdf5", "w") as file:
         file["observations"] = rows.astype(dtype)
         ends = np.arange(len(rows)) % STEPS == STEPS - 1
         file["next_observations"] = np.where(ends[:, None], rows, np.roll(rows, -1, axis=0)).astype(dtype)
-        file["actions"] = np.sin(3 * seen()[:, :2]).astype(np.float32)
+        file["actions"] = np.sin(3 * seen()[:, :2]).astype(np.float32) if actions is None else actions
         file["rewards"] = seen()[:, 0]
         file["terminals"] = ends
     return f"hdf5:{folder / 'own.hdf5'}"
 
 
-def minari_folder(space: Any, dtype: npt.DTypeLike) -> str:
+def minari_folder(space: Any, dtype: npt.DTypeLike, actions: npt.NDArray[Any] | None = None) -> str:
     """In Minari's own layout; the observation is a part of a Dict where the space is one."""
     data = Path(os.environ["MINARI_DATASETS_PATH"]) / "own/survey-v0" / "data"
-    data.mkdir(parents=True)
+    data.mkdir(parents=True, exist_ok=True)
     rows = seen() + OFFSET
+    taken = np.zeros((len(rows), 2), np.float32) if actions is None else actions
     with h5py.File(data / "main_data.hdf5", "w") as file:
         for episode in range(EPISODES):
             group, at = file.create_group(f"episode_{episode}"), slice(episode * STEPS, (episode + 1) * STEPS)
@@ -96,10 +97,10 @@ def minari_folder(space: Any, dtype: npt.DTypeLike) -> str:
             group[name] = np.concatenate([rows[at], rows[at][-1:]]).astype(dtype)
             if isinstance(space, spaces.Dict):
                 group["observations/choice"] = np.ones(STEPS + 1, np.int64)
-            group["actions"], group["rewards"] = np.zeros((STEPS, 2), np.float32), np.zeros(STEPS)
+            group["actions"], group["rewards"] = taken[at], np.zeros(STEPS)
             group["terminations"], group["truncations"] = np.zeros(STEPS, bool), np.zeros(STEPS, bool)
     entries = {"total_episodes": EPISODES, "total_steps": EPISODES * STEPS, "data_format": "hdf5"}
-    entries |= {"observation_space": to_json(space), "action_space": to_json(spaces.Box(-1, 1, (2,)))}
+    entries |= {"observation_space": to_json(space), "action_space": to_json(spaces.Box(-np.inf, np.inf, (2,)))}
     (data / "metadata.json").write_text(json.dumps(entries))
     return "minari:own/survey-v0"
 
@@ -137,6 +138,20 @@ def test_a_set_that_float32_holds_stays_float32(tmp_path: Path) -> None:
         assert not rounding.lost
     assert surveyed(0.0).observations.dtype == np.float32
     assert not Task.of(surveyed(0.0)).wide_observations
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+@pytest.mark.parametrize("source", [flat_file, minari_folder])
+def test_actions_that_float32_cannot_tell_apart_are_refused(source: Any, dtype: Any, tmp_path: Path) -> None:
+    """At 1e6 float32 has steps of 1/16, at 1e9 of 64; about 20 it has what an action of any use needs."""
+    sine = np.sin(3 * seen()[:, :2])
+    near, far = (20 + sine / 50, 1e6 + sine / 50) if dtype is np.float64 else (2**24 + 40 * sine, 1e9 + 40 * sine)
+    given = (tmp_path, np.float32) if source is flat_file else (WIDE, np.float64)
+    kept = load(source(*given, actions=near.astype(dtype)))
+    np.testing.assert_array_equal(kept.actions, near.astype(dtype).astype(np.float32))
+    with pytest.raises(ValueError, match=r"column 0 of actions lies so close about [0-9]+\S* that float32") as caught:
+        load(source(*given, actions=far.astype(dtype)))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("offset", [0.0, 5_412_345.0, 1.7e9])

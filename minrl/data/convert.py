@@ -22,6 +22,7 @@ Allocate = Callable[[str, tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
 ReadLeaf = Callable[[Leaf], Any]
 
 BLOCK_BYTES = BYTES_AT_ONCE  # of the rows that are converted together
+_BLUR = 0.1  # of the spread of an action: values that the cast to float32 moves farther are no longer what was done
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Block:
     stops: IntArray  # (e,) the rows after which an episode ends
     observations: npt.NDArray[Any]  # (n, O)
     final_observations: npt.NDArray[Any]  # (e, O)
-    actions: FloatArray  # (n, A)
+    actions: npt.NDArray[Any]  # (n, A)
     rewards: FloatArray  # (n,)
     terminated: BoolArray  # (e,)
     truncated: BoolArray  # (e,)
@@ -64,14 +65,22 @@ def assemble(
     """Lay all blocks end to end in arrays of N = steps rows and E = episodes, as `Episodes` names them.
 
     Observations become float32, or float64 where float32 would lose what a column holds (see `Rounding`), which is
-    known once all were read: `read` is called anew then.
+    known once all were read: `read` is called anew then. Actions become float32.
 
-    Raises ValueError, naming `where`, when the blocks hold another number of either.
+    Raises ValueError, naming `where`, when the blocks hold another number of either, or actions that float32 blurs.
     """
     widths = leaves(observation_space)[-1].columns.stop, leaves(action_space)[-1].columns.stop
-    rounding = Rounding(widths[0])
+    rounding = Rounding(widths[0]), Rounding(widths[1])
     arrays = _filled(read(), steps, episodes, widths, where, allocate, stored_dtype(observation_space), rounding)
-    if rounding.lost:
+    blurred = np.flatnonzero(rounding[1].blurred(_BLUR))
+    if len(blurred):
+        mean = float(arrays["actions"][:, blurred[0]].mean(dtype=np.float64))
+        raise ValueError(
+            f"{where}: column {blurred[0]} of actions lies so close about {mean:.10g} that float32, in which agents "
+            "act, does not tell its values apart: record it less that number, and add the number in a wrapper around "
+            "the environment"
+        )
+    if rounding[0].lost:
         arrays = _filled(read(), steps, episodes, widths, where, allocate, np.float64, None)
     to_go = allocate("returns_to_go", (steps,), np.float32)
     returns_to_go(arrays["rewards"], arrays["offsets"], out=to_go)
@@ -86,7 +95,7 @@ def _filled(
     where: str,
     allocate: Allocate,
     dtype: npt.DTypeLike,
-    rounding: Rounding | None,
+    rounding: tuple[Rounding, Rounding] | None,
 ) -> Arrays:
     observations = allocate("observations", (steps, widths[0]), dtype)
     actions = allocate("actions", (steps, widths[1]), np.float32)
@@ -105,7 +114,8 @@ def _filled(
                 f"first seen in episode {min(episode + count, episodes)}"
             )
         if rounding is not None:
-            rounding.add(block.observations)
+            rounding[0].add(block.observations)
+            rounding[1].add(block.actions)
         observations[row : row + rows] = block.observations
         actions[row : row + rows] = block.actions
         rewards[row : row + rows] = block.rewards

@@ -233,7 +233,7 @@ def _blocks(
             )
 
         observations = read("observations", observation_space, dtype)
-        actions = read("actions", action_space, np.float32)
+        actions = read("actions", action_space, None)
         rewards = source["rewards"][stretch.rows].reshape(-1).astype(np.float32)
         check_finite(rewards, stretch.lengths, field="rewards", place=place)
         final = observations[stretch.stops - 1]

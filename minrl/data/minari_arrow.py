@@ -50,7 +50,7 @@ def _block(data: Path, format: str, episode: int, observation_space: AnySpace, a
         dtype=block_dtype(observation_space),
     )
     actions = flatten_block(
-        action_space, lambda leaf: read("actions", leaf, steps), lengths, field="actions", place=place
+        action_space, lambda leaf: read("actions", leaf, steps), lengths, field="actions", place=place, dtype=None
     )
     rewards = np.asarray(table.column("rewards"), dtype=np.float32)[:-1]
     check_finite(rewards, lengths, field="rewards", place=place)

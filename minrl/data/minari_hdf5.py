@@ -146,7 +146,9 @@ class _Reader:
             place=place,
             dtype=block_dtype(self.observation_space),
         )
-        actions = flatten_block(self.action_space, _source(self.actions), lengths, field="actions", place=place)
+        actions = flatten_block(
+            self.action_space, _source(self.actions), lengths, field="actions", place=place, dtype=None
+        )
         rewards = self.rewards.result()[:, 0]
         check_finite(rewards, lengths, field="rewards", place=place)
         # Where the episode goes on, a row more stands for its last one: no flag may be set before that.

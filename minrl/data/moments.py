@@ -93,9 +93,14 @@ class Rounding:
     @property
     def lost(self) -> bool:
         """Return True if float32 would lose what a column holds."""
+        return bool(self.blurred(64 * 2.0**-24).any())
+
+    def blurred(self, share: float) -> npt.NDArray[np.bool_]:
+        """Return (P,), True where the cast moves values of a column by more than `share` of its spread."""
         spread = np.sqrt(self._squares / max(1, self._count))
         changes = spread > _RESOLUTION[np.dtype(np.float64)] * self._largest
-        return bool((changes & (self._error > 64 * 2.0**-24 * spread)).any())
+        moved: npt.NDArray[np.bool_] = changes & (self._error > share * spread)
+        return moved
 
 
 def in_precision(values: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -55,6 +55,17 @@ def test_options_of_a_cell_and_switches(tmp_path: Path) -> None:
     assert found == [(1, True), (1, False), (2, True), (2, False)]
 
 
+def test_tables_and_lists_have_names_that_read_well(tmp_path: Path) -> None:
+    tables = 'cell_options = [{expand = 1, candidate = "tanh"}, {expand = 2}]\n'
+    plan = read(tmp_path, f"seeds = 1\n{TASKS}[sweep]\n{tables}")
+    assert [run.method for run in plan.runs] == ["cell_options=expand=1-candidate=tanh", "cell_options=expand=2"]
+    assert [method.label for method in plan.methods] == [
+        "cell_options expand=1,candidate=tanh", "cell_options expand=2"
+    ]  # fmt: skip
+    plan = read(tmp_path, f"seeds = 1\n{ONLINE}[sweep]\nnet_arch = [{{pi = [64, 32]}}, {{vf = [8]}}]\n")
+    assert [run.method for run in plan.runs] == ["net_arch=pi=64-32", "net_arch=vf=8"]
+
+
 def test_a_sweep_lies_over_all_other_settings(tmp_path: Path) -> None:
     text = f"seeds = 1\n{TASKS}[tasks.hopper.train]\nlearning_rate = 0.5\n[sweep]\nlearning_rate = [1e-3, 3e-3]\n"
     assert [run.settings["train"]["learning_rate"] for run in read(tmp_path, text).runs] == [0.001, 0.003]

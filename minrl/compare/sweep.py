@@ -36,7 +36,7 @@ class Variant:
     def _named(self) -> Iterator[tuple[str, str]]:
         for place, value in self.values.items():
             shown = place[1:] if place[0] in self.tables and len(place) > 1 else place
-            yield ".".join(shown), str(value).lower() if isinstance(value, bool) else str(value)
+            yield ".".join(shown), _shown(value)
 
     def layer(self, agent: str, family: Family) -> Tables:
         """Return the settings as a layer of tables, for an agent that the other layers choose.
@@ -63,6 +63,15 @@ class Variant:
         for table, kind in kinds.items():
             check(kind, found[table], f"{self.where}, table {table}")
         return found
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text that reads well within a folder's name: lists and tables without their brackets."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={_shown(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ",".join(map(_shown, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def variants(table: Tables, where: str, tables: Collection[str]) -> list[Variant]:

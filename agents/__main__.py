@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import minrl
-from minrl.choices import nearest
-from minrl.extras import install_hint
+from minrl.system.extras import install_hint
+from minrl.system.names import nearest
 
-from .flag_hints import unknown_flag
+from .cli.flag_hints import unknown_flag
 
 # Each command is a module beside this one, imported when it is asked for, so that `minrl --help` is quick.
 COMMANDS = {

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minrl.acting import Inputs, fused_step
 from minrl.agent import Agent, Batch, Loss, Moment, Sampler
 from minrl.backbone import Backbone
 from minrl.cells import CELLS, Cell
-from minrl.config import check_at_least
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
-from minrl.encoders import ActionUnits, Memoryless, Normalizer
-from minrl.heads import ContinuousLoss, head_for
-from minrl.kernels.cpu_token import embedded
-from minrl.refeed import Refeed, carried_state_caution, refeeds
-from minrl.task import Task
+from minrl.data.task import Task
+from minrl.models.compiled_act import Inputs, fused_step
+from minrl.models.context_window import Refeed, carried_state_caution, refeeds
+from minrl.models.embedding import embedded
+from minrl.models.encoders import ActionUnits, Memoryless, Normalizer
+from minrl.models.heads import ContinuousLoss, head_for
+from minrl.system.config import check_at_least
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from minrl.acting import Inputs, fused_step
 from minrl.agent import Agent, Batch, Loss, Moment, Sampler
 from minrl.backbone import Backbone
 from minrl.cells import Cell
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
-from minrl.encoders import ActionUnits, Normalizer
-from minrl.heads import head_for
-from minrl.kernels.cpu_token import Part, dropped, embedded
-from minrl.refeed import Refeed, carried_state_caution
-from minrl.task import Task
+from minrl.data.task import Task
+from minrl.models.compiled_act import Inputs, fused_step
+from minrl.models.context_window import Refeed, carried_state_caution
+from minrl.models.embedding import Part, dropped, embedded
+from minrl.models.encoders import ActionUnits, Normalizer
+from minrl.models.heads import head_for
 
 from .decision_config import DecisionConfig
 from .decision_return import LargestReturn

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from minrl.cells import CELLS
-from minrl.config import check_at_least
-from minrl.heads import ContinuousLoss
-from minrl.refeed import refeeds
+from minrl.models.context_window import refeeds
+from minrl.models.heads import ContinuousLoss
+from minrl.system.config import check_at_least
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class DecisionConfig:
         metadata={
             "help": "such as 0.99: ask at every step for this expectile of what the data went on to earn after what "
             "was seen, close to the most (Reinformer), and for no target",
-            "instead_of": "target_return",  # over one of a lower layer, see minrl.compare.layers
+            "instead_of": "target_return",  # over one of a lower layer, see minrl.compare.grid.settings
         },
     )
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from minrl.backbone import Backbone
 from minrl.cells import Cell
-from minrl.kernels.cpu_token import embedded
-from minrl.losses import expectile_loss
-from minrl.refeed import Refeed
+from minrl.models.context_window import Refeed
+from minrl.models.embedding import embedded
+from minrl.models.losses import expectile_loss
 
 from .decision_config import DecisionConfig
 

@@ -23,7 +23,6 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from minrl.adam import listed_parameters, quicken
 from minrl.online.backbone_policy import BackboneCnnPolicy, BackboneMultiInputPolicy, BackbonePolicy
 from minrl.online.bootstrap import bootstrap
 from minrl.online.checks import check_callbacks, check_observations, check_rewards
@@ -34,6 +33,7 @@ from minrl.online.pretrained import check_normalization, weigh_reference
 from minrl.online.random_states import random_states, restore_random_states
 from minrl.online.rollout import SegmentBuffer, check_segments
 from minrl.online.spaces import prepared
+from minrl.training.fast_adam import listed_parameters, quicken
 
 MlpPolicy, CnnPolicy, MultiInputPolicy = BackbonePolicy, BackboneCnnPolicy, BackboneMultiInputPolicy
 MlpLstmPolicy, CnnLstmPolicy, MultiInputLstmPolicy = LstmPolicy, LstmCnnPolicy, LstmMultiInputPolicy

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from minrl.agent import Actor, Moment
 from minrl.cells import CELLS
-from minrl.checkpoint import Checkpoint
-from minrl.config import check_at_least
+from minrl.data.task import Task
 from minrl.online.images import CNN
 from minrl.online.policy import RecurrentPolicy
-from minrl.task import Task
+from minrl.runs.checkpoint import Checkpoint
+from minrl.system.config import check_at_least
 
 from .ppo import RecurrentPPO
 from .ppo_spaces import CLIP, PolicySpaces, Standardizer

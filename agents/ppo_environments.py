@@ -20,11 +20,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from minrl.data.environment import EnvironmentInfo, make_environment
 from minrl.data.rewards import ScalarReward
 from minrl.data.spaces import AnySpace, arranged
+from minrl.data.task import Task
 from minrl.online.spaces import fit_spaces
 from minrl.online.vector import as_vec_env
-from minrl.physics import quiet_mujoco
-from minrl.task import Task
-from minrl.video import check_renders
+from minrl.runs.video import check_renders
+from minrl.system.mujoco import quiet_mujoco
 
 from .ppo_agent import PPOOptions
 from .ppo_settings import OnlineConfig

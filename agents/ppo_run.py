@@ -18,16 +18,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
-from minrl import checkpoint
-from minrl.attempt import attempt
-from minrl.config import to_plain
-from minrl.dashboard import begin_session, end_session, hyperparameters, online_layout
 from minrl.evaluate import Evaluation, evaluate, package_versions
-from minrl.interrupt import Stopped, StopRequest
-from minrl.kernels import cpu_product
-from minrl.log import NOT_TENSORBOARD, TIMESTEPS, open_log
+from minrl.kernels import matmul
 from minrl.online.random_states import random_states_kept
-from minrl.video import keep, record_episode
+from minrl.runs import checkpoint
+from minrl.runs.attempt import attempt
+from minrl.runs.log import NOT_TENSORBOARD, TIMESTEPS, open_log
+from minrl.runs.tensorboard import begin_session, end_session, hyperparameters, online_layout
+from minrl.runs.video import keep, record_episode
+from minrl.system.config import to_plain
+from minrl.system.signals import Stopped, StopRequest
 
 from .ppo import RecurrentPPO
 from .ppo_agent import PPOAgent
@@ -243,7 +243,7 @@ class Run:
         """Write the last checkpoint."""
         training = {
             "config": asdict(self.config),
-            "matrix_products": cpu_product.library(),
+            "matrix_products": matmul.library(),
             "model": saved_state(self.model),
             "random": saved_random_states(),
             "best": self.best,
@@ -257,7 +257,7 @@ class Run:
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Take up the run where `saved` left it."""
         training = saved.training
-        cpu_product.settle(training.get("matrix_products"))
+        matmul.settle(training.get("matrix_products"))
         self.agent.load_state_dict(saved.weights)
         restore_state(self.model, training["model"], saved.step)
         self.best, self.evaluated = training["best"], training["evaluated"]

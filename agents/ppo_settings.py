@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from minrl.config import check_at_least
-from minrl.episode_limit import DEFAULT_MAX_STEPS
+from minrl.data.episode_limit import DEFAULT_MAX_STEPS
 from minrl.online.rollout import check_segments
+from minrl.system.config import check_at_least
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from minrl import checkpoint
-from minrl.config import build, write_toml
 from minrl.data.environment import EnvironmentInfo
-from minrl.device import device_named
-from minrl.task import Task
-from minrl.threads import described, use_threads
-from minrl.trust import checked
-from minrl.tune import tune_cpu
+from minrl.data.task import Task
+from minrl.data.trust import checked
+from minrl.runs import checkpoint
+from minrl.runs.threads import described, use_threads
+from minrl.system.config import build, write_toml
+from minrl.system.device import device_named
+from minrl.system.malloc import tune_cpu
 
 from .ppo import RecurrentPPO
 from .ppo_agent import PPOAgent, PPOConfig, PPOOptions

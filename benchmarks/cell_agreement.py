@@ -14,21 +14,21 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from cell_peers.table import PEERS, Peer
 from torch import Tensor
 
-from minrl.bench.cell_peers import PEERS, Peer
 from minrl.cells import CELLS
-from minrl.files import replacing
+from minrl.system.files import replacing
 
 HERE = Path(__file__).resolve().parent
 BATCH, STEPS, BOUND = 4, 64, 1e-5
 # Cells, and options of cells, without one: the test that holds them to the equations.
 TRANSCRIBED = {
-    "`lstm`, `peepholes=true`": "tests/test_lstm_peepholes.py",
-    "`mingru`, `signed=true`": "tests/test_scan.py",
-    "`s4d`": "tests/test_s4d.py",
-    "`lru`": "tests/test_lru.py",
-    "`qrnn`": "tests/test_qrnn.py",
+    "`lstm`, `peepholes=true`": "tests/cells/test_lstm_peepholes.py",
+    "`mingru`, `signed=true`": "tests/kernels/test_scan.py",
+    "`s4d`": "tests/cells/test_s4d.py",
+    "`lru`": "tests/cells/test_lru.py",
+    "`qrnn`": "tests/cells/test_qrnn.py",
 }
 
 

@@ -24,8 +24,8 @@ import minrl
 from minrl.agent import parameter_count
 from minrl.bench.measure import Clock, clock_of, interleaved
 from minrl.cells import CELLS, Cell
-from minrl.files import replacing
 from minrl.reproduce.sequence_model import KNOWN_CELLS, VARIANTS
+from minrl.system.files import replacing
 
 HERE = Path(__file__).resolve().parent
 BATCH, STEPS = 16, 512

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minrl.files import replacing
-from minrl.kernels import cuda
+from minrl.kernels.scan import cuda
 from minrl.scan import kernel_for, mingru_scan, minlstm_scan
+from minrl.system.files import replacing
 
 RECURRENCES = {1: "linear", 2: "minGRU", 3: "minLSTM"}
 # float16 compiles as bfloat16 does.
@@ -43,7 +43,7 @@ def compile_for(capability: int, kernel: str, parts: int, precision: str, is_cut
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from minrl.kernels import cuda_loops
+    from minrl.kernels.scan import cuda_loops
 
     function = getattr(cuda_loops, kernel)
     options = {"PARTS": parts, "CANDIDATE": "positive", "SIGNED": False}

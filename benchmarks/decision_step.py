@@ -23,12 +23,12 @@ import torch
 from transformers import DecisionTransformerModel
 
 from minrl.agent import Batch, Moment, parameter_count
-from minrl.agents.bench_decision import ACTION, OBSERVATION, make_agent, make_peer
+from minrl.agents.cli.bench_decision import ACTION, OBSERVATION, make_agent, make_peer
 from minrl.agents.decision import DecisionAgent
-from minrl.bench.figures import Settings
-from minrl.optimize import Optimizer, Schedule
+from minrl.bench.results import Settings
 from minrl.play import Player
 from minrl.scan import without_fused_kernels
+from minrl.training.optimizer import Optimizer, Schedule
 
 
 def make_batch(rows: int, steps: int) -> Batch:

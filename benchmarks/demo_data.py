@@ -23,7 +23,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 import minrl
-from minrl.collect import collect
+from minrl.collect.record import collect
 
 ENVIRONMENT = "Hopper-v5"
 NAME = "minrl/hopper/medium-replay-v0"

@@ -27,7 +27,7 @@ import numpy as np
 
 from minrl.agents.ppo_agent import PPOOptions
 from minrl.agents.ppo_settings import OnlineConfig
-from minrl.config import read_toml
+from minrl.system.config import read_toml
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs" / "online"

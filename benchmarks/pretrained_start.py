@@ -22,8 +22,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 
 from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.agents.ppo import RecurrentPPO
-from minrl.files import replacing
-from minrl.train import TrainConfig, train
+from minrl.system.files import replacing
+from minrl.training.offline import TrainConfig, train
 
 DATA = "minari:minrl/hopper/medium-replay-v0"
 TASK = "Hopper-v5"

@@ -26,11 +26,11 @@ import torch
 from tqdm import tqdm
 
 import minrl
-from minrl.collect import record
+from minrl.collect.record import record
 from minrl.data import EnvironmentInfo, make_environment
-from minrl.files import replacing
-from minrl.minari_writer import MinariWriter
+from minrl.data.minari.writer import MinariWriter
 from minrl.play import Player
+from minrl.system.files import replacing
 
 HERE = Path(__file__).resolve().parent
 TASK, DATA = "minrl/TMaze1000-v0", "tmaze/guide-v0"

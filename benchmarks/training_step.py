@@ -28,9 +28,9 @@ from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.agents.ppo import RecurrentPPO
 from minrl.backbone import Backbone
 from minrl.data.episode import Episodes, build_episodes
-from minrl.kernels.cpu_product import input_gradient, linear
-from minrl.optimize import Optimizer, Schedule
-from minrl.task import Task
+from minrl.data.task import Task
+from minrl.kernels.matmul import input_gradient, linear
+from minrl.training.optimizer import Optimizer, Schedule
 
 OBSERVATION, ACTION, LENGTH, WIDTH = 11, 3, 1000, 128
 # Rows of a batch and steps of a row; None takes whole trajectories.

@@ -12,7 +12,7 @@ neither.
 from collections.abc import Callable
 from typing import Any
 
-from minrl.choices import choose
+from minrl.system.names import choose
 
 from .masking import AnyEnv, MaskObservation, Registered, bare
 

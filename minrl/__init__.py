@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minrl.tune import tune_cpu
+from minrl.system.malloc import tune_cpu
 
 if TYPE_CHECKING:
-    from minrl.checkpoint import load
+    from minrl.runs.checkpoint import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "tune_cpu"]
@@ -20,7 +20,7 @@ if not (_HERE / "agents").is_dir():
 def __getattr__(name: str) -> Any:
     """`load` on demand, so that `minrl.scan` and `minrl.cells` import where only torch is installed."""
     if name == "load":
-        from minrl.checkpoint import load
+        from minrl.runs.checkpoint import load
 
         return load
     raise AttributeError(f"module 'minrl' has no attribute {name!r}")

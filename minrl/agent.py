@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.data.episode import Episodes
-from minrl.task import Task
+from minrl.data.task import Task
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from minrl.agent import Actor, AsksForReturn
-from minrl.choices import choose
 from minrl.data.environment import EnvironmentInfo, make_environment
+from minrl.data.episode_limit import EpisodeLimit
 from minrl.data.rewards import ScalarReward
-from minrl.episode_limit import EpisodeLimit
-from minrl.evaluation_progress import EvaluationProgress
-from minrl.physics import quiet_mujoco
 from minrl.play import Player
+from minrl.system.evaluation_progress import EvaluationProgress
+from minrl.system.mujoco import quiet_mujoco
+from minrl.system.names import choose
 
 Vectorization = Literal["sync", "async"]
 
@@ -119,7 +119,7 @@ def evaluate(
         deterministic: the most likely action instead of a sample.
         vectorization: "sync" steps environments one after another, "async" in processes of their own.
         max_episode_steps: steps after which an episode is truncated; by default the environment's own limit, or
-            `minrl.episode_limit.DEFAULT_MAX_STEPS` where it states none.
+            `minrl.data.episode_limit.DEFAULT_MAX_STEPS` where it states none.
         progress: show a progress bar on a terminal, elsewhere a line on standard error every half minute.
 
     Raises:

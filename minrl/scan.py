@@ -9,9 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from minrl.kernels import chunked, cpu, cpu_lstm, cpu_product, cuda, lstm, reference, tiled
-from minrl.kernels.cpu_act_watch import in_torch, without_fused_kernels
-from minrl.kernels.gates import (
+from minrl.kernels import matmul
+from minrl.kernels.guard import in_torch, without_fused_kernels
+from minrl.kernels.lstm import cpu as lstm_cpu
+from minrl.kernels.lstm import reference as lstm_reference
+from minrl.kernels.scan import chunked, cpu, cpu_tiled, cuda, reference
+from minrl.kernels.scan.gates import (
     Candidate,
     candidate_checked,
     in_state_precision,
@@ -156,7 +159,7 @@ def lstm_scan(
     pre = in_state_precision(gates)
     _check_shapes(pre, 2 * width, state, reset)
     state = None if state is None else state.to(pre.dtype)
-    run = cpu_lstm.lstm_scan if cpu_lstm.takes(pre) else lstm.lstm_scan
+    run = lstm_cpu.lstm_scan if lstm_cpu.takes(pre) else lstm_reference.lstm_scan
     h, last = run(pre, weight.to(pre.dtype), state, reset)
     return h.to(gates.dtype), last
 
@@ -175,11 +178,13 @@ def gated_layer(
 
     On a CPU product and recurrence of a large x take turns, tile by tile.
     """
-    if kernel_for(x) == "cpu" and tiled.takes(layer, x):
+    if kernel_for(x) == "cpu" and cpu_tiled.takes(layer, x):
         _check_shapes(x, layer.out_features // parts, state, reset)
         state = None if state is None else state.to(x.dtype)
-        return tiled.gated_layer(layer, x, state, reset, tiled.Options(parts, candidate_checked(candidate), signed))
-    gates = cpu_product.layer(layer, x)
+        return cpu_tiled.gated_layer(
+            layer, x, state, reset, cpu_tiled.Options(parts, candidate_checked(candidate), signed)
+        )
+    gates = matmul.layer(layer, x)
     return _gated_scan(gates, state, reset, parts=parts, candidate=candidate, signed=signed)
 
 

@@ -6,9 +6,9 @@ Shapes: B batch, T time, D width.
 import torch
 from torch import nn
 
-from minrl.bench.figures import Settings, Shape
-from minrl.bench.layers import LAYERS, OurCell, forward_backward, inputs
+from minrl.bench.compared_layers import LAYERS, OurCell, forward_backward, inputs
 from minrl.bench.measure import Call
+from minrl.bench.results import Settings, Shape
 from minrl.cells import CELLS
 
 from .sequence_model import label

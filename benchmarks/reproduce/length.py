@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from minrl.bench.figures import Settings
+from minrl.bench.results import Settings
 
 from .frame import Done, Experiment, Numbers, Panel, Part, Report, Request, Size
 from .layers import KNOWN_LAYERS, layer_label, training_pass

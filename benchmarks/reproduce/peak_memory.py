@@ -10,8 +10,8 @@ from functools import partial
 
 import torch
 
-from minrl.bench.figures import Settings, Shape
 from minrl.bench.memory import allocated_peak, peaks_apart, print_peaks
+from minrl.bench.results import Settings, Shape
 
 from .layers import training_pass
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from minrl.files import replacing
+from minrl.system.files import replacing
 
 from .frame import Panel
 

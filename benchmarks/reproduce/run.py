@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minrl.bench.machine import describe
-from minrl.choices import choose
-from minrl.files import replacing
+from minrl.system.files import replacing
+from minrl.system.names import choose
 
 from .frame import Done, Experiment, Part, Report, Request
 from .plot import draw

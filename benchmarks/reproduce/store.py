@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minrl.files import replacing
+from minrl.system.files import replacing
 
 from .frame import Done, Numbers, Part
 

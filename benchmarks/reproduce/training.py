@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minrl.adam import quicken
 from minrl.bench.measure import clock_of
-from minrl.files import replacing
-from minrl.interrupt import StopRequest
-from minrl.optimize import Schedule, decayed_groups
+from minrl.system.files import replacing
+from minrl.system.signals import StopRequest
+from minrl.training.fast_adam import quicken
+from minrl.training.optimizer import Schedule, decayed_groups
 
 # Seconds between two saves of what is under way.
 _SAVE_EVERY = 120.0

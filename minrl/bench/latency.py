@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from minrl.backbone import Backbone
-from minrl.bench.figures import Point, Result, Settings, X, faster
 from minrl.bench.machine import version
 from minrl.bench.measure import Call
+from minrl.bench.results import Point, Result, Settings, X, faster
 from minrl.cells import Cell
 from minrl.scan import without_fused_kernels
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from minrl.bench.figures import SHARE, Figure, Result, Settings, Shape, Skipped, faster, size
-from minrl.bench.layers import LAYERS, OurCell, forward_backward, inputs, make_layer, unusable
+from minrl.bench.compared_layers import LAYERS, OurCell, forward_backward, inputs, make_layer, unusable
 from minrl.bench.machine import version
 from minrl.bench.measure import Times
+from minrl.bench.results import SHARE, Figure, Result, Settings, Shape, Skipped, faster, size
 from minrl.cells.mingru import MinGRU
-from minrl.kernels import cpu_product
+from minrl.kernels import matmul
 
 SHAPES: tuple[Shape, ...] = ((64, 512, 128), (16, 4096, 64))
 GPU_SHAPES: tuple[Shape, ...] = ((64, 512, 128), (64, 4096, 128))
@@ -42,7 +42,7 @@ class Product(nn.Module):
 
     def forward(self, x: Tensor, reset: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, 2D)."""
-        return cpu_product.layer(self.gates, x)
+        return matmul.layer(self.gates, x)
 
 
 class InBfloat16(nn.Module):

@@ -6,9 +6,9 @@ Shapes: B batch, T time, D width.
 from collections.abc import Iterator
 
 from minrl.bench import memory
-from minrl.bench.figures import LESS, Figure, Point, Result, Settings, Skipped, faster, size
-from minrl.bench.layers import LAYERS, forward_backward, inputs, make_layer, unusable
+from minrl.bench.compared_layers import LAYERS, forward_backward, inputs, make_layer, unusable
 from minrl.bench.measure import Call, Times
+from minrl.bench.results import LESS, Figure, Point, Result, Settings, Skipped, faster, size
 
 BATCH, WIDTH = 16, 64
 LENGTHS, QUICK = (64, 256, 1024, 4096, 16384), (64, 256)

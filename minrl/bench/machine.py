@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import minrl
-from minrl.kernels import cpu_product
+from minrl.kernels import matmul
 
 _REPORTED = ("numpy", "numba", "triton", "transformers", "mambapy", "flash-linear-attention", "accelerated-scan")
 
@@ -71,7 +71,7 @@ def describe(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
         "system": f"{platform.system()} {platform.machine()}",
         "allocator": _allocator(keeps_memory),
-        "matrix_products": cpu_product.library(),
+        "matrix_products": matmul.library(),
         "python": platform.python_version(),
         "minrl": minrl.__version__,
         "torch": torch.__version__,

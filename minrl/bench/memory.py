@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from minrl.bench.figures import Settings
-from minrl.bench.layers import forward_backward, inputs, make_layer
+from minrl.bench.compared_layers import forward_backward, inputs, make_layer
+from minrl.bench.results import Settings
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # Every tensor of more than 64 KiB is a mapping of its own and goes back to the system when it is freed.
@@ -31,7 +31,7 @@ _RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", 
 
 
 def peaks(settings: Settings, name: str, batch: int, lengths: Sequence[int], width: int) -> dict[int, int]:
-    """Bytes for each length of a layer in `minrl.bench.layers.LAYERS`.
+    """Bytes for each length of a layer in `minrl.bench.compared_layers.LAYERS`.
 
     Raises:
         RuntimeError: where they cannot be measured, with the reason.

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minrl.bench.figures import COPY, Figure, Result, Settings, Shape, faster, ratio, size
-from minrl.bench.forms import Form, other_forms
-from minrl.bench.layers import RESETS
+from minrl.bench.compared_layers import RESETS
 from minrl.bench.measure import Call, Times
+from minrl.bench.other_scans import Form, other_forms
+from minrl.bench.results import COPY, Figure, Result, Settings, Shape, faster, ratio, size
 from minrl.scan import mingru_scan, minlstm_scan
 
 SHAPES: tuple[Shape, ...] = ((64, 512, 128), (16, 4096, 64), (8, 1000, 256))

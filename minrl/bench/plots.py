@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from minrl.bench import latency, length
-from minrl.bench.figures import Point
-from minrl.compare.drawing import line
-from minrl.files import replacing
+from minrl.bench.results import Point
+from minrl.runs.figures import line
+from minrl.system.files import replacing
 
 _LAYER = f"B={length.BATCH}, D={length.WIDTH}"
 # Of each plot: title, shapes, label of x, label of y.

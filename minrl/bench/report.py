@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minrl.bench.figures import ERROR, FASTER, SHARE, Figure, Point, Result, Skipped
-from minrl.files import replacing
+from minrl.bench.results import ERROR, FASTER, SHARE, Figure, Point, Result, Skipped
+from minrl.system.files import replacing
 
 TABLE, NUMBERS = "bench.md", "bench.json"
 FORMAT = "minrl bench 1"

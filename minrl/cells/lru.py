@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minrl.cells import diagonal
 from minrl.cells.base import Cell, state_dtype
-from minrl.cells.quarantine import contained
+from minrl.cells.nan_masks import contained
 
 
 class LRU(Cell):

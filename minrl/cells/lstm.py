@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from minrl.cells.base import Cell, hold_bias, inner_width, state_dtype
 from minrl.cells.gru import pieces_without_reset
-from minrl.cells.quarantine import contained
-from minrl.kernels import cpu_lstm
+from minrl.cells.nan_masks import contained
+from minrl.kernels.lstm import cpu
 
 # Where no row resets, torch's LSTM is faster by 3 to 12 % for so many numbers of h (B, T, H) in so many rows. Fewer do
 # not fill its products; with more, glibc takes its workspace from the system anew at every call.
@@ -109,8 +109,8 @@ def lstm_layer(
         h (B, T, H) and the last state h | c (B, 2H).
     """
     width = weights[1].shape[1]
-    if cpu_lstm.takes(x) and not (_fills_torch(x.shape[0], x.shape[1], width) and _no_reset_inside(reset)):
-        return cpu_lstm.lstm_layer(x, weights, state, reset)
+    if cpu.takes(x) and not (_fills_torch(x.shape[0], x.shape[1], width) and _no_reset_inside(reset)):
+        return cpu.lstm_layer(x, weights, state, reset)
     memory = x.new_zeros(x.shape[0], 2 * width) if state is None else state
     h, c = memory.chunk(2, dim=-1)
     outputs, parts = [], list(weights)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from minrl import convolution
+from minrl.cells import convolution
 from minrl.cells.base import Cell, inner_width, state_dtype
-from minrl.cells.quarantine import contained
+from minrl.cells.nan_masks import contained
 from minrl.scan import linear_scan
 
 # Steps whose (B, T, H * N) tensors are alive at once. Longer sequences run piece by piece and are recomputed

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minrl import convolution
+from minrl.cells import convolution
 from minrl.cells.base import Cell, inner_width, state_dtype
 from minrl.cells.matrix_memory import Memory, matrix_memory, matrix_step
-from minrl.cells.quarantine import contained
+from minrl.cells.nan_masks import contained
 
 
 class Mamba2(Cell):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minrl.cells.quarantine import filled, finite_gradients, not_finite, reached
+from minrl.cells.nan_masks import filled, finite_gradients, not_finite, reached
 from minrl.cells.running_max import EMPTY, running_max
 from minrl.scan import linear_scan
 

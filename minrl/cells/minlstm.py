@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from minrl.cells.base import Cell, hold_bias, inner_width
-from minrl.cells.quarantine import contained
-from minrl.kernels.cpu_product import layer, layer_of_step
+from minrl.cells.nan_masks import contained
+from minrl.kernels.matmul import layer, layer_of_step
 from minrl.scan import Candidate, candidate_checked, gated_layer, minlstm_scan
 
 

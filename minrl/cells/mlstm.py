@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minrl import convolution
+from minrl.cells import convolution
 from minrl.cells.base import Cell, inner_width, state_dtype
 from minrl.cells.headwise import HeadwiseLinear, headwise_norm
 from minrl.cells.matrix_memory import Memory, matrix_memory, matrix_step
-from minrl.cells.quarantine import contained
+from minrl.cells.nan_masks import contained
 
 # Added to the normaliser in the published code, where the paper has nothing.
 _EPSILON = 1e-6

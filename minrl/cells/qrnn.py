@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrl.cells.base import Cell, hold_bias, inner_width, state_dtype
-from minrl.cells.quarantine import contained
+from minrl.cells.nan_masks import contained
 from minrl.scan import linear_scan, mingru_scan
 
 Pooling = Literal["f", "fo", "ifo"]

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minrl import convolution
-from minrl.cells import diagonal
+from minrl.cells import convolution, diagonal
 from minrl.cells.base import Cell, inner_width, state_dtype
-from minrl.cells.quarantine import contained
+from minrl.cells.nan_masks import contained
 from minrl.scan import linear_scan
 
 # The published c.

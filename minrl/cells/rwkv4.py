@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.cells.base import Cell, inner_width, state_dtype
-from minrl.cells.quarantine import contained
+from minrl.cells.nan_masks import contained
 from minrl.cells.running_max import EMPTY, lagged, running_max
 from minrl.scan import linear_scan
 

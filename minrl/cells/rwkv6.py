@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from minrl.cells.base import Cell, state_dtype
-from minrl.cells.quarantine import contained, filled, finite_gradients, not_finite, reached
+from minrl.cells.nan_masks import contained, filled, finite_gradients, not_finite, reached
 from minrl.cells.running_max import lagged
 
 # Each pair of a chunk's steps has its own decay in each feature: (B, H, C, C, E). Chunks are recomputed in the

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minrl.cells import diagonal
 from minrl.cells.base import Cell, state_dtype
-from minrl.cells.quarantine import contained
+from minrl.cells.nan_masks import contained
 
 Initialization = Literal["lin", "inv", "real"]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from minrl.cells import diagonal
 from minrl.cells.base import Cell, state_dtype
-from minrl.cells.quarantine import contained
+from minrl.cells.nan_masks import contained
 
 # The standard deviation of a standard normal number cut off at two, by which the published initialiser divides.
 _CUT_NORMAL = 0.8796256610342398

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minrl import convolution
+from minrl.cells import convolution
 from minrl.cells.base import Cell, state_dtype
 from minrl.cells.headwise import HeadwiseLinear, headwise_norm
-from minrl.cells.quarantine import contained
+from minrl.cells.nan_masks import contained
 from minrl.cells.running_max import EMPTY
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrl.cells.base import Cell, hold_bias
-from minrl.cells.quarantine import contained
+from minrl.cells.nan_masks import contained
 from minrl.scan import mingru_scan
 
 

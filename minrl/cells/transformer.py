@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minrl.cells.base import Cell, state_dtype
-from minrl.cells.quarantine import contained, finite_gradients
-from minrl.kernels.cpu_act_watch import under_transform
+from minrl.cells.nan_masks import contained, finite_gradients
+from minrl.kernels.guard import under_transform
 
 Positions = Literal["rotary", "none"]
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from minrl.data.minari_download import reachable, root_cause
+from minrl.data.minari.download import reachable, root_cause
 
 _ATTEMPTS = 4
 _TIMEOUT = 30.0

@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from minrl.extras import install_hint
+from minrl.system.extras import install_hint
 
 _SPEC_FIELDS = {item.name for item in dataclasses.fields(EnvSpec)} - {"namespace", "name", "version"}
 # The extra that holds a module.

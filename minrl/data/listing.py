@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minrl.data.d4rl import d4rl_folder, load_file, local_names
-from minrl.data.d4rl_table import FILES, reference_scores
+from minrl.data.d4rl.load import d4rl_folder, load_file, local_names
+from minrl.data.d4rl.spaces import Stated, stated
+from minrl.data.d4rl.table import FILES, reference_scores
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.episode import Episodes
-from minrl.data.flat_spaces import Stated, stated
 from minrl.data.load import is_minari, load, main_file
-from minrl.data.minari import MAIN, SHIPPED, find, load_folder, local_ids, minari_folder
+from minrl.data.minari.load import MAIN, SHIPPED, find, load_folder, local_ids, minari_folder
 from minrl.data.spaces import AnySpace
 from minrl.data.writing import set_metadata, write_set
 

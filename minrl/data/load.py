@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from minrl.data.d4rl import load_d4rl, load_file
+from minrl.data.d4rl.load import load_d4rl, load_file
+from minrl.data.d4rl.spaces import stated
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.episode import Episodes
-from minrl.data.flat_spaces import stated
-from minrl.data.minari import MAIN, load_folder, load_minari
-from minrl.data.minari_attributes import is_episodic
+from minrl.data.minari.attributes import is_episodic
+from minrl.data.minari.load import MAIN, load_folder, load_minari
 from minrl.data.spaces import AnySpace
 
 _FORMS = "minari:NAME, d4rl:NAME or hdf5:FILE"

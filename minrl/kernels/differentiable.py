@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from minrl.kernels.gates import Candidate, recurrence_of
+from minrl.kernels.scan.gates import Candidate, recurrence_of
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 

@@ -17,11 +17,11 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from minrl.backbone import Backbone
-from minrl.checkpoint import Checkpoint
-from minrl.choices import nearest
 from minrl.online.images import CNN, PartsExtractor, image_network, with_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, StartsOnline, check_start, open_run
+from minrl.runs.checkpoint import Checkpoint
+from minrl.system.names import nearest
 
 # Features, what came before, memory and resets into latents and the next memory: a trunk's scan or its step.
 Run = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

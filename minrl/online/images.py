@@ -11,8 +11,8 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from torch import Tensor, nn
 
-from minrl.choices import nearest
 from minrl.data.spaces import AnySpace
+from minrl.system.names import nearest
 
 CNN = Literal["auto", "nature", "small"]
 # The kernels 8, 4 and 3 with strides 4, 2 and 1 leave one pixel of 36 (Mnih et al. 2015, "Human-level control through

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrl.cells.lstm import lstm_layer
-from minrl.choices import nearest
 from minrl.online.images import CNN, PartsExtractor, image_network, with_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
+from minrl.system.names import nearest
 
 # Options of torch.nn.LSTM that would change the memory's layout or precision, and the only values they can have.
 _FIXED: dict[str, tuple[Any, ...]] = {

@@ -19,15 +19,15 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
-from minrl import checkpoint
 from minrl.backbone import Backbone
-from minrl.checkpoint import Checkpoint
-from minrl.config import build
 from minrl.data.layout import mismatch
-from minrl.encoders import ActionUnits
-from minrl.heads import ActionHead
+from minrl.data.task import Task
+from minrl.models.encoders import ActionUnits
+from minrl.models.heads import ActionHead
 from minrl.online.spaces import fitted_spaces
-from minrl.task import Task
+from minrl.runs import checkpoint
+from minrl.runs.checkpoint import Checkpoint
+from minrl.system.config import build
 
 
 @runtime_checkable

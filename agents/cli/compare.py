@@ -1,0 +1,145 @@
+"""`minrl compare`: methods on tasks over seeds, with a report."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from minrl.compare.grid.plan import GRID, Plan
+from minrl.compare.grid.read import read_grid
+from minrl.compare.report.report import write_report
+from minrl.compare.run.lock import alone_in
+from minrl.compare.run.ray import Cluster
+from minrl.compare.run.runner import Families, Survey, Way, check_unchanged, compare, run_here, survey
+from minrl.compare.stats.statistics import check_installed
+from minrl.system.shipped_configs import find_config
+
+from .families import families
+
+EXAMPLES = """examples:
+  minrl compare smoke
+  minrl compare regen --out runs/regen --seeds 3 --on ray --workers 2
+  minrl compare d4rl --dry-run
+  minrl compare memory --on ray --address ray://head:10001 --out /shared/memory
+  minrl compare runs/regen --report-only
+
+a grid in short:
+  cells = ["mingru", "transformer"]
+  seeds = 3
+  [tasks.hopper]
+  data = "minari:minrl/hopper/medium-replay-v0"
+  [tasks.cartpole]
+  env = "minrl/CartPoleNoVel-v1"
+  [offline.train]
+  steps = 1000
+  [sweep]
+  learning_rate = [1e-3, 3e-3]     # lists multiply; each combination is a method of its own
+
+Settings lie in layers, each over the one before: the agent's defaults, [offline.*] or [online.*],
+[tasks.NAME.*], [methods.NAME.offline.*] or [methods.NAME.online.*], [methods.NAME.tasks.TASK.*];
+* is a table of `minrl train --config` (decision, clone, ppo, train). A layer may also name such
+a file, config = "FILE", under its own tables, and an agent, agent = "clone".
+
+The same command again skips what is done and goes on with what was cut off, to the same numbers."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The grid, where to, and how."""
+    parser.usage = "minrl compare GRID.toml [--out FOLDER] [--seeds N] [--on here|ray] [flags]"
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "grid",
+        metavar="GRID",
+        type=Path,
+        help="a grid's file or a grid that ships; with --report-only a folder will do",
+    )
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="for runs and report (default: runs/compare/GRID)")
+    parser.add_argument("--seeds", metavar="N", type=int, help="so many seeds, instead of the grid's")
+    parser.add_argument("--redo", action="store_true", help="remove runs whose settings have changed, train them anew")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and what is done, and run nothing")
+    parser.add_argument("--report-only", action="store_true", help="write the report of what is there, and run nothing")
+    where = parser.add_argument_group("where runs are trained")
+    where.add_argument(
+        "--on", choices=("here", "ray"), default="here", help="one after another in this process, or on Ray"
+    )
+    where.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="of a Ray cluster whose machines share --out: ray://HOST:PORT or HOST:PORT (default: this machine)",
+    )
+    where.add_argument("--workers", metavar="N", type=int, help="runs at once on Ray (default: as many as have room)")
+    where.add_argument("--cpus-per-run", metavar="X", type=float, default=1.0, help="on Ray (default: 1)")
+    where.add_argument("--gpus-per-run", metavar="X", type=float, default=0.0, help="on Ray, such as 0.25 (default: 0)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare as the flags say; 0, 1 where a run failed, 128 + n after signal n."""
+    if arguments.report_only:
+        return _report(arguments)
+    way = _way(arguments)
+    kinds = families()
+    plan = read_grid(find_config(arguments.grid, "grid"), kinds, seeds=arguments.seeds)
+    out = _out(arguments)
+    if arguments.dry_run:
+        _list(survey(plan, kinds, out, download=False), plan, out)
+        return 0
+    check_installed()
+    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out, patience=0):
+        check_unchanged(plan, kinds, out, redo=arguments.redo)
+        return _compare(plan, kinds, out, way)
+
+
+def _compare(plan: Plan, kinds: Families, out: Path, way: Way) -> int:
+    found = survey(plan, kinds, out)
+    for reason in dict.fromkeys(found.skipped.values()):
+        print(f"skipped: {reason}", file=sys.stderr)
+    if not found.done and not found.to_do:
+        raise ValueError("nothing to compare: no data set or environment of the grid can be had here")
+    print(f"{plan.title}: {_counts(plan, found)}; runs in {out}", flush=True)
+    finish = compare(plan, kinds, out, way, found)
+    if finish.signal is not None:
+        print("stopped, and what was running has saved; the same command goes on, --report-only reports what is done")
+        return 128 + finish.signal
+    print(f"\n{write_report(out)}")
+    for key, reason in finish.failed.items():
+        print(f"failed: {key}: {reason} (see its log.txt)", file=sys.stderr)
+    return 1 if finish.failed else 0
+
+
+def _counts(plan: Plan, found: Survey) -> str:
+    size = f"methods x tasks x seeds = {len(plan.methods)} x {len(plan.tasks)} x {len(plan.seeds)}"
+    parts = {"done": found.done, "to do": found.to_do, "skipped": found.skipped}
+    return f"{size}, " + ", ".join(f"{len(runs)} {name}" for name, runs in parts.items() if runs or name != "skipped")
+
+
+def _way(arguments: argparse.Namespace) -> Way:
+    cluster = Cluster(arguments.address, arguments.workers, arguments.cpus_per_run, arguments.gpus_per_run)
+    if arguments.on == "ray":
+        return cluster.run
+    if cluster != Cluster():
+        raise ValueError("--address, --workers, --cpus-per-run and --gpus-per-run are for --on ray")
+    return run_here
+
+
+def _out(arguments: argparse.Namespace) -> Path:
+    out: Path = arguments.out or Path("runs", "compare", arguments.grid.stem)
+    return out
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    is_folder = arguments.out is None and (arguments.grid / GRID).is_file()
+    print(write_report(arguments.grid if is_folder else _out(arguments)))
+    return 0
+
+
+def _list(found: Survey, plan: Plan, out: Path) -> None:
+    done = {run.key for run in found.done}
+    print(f"{plan.title}: {_counts(plan, found)}; runs in {out}")
+    for run in plan.runs:
+        state = "done" if run.key in done else "to do"
+        if run.key in found.skipped:
+            state = f"skipped: {found.skipped[run.key]}"
+        elif state == "to do" and (out / run.folder).exists():
+            state = "cut off, goes on"
+        print(f"  {run.key}  {run.agent}, {run.steps} steps: {state}")

@@ -1,0 +1,52 @@
+"""`minrl dashboard`: runs in TensorBoard."""
+
+import argparse
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from minrl.runs.dashboard import CHARTS, Mirror, launch
+from minrl.system.signals import StopRequest
+
+# Seconds between two looks for new runs.
+_PAUSE = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `minrl dashboard`."""
+    parser.usage = "minrl dashboard FOLDER [flags]"
+    parser.epilog = (
+        "examples:\n"
+        "  minrl dashboard runs                      # all runs below a folder, a comparison's too\n"
+        "  minrl dashboard runs/hopper --port 8080\n"
+        "  minrl dashboard runs --host 0.0.0.0       # open to whoever reaches this machine\n\n"
+        "Runs that begin later show up by themselves. Ctrl-C ends it."
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a run, or a folder of runs at any depth")
+    parser.add_argument("--port", metavar="N", type=int, help="0 for any (default: the first free one from 6006 on)")
+    parser.add_argument("--host", metavar="NAME", default="localhost", help="to listen at (default: localhost)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    if arguments.port is not None and not 0 <= arguments.port <= 65535:
+        raise ValueError(f"port must lie in 0 to 65535, got {arguments.port}")
+    with StopRequest() as request, TemporaryDirectory(prefix="minrl_dashboard_") as links:
+        mirror = Mirror(arguments.folder, Path(links))
+        title = f"minrl: {mirror.name}"
+        address = launch(Path(links), mirror.runs, title, host=arguments.host, port=arguments.port)
+        count = len(mirror.runs)
+        print(f"{count} {'run' if count == 1 else 'runs'} of {arguments.folder}; Ctrl-C ends this", flush=True)
+        print(f"charts                 {address}{CHARTS}")
+        print(f"settings and results   {address}#hparams")
+        print(f"all curves             {address}?smoothing=0#timeseries", flush=True)
+        if mirror.has_pictures():
+            print(f"pictures               {address}#images", flush=True)
+        looked = time.monotonic()
+        while request.signal is None:
+            time.sleep(0.1)
+            if time.monotonic() - looked > _PAUSE:
+                mirror.update()
+                looked = time.monotonic()
+    return 0

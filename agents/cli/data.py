@@ -1,0 +1,104 @@
+"""`minrl data`: what is here, what is in it, and how to bring in more."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from minrl.data import load
+from minrl.data.environment import EnvironmentInfo
+from minrl.data.listing import describe, import_file, local_datasets
+from minrl.system.config import key_value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`list`, `info` and `import`."""
+    parser.usage = "minrl data list | info NAME | import FILE [--env MODULE:ID]"
+    parser.epilog = (
+        "names of data sets:\n"
+        "  minari:NAME   in $MINARI_DATASETS_PATH or ~/.minari/datasets\n"
+        "  d4rl:NAME     in $D4RL_DATASET_DIR or ~/.d4rl/datasets\n"
+        "  hdf5:FILE     a flat file as D4RL's, or a Minari set's folder\n"
+        "A Minari or D4RL set that is not here is downloaded where there is a network."
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, prog=parser.prog)
+    listing = actions.add_parser("list", help="data sets on this machine", description="Data sets on this machine.")
+    listing.add_argument("--json", action="store_true", help="as a JSON array")
+    listing.set_defaults(run=_list)
+    info = actions.add_parser("info", help="size, returns, spaces and environment of a data set")
+    info.add_argument("name", metavar="NAME", help="minari:NAME, d4rl:NAME or hdf5:FILE")
+    info.add_argument("--json", action="store_true", help="as a JSON object")
+    _add_statements(info)
+    info.set_defaults(run=_info)
+    importing = actions.add_parser(
+        "import",
+        help="check a flat HDF5 file (as D4RL's) and make it a Minari set",
+        description="Check a flat HDF5 file (as D4RL's), or a Minari set from before 0.5, and make it a Minari set.",
+        epilog="example:\n  minrl data import drive.hdf5 --env mytasks:Drive-v0 --env-kwargs level=hard",
+    )
+    importing.add_argument("file", metavar="FILE", type=Path, help="the HDF5 file, or the folder of a Minari set")
+    importing.add_argument("--name", metavar="ID", help="Minari id (default: imported/FILE-v0)")
+    _add_statements(importing)
+    importing.set_defaults(run=_import)
+
+
+def _add_statements(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what a file does not."""
+    group = parser.add_argument_group("what the file does not say")
+    group.add_argument("--env", metavar="ID", help="its environment; MODULE:ID imports MODULE")
+    group.add_argument(
+        "--env-kwargs", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="for gymnasium.make"
+    )
+    group.add_argument("--observation-space", metavar="SPACE", help="such as 'Box(-inf, inf, (3,))' or 'Discrete(16)'")
+    group.add_argument("--action-space", metavar="SPACE", help="such as 'Discrete(3)' or 'Box(-1, 1, (2,))'")
+
+
+def _statements(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what those flags say, as `load` takes it."""
+    kwargs = dict(arguments.env_kwargs)
+    if kwargs and not arguments.env:
+        raise ValueError("--env-kwargs are the settings of an environment: name it with --env ID")
+    return {
+        "observation_space": arguments.observation_space,
+        "action_space": arguments.action_space,
+        "environment": EnvironmentInfo(arguments.env, kwargs) if arguments.env else None,
+    }
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    found = local_datasets()
+    if arguments.json:
+        print(json.dumps([{**vars(item), "path": str(item.path)} for item in found]))
+        return 0
+    width = max((len(item.name) for item in found), default=0)
+    for item in found:
+        shipped = "  ships with minrl" if item.shipped else f"  {item.path}"
+        print(f"{item.name:<{width}}  {item.megabytes:8.1f} MB{shipped}")
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    values = describe(load(arguments.name, **_statements(arguments)))
+    if arguments.json:
+        print(json.dumps(values))
+        return 0
+    rows = {key.replace("_", " "): _shown(value) for key, value in values.items() if value is not None}
+    width = max(map(len, rows))
+    for key, value in rows.items():
+        print(f"{key:<{width}}  {value}")
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    episodes = import_file(arguments.file, arguments.name, **_statements(arguments))
+    place = "no environment" if episodes.environment is None else f"environment {episodes.environment.id}"
+    print(f"{episodes.name}: {episodes.num_episodes} episodes, {episodes.num_steps} steps, {place}")
+    return 0
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,141 @@
+"""`minrl evaluate`: a trained agent in its environment."""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from minrl.agent import parameter_count
+from minrl.data.environment import EnvironmentInfo
+from minrl.data.episode_limit import DEFAULT_MAX_STEPS
+from minrl.data.task import Task
+from minrl.evaluate import evaluate
+from minrl.runs import checkpoint
+from minrl.runs.threads import described, use_threads
+from minrl.system.config import key_value
+from minrl.training.report import evaluation_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `minrl evaluate`."""
+    parser.usage = "minrl evaluate RUN [flags]"
+    parser.epilog = (
+        "examples:\n"
+        "  minrl evaluate runs/hopper --episodes 50 --json\n"
+        "  minrl evaluate runs/hopper/best.pt --target 1800 3600"
+    )
+    parser.add_argument("path", metavar="RUN", type=Path, help="a run's folder (its last checkpoint) or a checkpoint")
+    parser.add_argument("--episodes", metavar="N", type=int, default=20, help="for each target (default: 20)")
+    parser.add_argument("--target", type=float, nargs="+", metavar="RETURN", help="returns to ask for, side by side")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the first episode (default: 0)")
+    parser.add_argument(
+        "--env",
+        metavar="ID",
+        help="another environment, or the run's own with its keywords and limit; MODULE:ID imports MODULE",
+    )
+    parser.add_argument(
+        "--env-kwargs",
+        metavar="KEY=VALUE",
+        nargs="+",
+        type=key_value,
+        default=[],
+        help="for gymnasium.make, over those that the run's environment has",
+    )
+    parser.add_argument(
+        "--max-episode-steps",
+        metavar="N",
+        type=int,
+        help="cut an episode off after so many steps (default: the environment's own limit, or "
+        f"{DEFAULT_MAX_STEPS} where it states none)",
+    )
+    parser.add_argument("--sample", action="store_true", help="sample actions instead of taking the likeliest")
+    parser.add_argument(
+        "--environments",
+        metavar="N",
+        type=int,
+        default=10,
+        help="at once, for each target (default: 10); with another number actions may round otherwise",
+    )
+    parser.add_argument("--async", dest="asynchronous", action="store_true", help="environments in own processes")
+    parser.add_argument("--threads", metavar="N", type=int, default=0, help="CPU threads, 0: by the model's size")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and print a table or JSON."""
+    if arguments.threads < 0:
+        raise ValueError(f"threads must not be negative, got {arguments.threads}")
+    with stdout_left_alone() if arguments.json else contextlib.nullcontext():
+        saved = checkpoint.read(arguments.path)
+        agent = checkpoint.restore(saved, str(arguments.path))
+        acting = arguments.environments * len(arguments.target or [None])
+        threads = use_threads(arguments.threads, agent, acting, places=agent.task.observation_size)
+        results = evaluate(
+            agent,
+            chosen_environment(agent.task, arguments.env, dict(arguments.env_kwargs)),
+            episodes=arguments.episodes,
+            targets=arguments.target,
+            environments=arguments.environments,
+            seed=arguments.seed,
+            deterministic=not arguments.sample,
+            vectorization="async" if arguments.asynchronous else "sync",
+            max_episode_steps=arguments.max_episode_steps,
+            progress=not arguments.json,
+        )
+    label = saved.note.get("label", "checkpoint")
+    if arguments.json:
+        head = {
+            "run": str(arguments.path),
+            "agent": saved.agent,
+            "checkpoint": label,
+            "step": saved.step,
+            "parameters": parameter_count(agent),
+            "threads": threads,
+        }
+        rows = [result.to_dict() for result in results]
+        print(json.dumps(head | (rows[0] if len(rows) == 1 else {"targets": rows})))
+    else:
+        print(f"{arguments.path}: {label}, step {saved.step} ({described(threads, arguments.threads)})\n")
+        print(evaluation_table(results))
+    return 0
+
+
+def chosen_environment(task: Task, name: str | None, kwargs: dict[str, Any]) -> EnvironmentInfo:
+    """Return the environment to evaluate in: the run's own, or the one called `name`, with `kwargs` over its keywords.
+
+    The run's own id, whichever module is named before it, keeps the keywords and the limit of steps that the run was
+    trained with. The specification of a data set is kept only where its code is an installed package's.
+
+    Raises:
+        ValueError: without `name` where the run has no environment or would import code that only a file names.
+    """
+    if name is None:
+        return task.known_environment().changed(kwargs)
+    own = task.environment
+    if own is None or own.id.rpartition(":")[2] != name.rpartition(":")[2]:
+        return EnvironmentInfo(name, kwargs)
+    try:
+        if own.spec is not None:
+            return task.known_environment().changed(kwargs)
+    except ValueError:
+        pass  # the user vouches for the id, not for the specification in the file
+    return EnvironmentInfo(name, own.kwargs, own.max_episode_steps).changed(kwargs)
+
+
+@contextlib.contextmanager
+def stdout_left_alone() -> Iterator[None]:
+    """Whatever is written to standard output meanwhile, from C too, goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,0 +1,101 @@
+"""`minrl export`: a trained agent as an ONNX file that acts without this package and without torch."""
+
+import argparse
+from pathlib import Path
+
+from minrl.export.onnx import OPSET, Exported, export_onnx
+from minrl.runs import checkpoint
+
+# Needs gymnasium, numpy and onnxruntime; flat Box observations stand in a row as they are.
+EXAMPLE = """\
+import gymnasium, json, numpy as np, onnxruntime
+model = onnxruntime.InferenceSession("agent.onnx")
+about = model.get_modelmeta().custom_metadata_map
+kwargs, kind = json.loads(about["environment_kwargs"]), json.loads(about["inputs"])[0]["dtype"]
+environment = gymnasium.make(about["environment"], **kwargs)
+state = np.float32([json.loads(about["initial_state"])])
+(observation, _), reward, start, ends = environment.reset(seed=0), 0.0, True, [False]
+while not any(ends):
+    seen = {"observation": np.array([observation], kind), "reward": np.float32([reward])}
+    action, state = model.run(None, seen | {"episode_start": np.array([start]), "state": state})
+    (observation, reward, *ends, _), start = environment.step(action[0]), False
+"""
+# Needs numpy and onnxruntime; `observation` has the structure of the agent's observation space. The names that it
+# gives are `row`, `act` and `state`.
+EXAMPLE_ALONE = """\
+import json, numpy as np, onnxruntime
+model = onnxruntime.InferenceSession("agent.onnx")
+about = model.get_modelmeta().custom_metadata_map
+parts, kind = json.loads(about["observation_space"]), json.loads(about["inputs"])[0]["dtype"]
+
+def row(observation):
+    columns = []
+    for part in parts:  # in the order of the columns
+        value = observation
+        for key in part["keys"]:
+            value = value[key]
+        value = np.reshape(value, -1)
+        if part["kind"] in ("Discrete", "MultiDiscrete"):  # choices are one-hot
+            sizes, starts = np.reshape(part["n"], -1), np.reshape(part["start"], -1)
+            value = np.concatenate([np.eye(n)[v - s] for v, n, s in zip(value, sizes, starts)])
+        columns.append(value)
+    return np.concatenate(columns).astype(kind)
+
+state = np.float32([json.loads(about["initial_state"])])
+
+def act(observation, reward=0.0, start=False):  # the last action's reward; start of an episode
+    global state
+    seen = {"observation": row(observation)[None], "reward": np.float32([reward])}
+    *action, state = model.run(None, seen | {"episode_start": np.array([start]), "state": state})
+    return [part[0] for part in action]  # one for each output before next_state
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `minrl export`."""
+    parser.usage = "minrl export RUN --onnx FILE [flags]"
+    indented, alone = ("".join(f"  {line}\n" for line in text.splitlines()) for text in (EXAMPLE, EXAMPLE_ALONE))
+    parser.epilog = (
+        "examples:\n"
+        "  minrl export runs/hopper --onnx hopper.onnx\n"
+        "  minrl export runs/hopper/best.pt --onnx hopper.onnx --target 3600\n\n"
+        "acting with the file in Python, without torch and without minrl, in the environment that it\n"
+        "names, where the observation is one array:\n\n"
+        f"{indented}\n"
+        "the same without an environment, for observations of any structure, act(observation, reward, start):\n\n"
+        f"{alone}"
+    )
+    parser.add_argument("path", metavar="RUN", type=Path, help="a run's folder (its last checkpoint) or a checkpoint")
+    parser.add_argument("--onnx", metavar="FILE", type=Path, help="where to write it; a file of that name is replaced")
+    parser.add_argument(
+        "--target", metavar="RETURN", type=float, help="return that the initial state asks for (unset: the agent's own)"
+    )
+    parser.add_argument("--opset", metavar="N", type=int, default=OPSET, help=f"ONNX operator set (default: {OPSET})")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, check, and say what was written."""
+    if arguments.onnx is None:
+        raise ValueError(f"--onnx is missing: {arguments.parser.usage}")
+    agent = checkpoint.load(arguments.path)
+    written = export_onnx(agent, arguments.onnx, target_return=arguments.target, opset=arguments.opset)
+    print(_report(written, agent.name, plays=agent.task.environment is not None))
+    return 0
+
+
+def _report(written: Exported, name: str, *, plays: bool) -> str:
+    agreement = written.agreement
+    lines = [f"{written.path}: agent {name}, {written.size / 1024:,.0f} KiB"]
+    for title, shapes in (("inputs", written.inputs), ("outputs", written.outputs)):
+        listed = (f"{key} ({', '.join(map(str, shape))})" for key, shape in shapes.items())
+        lines.append(f"{title + ':':<9}" + ", ".join(listed))
+    lines.append(
+        f"checked: over {agreement.steps} steps with onnxruntime, actions differ from the library's by at most "
+        f"{agreement.action:.1e} of their range"
+    )
+    if agreement.ties:
+        lines.append(f"{agreement.ties} choices between equals fell the other way")
+    which = "" if plays else " (the second example: the file names no environment)"
+    lines.append(f"Python that acts with it without torch{which}: minrl export --help")
+    return "\n".join(lines)

@@ -1,0 +1,82 @@
+"""Flags that users of other programs try, and what to use here."""
+
+from collections.abc import Collection, Sequence
+
+from minrl.system.names import nearest
+
+# By the names that Stable-Baselines3, CleanRL, sb3-contrib and the Decision Transformer's code give them.
+SYNONYMS = {
+    "--lr": "--learning-rate",
+    "--batch": "--batch-size",
+    "--bs": "--batch-size",
+    "--timesteps": "--steps",
+    "--total-timesteps": "--steps",
+    "--num-steps": "--steps",
+    "--max-steps": "--steps",
+    "--max-iters": "--steps",
+    "--epochs": "--steps",
+    "--hidden-size": "--width",
+    "--hidden-dim": "--width",
+    "--embed-dim": "--width",
+    "--layers": "--depth",
+    "--num-layers": "--depth",
+    "--n-layer": "--depth",
+    "--model": "--cell",
+    "--rnn": "--cell",
+    "--dataset": "--data",
+    "--env-id": "--env",
+    "--environment": "--env",
+    "--num-envs": "--n-envs",
+    "--output": "--out",
+    "--output-dir": "--out",
+    "--save-dir": "--out",
+    "--log-dir": "--out",
+    "--logdir": "--out",
+    "--target-return": "--target",
+    "--num-episodes": "--episodes",
+    "--n-episodes": "--episodes",
+    "--k": "--context",
+    "--K": "--context",
+}
+# What takes the place of a flag of agents that learn otherwise.
+OFFLINE = {
+    "--env": "it learns from a data set, --data NAME; to learn in an environment: minrl train ppo --env ID --out RUN"
+}
+ONLINE = {
+    "--data": "it learns in an environment, --env ID; to learn from a data set: "
+    "minrl train decision --data NAME --out RUN"
+}
+# What a resumed run takes beside its folder.
+RESUMED = ("--resume", "--steps", "--env", "--json", "--help", "-h")
+
+
+def unknown_flag(word: str, known: Collection[str], instead: dict[str, str]) -> str:
+    """Return what to say of a flag that a command does not have.
+
+    Args:
+        word: the flag.
+        known: those that it has.
+        instead: sentences about flags that another command has.
+    """
+    meant = SYNONYMS.get(word, word)
+    if meant in instead:
+        return f"no flag {word} here: {instead[meant]}"
+    if meant in known:
+        return f'unknown flag {word}; did you mean "{meant}"?'
+    return f"unknown flag {word}; {nearest(word, known)}"
+
+
+def check_resumed(words: Sequence[str]) -> None:
+    """Raise a ValueError if the arguments of `minrl train` change settings of a run that is resumed."""
+    flags = [word.partition("=")[0] for word in words]
+    if "--resume" not in flags:
+        return
+    rest = iter(zip(words, flags, strict=True))
+    for word, flag in rest:
+        if flag not in RESUMED:
+            raise ValueError(
+                f"a resumed run keeps its settings, so {flag} cannot be given: minrl train --resume RUN, and --steps N "
+                "to train it longer; other settings are a new run's: minrl train AGENT ... --out RUN"
+            )
+        if word == flag and flag not in ("--json", "--help", "-h"):
+            next(rest, None)

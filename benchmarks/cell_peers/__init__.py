@@ -1,0 +1,1 @@
+"""Independent implementations of the cells, with which ours are compared."""

@@ -1,0 +1,149 @@
+"""A whole backbone of minGRU or minLSTM blocks over sequences on a CPU, for small batches in particular.
+
+What torch takes for each of two dozen small operations and its gradient counts more there than the numbers. This file
+says which calls are taken; `cpu_block_node` runs them.
+
+Shapes: B batch, T time, D width, S state size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minrl.backbone.compiled_step import block_parts, block_sizes, is_known, is_norm
+from minrl.cells.mingru import MinGRU
+from minrl.kernels.guard import Watch, runs_alone
+from minrl.kernels.scan import cpu
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a backbone is made of; the values of its weights are read anew at every scan."""
+
+    run: Callable[..., tuple[Tensor, Tensor]]
+    stack: Any
+    dtype: torch.dtype
+    weights: tuple[Tensor | None, ...]
+    watch: Watch
+    dropouts: tuple[nn.Dropout, ...]
+
+    def rates(self) -> tuple[float, ...] | None:
+        """The dropout of each block; None where there is none."""
+        for dropout in self.dropouts:  # a loop over what is mostly nothing takes half the time of any()
+            if dropout.training and dropout.p:
+                return tuple(d.p if d.training else 0.0 for d in self.dropouts)
+        return None
+
+
+_plans: WeakKeyDictionary[nn.Module, Plan | None] = WeakKeyDictionary()
+
+
+def scan(
+    backbone: nn.Module, block: type[nn.Module], x: Tensor, state: Tensor | None, reset: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """`Backbone.scan` for inputs that fit and blocks of type `block`; None where it is not for these kernels."""
+    if not runs_alone() or not (_plain(x) and (reset is None or _plain(reset)) and (state is None or _plain(state))):
+        return None
+    plan = _plan_of(backbone, block)
+    if plan is None or x.dtype != plan.dtype or (state is not None and state.dtype != x.dtype):
+        return None
+    rates = plan.rates()
+    if rates is not None and max(rates) >= 1:
+        return None
+    return plan.run(plan.stack, plan.weights, x, state, reset, rates)
+
+
+def _plain(x: Tensor) -> bool:
+    return type(x) in (Tensor, nn.Parameter) and x.is_cpu
+
+
+def _plan_of(backbone: nn.Module, block: type[nn.Module]) -> Plan | None:
+    """The plan as it is, made anew where something was replaced."""
+    plan = _plans.get(backbone)
+    if plan is None or not plan.watch.holds():
+        plan = _build(backbone, block)
+        _plans[backbone] = plan
+    return plan
+
+
+def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
+    """The plan of a backbone that the kernels take, else None."""
+    weights = _weights(backbone, block_type)
+    if weights is None or not cpu.available():
+        return None
+    parameters, dtype = tuple(weight for weight in weights if weight is not None), backbone.norm.weight.dtype
+    if dtype not in (torch.float32, torch.float64) or not all(_fits(weight, dtype) for weight in parameters):
+        return None
+    watch = Watch.over(backbone, parameters, backward=True)
+    if watch is None:
+        return None
+    from minrl.kernels.backbone import node  # it imports numba
+
+    return Plan(
+        run=node.scan,
+        stack=_stack(backbone, np.float64 if dtype == torch.float64 else np.float32),
+        dtype=dtype,
+        weights=weights,
+        watch=watch,
+        dropouts=tuple(block.dropout for block in backbone.blocks),
+    )
+
+
+def _weights(backbone: Any, block_type: type[nn.Module]) -> tuple[Tensor | None, ...] | None:
+    """The weights in the kernels' order; None where one of the modules is not what a backbone is made with."""
+    if not all(is_known(block, block_type) and type(block.dropout) is nn.Dropout for block in backbone.blocks):
+        return None
+    weights: list[Tensor | None] = []
+    for block in backbone.blocks:
+        of_block = block_parts(block)
+        if not _have_shapes(of_block, block, backbone.width):
+            return None
+        weights += of_block
+    if not is_norm(backbone.norm) or backbone.state_size != sum(block.state_size for block in backbone.blocks):
+        return None
+    return *weights, backbone.norm.weight, backbone.norm.bias
+
+
+def _have_shapes(weights: list[Tensor | None], block: Any, width: int) -> bool:
+    """Whether the weights of a block fit each other: the kernels reach as far as these shapes."""
+    inner, hidden, taps = block_sizes(block)
+    gates = inner * (2 if type(block.cell) is MinGRU else 3)
+    of_mlp = [(width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,)]
+    shapes = [(width,), (width,), (taps, width), (width,), (gates, width), (gates,), (width, inner), *of_mlp]
+    if weights[6] is None and inner != width:
+        return False
+    return all(weight is None or weight.shape == shape for weight, shape in zip(weights, shapes, strict=True))
+
+
+def _fits(weight: Tensor, dtype: torch.dtype) -> bool:
+    return type(weight) is nn.Parameter and weight.dtype == dtype and weight.is_cpu and weight.is_contiguous()
+
+
+def _stack(backbone: Any, kind: Any) -> Any:
+    """What `cpu_block_node` must know besides the weights, with numbers of type `kind`."""
+    from minrl.kernels.backbone import node, passes
+    from minrl.kernels.scan import cpu_gates  # they import numba
+
+    forms, column, size = [], 0, np.dtype(kind).itemsize
+    for block in backbone.blocks:
+        inner, hidden, taps = block_sizes(block)
+        form = passes.Form(
+            parts=2 if type(block.cell) is MinGRU else 3,
+            candidate=cpu_gates.CANDIDATES[block.cell.candidate],
+            flip=kind(block.cell.signed),
+            inner=inner,
+            hidden=hidden,
+            taps=taps,
+            epsilon=kind(block.norm.eps),
+            mlp_epsilon=kind(block.norm.eps if block.mlp is None else block.mlp[0].eps),
+            memory=column * size,
+            recent=(column + inner) * size,
+        )
+        forms.append(form)
+        column += block.state_size
+    return node.Stack(tuple(forms), kind(backbone.norm.eps), column)

@@ -1,0 +1,185 @@
+"""A stack of cells is itself a cell: blocks of norm, short convolution, cell and MLP with residuals.
+
+Shapes: B batch, T time, D width, S state size.
+"""
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minrl.backbone import compiled_scan, compiled_step
+from minrl.cells import CELLS, Cell
+from minrl.cells.convolution import ShortConvolution
+from minrl.cells.nan_masks import contained
+from minrl.system.names import check_options, choose
+
+
+class Block(Cell):
+    """norm -> short convolution -> cell -> residual -> norm -> MLP -> residual (arXiv 2410.01201, appendix C).
+
+    The state holds the cell's memory, then the convolution's last inputs. The convolution also stands before cells that
+    have one of their own (mamba, mamba2, mlstm, slstm, rglru), which their papers' blocks do not have.
+
+    Args:
+        cell: the sequence model, of width D.
+        conv: taps of the short causal convolution; 0 leaves it out.
+        mlp: hidden width of the MLP over D; 0 leaves it out.
+        dropout: probability on both residual branches.
+    """
+
+    def __init__(self, cell: Cell, *, conv: int = 4, mlp: float = 4.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        width = cell.width
+        self.width = width
+        self.cell = cell
+        self.norm = nn.LayerNorm(width)
+        self.conv = ShortConvolution(width, conv) if conv else None
+        self.mlp = _mlp(width, round(mlp * width)) if mlp else None
+        self.dropout = nn.Dropout(dropout)
+        self.state_size = cell.state_size + (self.conv.state_size if self.conv else 0)
+
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.scan`."""
+        return self(x, state, reset)  # type: ignore[no-any-return]
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cell.step`."""
+        return self(x, state)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.forward`."""
+        return self._run(x, state, reset) if x.dim() == 2 else self._scan(x, state, reset)
+
+    @contained
+    def _scan(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._run(x, state, reset)
+
+    def _run(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run a scan of x (B, T, D) or a step of x (B, D)."""
+        memory, recent = (None, None) if state is None else self._split(state)
+        y = self.norm(x)
+        if self.conv is not None:
+            y, recent = self.conv(y, recent, reset)
+        y, last = self.cell(y, memory, reset)
+        if recent is not None:
+            last = torch.cat([last, recent], dim=1)
+        return self._mix(x + self.dropout(y)), last
+
+    def _split(self, state: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.conv is None:
+            return state, None
+        size = self.cell.state_size
+        return state[:, :size], state[:, size:]
+
+    def _mix(self, x: Tensor) -> Tensor:
+        return x if self.mlp is None else x + self.dropout(self.mlp(x))
+
+
+class Backbone(Cell):
+    """`depth` blocks and a final norm; the state is the blocks' states side by side.
+
+    Args:
+        width: D.
+        depth: number of blocks.
+        cell: a name in `minrl.cells.CELLS`, or several with commas between them, which is a pattern.
+        pattern: the cells of the blocks one after another, from the first again where there are more blocks, such as
+            Griffin's ("rglru", "rglru", "transformer") (arXiv 2402.19427, section 2.3); it takes the place of `cell`.
+        conv, mlp, dropout: as for `Block`.
+        options: passed to the cells that have them.
+
+    Raises:
+        ValueError: for an unknown cell or an option that none of the cells has.
+    """
+
+    def __init__(
+        self,
+        width: int = 128,
+        depth: int = 3,
+        cell: str = "mingru",
+        *,
+        pattern: Sequence[str] = (),
+        conv: int = 4,
+        mlp: float = 4.0,
+        dropout: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if width < 1 or depth < 1:
+            raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
+        names = tuple(pattern) or tuple(name.strip() for name in cell.split(","))
+        cells = [_cell(names[i % len(names)], width, options, names) for i in range(depth)]
+        self.width = width
+        self.blocks = nn.ModuleList(Block(cell, conv=conv, mlp=mlp, dropout=dropout) for cell in cells)
+        self.norm = nn.LayerNorm(width)
+        self._sizes = [block.state_size for block in self._stack()]
+        self.state_size = sum(self._sizes)
+
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.scan`; on a CPU it is one node of the gradient's graph where there are kernels for these cells.
+
+        Raises:
+            ValueError: where a shape or type does not fit.
+        """
+        self._check(x, state, reset)
+        return self(x, state, reset)  # type: ignore[no-any-return]
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cell.step`; without gradients on a CPU it is one compiled call where there is one for these cells."""
+        # There is none where a part has hooks, so that they are passed by in no case.
+        if type(self) is Backbone and (fused := compiled_step.step(self, Block, x, state)):
+            return fused
+        return self(x, state)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.forward`."""
+        if x.dim() == 2:
+            return self._run(x, state, reset)
+        self._check(x, state, reset)
+        return self._scan(x, state, reset)
+
+    @contained
+    def _scan(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        if type(self) is Backbone and (fused := compiled_scan.scan(self, Block, x, state, reset)):
+            return fused
+        return self._run(x, state, reset)
+
+    def _run(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run a scan of x (B, T, D) or a step of x (B, D) block by block."""
+        states = [None] * len(self._sizes) if state is None else state.split(self._sizes, dim=1)
+        lasts = []
+        for block, memory in zip(self._stack(), states, strict=True):
+            x, last = block(x, memory, reset)
+            lasts.append(last)
+        return self.norm(x), torch.cat(lasts, dim=1)
+
+    def _check(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> None:
+        if x.dim() != 3 or x.shape[1] == 0 or x.shape[2] != self.width:
+            raise ValueError(f"x must be (B, T, {self.width}) with T >= 1, got {tuple(x.shape)}")
+        if state is not None and state.shape != (x.shape[0], self.state_size):
+            raise ValueError(f"state must be {(x.shape[0], self.state_size)}, got {tuple(state.shape)}")
+        if reset is not None and (reset.shape != x.shape[:2] or reset.dtype != torch.bool):
+            raise ValueError(
+                f"reset must be bool of shape {tuple(x.shape[:2])}, got {reset.dtype} {tuple(reset.shape)}"
+            )
+
+    def _stack(self) -> list[Cell]:
+        return [block for block in self.blocks if isinstance(block, Cell)]
+
+
+def _cell(name: str, width: int, options: dict[str, Any], pattern: Sequence[str]) -> Cell:
+    """The cell `name`, one of the pattern's, with those of the options that it has."""
+    families = {other: choose(CELLS, other, "cell") for other in pattern}
+    own = options
+    if len(families) > 1:
+        known = {other: set(signature(family.__init__).parameters) for other, family in families.items()}
+        own = {option: value for option, value in options.items() if option in known[name]}
+        options = {option: value for option, value in options.items() if not any(option in k for k in known.values())}
+    check_options(families[name].__init__, options, f"cell {name!r}")
+    return families[name](width, **own)
+
+
+def _mlp(width: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))

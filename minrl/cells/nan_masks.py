@@ -1,0 +1,122 @@
+"""NaN and infinity kept within their episode, where a product with zero would spread them: zero times NaN is NaN.
+
+Recurrences select at a reset (`minrl.scan`). What is here is for the products that cannot: of weights with all steps
+in a backward pass (`contained`), and of attention or a chunk with a mask of zeros (`reached`, `finite_gradients`).
+
+Shapes: B batch, T time.
+"""
+
+import math
+import threading
+from collections.abc import Callable
+from functools import reduce, wraps
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from minrl.cells.base import Cell
+from minrl.kernels.guard import runs_alone
+from minrl.scan import kernel_for
+
+Scan = TypeVar("Scan", bound=Callable[..., tuple[Tensor, Tensor]])
+
+# Cells inside a contained backbone have finite inputs already: they are not looked at once more.
+_outer = threading.local()
+
+
+def contained(scan: Scan) -> Scan:
+    """Make NaN and infinity in the inputs or the entering state of a cell's `scan` end with their episode.
+
+    Such numbers enter as zeros, so that no product in the backward pass meets them, and outputs and state of their
+    episode are NaN from that step on. Everything else, the parameters' gradients of other steps among it, is to the
+    bit what it is without them. On a CPU with compiled kernels finite inputs cost one sum; elsewhere nothing is read
+    back to the host.
+    """
+
+    @wraps(scan)
+    def run(cell: Cell, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if reset is None or getattr(_outer, "active", False):
+            return scan(cell, x, state, reset)
+        if _all_finite(x, state):
+            return _run(scan, cell, x, state, reset)
+        lost = torch.zeros_like(reset[:, 0]) if state is None else not_finite(1, state)
+        spoiled = reached(not_finite(2, x), lost, reset)
+        x, state = _finite(x), None if state is None else _finite(state)
+        y, last = _run(scan, cell, x, state, reset)
+        # Added, not filled in: a loss that reads such a step gives parameters a gradient of NaN.
+        return y + _nan_where(spoiled, y), last + _nan_where(spoiled[:, -1], last)
+
+    return cast(Scan, run)
+
+
+def _run(
+    scan: Callable[..., tuple[Tensor, Tensor]], cell: Cell, x: Tensor, state: Tensor | None, reset: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Call `scan` of inputs that are finite, without a look at those of the cells inside."""
+    _outer.active = not torch.compiler.is_compiling()
+    try:
+        return scan(cell, x, state, reset)
+    finally:
+        _outer.active = False
+
+
+def _all_finite(x: Tensor, state: Tensor | None) -> bool:
+    """Return True if both are known to be finite; on a GPU it is not known without waiting for it."""
+    if kernel_for(x) != "cpu" or not runs_alone():
+        return False
+    total = x.detach().sum().item() + (0.0 if state is None else state.detach().sum().item())
+    return math.isfinite(total)
+
+
+def _finite(x: Tensor) -> Tensor:
+    return torch.where(x.isfinite(), x, 0.0)
+
+
+def _nan_where(spoiled: Tensor, like: Tensor) -> Tensor:
+    """NaN in the steps or rows `spoiled` (B, …) of a tensor that spreads to `like`, else 0."""
+    zeros = like.new_zeros(spoiled.shape + (1,) * (like.dim() - spoiled.dim()))
+    return filled(zeros, spoiled, torch.nan)
+
+
+def not_finite(first: int, *parts: Tensor) -> Tensor:
+    """Find where any of `parts` (B, …) holds NaN or infinity, over all but their `first` dimensions."""
+    return reduce(torch.logical_or, (~part.isfinite().flatten(first).all(dim=first) for part in parts))
+
+
+def reached(faulty: Tensor, memory: Tensor, reset: Tensor | None) -> Tensor:
+    """Find the steps (B, T) that a faulty step (B, T) or a faulty entering memory (B,) of their episode reaches."""
+    count = faulty.cumsum(dim=1) + memory.unsqueeze(1)
+    if reset is None:
+        return count > 0
+    if torch.compiler.is_exporting():  # ONNX has no cumulative maximum; windows are short
+        return _reached_pairwise(faulty, memory, reset)
+    before = torch.where(reset, count - faulty.long(), 0).cummax(dim=1).values
+    return count > before
+
+
+def _reached_pairwise(faulty: Tensor, memory: Tensor, reset: Tensor) -> Tensor:
+    """Compute what `reached` does from all pairs of steps, (B, T, T) booleans."""
+    episode = reset.cumsum(dim=1)
+    same = episode.unsqueeze(2) == episode.unsqueeze(1)
+    steps = torch.arange(reset.shape[1], device=reset.device)
+    earlier = steps.unsqueeze(1) >= steps.unsqueeze(0)
+    inside = (same & earlier & faulty.unsqueeze(1)).any(dim=2)
+    return inside | (memory.unsqueeze(1) & (episode == 0))
+
+
+def filled(x: Tensor, where: Tensor, value: float = 0.0) -> Tensor:
+    """Return `x` (B, T, …) or (B, …) with `value` in the steps or rows `where`."""
+    return x.masked_fill(where.view(where.shape + (1,) * (x.dim() - where.dim())), value)
+
+
+def finite_gradients(y: Tensor, source: Tensor) -> Tensor:
+    """Return `y`, whose gradient goes back with zeros for NaN and infinity; `source`, of the same steps, takes NaN.
+
+    Products with a mask of zeros spread a gradient that is not finite into other episodes. It is not hidden:
+    zero times it goes to `source` (of a shape that spreads to that of `y`), and so to the parameters before it.
+    """
+    if y.requires_grad and not torch.compiler.is_compiling():
+        # Without a gradient torch calls it all the same where a backward hook is on the module around it.
+        y.register_hook(lambda dy: None if dy is None else _finite(dy))
+    return y + 0.0 * source

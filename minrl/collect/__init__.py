@@ -1,0 +1,1 @@
+"""Recording of data sets by a policy that acts in an environment."""

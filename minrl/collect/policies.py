@@ -1,0 +1,239 @@
+"""The policies that `minrl collect` runs: a Stable-Baselines3 file, uniform random, a waypoint controller."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces.utils import flatdim
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
+
+from minrl.collect.waypoint import WaypointPolicy
+from minrl.data.layout import mismatch
+from minrl.online.policy import RecurrentPolicy
+from minrl.online.spaces import FittedSpaces
+
+# A saved schedule is pickled code of the Python that wrote it; acting needs none of them.
+UNUSED = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": 0.0, "clip_range_vf": None}
+
+
+class Policy(Protocol):
+    """What acts during collection. After the same `start`, the same observations give the same actions."""
+
+    name: str
+
+    def start(self, seed: int) -> None:
+        """Opens an episode: forgets the last one and seeds what is drawn."""
+
+    def act(self, observation: Any) -> Any:
+        """One unbatched observation of the environment -> one action within its action space."""
+
+
+def open_policy(
+    source: str,
+    environment: gym.Env[Any, Any],
+    *,
+    deterministic: bool = False,
+    vecnormalize: str | None = None,
+) -> Policy:
+    """The policy that `source` names: a Stable-Baselines3 .zip, `random`, or `waypoint`.
+
+    Raises:
+        ValueError: no such policy, a file that cannot be read, or one made for other spaces.
+    """
+    if source == "random":
+        return RandomPolicy(environment.action_space)
+    if source == "waypoint":
+        return WaypointPolicy(environment, deterministic)
+    file = Path(source).expanduser()
+    if not file.is_file():
+        raise ValueError(f"policy {source!r} is no file; give a Stable-Baselines3 .zip, 'random' or 'waypoint' (mazes)")
+    return SavedPolicy(file, environment, deterministic, vecnormalize)
+
+
+class RandomPolicy:
+    """Draws uniformly from the action space."""
+
+    name = "uniform random"
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.space = space
+
+    def start(self, seed: int) -> None:
+        self.space.seed(seed)
+
+    def act(self, observation: Any) -> Any:
+        return self.space.sample()
+
+
+class SavedPolicy:
+    """A policy from a file of Stable-Baselines3's or sb3-contrib's `save`, recurrent or not.
+
+    The policy network is rebuilt from the file, without its algorithm: no environment, buffer or optimiser
+    is needed, and one code serves every algorithm. What lives beside the network is kept: DQN's epsilon, the
+    action masks that MaskablePPO asks the environment for.
+    Such a file holds pickled code, which runs on opening: open files that you trust.
+    """
+
+    def __init__(
+        self, file: Path, environment: gym.Env[Any, Any], deterministic: bool, vecnormalize: str | None
+    ) -> None:
+        data, weights = read_zip(file)
+        self.fitted = fitted_view(file, data, environment)
+        self.network = build(file, data, weights)
+        self.name = algorithm(data)
+        self.action_space = environment.action_space
+        self.deterministic = deterministic
+        self.epsilon = 0.0 if deterministic else float(data.get("exploration_rate", 0.0))
+        self.masks: Any = None
+        if self.name == "MaskablePPO" and environment.has_wrapper_attr("action_masks"):
+            self.masks = environment.get_wrapper_attr("action_masks")
+        self.resample_noise = bool(data.get("use_sde")) and not deterministic
+        self.normaliser = None if vecnormalize is None else read_vecnormalize(vecnormalize, environment)
+
+    def start(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.random = np.random.default_rng(seed)
+        self.action_space.seed(seed)
+        self.state: Any = None
+        self.first = True
+        if self.resample_noise:
+            self.network.reset_noise()
+
+    def act(self, observation: Any) -> Any:
+        if self.fitted is not None:
+            observation = self.fitted.observation(observation)
+        if self.normaliser is not None:
+            observation = self.normaliser.normalize_obs(observation)
+        masks = {} if self.masks is None else {"action_masks": self.masks()}
+        action, self.state = self.network.predict(
+            observation, self.state, np.array([self.first]), self.deterministic, **masks
+        )
+        self.first = False
+        if self.epsilon and self.random.random() < self.epsilon:
+            return self.action_space.sample()
+        return action if self.fitted is None else self.fitted.action(action)
+
+
+def read_zip(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The constructor's data and the policy's weights of a Stable-Baselines3 file."""
+    try:
+        data, parameters, _ = load_from_zip_file(file, custom_objects=UNUSED, device="cpu")
+    except Exception as error:  # zip, JSON, pickle and torch each have their own
+        raise ValueError(f"{file}: not a readable Stable-Baselines3 file ({first_line(error)})") from error
+    needed = {"policy_class", "observation_space", "action_space"}
+    if not data or not needed <= data.keys() or "policy" not in parameters:
+        raise ValueError(
+            f"{file}: no policy to be read in it; was it written by a Stable-Baselines3 algorithm's save(), "
+            f"and is its policy's package (such as sb3-contrib) installed?"
+        )
+    return data, dict(parameters["policy"])
+
+
+def build(file: Path, data: dict[str, Any], weights: dict[str, Any]) -> Any:
+    """The policy network (a Stable-Baselines3 `BasePolicy`) with the saved weights, on the CPU."""
+    policy_class = data["policy_class"]
+    arguments = dict(data.get("policy_kwargs") or {})
+    # On-policy algorithms hand gSDE over beside policy_kwargs, off-policy ones within.
+    if data.get("use_sde"):
+        arguments["use_sde"] = True
+    schedule = () if policy_class.__module__.startswith("sb3_contrib.ars") else (UNUSED["lr_schedule"],)
+    try:
+        network = policy_class(data["observation_space"], data["action_space"], *schedule, **arguments)
+        network.load_state_dict(weights)
+    except Exception as error:  # whatever a custom policy's constructor raises
+        raise ValueError(f"{file}: its policy cannot be rebuilt ({first_line(error)})") from error
+    if not isinstance(network, BasePolicy):
+        raise ValueError(f"{file}: its policy_class {policy_class.__name__} is no Stable-Baselines3 policy")
+    return network.to("cpu")
+
+
+def algorithm(data: dict[str, Any]) -> str:
+    """The algorithm's usual name, which the file does not state: from its policy's module and settings."""
+    module = str(data["policy_class"].__module__).split(".")
+    if module[0] not in ("stable_baselines3", "sb3_contrib"):
+        return str(data["policy_class"].__name__)
+    package = module[-2]
+    if package == "maskable":
+        return "MaskablePPO"
+    if package == "recurrent":
+        return "RecurrentPPO"
+    if package == "common":
+        return "PPO" if "clip_range" in data else "TRPO" if "cg_max_steps" in data else "A2C"
+    if package == "td3" and data.get("policy_delay") == 1:
+        return "DDPG"
+    return {"crossq": "CrossQ", "qrdqn": "QR-DQN"}.get(package, package.upper())
+
+
+def fitted_view(file: Path, data: dict[str, Any], environment: gym.Env[Any, Any]) -> FittedSpaces | None:
+    """Return what fits the environment to the spaces that a policy was trained with; None where they are its own.
+
+    Raises:
+        ValueError: where they are neither its own nor those of `fit_spaces`, or Stable-Baselines3's own policies count
+            choices that do not begin at 0.
+    """
+    trained = data["observation_space"], data["action_space"]
+    if _same_spaces(trained, environment):
+        if np.any(getattr(trained[1], "start", 0)) and not issubclass(data["policy_class"], RecurrentPolicy):
+            raise ValueError(
+                f"{file}: trained with {trained[1]}, of which Stable-Baselines3 makes choices from 0: train it in the "
+                "environment inside minrl.online.spaces.fit_spaces"
+            )
+        return None
+    try:
+        view = FittedSpaces(environment)
+    except ValueError:  # spaces that no policy of Stable-Baselines3 can have been trained with
+        view = None
+    if view is None or not _same_spaces(trained, view):
+        for name, known in zip(("observation_space", "action_space"), trained, strict=True):
+            actual = getattr(environment, name)
+            if not _same_space(known, actual):
+                raise ValueError(f"{file}: trained with {name} {known}, but the environment's is {actual}")
+    return view
+
+
+def _same_spaces(trained: tuple[Any, Any], environment: gym.Env[Any, Any]) -> bool:
+    return _same_space(trained[0], environment.observation_space) and _same_space(trained[1], environment.action_space)
+
+
+def _same_space(trained: gym.Space[Any], actual: gym.Space[Any]) -> bool:
+    """Return True if the spaces hold the same, but for the channels of images, which Stable-Baselines3 keeps first."""
+    return any(mismatch(trained, space, "action") is None for space in (actual, _channels_first(actual)))
+
+
+def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict([(key, _channels_first(part)) for key, part in space.items()])
+    if isinstance(space, gym.spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
+        return VecTransposeImage.transpose_space(space)
+    return space
+
+
+def read_vecnormalize(path: str, environment: gym.Env[Any, Any]) -> VecNormalize:
+    """The observation statistics that `VecNormalize.save` wrote beside a policy."""
+    try:
+        with Path(path).expanduser().open("rb") as stream:
+            normaliser = pickle.load(stream)
+    except Exception as error:  # pickle raises what the bytes happen to lead to
+        raise ValueError(
+            f"{path}: not a readable VecNormalize file ({first_line(error)}); give what its save() wrote"
+        ) from error
+    if not isinstance(normaliser, VecNormalize):
+        raise ValueError(f"{path}: holds a {type(normaliser).__name__}, not a VecNormalize")
+    if flatdim(normaliser.observation_space) != flatdim(environment.observation_space):
+        raise ValueError(
+            f"{path}: made for observations {normaliser.observation_space}, but the environment's are "
+            f"{environment.observation_space}"
+        )
+    return normaliser
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

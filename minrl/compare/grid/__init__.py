@@ -1,0 +1,1 @@
+"""What is compared: methods, tasks, settings and seeds of a grid file."""

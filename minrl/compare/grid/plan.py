@@ -1,0 +1,202 @@
+"""What a comparison runs, and how its folder says so."""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from minrl.system.files import replacing
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+GRID, STATE, RUNS, LOG = "grid.toml", "state.json", "runs", "log.txt"
+# What a run writes last; `minrl.training.report` writes it under the same name.
+LAST_WRITTEN = "summary.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
+
+
+@dataclass(frozen=True)
+class ComparedTask:
+    """A data set to learn from, or an environment to learn in.
+
+    Scores are the data set's normalised ones; `low` and `high` are the returns that count as 0 and 100 where it has
+    none.
+    """
+
+    name: str
+    family: str  # "offline" or "online"
+    source: str  # the data set's name or the environment's id
+    label: str  # for tables and plots
+    published: Mapping[str, float] = field(default_factory=dict)  # scores that others have published
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is compared: an agent with its settings."""
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One method on one task with one seed."""
+
+    task: str
+    method: str
+    seed: int
+    family: str
+    agent: str
+    settings: Mapping[str, Mapping[str, Any]]  # tables [AGENT] and [train], complete, as in the run's config
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder within the comparison's."""
+        return Path(RUNS, self.task, self.method, f"seed_{self.seed}")
+
+    @property
+    def key(self) -> str:
+        """The folder as text: the run's name in `state.json`."""
+        return self.folder.as_posix()
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps offline, environment steps online."""
+        return int(self.settings["train"]["steps"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a comparison runs."""
+
+    title: str
+    tasks: tuple[ComparedTask, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[PlannedRun, ...]  # seed by seed, so that a grid cut short holds few seeds of everything
+    sources: Mapping[str, str] = field(default_factory=dict)  # published method -> where its scores are from
+
+
+@dataclass(frozen=True)
+class NotDone:
+    """Why a planned run has no result."""
+
+    state: str  # "failed" or "skipped"
+    reason: str
+
+
+def is_done(run: Path) -> bool:
+    """Return True if the run in this folder has ended and its evaluation did not fail."""
+    try:
+        summary = json.loads((run / LAST_WRITTEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return (run / LAST_WRITTEN).is_file()
+    return failure_of(summary) is None
+
+
+def failure_of(summary: Any) -> str | None:
+    """Return why the evaluation failed of the run that left this summary; None where it did not."""
+    failure = summary.get("evaluation_failure") if isinstance(summary, dict) else None
+    return None if failure is None else f"its evaluation failed: {failure}"
+
+
+def check_name(name: str, where: str) -> None:
+    """A ValueError for a name that cannot be a folder's."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f'{where}: "{name}" names a folder, so give it letters, digits and . _ + = - alone (and a label)'
+        )
+
+
+def write_plan(plan: Plan, folder: Path, *, products: str = "torch") -> None:
+    """Write `grid.toml`: the grid with every setting of every run, and the library of its matrix products."""
+    tables: dict[str, Any] = {
+        "matrix_products": products,
+        "title": plan.title,
+        "seeds": list(plan.seeds),
+        "published": dict(plan.sources),
+        "tasks": {task.name: _without_none(task) for task in plan.tasks},
+        "methods": {method.name: {"label": method.label} for method in plan.methods},
+        "settings": {task.name: {} for task in plan.tasks},
+    }
+    for run in plan.runs:
+        train = {key: value for key, value in run.settings["train"].items() if key != "seed"}
+        settings = {"agent": run.agent, **run.settings, "train": train}
+        tables["settings"][run.task].setdefault(run.method, settings)
+    with replacing(folder / GRID) as temporary:
+        temporary.write_text(tomli_w.dumps(tables), encoding="utf-8")
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a comparison's folder; a ValueError where there is none."""
+    path = folder / GRID
+    if not path.is_file():
+        raise ValueError(f"{folder} is no comparison's folder: it holds no {GRID}")
+    tables = _tables(path)
+    try:
+        tasks = tuple(
+            ComparedTask(name=name, **{"published": {}, **values}) for name, values in tables["tasks"].items()
+        )
+        methods = tuple(Method(name, values["label"]) for name, values in tables["methods"].items())
+        seeds = tuple(tables["seeds"])
+        runs = tuple(
+            _run(task, method.name, seed, tables["settings"][task.name][method.name])
+            for seed in seeds
+            for task in tasks
+            for method in methods
+        )
+        return Plan(tables["title"], tasks, methods, seeds, runs, tables["published"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def noted_products(folder: Path) -> str | None:
+    """The library of the comparison's matrix products; None where nothing was begun."""
+    path = folder / GRID
+    return _tables(path).get("matrix_products") if path.is_file() else None
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def write_state(state: Mapping[str, NotDone], folder: Path) -> None:
+    """Write `state.json`: the runs without a result, and why."""
+    values = {key: vars(state[key]) for key in sorted(state)}
+    with replacing(folder / STATE) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def read_state(folder: Path) -> dict[str, NotDone]:
+    """The runs without a result by their keys; empty where nothing was noted."""
+    path = folder / STATE
+    if not path.is_file():
+        return {}
+    try:
+        return {key: NotDone(**values) for key, values in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _run(task: ComparedTask, method: str, seed: int, tables: Mapping[str, Any]) -> PlannedRun:
+    agent = tables["agent"]
+    settings = {agent: tables[agent], "train": {**tables["train"], "seed": seed}}
+    return PlannedRun(task.name, method, seed, task.family, agent, settings)
+
+
+def _without_none(task: ComparedTask) -> dict[str, Any]:
+    values = {**vars(task), "published": dict(task.published)}
+    return {key: value for key, value in values.items() if value is not None and key != "name"}

@@ -1,0 +1,81 @@
+"""The settings of a run in layers.
+
+Over an agent's own defaults lie, each over the one before: a comparison's defaults, the grid's table [offline] or
+[online], the task's table, the method's [methods.NAME.offline] or [methods.NAME.online], and
+[methods.NAME.tasks.TASK]. A layer may name an agent and a config file, over which its own tables lie.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from minrl.compare.grid.family import Family
+from minrl.compare.grid.values import Tables, check_keys, choice_of, table_of, text_of
+from minrl.system.config import build, check, read_toml, to_plain
+
+TRAIN = "train"
+LAYER = ("config", "agent", TRAIN)
+
+
+def read_layer(table: Tables, where: str, folder: Path, family: Family) -> Tables:
+    """A layer's tables, keys and types checked.
+
+    Args:
+        table: as it stands in the grid.
+        where: it stands there.
+        folder: from which the name of a config file starts.
+        family: of the task.
+
+    Raises:
+        ValueError: for an unknown key, table or agent, or a bad config file.
+    """
+    parts = {**family.agents, TRAIN: family.settings}
+    check_keys(table, [*LAYER, *parts], where)
+    layer: Tables = {}
+    if "config" in table:
+        name = text_of(table, "config", "", where)
+        layer |= read_toml(folder / name if (folder / name).exists() else name, parts)
+    for name, kind in parts.items():
+        given = table_of(table, name, where)
+        check(kind, given, f"[{name}] in {where}")
+        layer[name] = {**layer.get(name, {}), **given}
+    for key in (family.source, "seed"):
+        if key in table.get(TRAIN, {}):
+            raise ValueError(f"{where}: {key} belongs to the grid, as {family.source} in [tasks.NAME] and seeds")
+    if "agent" in table:
+        layer["agent"] = choice_of(table["agent"], family.agents, "agent", where)
+    return layer
+
+
+def merged(layers: Sequence[Tables], family: Family, source: str) -> tuple[str, Tables]:
+    """The agent that the layers choose and its complete tables, with `source` to learn from and seed 0.
+
+    Raises:
+        ValueError: if a setting is impossible.
+    """
+    agent = chosen_agent(layers, family)
+    values: Tables = {agent: {}, TRAIN: dict(family.defaults)}
+    kinds = {agent: family.agents[agent], TRAIN: family.settings}
+    for name, table in values.items():
+        for layer in layers:
+            _lay(layer.get(name, {}), table, kinds[name])
+    values[TRAIN] |= {family.source: source, "seed": 0}
+    built = {name: build(kind, values[name], "it") for name, kind in kinds.items()}
+    if not built[TRAIN].evaluate_every:
+        raise ValueError("a comparison needs scores: evaluate_every must be above 0")
+    return agent, {name: to_plain(part) for name, part in built.items()}
+
+
+def chosen_agent(layers: Sequence[Tables], family: Family) -> str:
+    """Return the agent that the uppermost layer names, the family's first one where none does."""
+    return next((layer["agent"] for layer in reversed(layers) if "agent" in layer), next(iter(family.agents)))
+
+
+def _lay(upper: Mapping[str, Any], table: dict[str, Any], kind: type[Any]) -> None:
+    """Lay `upper` over `table`; of two settings that rule each other out the upper one stays."""
+    pairs = {(field.name, field.metadata["instead_of"]) for field in fields(kind) if "instead_of" in field.metadata}
+    for one, other in pairs | {pair[::-1] for pair in pairs}:
+        if one in upper and other not in upper:
+            table.pop(other, None)
+    table |= upper

@@ -1,0 +1,63 @@
+"""Values out of the tables of a grid's file, each checked; an error is one line that says where it stands."""
+
+from collections.abc import Collection
+from typing import Any
+
+from minrl.system.names import nearest
+
+Tables = dict[str, Any]
+
+
+def check_keys(table: Tables, known: Collection[str], where: str) -> None:
+    """A ValueError for a key that is none of `known`."""
+    for key in table:
+        if key not in known:
+            raise ValueError(f'{where} has no key "{key}"; {nearest(key, known)}')
+
+
+def table_of(tables: Tables, key: str, where: str) -> Tables:
+    """A table within another, empty where it is not given."""
+    value = tables.get(key, {})
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: {key} must be a table, got {value!r}")
+    return value
+
+
+def tables_of(tables: Tables, key: str, where: str) -> dict[str, Tables]:
+    """A table of tables."""
+    found = table_of(tables, key, where)
+    return {name: table_of(found, name, f"[{key}] of {where}") for name in found}
+
+
+def text_of(table: Tables, key: str, default: str, where: str) -> str:
+    """A text, `default` where it is not given."""
+    value = table.get(key, default)
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {key} must be text, got {value!r}")
+    return value
+
+
+def choice_of(value: Any, known: Collection[str], kind: str, where: str) -> str:
+    """One of the `known` names of a `kind` of thing."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f'{where}: unknown {kind} "{value}"; {nearest(str(value), known)}')
+    return value
+
+
+def numbers_of(table: Tables, where: str) -> dict[str, float]:
+    """A table that holds numbers alone."""
+    for key, value in table.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{where}: {key} must be a number, got {value!r}")
+    return {key: float(value) for key, value in table.items()}
+
+
+def seeds_of(value: Any, where: str) -> tuple[int, ...]:
+    """Seeds, given as how many or as a list."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return tuple(range(value))
+    if isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value):
+        if len(set(value)) == len(value):
+            return tuple(value)
+        raise ValueError(f"{where}: a seed is named twice in {value}")
+    raise ValueError(f"{where}: seeds is how many (3) or which ([0, 1, 2]), got {value!r}")

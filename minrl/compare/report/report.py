@@ -1,0 +1,101 @@
+"""The report on a comparison's folder: tables, plots and a page, made of the run folders alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from minrl.compare.report import csv_tables, protocol, run_plots, score_plots, score_tables
+from minrl.compare.report.cost import cost_table
+from minrl.compare.report.html_page import NO_PLOTS, page
+from minrl.compare.report.table import Table
+from minrl.compare.stats import statistics
+from minrl.compare.stats.analysis import Analysis, analyse
+from minrl.compare.stats.results import read_comparison
+from minrl.runs import figures
+from minrl.runs.figures import Plot
+from minrl.system.files import replacing
+
+REPORT = "report"
+MARKDOWN, PAGE, SCORES, STATISTICS = "report.md", "report.html", "scores.csv", "statistics.csv"
+COST_MARKDOWN, COST = "cost.md", "cost.csv"
+
+
+def write_report(folder: Path) -> str:
+    """Write everything into `report` within a comparison's folder; the main tables for the terminal.
+
+    Runs that are missing, failed or skipped are named, and the rest is reported. `report.md`, `scores.csv` and
+    `statistics.csv` say what scores and protocol say alone: they do not change where runs were interrupted. What
+    clocks say stands in `cost.md`, `cost.csv`, the plots and the page.
+
+    Raises:
+        ValueError: if the folder holds no comparison, or scipy is missing.
+        OSError: if the report cannot be written.
+    """
+    statistics.check_installed()
+    analysis = analyse(read_comparison(folder))
+    plots = _plots(analysis) if figures.is_possible() else []
+    found, warnings, out = score_tables.tables(analysis), score_tables.warnings(analysis), folder / REPORT
+    out.mkdir(exist_ok=True)
+    cost = cost_table(analysis)
+    texts = {
+        MARKDOWN: _markdown(analysis, found, warnings, plots),
+        SCORES: csv_tables.scores_csv(analysis),
+        STATISTICS: csv_tables.statistics_csv(analysis),
+        COST_MARKDOWN: cost.to_markdown(),
+        COST: csv_tables.cost_csv(analysis),
+        PAGE: _page(analysis, [*found, cost], warnings, plots),
+    }
+    for plot in plots:
+        figures.write_files(plot, out)
+    for name, text in texts.items():
+        with replacing(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return _terminal(analysis, found, warnings, out)
+
+
+def _plots(analysis: Analysis) -> list[Plot]:
+    """Those that the runs have something for."""
+    found = [
+        score_plots.intervals(analysis),
+        score_plots.profiles(analysis),
+        score_plots.improvements(analysis),
+        run_plots.curves(analysis, "steps"),
+        run_plots.curves(analysis, "seconds"),
+        run_plots.targets(analysis),
+        run_plots.cost(analysis),
+    ]
+    return [plot for plot in found if plot is not None]
+
+
+def _markdown(analysis: Analysis, found: Sequence[Table], warnings: Sequence[str], plots: Sequence[Plot]) -> str:
+    """Without a time, a date or a place, so that the same scores give the same text."""
+    notes = "".join(f"- {line}\n" for line in protocol.lines(analysis))
+    pictures = "\n\n".join(f"![{plot.title}: {plot.caption}]({plot.name}.png)" for plot in plots)
+    parts = [f"# {analysis.comparison.plan.title}\n", *(f"{text}\n" for text in _summary(analysis, warnings))]
+    parts += [table.to_markdown() for table in found]
+    parts += [f"## Plots\n\n{pictures or NO_PLOTS}\n", f"What the runs cost: [{COST_MARKDOWN}]({COST_MARKDOWN}).\n"]
+    return "\n".join([*parts, f"## Protocol\n\n{notes}"])
+
+
+def _page(analysis: Analysis, found: Sequence[Table], warnings: Sequence[str], plots: Sequence[Plot]) -> str:
+    """The plots after the tables that they show."""
+    by_title = {table.title: table for table in found if table.rows}
+    by_name = {plot.name: plot for plot in plots}
+    order = ("Scores", "Over all tasks", "scores", "profiles", "Each task", "improvement", "Probability of improvement",
+             "Paired tests", "curves_steps", "curves_seconds", "targets", "cost", "Cost", "Runs without a score",
+             "Tasks", "Methods")  # fmt: skip
+    sections = [section for name in order if (section := by_title.get(name) or by_name.get(name)) is not None]
+    notes = protocol.lines(analysis) if plots else [NO_PLOTS, *protocol.lines(analysis)]
+    return page(analysis.comparison.plan.title, _summary(analysis, warnings), sections, notes)
+
+
+def _summary(analysis: Analysis, warnings: Sequence[str]) -> list[str]:
+    return [f"{protocol.counts(analysis)}.", *(f"Warning: {text}" for text in warnings)]
+
+
+def _terminal(analysis: Analysis, found: Sequence[Table], warnings: Sequence[str], out: Path) -> str:
+    shown = ("Scores", "Over all tasks", "Runs without a score")
+    parts = [table.to_text() for table in found if table.title in shown]
+    ending = _summary(analysis, warnings)
+    if not figures.is_possible():
+        ending.append(NO_PLOTS)
+    return "\n\n".join([*parts, "\n".join([*ending, f"report: {out / PAGE} and {out / MARKDOWN}"])])

@@ -1,0 +1,1 @@
+"""Running the trainings of a comparison, here or on Ray."""

@@ -1,0 +1,102 @@
+"""One run of a comparison: trained, gone on with or left alone, its words in a file of its own."""
+
+import gc
+import os
+import socket
+import time
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minrl.compare.grid.family import Family
+from minrl.compare.grid.plan import LOG, PlannedRun, is_done
+from minrl.compare.run.lock import alone_in
+from minrl.runs import checkpoint
+from minrl.system.config import build, read_toml
+
+# A process that was killed on another machine of a cluster may live a little longer than whoever waits for it.
+_PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt at a run ended: well, by a signal or by an error."""
+
+    seconds: float
+    signal: int | None = None
+    error: str | None = None
+
+
+def execute(run: PlannedRun, family: Family, out: Path) -> Outcome:
+    """Train the run into its folder below `out`, or go on with it; what it prints goes into its `log.txt`."""
+    begin = time.perf_counter()
+    signal, error = None, None
+    try:
+        code = _logged(run, family, out / run.folder)
+        signal = code - 128 if code > 128 else None
+        if code and signal is None:
+            error = f"its evaluation failed: see {out / run.folder / LOG}"
+    except Exception as caught:
+        error = one_line(caught)
+    # Agents refer to themselves; a GPU keeps their memory until they are collected.
+    gc.collect()
+    return Outcome(time.perf_counter() - begin, signal, error)
+
+
+def _logged(run: PlannedRun, family: Family, folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("a", buffering=1, encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        print(f"{run.key}: process {os.getpid()} on {socket.gethostname()}")
+        try:
+            with alone_in(folder, patience=_PATIENCE):
+                return 0 if is_done(folder) else _train(run, family, folder)
+        except Exception:
+            traceback.print_exc()
+            raise
+
+
+def _train(run: PlannedRun, family: Family, folder: Path) -> int:
+    options, settings = built(run, family)
+    if (folder / checkpoint.LAST).exists():
+        return family.resume(settings, folder)
+    return family.start(run.agent, options, settings, folder)
+
+
+def built(run: PlannedRun, family: Family) -> tuple[Any, Any]:
+    """The run's tables [AGENT] and [train] as the dataclasses of their settings."""
+    options = build(family.agents[run.agent], run.settings[run.agent], run.key)
+    return options, build(family.settings, run.settings["train"], run.key)
+
+
+def changed(run: PlannedRun, family: Family, out: Path) -> str | None:
+    """What of the settings in the run's folder differs from the plan's; None where nothing does or nothing is there."""
+    folder = out / run.folder
+    if not (folder / checkpoint.LAST).exists():
+        return None
+    tables = read_toml(folder / checkpoint.CONFIG, {**family.agents, "train": family.settings})
+    if run.agent not in tables:
+        return f"agent = {next((name for name in tables if name != 'train'), None)}, now {run.agent}"
+    kinds = {run.agent: family.agents[run.agent], "train": family.settings}
+    for (name, kind), planned in zip(kinds.items(), built(run, family), strict=True):
+        for key, was in vars(build(kind, tables.get(name, {}), str(folder))).items():
+            now = getattr(planned, key)
+            if not _same(was, now):
+                return f"{key} = {was}, now {now}"
+    return None
+
+
+def _same(was: Any, now: Any) -> bool:
+    """Whether a setting is as it was; a run keeps the names of files absolute."""
+    if was == now:
+        return True
+    return isinstance(was, str) and isinstance(now, str) and Path(now).expanduser().absolute() == Path(was)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in a line."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    said = " ".join(str(error).split())
+    return said if isinstance(error, ValueError | FloatingPointError) and said else f"{type(error).__name__}: {said}"

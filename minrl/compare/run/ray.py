@@ -1,0 +1,206 @@
+"""The runs of a comparison on Ray: on this machine or on a cluster, several at once.
+
+A run is a Ray task that trains into the comparison's folder, which every machine must see under the same path. The
+scheduler here, not Ray, tries again what was lost, as it knows from the checkpoint whether an attempt got anywhere.
+"""
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from minrl.compare.grid.family import Family
+from minrl.compare.grid.plan import PlannedRun
+from minrl.compare.run.execute import Outcome, execute, one_line
+from minrl.compare.run.matmul import VARIABLE
+from minrl.compare.run.progress import Progress
+from minrl.compare.run.queue import Ledger
+from minrl.compare.run.runner import tell
+from minrl.system.extras import install_hint
+from minrl.system.signals import StopRequest
+
+# The machines of a cluster look for data sets and caches where this one does, and multiply as it does.
+_FORWARDED = ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "MINRL_CACHE", "MUJOCO_GL", VARIABLE)
+_POLL, _ANSWER, _FAREWELL = 1.0, 10.0, 120.0  # seconds
+_BY_CLIENT = "ray://"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where Ray runs, and what a run gets of it.
+
+    Args:
+        address: `ray://HOST:PORT`, `HOST:PORT` or `auto`; None starts Ray on this machine and ends it afterwards.
+        workers: runs at once; None for as many as there are CPUs for.
+        cpus, gpus: of a run; a fraction of a GPU lets several runs share it.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    cpus: float = 1
+    gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers must be at least 1, got {self.workers}")
+        if not self.cpus > 0 or not self.gpus >= 0:
+            raise ValueError(f"a run needs CPUs: --cpus-per-run {self.cpus:g}, --gpus-per-run {self.gpus:g}")
+
+    def run(self, ledger: Ledger, families: Mapping[str, Family], out: Path, progress: Progress) -> int | None:
+        """Do the runs of the ledger; the signal that stopped them, if one did."""
+        # In this order: Ray takes signals for itself when it starts.
+        with self._joined(out) as ray, StopRequest() as request:
+            scheduler = _Scheduler(ray, self, ledger, families, out, progress)
+            while scheduler.has_work and request.signal is None:
+                scheduler.turn()
+            if request.signal is not None:
+                scheduler.stop()
+        return request.signal
+
+    @contextmanager
+    def _joined(self, out: Path) -> Iterator[Any]:
+        """Ray's module, connected; a ValueError where it cannot do what is asked."""
+        if find_spec("ray") is None:
+            raise ValueError(f"--on ray needs Ray: {install_hint('ray')}")
+        # Not reported to anyone.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if (self.address or "").startswith(_BY_CLIENT) and _has_token():
+            # Ray starts a cluster with its token where there is one; over ray:// it sends it only when told to.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        import ray
+
+        forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+        options: dict[str, Any] = {"runtime_env": {"env_vars": forwarded}, "log_to_driver": False}
+        if self.address is None:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            # What a local Ray counts as CPUs is how many runs are wanted at once.
+            count = self.workers if self.workers is not None else max(1, int(cores / self.cpus))
+            options |= {"address": "local", "num_cpus": max(1, round(count * self.cpus)), "include_dashboard": False}
+        else:
+            _check_answers(self.address)
+            options["address"] = self.address
+        try:
+            ray.init(logging_level=logging.ERROR, **options)
+        except Exception as error:  # what is wrong shows in many ways
+            where = "on this machine" if self.address is None else f"at {self.address}"
+            raise ValueError(f"Ray cannot be used {where}: {one_line(error)}") from error
+        try:
+            self._check_resources(ray)
+            _check_shared(ray, out)
+            yield ray
+        finally:
+            ray.shutdown()
+
+    def _check_resources(self, ray: Any) -> None:
+        most = {name: max(node["Resources"].get(name, 0.0) for node in _alive(ray)) for name in ("CPU", "GPU")}
+        if most["CPU"] < self.cpus or most["GPU"] < self.gpus:
+            raise ValueError(
+                f"no machine of the Ray cluster has what a run asks for: {self.cpus:g} CPUs and {self.gpus:g} GPUs; "
+                f"the largest have {most['CPU']:g} and {most['GPU']:g}"
+            )
+
+
+class _Scheduler:
+    """Keeps as many runs going as there is room for."""
+
+    def __init__(
+        self,
+        ray: Any,
+        cluster: Cluster,
+        ledger: Ledger,
+        families: Mapping[str, Family],
+        out: Path,
+        progress: Progress,
+    ) -> None:
+        self.ray, self.ledger, self.families, self.out, self.progress = ray, ledger, families, out.absolute(), progress
+        # Without a limit Ray queues the rest, and an autoscaler sees how much there is to do.
+        self.limit = cluster.workers or len(ledger.pending) or 1
+        self.task = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=0)(execute)
+        self.running: dict[Any, PlannedRun] = {}
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is running or waiting."""
+        return bool(self.running or self.ledger.pending)
+
+    def turn(self) -> None:
+        """Start what there is room for, then wait a little for what ends."""
+        while len(self.running) < self.limit and (run := self.ledger.take()) is not None:
+            self.running[self.task.remote(run, self.families[run.family], self.out)] = run
+        ended, _ = self.ray.wait(list(self.running), timeout=_POLL)
+        for reference in ended:
+            self._close(reference, self.running.pop(reference))
+
+    def _close(self, reference: Any, run: PlannedRun) -> None:
+        try:
+            outcome: Outcome = self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            # What Ray says at length ends with the reason.
+            said = str(error).strip().splitlines() or [""]
+            reason = f"its worker died ({type(error).__name__}: {said[-1].strip()})"
+            tell(run, Outcome(0.0, error=reason), self.ledger.lost(run, reason), self.out, self.progress)
+            return
+        if outcome.signal is not None:
+            # Someone stopped the worker alone, which has saved its run.
+            outcome = Outcome(outcome.seconds, error=f"its worker was stopped by signal {outcome.signal}")
+            tell(run, outcome, self.ledger.lost(run, str(outcome.error)), self.out, self.progress)
+            return
+        tell(run, outcome, self.ledger.close(run, outcome), self.out, self.progress)
+
+    def stop(self) -> None:
+        """Ask all runs to save and end, and wait for them."""
+        for reference in self.running:
+            self.ray.cancel(reference, force=False)
+        if self.running:
+            self.ray.wait(list(self.running), num_returns=len(self.running), timeout=_FAREWELL)
+
+
+def _has_token() -> bool:
+    """Whether Ray would find a cluster's password: https://docs.ray.io/en/latest/ray-security/token-auth.html."""
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").exists()
+
+
+def _check_answers(address: str) -> None:
+    """A ValueError where nobody answers at HOST:PORT: Ray itself would go on asking for minutes."""
+    host, separator, port = address.removeprefix(_BY_CLIENT).rpartition(":")
+    if not separator:
+        return  # a word of Ray's own, such as auto
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def _alive(ray: Any) -> list[Any]:
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def _check_shared(ray: Any, out: Path) -> None:
+    """A ValueError where a machine of the cluster does not see the comparison's folder."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    mark = out.absolute() / f".shared.{secrets.token_hex(8)}"
+    mark.touch()
+    try:
+        task = ray.remote(num_cpus=0)(sees)
+        for node in _alive(ray):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            if not ray.get(task.options(scheduling_strategy=there).remote(mark)):
+                raise ValueError(
+                    f"{out.absolute()} is not there on {node['NodeManagerHostname']}: runs are trained into the "
+                    f"comparison's folder, so give --out a path that all machines of the cluster share"
+                )
+    finally:
+        mark.unlink()
+
+
+def sees(path: Path) -> bool:
+    """Whether this machine has a file of that name."""
+    return path.exists()

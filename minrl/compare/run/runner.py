@@ -1,0 +1,137 @@
+"""A comparison from plan to report: what is done is skipped, what was cut off goes on, what fails is told."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from minrl.compare.grid.family import Family
+from minrl.compare.grid.plan import Plan, PlannedRun, is_done, write_plan
+from minrl.compare.run.execute import Outcome, built, changed, execute, one_line
+from minrl.compare.run.matmul import matrix_products, settled_products
+from minrl.compare.run.progress import Progress, duration, score_of
+from minrl.compare.run.queue import Ledger
+from minrl.system.signals import Stopped, StopRequest
+
+Families = Mapping[str, Family]
+# Does the runs of a ledger one way or another; the signal that stopped it, if one did.
+Way = Callable[[Ledger, Families, Path, Progress], int | None]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How things stand before anything is run."""
+
+    done: tuple[PlannedRun, ...]
+    to_do: tuple[PlannedRun, ...]
+    skipped: Mapping[str, str]  # keys of runs whose task cannot be had here, and why
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a comparison ended."""
+
+    failed: Mapping[str, str]  # keys of runs, and why
+    signal: int | None  # that stopped it
+
+
+def survey(plan: Plan, families: Families, out: Path, *, download: bool = True) -> Survey:
+    """What is done, what is to do, and what cannot be done because a data set or an environment is missing.
+
+    Raises:
+        ValueError: if no agent can be made of a method's settings on a task.
+    """
+    done = tuple(run for run in plan.runs if is_done(out / run.folder))
+    rest = [run for run in plan.runs if not is_done(out / run.folder)]
+    missing: dict[str, str] = {}
+    for task in plan.tasks:
+        first_runs = {run.method: run for run in reversed(rest) if run.task == task.name}
+        reason = _missing(list(first_runs.values()), families, download)
+        if reason is not None:
+            missing[task.name] = reason
+    skipped = {run.key: missing[run.task] for run in rest if run.task in missing}
+    return Survey(done, tuple(run for run in rest if run.key not in skipped), skipped)
+
+
+def _missing(runs: list[PlannedRun], families: Families, download: bool) -> str | None:
+    """Why the task of these runs, one for each method, cannot be had; checks that each method fits it."""
+    task = None
+    for run in runs:
+        family = families[run.family]
+        options, settings = built(run, family)
+        if task is None:
+            try:
+                task = family.find(settings, download)
+            except ValueError as error:
+                return one_line(error)
+        try:
+            family.check(run.agent, options, task)
+        except ValueError as error:
+            raise ValueError(f"method {run.method} on task {run.task}: {error}") from error
+    return None
+
+
+def check_unchanged(plan: Plan, families: Families, out: Path, *, redo: bool) -> None:
+    """A ValueError where a run's folder holds one with other settings; with `redo` such folders are removed."""
+    found = [(run, text) for run in plan.runs if (text := _changed(run, families, out)) is not None]
+    if redo:
+        for run, _ in found:
+            shutil.rmtree(out / run.folder)
+    elif found:
+        run, text = found[0]
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise ValueError(
+            f"{out / run.folder} holds a run with other settings ({text}{more}): "
+            f"choose another --out, or train such runs anew with --redo, which removes them"
+        )
+
+
+def _changed(run: PlannedRun, families: Families, out: Path) -> str | None:
+    try:
+        return changed(run, families[run.family], out)
+    except ValueError as error:
+        return one_line(error)
+
+
+def compare(plan: Plan, families: Families, out: Path, way: Way, found: Survey) -> Finish:
+    """Do what is to do.
+
+    Args:
+        plan: the whole comparison, which is written into the folder.
+        families: of tasks.
+        out: the comparison's folder.
+        way: how the runs are done.
+        found: what `survey` says of the plan.
+    """
+    products = settled_products(out)
+    write_plan(plan, out, products=products)
+    ledger = Ledger(found.to_do, found.skipped, out)
+    finished = len(found.done)
+    with matrix_products(products), Progress(found.to_do, families, out, finished=finished) as progress:
+        signal = way(ledger, families, out, progress)
+    return Finish(ledger.failed, signal)
+
+
+def run_here(ledger: Ledger, families: Families, out: Path, progress: Progress) -> int | None:
+    """One run after another in this process."""
+    with StopRequest() as request:
+        try:
+            with request.at_once():
+                while (run := ledger.take()) is not None:
+                    outcome = execute(run, families[run.family], out)
+                    if outcome.signal is not None:
+                        return outcome.signal
+                    tell(run, outcome, ledger.close(run, outcome), out, progress)
+        except Stopped:
+            return request.signal
+    return None
+
+
+def tell(run: PlannedRun, outcome: Outcome, again: bool, out: Path, progress: Progress) -> None:
+    """Say how an attempt at a run ended."""
+    if outcome.error is None:
+        progress.ended(run, f"{score_of(out / run.folder)}, {duration(outcome.seconds)}")
+    elif again:
+        progress.say(f"{run.key} failed and will be tried again: {outcome.error}")
+    else:
+        progress.ended(run, f"failed: {outcome.error}")

@@ -1,0 +1,98 @@
+"""Learning curves of a comparison: mean and standard error over seeds, over steps or over seconds of training.
+
+A point stands for the same step of all seeds; over seconds its place is the mean time that they took to get there.
+
+Shapes: K points of a run, P points of a curve.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from minrl.compare.stats.analysis import Analysis
+from minrl.compare.stats.results import Row, Run
+from minrl.compare.stats.scores import TaskScores
+from minrl.compare.stats.statistics import Array
+
+Over = Literal["steps", "seconds"]
+SECONDS = "time/time_elapsed"
+NORMALIZED, RETURN, ROLLOUT = "eval/normalized_score", "eval/mean_reward", "rollout/ep_rew_mean"
+# With fewer evaluations than this a run shows the return of its training instead, where it has one.
+FEWEST = 3
+Points = tuple[Array, Array, Array]  # of a run: steps, places on the axis, values, each (K,)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One method in one task."""
+
+    x: Array  # (P,)
+    mean: Array  # (P,) over seeds
+    error: Array  # (P,) standard error over seeds, 0 for a single one
+    seeds: int
+
+
+@dataclass(frozen=True)
+class TaskCurves:
+    """The curves of a task by method, and what they show."""
+
+    column: str  # of the log
+    what: str
+    curves: dict[str, Curve]
+
+
+def learning_curves(analysis: Analysis, scores: TaskScores, over: Over) -> TaskCurves:
+    """The curves of all methods that have finished runs in a task; none where the logs hold no evaluation."""
+    runs = {m: [r for r in analysis.comparison.of(scores.task.name, m) if r.last is not None] for m in analysis.labels}
+    logs = {m: [(run, run.log()) for run in found] for m, found in runs.items()}
+    column = _column(scores, [log for found in logs.values() for _, log in found])
+    curves = {}
+    for method, found in logs.items():
+        points = [points for run, log in found if (points := _points(run, log, column, over)) is not None]
+        if points:
+            curves[method] = _mean(points)
+    names = {NORMALIZED: "normalised score", RETURN: "return", ROLLOUT: "return while training"}
+    return TaskCurves(column, names[column], curves)
+
+
+def _column(scores: TaskScores, logs: Sequence[Sequence[Row]]) -> str:
+    evaluation = NORMALIZED if scores.unit == "normalised score" else RETURN
+    fewest = min((sum(evaluation in row for row in log) for log in logs), default=0)
+    rolls = bool(logs) and all(any(ROLLOUT in row for row in log) for log in logs)
+    return ROLLOUT if fewest < FEWEST and rolls and evaluation == RETURN else evaluation
+
+
+def _points(run: Run, log: Sequence[Row], column: str, over: Over) -> Points | None:
+    """Of a run's log, by ascending steps; None without any, or without a clock where seconds are asked for."""
+    pairs = sorted((row[run.counter], row[column]) for row in log if column in row)
+    if not pairs:
+        return None
+    steps, values = np.array(pairs, dtype=np.float64).T
+    places = steps if over == "steps" else _seconds(run, log, steps)
+    return None if places is None else (steps, places, values)
+
+
+def _seconds(run: Run, log: Sequence[Row], steps: Array) -> Array | None:
+    """The training time at some steps; where the log holds no clock, shares of the whole; None without either."""
+    clock = sorted((row[run.counter], row[SECONDS]) for row in log if SECONDS in row)
+    if clock:
+        times: Array = np.interp(steps, *np.array(clock, dtype=np.float64).T)
+        return times
+    if run.cost is None or run.cost.seconds is None or run.last is None:
+        return None
+    return steps * (run.cost.seconds / run.last.step)
+
+
+def _mean(runs: Sequence[Points]) -> Curve:
+    """Over the stretch of steps that all runs share, straight between the points of each; the ends without any."""
+    first, last = max(steps[0] for steps, _, _ in runs), min(steps[-1] for steps, _, _ in runs)
+    if first > last:
+        runs, first = [(np.array([last]), places[-1:], values[-1:]) for _, places, values in runs], last
+    every = np.unique(np.concatenate([steps for steps, _, _ in runs]))
+    shared = every[(every >= first) & (every <= last)]
+    places = np.array([np.interp(shared, steps, x) for steps, x, _ in runs])
+    values = np.array([np.interp(shared, steps, y) for steps, _, y in runs])
+    error = np.std(values, axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else np.zeros(len(shared))
+    return Curve(places.mean(axis=0), values.mean(axis=0), error, len(runs))

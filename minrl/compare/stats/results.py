@@ -1,0 +1,168 @@
+"""What the runs of a comparison have left in their folders."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from minrl.compare.grid.plan import LAST_WRITTEN, Plan, PlannedRun, failure_of, read_plan, read_state
+from minrl.runs import checkpoint
+from minrl.runs.log import STEP, TIMESTEPS, read_log
+
+State = Literal["done", "failed", "skipped", "not run"]
+Row = dict[str, float]
+# The file of a run that holds evaluations at several target returns.
+TARGETS = "targets.json"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one evaluation gave."""
+
+    step: int
+    environment: str
+    target_return: float | None
+    mean_return: float
+    normalized: float | None  # 0 a random agent, 100 an expert, where the data set has reference scores
+    standard_error: float | None  # of the mean return, over episodes; None for a single one
+    episodes: int
+    first_seed: int
+    versions: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, evaluation: dict[str, Any], step: int) -> "Score":
+        """From an evaluation's plain values; a ValueError where the return is not finite."""
+        score = cls(
+            step=step,
+            environment=str(evaluation["environment"]),
+            target_return=evaluation["target_return"],
+            mean_return=float(evaluation["mean_return"]),
+            normalized=evaluation["normalized_score"],
+            standard_error=evaluation["standard_error"],
+            episodes=int(evaluation["episodes"]),
+            first_seed=int(evaluation["seeds"][0]),
+            versions=tuple(sorted(evaluation["versions"].items())),
+        )
+        if not math.isfinite(score.mean_return):
+            raise ValueError("the return of its evaluation is not finite")
+        return score
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took; None where its summary does not say."""
+
+    seconds: float | None  # of training alone
+    cpu_seconds: float | None
+    parameters: int | None
+    seconds_per_action: float | None
+    peak_memory: int | None  # bytes
+    device: str
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A planned run and what came of it."""
+
+    planned: PlannedRun
+    folder: Path
+    state: State
+    reason: str = ""  # why there is no score
+    last: Score | None = None
+    best: Score | None = None
+    cost: Cost | None = None
+
+    @property
+    def counter(self) -> str:
+        """The column of the log that counts steps."""
+        return STEP if self.planned.family == "offline" else TIMESTEPS
+
+    def log(self) -> list[Row]:
+        """The rows of its log."""
+        return read_log(self.folder, self.counter)
+
+    def targets(self) -> list[tuple[float, float]]:
+        """Return asked for and mean return achieved, for each target tried on the last weights; empty without any."""
+        try:
+            rows = json.loads((self.folder / TARGETS).read_text(encoding="utf-8"))
+            last = max((int(row["step"]) for row in rows), default=0)
+            pairs = [(float(r["target_return"]), float(r["mean_return"])) for r in rows if int(r["step"]) == last]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+        return sorted(pairs)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The plan and its runs, in its order."""
+
+    folder: Path
+    plan: Plan
+    runs: tuple[Run, ...]
+
+    def of(self, task: str, method: str | None = None) -> list[Run]:
+        """The runs of a task, or those of one method in it."""
+        return [r for r in self.runs if r.planned.task == task and method in (None, r.planned.method)]
+
+    @property
+    def missing(self) -> list[Run]:
+        """The runs that have no score."""
+        return [run for run in self.runs if run.last is None]
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """What is in a comparison's folder, whether its runs are done or not; a ValueError where there is no grid."""
+    plan, state = read_plan(folder), read_state(folder)
+    runs = []
+    for planned in plan.runs:
+        noted = state.get(planned.key)
+        run = _read_run(planned, folder / planned.folder)
+        if run.state == "not run" and noted is not None:
+            run = Run(planned, run.folder, "failed" if noted.state == "failed" else "skipped", noted.reason)
+        runs.append(run)
+    return Comparison(folder, plan, tuple(runs))
+
+
+def _read_run(planned: PlannedRun, folder: Path) -> Run:
+    try:
+        summary = json.loads((folder / LAST_WRITTEN).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Run(planned, folder, "not run", "not run yet")
+    except (OSError, ValueError) as error:
+        return Run(planned, folder, "failed", f"{LAST_WRITTEN} cannot be read: {error}")
+    cost = _cost(summary)
+    if (failure := failure_of(summary)) is not None:
+        return Run(planned, folder, "failed", failure, cost=cost)
+    if summary.get("evaluation") is None:
+        return Run(planned, folder, "done", "done, but not evaluated: no environment or evaluate_every = 0", cost=cost)
+    try:
+        last = Score.of(summary["evaluation"], int(summary["step"]))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        return Run(planned, folder, "failed", f"{LAST_WRITTEN} holds no score: {error}", cost=cost)
+    return Run(planned, folder, "done", "", last, _best(folder), cost)
+
+
+def _best(folder: Path) -> Score | None:
+    """The evaluation that the best checkpoint was chosen by."""
+    try:
+        saved = checkpoint.read(folder / checkpoint.BEST)
+        return Score.of(saved.note["evaluation"], saved.step)
+    except (KeyError, TypeError, ValueError, IndexError, OSError):
+        return None
+
+
+def _cost(summary: dict[str, Any]) -> Cost:
+    seconds = summary.get("training_seconds")
+    if seconds is None and summary.get("seconds_per_training_step") is not None:
+        seconds = summary["seconds_per_training_step"] * summary["step"]
+    return Cost(
+        seconds=seconds,
+        cpu_seconds=summary.get("training_cpu_seconds"),
+        parameters=summary.get("parameters"),
+        seconds_per_action=summary.get("seconds_per_action"),
+        peak_memory=summary.get("peak_memory_bytes"),
+        device=str(summary.get("device", "unknown")),
+        threads=summary.get("threads"),
+    )

@@ -1,0 +1,195 @@
+"""Statistics of a comparison: interquartile means, bootstrap intervals, probabilities of improvement, paired tests.
+
+The measures of *Deep Reinforcement Learning at the Edge of the Statistical Precipice* (Agarwal et al., NeurIPS 2021),
+computed by scipy. Intervals are percentile intervals of a stratified bootstrap: the strata are the tasks, within each
+of them the seeds are drawn anew with replacement. The random numbers are fixed, so that the digits repeat.
+
+Shapes: N seeds of a task, M seeds of the same task on the other side, K thresholds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minrl.system.extras import install_hint
+
+Array = npt.NDArray[np.float64]
+Strata = Sequence[Array]  # for each task the scores (N,) of its seeds
+
+CONFIDENCE, SIGNIFICANCE = 0.95, 0.05
+RESAMPLES, PROFILE_RESAMPLES, PERMUTATIONS = 10_000, 2_000, 9_999
+# How often, in %, an interval of normally distributed scores holds the true interquartile mean: by tasks and seeds.
+# Three seeds of one task: the interval runs from the lowest score to the highest, as all three are drawn alike in one
+# of 27 resamples, more than 2.5 %; all three lie on one side of the mean in one of four cases.
+COVERAGE = {(1, 3): 75, (1, 5): 90, (6, 3): 87, (6, 5): 92}
+FEWEST = 3  # runs of a task for an interval
+_BATCH = 1_000  # resamples in memory at once
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval, which needs three seeds or more in every task."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there were seeds enough for one."""
+        return self.low is not None
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A two-sided sign-flip test of paired differences."""
+
+    pairs: int  # those that differ: the others say nothing
+    difference: float  # mean over all pairs
+    smallest: float  # p that so many pairs can reach
+    p: float | None  # None where even the smallest misses the level
+
+    @property
+    def can_decide(self) -> bool:
+        """Whether the pairs suffice for p < 0.05."""
+        return self.p is not None
+
+
+def check_installed() -> None:
+    """A ValueError that says what to install where scipy is missing."""
+    _scipy()
+
+
+def mean_and_error(values: Array) -> tuple[float, float | None]:
+    """Mean of (N,) and its standard error, which a single value does not have."""
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return float(np.mean(values)), error
+
+
+def interquartile_mean(strata: Strata) -> Estimate:
+    """Mean of all runs of all tasks without the lowest and the highest quarter; of fewer than four the plain mean."""
+    trimmed = _scipy().trim_mean
+    return _estimate(strata, lambda *drawn: trimmed(np.concatenate(drawn, axis=-1), 0.25, axis=-1))
+
+
+def mean(strata: Strata) -> Estimate:
+    """Mean over tasks of the mean over seeds, as the field's tables average."""
+    return _estimate(strata, lambda *drawn: np.mean([np.mean(scores, axis=-1) for scores in drawn], axis=0))
+
+
+def probability_of_improvement(ours: Strata, theirs: Strata) -> Estimate:
+    """How likely a run of ours scores above one of theirs in the same task, mean over tasks; a tie counts half.
+
+    For one task it is the Mann-Whitney statistic over the number of pairs.
+
+    Args:
+        ours: for each task (N,).
+        theirs: for the same tasks (M,).
+    """
+    return _estimate([*ours, *theirs], _improvement)
+
+
+def performance_profile(strata: Strata, thresholds: Array) -> tuple[Array, tuple[Array, Array] | None]:
+    """The share of runs that score above each threshold.
+
+    Returns:
+        the shares (K,), and the ends of their pointwise 95 % intervals, None without three seeds in every task.
+    """
+
+    def share(*drawn: Array) -> Array:
+        scores = np.sort(np.concatenate(drawn, axis=-1), axis=-1)
+        above = [np.mean(scores > threshold, axis=-1) for threshold in thresholds]
+        return np.asarray(above)
+
+    return share(*strata), _interval(strata, share, PROFILE_RESAMPLES)
+
+
+def paired_test(ours: Strata, theirs: Strata) -> PairedTest:
+    """Whether the mean difference of paired runs is more than their signs at random would give.
+
+    Run i of a task on one side is paired with run i on the other. Where the two methods are alike in every task, the
+    sign of each difference is a coin: the p-value is the share of all flips (of 9,999 random ones where there are
+    more) whose mean lies as far from zero. With n pairs that differ it cannot be smaller than 2 / 2^n.
+
+    Args:
+        ours: for each task (N,).
+        theirs: for the same tasks (N,).
+    """
+    differences = np.concatenate([a - b for a, b in zip(ours, theirs, strict=True)])
+    telling = differences[differences != 0]
+    smallest = min(1.0, 2.0 / 2.0 ** len(telling))
+    p = None
+    if smallest < SIGNIFICANCE:
+        drawn = _scipy().permutation_test(
+            (telling,), np.mean, permutation_type="samples", vectorized=True, n_resamples=PERMUTATIONS, rng=_rng()
+        )
+        p = float(drawn.pvalue)
+    return PairedTest(len(telling), float(np.mean(differences)), smallest, p)
+
+
+def pairs_needed(tests: int = 1) -> int:
+    """The fewest pairs whose smallest p stays below 0.05 for so many tests (Bonferroni): six for one."""
+    return next(pairs for pairs in count(1) if tests * 2.0 / 2.0**pairs < SIGNIFICANCE)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted for their number m (Holm 1979): p_(i) becomes max_{j <= i} min(1, (m - j + 1) p_(j))."""
+    tests, largest = len(p_values), 0.0
+    adjusted = [0.0] * tests
+    for rank, index in enumerate(sorted(range(tests), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (tests - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _improvement(*drawn: Array) -> Array:
+    half = len(drawn) // 2
+    shares = []
+    for ours, theirs in zip(drawn[:half], drawn[half:], strict=True):
+        a, b = ours[..., :, None], theirs[..., None, :]
+        shares.append(np.mean((a > b) + 0.5 * (a == b), axis=(-2, -1)))
+    return np.asarray(np.mean(shares, axis=0))
+
+
+def _estimate(strata: Strata, statistic: Callable[..., Array]) -> Estimate:
+    value, ends = float(statistic(*strata)), _interval(strata, statistic, RESAMPLES)
+    return Estimate(value) if ends is None else Estimate(value, float(ends[0]), float(ends[1]))
+
+
+def _interval(strata: Strata, statistic: Callable[..., Array], resamples: int) -> tuple[Array, Array] | None:
+    """Return the ends of the interval; None where a stratum has too few runs to be drawn anew.
+
+    Of two runs half of all resamples repeat one of them, a quarter each: the percentiles are the two runs themselves,
+    an interval that holds the true mean of normally distributed scores half of the time and not 95 %.
+    """
+    if not strata or min(map(len, strata)) < FEWEST:
+        return None
+    found = _scipy().bootstrap(
+        tuple(strata),
+        lambda *drawn, axis: statistic(*drawn),
+        n_resamples=resamples,
+        batch=_BATCH,
+        vectorized=True,
+        axis=-1,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=_rng(),
+    )
+    return found.confidence_interval.low, found.confidence_interval.high
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(_SEED)
+
+
+def _scipy() -> Any:
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise ValueError(f"the statistics of a comparison need scipy: {install_hint('compare')}") from error
+    return stats

@@ -1,0 +1,1 @@
+"""D4RL's sets and other flat HDF5 files."""

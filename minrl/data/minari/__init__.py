@@ -1,0 +1,1 @@
+"""Minari's sets: reading, writing and download."""

@@ -1,0 +1,113 @@
+"""Minari's arrow and parquet storage: one folder per episode.
+
+Shapes: T steps of one episode; the files hold T + 1 rows, the last of which pads everything but the observation.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from minrl.data.convert import Block, Place, check_finite, flatten_block, last_flags
+from minrl.data.minari.images import decode_frames
+from minrl.data.spaces import AnySpace, Leaf, as_rows, block_dtype
+from minrl.system.extras import install_hint
+
+_COLUMNS = ["observations", "actions", "rewards", "terminations", "truncations"]
+
+
+def read_arrow(
+    data: Path, observation_space: AnySpace, action_space: AnySpace, *, format: str, episodes: int
+) -> Iterator[Block]:
+    """The episodes of a Minari arrow or parquet folder, a block each; raises ValueError naming a fault's place."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise ValueError(f"{data} is stored as {format}: {install_hint('arrow')} to read it") from None
+    for episode in range(episodes):
+        yield _block(data, format, episode, observation_space, action_space)
+
+
+def _block(data: Path, format: str, episode: int, observation_space: AnySpace, action_space: AnySpace) -> Block:
+    table = _table(data / str(episode), format)
+    steps = table.num_rows - 1
+    _check_rows(data / str(episode), episode, table.num_rows)
+    lengths = np.array([steps])
+    place = Place(str(data), episode)
+
+    def read(field: str, leaf: Leaf, count: int) -> Any:
+        return _leaf(table.column(field), leaf, count, f"{data}, episode {episode}: {field}")
+
+    observations = flatten_block(
+        observation_space,
+        lambda leaf: read("observations", leaf, steps + 1),
+        lengths + 1,
+        field="observations",
+        place=place,
+        dtype=block_dtype(observation_space),
+    )
+    actions = flatten_block(
+        action_space, lambda leaf: read("actions", leaf, steps), lengths, field="actions", place=place, dtype=None
+    )
+    rewards = np.asarray(table.column("rewards"), dtype=np.float32)[:-1]
+    check_finite(rewards, lengths, field="rewards", place=place)
+    terminated, truncated = (
+        last_flags(np.asarray(table.column(field), dtype=np.bool_)[:-1], lengths, field=field, place=place)
+        for field in ("terminations", "truncations")
+    )
+    return Block(lengths, observations[:-1], observations[-1:], actions, rewards, terminated, truncated)
+
+
+def _table(folder: Path, format: str) -> Any:
+    """All rows of one episode; Minari's own reader takes record batches for episodes and cuts long ones."""
+    import pyarrow
+    import pyarrow.dataset
+
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is missing: fewer episodes than the metadata says")
+    try:
+        source = pyarrow.dataset.dataset(folder, format=format, ignore_prefixes=["_", ".", "metadata.json"])
+        return source.to_table(columns=_COLUMNS)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{folder} cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def _check_rows(folder: Path, episode: int, rows: int) -> None:
+    if rows < 2:
+        raise ValueError(f"{folder.parent}, episode {episode}: no steps")
+    try:
+        expected = json.loads((folder / "metadata.json").read_text()).get("total_steps")
+    except (OSError, ValueError):
+        return
+    if expected is not None and int(expected) != rows - 1:
+        raise ValueError(
+            f"{folder.parent}, episode {episode}: {rows} observations for total_steps = {expected}, expected one more"
+        )
+
+
+def _leaf(column: Any, leaf: Leaf, rows: int, where: str) -> Any:
+    import pyarrow
+    import pyarrow.compute
+
+    array = column.combine_chunks()
+    if isinstance(array, pyarrow.ChunkedArray):
+        array = pyarrow.concat_arrays(array.chunks)
+    try:
+        for key in leaf.keys:
+            array = pyarrow.compute.struct_field(array, str(key))
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{where} has no part {'/'.join(map(str, leaf.keys))}") from error
+    array = array.slice(0, rows)
+    if isinstance(leaf.space, spaces.Text):
+        return array.to_pylist()
+    if pyarrow.types.is_binary(array.type):
+        return decode_frames(array.to_pylist(), leaf, where)
+    values = array.flatten() if pyarrow.types.is_fixed_size_list(array.type) else array
+    if len(values) != rows * leaf.raw_width or array.null_count:
+        raise ValueError(
+            f"{where} has {len(values)} numbers, the declared space {leaf.space} needs {rows * leaf.raw_width}"
+        )
+    return as_rows(leaf, np.asarray(values).reshape(rows, leaf.raw_width))

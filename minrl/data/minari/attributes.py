@@ -1,0 +1,51 @@
+"""Metadata of sets that Minari wrote before version 0.5: attributes of their HDF5 file, where metadata.json is now.
+
+Up to 0.3 a set names its environment alone, which has the spaces, and may hold flattened rows (`flatten_observation`,
+`flatten_action`); 0.4 adds `observation_space` and `action_space`.
+Source: Farama-Foundation/Minari, `minari/dataset/minari_storage.py` of these versions.
+"""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from minrl.data.d4rl.spaces import Stated, text_of
+from minrl.data.minari.hdf5 import open_hdf5
+from minrl.data.spaces import to_json
+
+_TEXTS = ("observation_space", "action_space", "env_spec", "eval_env_spec")
+_NUMBERS = ("ref_min_score", "ref_max_score")
+
+
+def is_episodic(file: Path) -> bool:
+    """Return True for an HDF5 file with one group for each episode, as Minari writes it."""
+    with open_hdf5(file) as source:
+        return "episode_0" in source
+
+
+def read_attributes(main: Path, given: Stated) -> dict[str, Any]:
+    """Read what metadata.json would say from the attributes of `main`; numbers that are missing are counted.
+
+    Raises ValueError, one line, where neither they nor `given` say the spaces.
+    """
+    with open_hdf5(main) as source:
+        found: dict[str, Any] = {key: text_of(source.attrs[key]) for key in _TEXTS if key in source.attrs}
+        found |= {key: float(source.attrs[key]) for key in _NUMBERS if key in source.attrs}
+        flat = [kind for kind in ("observation", "action") if bool(source.attrs.get(f"flatten_{kind}", False))]
+        episodes = [name for name in source if name.startswith("episode_")]
+        found["total_episodes"] = int(source.attrs.get("total_episodes", len(episodes)))
+        steps = source.attrs.get("total_steps")
+        found["total_steps"] = int(sum(len(source[f"{e}/rewards"]) for e in episodes) if steps is None else steps)
+    found["flattened"] = flat
+    for kind, space in (("observation_space", given.observation_space), ("action_space", given.action_space)):
+        if space is not None:
+            found[kind] = to_json(space)
+    missing = [key for key in ("observation_space", "action_space") if key not in found]
+    if missing and "env_spec" not in found and given.environment is None:
+        command = f"minrl data import {shlex.quote(str(main.parent))} --name NAMESPACE/NAME-v0"
+        raise ValueError(
+            f"{main.parent / 'metadata.json'} is missing, and {main.name} has no attribute {' and no '.join(missing)} "
+            f"or env_spec, where Minari kept them before 0.5: name the environment that has the spaces, {command} "
+            f"--env MODULE:ID, or say them, --observation-space 'Box(-inf, inf, (3,))' --action-space 'Discrete(2)'"
+        )
+    return found

@@ -1,0 +1,203 @@
+"""What an agent was trained for: spaces, environment, returns; saved with the weights.
+
+Shapes: A flat action width.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from minrl.data.environment import EnvironmentInfo
+from minrl.data.episode import Episodes, spread
+from minrl.data.layout import Kind, mismatch
+from minrl.data.moments import Moments, column_moments
+from minrl.data.spaces import AnySpace, from_json, leaves, to_json
+from minrl.data.trust import checked
+
+
+@dataclass(frozen=True)
+class Task:
+    """The part of a data set, or of the environment that an agent learned in, that it needs to act."""
+
+    dataset: str
+    observation_space: AnySpace
+    action_space: AnySpace
+    action_low: tuple[float, ...]  # (A,) least recorded; without a data set the space's bounds
+    action_high: tuple[float, ...]  # (A,)
+    best_return: float  # of an episode of the data set: the target that is asked for by default
+    return_scale: float  # standard deviation of the data set's returns-to-go
+    longest_episode: int
+    environment: EnvironmentInfo | None
+    reference_scores: tuple[float, float] | None  # returns that score 0 and 100
+    from_file: bool = False  # read from a checkpoint, which may be a stranger's
+    # (A,) of the recorded actions, 0 and 1 for choices; a column that never changes has the spread 0. None without a
+    # data set, and in checkpoints from before actions were standardised.
+    action_mean: tuple[float, ...] | None = None
+    action_std: tuple[float, ...] | None = None
+    wide_observations: bool = False  # float32 would lose what observations hold, so they stay float64 until centred
+
+    @classmethod
+    def of(cls, episodes: Episodes) -> "Task":
+        """The task that a data set was recorded in."""
+        actions = _action_moments(episodes)
+        scale = spread(episodes.returns_to_go)
+        return cls(
+            dataset=episodes.name,
+            observation_space=episodes.observation_space,
+            action_space=episodes.action_space,
+            action_low=tuple(actions.low.tolist()),
+            action_high=tuple(actions.high.tolist()),
+            action_mean=tuple(actions.mean.tolist()),
+            action_std=tuple(actions.std.tolist()),
+            wide_observations=episodes.observations.dtype == np.float64,
+            best_return=float(episodes.returns.max()),
+            return_scale=scale if scale > 0 else 1.0,
+            longest_episode=int(episodes.lengths.max()),
+            environment=episodes.environment,
+            reference_scores=episodes.reference_scores,
+        )
+
+    @classmethod
+    def in_environment(
+        cls, environment: EnvironmentInfo, observation_space: AnySpace, action_space: AnySpace
+    ) -> "Task":
+        """The task of an agent that learns by acting: there is no data set, so no return and no length is known.
+
+        Raises:
+            ValueError: for a space that has no fixed width.
+        """
+        bounds = [_bounds(leaf.space) for leaf in leaves(action_space)]
+        boxes = [leaf.space for leaf in leaves(observation_space) if isinstance(leaf.space, spaces.Box)]
+        return cls(
+            dataset=f"env:{environment.id}",
+            observation_space=observation_space,
+            action_space=action_space,
+            action_low=tuple(np.concatenate([low for low, _ in bounds]).tolist()),
+            action_high=tuple(np.concatenate([high for _, high in bounds]).tolist()),
+            # A running normalisation is float64, as Stable-Baselines3's is.
+            wide_observations=any(space.dtype in (np.float64, np.int32, np.int64, np.uint32) for space in boxes),
+            best_return=0.0,
+            return_scale=1.0,
+            longest_episode=0,
+            environment=environment,
+            reference_scores=None,
+        )
+
+    @property
+    def observation_size(self) -> int:
+        """O, the width of a flattened observation."""
+        return int(spaces.flatdim(self.observation_space))
+
+    @property
+    def action_size(self) -> int:
+        """A, the width of a flattened action."""
+        return int(spaces.flatdim(self.action_space))
+
+    def action_limits(self) -> tuple[Tensor, Tensor]:
+        """Return what no action passes, (A,) and (A,): the space's bounds; where it has none, what was recorded."""
+        bounds = [_bounds(leaf.space) for leaf in leaves(self.action_space)]
+        low, high = (np.concatenate(side) for side in zip(*bounds, strict=True))
+        low = np.where(np.abs(low) < _NO_BOUND, low, self.action_low)
+        high = np.where(np.abs(high) < _NO_BOUND, high, self.action_high)
+        return torch.from_numpy(low).float(), torch.from_numpy(high).float()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        environment = self.environment
+        return {
+            "dataset": self.dataset,
+            "observation_space": to_json(self.observation_space),
+            "action_space": to_json(self.action_space),
+            "action_low": list(self.action_low),
+            "action_high": list(self.action_high),
+            "action_mean": None if self.action_mean is None else list(self.action_mean),
+            "action_std": None if self.action_std is None else list(self.action_std),
+            "wide_observations": self.wide_observations,
+            "best_return": self.best_return,
+            "return_scale": self.return_scale,
+            "longest_episode": self.longest_episode,
+            "environment": None if environment is None else dict(vars(environment)),
+            "reference_scores": None if self.reference_scores is None else list(self.reference_scores),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Task":
+        """The inverse of `to_dict`."""
+        environment, scores = values["environment"], values["reference_scores"]
+        mean, std = values.get("action_mean"), values.get("action_std")
+        return cls(
+            **{
+                **values,
+                "observation_space": from_json(values["observation_space"]),
+                "action_space": from_json(values["action_space"]),
+                "action_low": tuple(values["action_low"]),
+                "action_high": tuple(values["action_high"]),
+                "wide_observations": values.get("wide_observations") is True,
+                "action_mean": None if mean is None else tuple(mean),
+                "action_std": None if std is None else tuple(std),
+                "environment": None if environment is None else EnvironmentInfo(**environment),
+                "reference_scores": None if scores is None else (scores[0], scores[1]),
+                "from_file": True,
+            }
+        )
+
+    def known_environment(self) -> EnvironmentInfo:
+        """The environment of the data set.
+
+        Raises:
+            ValueError: if there is none, or it comes from a checkpoint and would import code that only the
+                checkpoint names.
+        """
+        if self.environment is None:
+            raise ValueError(f"{self.dataset} names no environment; say which one to evaluate in with --env ID")
+        return checked(self.environment) if self.from_file else self.environment
+
+    def check_fits(self, observation_space: AnySpace, action_space: AnySpace, name: str) -> None:
+        """Check that the spaces of environment `name` hold what the agent was trained for; see `mismatch`.
+
+        Raises:
+            ValueError: where they do not.
+        """
+        pairs: dict[Kind, tuple[AnySpace, AnySpace]] = {
+            "observation": (self.observation_space, observation_space),
+            "action": (self.action_space, action_space),
+        }
+        for kind, (ours, theirs) in pairs.items():
+            found = mismatch(ours, theirs, kind)
+            if found is not None:
+                raise ValueError(
+                    f"{name}: its {kind} space {_one_line(theirs)} does not match {_one_line(ours)}, which "
+                    f"this agent was trained for on {self.dataset}: {_one_line(found)}"
+                )
+
+
+def _one_line(text: Any) -> str:
+    return " ".join(str(text).split())
+
+
+# Some spaces write the largest float32 where they mean no bound.
+_NO_BOUND = 1e30
+
+
+def _bounds(space: AnySpace) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the least and the largest value of each flat column of a space without parts."""
+    if isinstance(space, spaces.Box):
+        return space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+    width = spaces.flatdim(space)
+    return np.zeros(width), np.ones(width)
+
+
+def _action_moments(episodes: Episodes) -> Moments:
+    """Compute mean, spread and range of recorded actions, whatever bounds the space declares; of choices 0 and 1."""
+    found = column_moments(episodes.actions)
+    mean, std, low, high = found.mean, np.where(found.constant, 0.0, found.std), found.low, found.high
+    for leaf in leaves(episodes.action_space):
+        if not isinstance(leaf.space, spaces.Box):
+            mean[leaf.columns], std[leaf.columns] = 0.0, 1.0
+            low[leaf.columns], high[leaf.columns] = 0.0, 1.0
+    return Moments(mean, std, low, high, found.constant)

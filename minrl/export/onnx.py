@@ -1,0 +1,294 @@
+"""A trained agent as one ONNX file that acts without this package and without torch.
+
+The model is the agent's `act` for the likeliest action: observation (B, O) flattened, reward (B,), episode_start (B,)
+bool and state (B, S) in; the action, as the environment takes it, and next_state (B, S) out. The state holds all that
+the agent remembers: what it has been asked for and has earned, the previous action, the backbone's memory. The file's
+metadata say how a state begins and how the spaces lie in columns, as JSON (`metadata`).
+
+Shapes: B environments, O flat observation width, S state size.
+"""
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+import minrl
+from minrl.agent import Actor, Moment
+from minrl.cells import Cell
+from minrl.export.check import Agreement, compare, observation_type
+from minrl.export.spaces import ActionDecoder, described
+from minrl.models.context_window import Refeed
+from minrl.scan import without_fused_kernels
+from minrl.system.extras import install_hint
+from minrl.system.files import replacing
+
+INPUTS = {
+    "observation": "flattened, a row for each environment; choices one-hot",
+    "reward": "that the last action earned; of no account where an episode starts",
+    "episode_start": "True where the observation opens an episode",
+    "state": "next_state of the step before; at first rows of initial_state in the metadata",
+}
+NEXT_STATE = "next_state"
+OPSET = 18  # the one that torch writes without conversion
+# Of an action, relative to its range; and of a state, which nothing reads but the model itself.
+ACTION_TOLERANCE, STATE_TOLERANCE = 1e-5, 1e-3
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and agrees with the library."""
+
+    path: Path
+    size: int  # bytes
+    inputs: dict[str, tuple[str | int, ...]]  # shapes
+    outputs: dict[str, tuple[str | int, ...]]
+    agreement: Agreement
+
+
+class StepModel(nn.Module):
+    """One step of `agent` as a function of tensors."""
+
+    def __init__(self, agent: Actor) -> None:
+        super().__init__()
+        self.agent = agent
+        self.decoder = ActionDecoder(agent.task.action_space)
+
+    def forward(self, observation: Tensor, reward: Tensor, episode_start: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """(B, O), (B,), (B,) bool, (B, S) -> a tensor for each part of the action, and the next state (B, S)."""
+        action, state = self.agent.act(Moment(observation, reward, episode_start), state)
+        return *self.decoder(action), state
+
+
+def export_onnx(
+    agent: Actor, path: Path | str, *, target_return: float | None = None, opset: int = OPSET, steps: int = 1000
+) -> Exported:
+    """Write `agent` to `path`, once onnxruntime was seen to agree with the library over `steps` steps.
+
+    Args:
+        agent: any agent; it is left as it is.
+        path: the file; one that is there is replaced.
+        target_return: what the initial state in the metadata asks for; the agent's own by default.
+        opset: version of ONNX's operator set.
+
+    Raises:
+        ValueError: where a package is missing or the agent cannot be written so.
+        FloatingPointError: where actions differ by more than 1e-5 of their range; nothing is written then.
+        OSError: if the file cannot be written.
+    """
+    path = Path(path)
+    onnx, runtime = _package("onnx"), _package("onnxruntime")
+    _package("onnxscript")  # torch's exporter needs it
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"no folder {path.absolute().parent} to write {path.name} to; make it first")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file")
+    _check(agent, target_return)
+    agent = _copy(agent)
+    model = _proto(agent, opset)
+    for name, value in metadata(agent, target_return).items():
+        model.metadata_props.add(key=name, value=value)
+    with replacing(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+        session = _session(onnx, runtime, temporary, opset)
+        agreement = compare(session, agent, steps=steps, target_return=target_return)
+        if not (agreement.action <= ACTION_TOLERANCE and agreement.state <= STATE_TOLERANCE):
+            raise FloatingPointError(
+                f"the exported model differs from the library by {agreement.action:.1e} of an action's range and "
+                f"{agreement.state:.1e} of the state over {steps} steps; {path} was not written"
+            )
+    return Exported(path, path.stat().st_size, _shapes(model.graph.input), _shapes(model.graph.output), agreement)
+
+
+def metadata(agent: Actor, target_return: float | None = None) -> dict[str, str]:
+    """What a file says of its agent, all but the first four as JSON.
+
+    `initial_state` is the row (S,) that a state begins with; where `target_return` is there, it is its first number.
+    `observation_space` and `action_space` list the parts of the spaces as `minrl.export.spaces.described` does, in the
+    order of the columns of the input "observation" and of the outputs. `inputs` lists the model's inputs in their
+    order with name, type, shape and meaning. `environment_kwargs` are for `gymnasium.make`, with the limit of steps.
+    """
+    task = agent.task
+    asked = agent.target_return if target_return is None else target_return
+    row = agent.initial_state(1, target_return)[0].tolist()
+    values = {
+        "minrl_version": minrl.__version__,
+        "agent": agent.name,
+        "dataset": task.dataset,
+        "initial_state": _json([int(x) if x == int(x) else x for x in row]),
+        "state_size": _json(agent.state_size),
+        "inputs": _json(_inputs(agent)),
+        "observation_space": _json(described(task.observation_space, "observation")),
+        "action_space": _json(described(task.action_space, "action")),
+    }
+    if asked is not None:
+        values["target_return"] = _json(asked)
+    if task.environment is not None:
+        values["environment"] = task.environment.id
+        kwargs = dict(task.environment.kwargs)
+        if task.environment.max_episode_steps is not None:
+            kwargs.setdefault("max_episode_steps", task.environment.max_episode_steps)
+        values["environment_kwargs"] = json.dumps(kwargs, default=str)
+    return values
+
+
+def _inputs(agent: Actor) -> list[dict[str, Any]]:
+    """Describe the model's inputs in their order, in plain values."""
+    observed, width = str(observation_type(agent)).removeprefix("torch."), agent.task.observation_size
+    parts = [f"{part['name']} {part['columns']}" for part in described(agent.task.observation_space, "observation")]
+    about = INPUTS | {"observation": f"{INPUTS['observation']}; columns [first, end): {', '.join(parts)}"}
+    kinds: dict[str, tuple[str, list[Any]]] = {
+        "observation": (observed, ["batch", width]),
+        "reward": ("float32", ["batch"]),
+        "episode_start": ("bool", ["batch"]),
+        "state": ("float32", ["batch", agent.state_size]),
+    }
+    return [
+        {"name": name, "dtype": dtype, "shape": shape, "about": about[name]} for name, (dtype, shape) in kinds.items()
+    ]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _check(agent: Actor, target_return: float | None) -> None:
+    """A ValueError for what cannot be exported."""
+    if target_return is not None and agent.target_return is None:
+        raise ValueError(f"agent {agent.name} is not asked for any return: leave the target out")
+    if target_return is not None and not math.isfinite(target_return):
+        raise ValueError(f"the target return must be a number, got {target_return}")
+    acting = getattr(agent, "acting", None)
+    if isinstance(acting, Refeed) and any(isinstance(part, Cell) and part.reads_back for part in acting.modules()):
+        raise ValueError(
+            f"agent {agent.name} acts by refeed, for which its cell cuts the window where an episode opens: ONNX has "
+            "no way to say that; without refeed, or with another cell, it can be exported"
+        )
+
+
+def _copy(agent: Actor) -> Actor:
+    """The same agent on the CPU, in float32."""
+    made = type(agent)(agent.config, agent.task)
+    made.load_state_dict(agent.state_dict())
+    return made.cpu().eval()
+
+
+def _proto(agent: Actor, opset: int) -> Any:
+    """The model as ONNX's protobuf message."""
+    step, count = StepModel(agent).eval(), 3
+    state = agent.initial_state(count)
+    inputs = {
+        "observation": torch.zeros(count, agent.task.observation_size, dtype=observation_type(agent)),
+        "reward": torch.zeros(count),
+        "episode_start": torch.ones(count, dtype=torch.bool),
+        "state": state,
+    }
+    batch = {name: {0: torch.export.Dim("batch")} for name in inputs}
+    outputs = [*step.decoder.names, NEXT_STATE]
+    with torch.no_grad(), without_fused_kernels(), _without_validation(), _quiet():
+        try:
+            program = torch.export.export(step, (), inputs, dynamic_shapes=batch, strict=False)
+            written: Any = torch.onnx.export(
+                program, (), input_names=list(inputs), output_names=outputs, opset_version=opset, dynamo=True,
+                verbose=False, optimize=False,
+            )  # fmt: skip
+            _simplify(written.model)
+            model = written.model_proto
+        except Exception as error:  # of any of several packages, about operators that the user has not written
+            reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(f"agent {agent.name} cannot be written as ONNX: {reason[0].strip()}") from error
+    found = [version.version for version in model.opset_import if not version.domain]
+    if found != [opset]:
+        raise ValueError(f"opset {opset} cannot be written, {found[0]} can; {OPSET} is the usual one")
+    _strip(model)
+    model.producer_name, model.producer_version, model.graph.name = "minrl", minrl.__version__, "step"
+    about = {value["name"]: value["about"] for value in _inputs(agent)}
+    for value in model.graph.input:
+        value.doc_string = about[value.name]
+    for value in [*model.graph.input, *model.graph.output]:
+        # All have one symbol, whose name torch has made up.
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return model
+
+
+def _simplify(model: Any) -> None:
+    """Fold what is constant, in place; torch's own `optimize=True` also fuses, and writes bad files at times.
+
+    Seen with onnxscript 0.7: a tensor that is clipped twice to bounds of one number leaves a node without its input.
+    """
+    optimizer = import_module("onnxscript.optimizer")
+    optimizer.inline(model)
+    for _ in range(2):
+        optimizer.fold_constants(model)
+        optimizer.remove_unused_nodes(model)
+
+
+def _strip(message: Any) -> None:
+    """Clear notes that the exporter leaves, such as the places in source files that each node comes from."""
+    for name in ("metadata_props", "doc_string", "value_info"):
+        if name in message.DESCRIPTOR.fields_by_name:
+            message.ClearField(name)
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "DESCRIPTOR") else value:
+                _strip(part)
+
+
+def _shapes(values: Any) -> dict[str, tuple[str | int, ...]]:
+    return {v.name: tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+
+
+def _session(onnx: Any, runtime: Any, path: Path, opset: int) -> Any:
+    """The file as onnxruntime opens it; a ValueError where it does not."""
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    try:
+        onnx.checker.check_model(str(path))
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # each of the two has its own kinds
+        reason = " ".join(str(error).split())
+        raise ValueError(f"onnxruntime {runtime.__version__} cannot open opset {opset} ({reason[:150]})") from error
+
+
+def _package(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        raise ValueError(f"{name} is missing: {install_hint('onnx')} to export an agent") from None
+
+
+@contextmanager
+def _without_validation() -> Iterator[None]:
+    """Distributions do not look at their values meanwhile, which a trace does not have."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter says of packages and axes that play no part here."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,155 @@
+"""The compiled loops of a block's layer norm and short convolution in one pass, and back; see `cpu_block_loops`.
+
+Shapes: B batch, T time, D width, S state size, K taps.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from minrl.kernels.backbone.loops import PIECE
+from minrl.kernels.backbone.norm_gelu import (
+    add,
+    add_product,
+    normalise,
+    normalise_gradients,
+    numbers,
+    scaled,
+    table,
+    tap_gradients,
+)
+from minrl.kernels.jit.math import compiled, inlined
+from minrl.kernels.scan.cpu_gates import copy_row
+
+_ZERO, _BYTE = np.float32(0), np.uint8(0)
+
+
+@inlined
+def opens_between(reset: Any, after: int, end: int) -> bool:
+    """Whether an episode opens at a step later than `after` and before `end`."""
+    for t in range(max(after + 1, 0), end):  # noqa: SIM110, no generator in compiled code
+        if reset[t]:
+            return True
+    return False
+
+
+@inlined
+def keep_last(y: Any, last: Any, reset: Any, t: int, steps: int, past: int, width: int) -> None:
+    """Put the input of step t, one of the last K - 1, where the next call looks for it: only of an open episode."""
+    at = (t - steps + past) * width
+    if opens_between(reset, t, steps):
+        last[at : at + width] = _ZERO
+    else:
+        copy_row(y, last[at : at + width], width)
+
+
+@inlined
+def convolve(window: Any, slot: int, tap: Any, shift: Any, reset: Any, t: int, u: Any, width: int) -> None:
+    """The inputs of step t and those before it in its episode, weighted; that of step t lies at `slot`."""
+    past = tap.shape[0] - 1
+    copy_row(shift, u, width)
+    add_product(u, tap[past], window[slot], width)
+    for lag in range(1, past + 1):
+        if t - lag + 1 >= 0 and reset[t - lag + 1]:
+            break
+        add_product(u, tap[past - lag], window[slot - lag], width)
+
+
+@cache
+def mix_forward() -> Callable[..., None]:
+    """Layer norm of x (B, T, D), then the convolution to u; `recent` and `last` are columns of states (B, S)."""
+
+    def kernel(
+        first: int, end: int, x_at: int, recent_at: int, reset_at: int, weight_at: int, bias_at: int, taps_at: int,
+        shift_at: int, u_at: int, stats_at: int, last_at: int,
+        batch: int, steps: int, width: int, taps: int, state_size: int, epsilon: Any,
+    ) -> None:  # fmt: skip
+        x, u = table(x_at, batch * steps, width, epsilon), table(u_at, batch * steps, width, epsilon)
+        stats, resets = table(stats_at, batch * steps, 2, epsilon), table(reset_at, batch, steps, _BYTE)
+        recents, lasts = table(recent_at, batch, state_size, epsilon), table(last_at, batch, state_size, epsilon)
+        weight, bias = numbers(weight_at, width, epsilon), numbers(bias_at, width, epsilon)
+        tap, shift = table(taps_at, taps, width, epsilon), numbers(shift_at, width, epsilon)
+        past, pieces = taps - 1, (steps + PIECE - 1) // PIECE
+        window = np.empty((past + PIECE, width), x.dtype)
+        for item in range(first, end):
+            b, start = item // pieces, item % pieces * PIECE
+            reset, recent, last = resets[b], recents[b], lasts[b]
+            for t in range(start - past, min(start + PIECE, steps)):
+                slot, n = t - start + past, b * steps + t
+                y = window[slot]
+                if t >= 0:
+                    stats[n, 0], stats[n, 1] = normalise(x[n], weight, bias, epsilon, y, width)
+                else:
+                    copy_row(recent[(t + past) * width : (t + past + 1) * width], y, width)
+                if t >= steps - past and (t >= start or start == 0):
+                    keep_last(y, last, reset, t, steps, past, width)
+                if t >= start:
+                    convolve(window, slot, tap, shift, reset, t, u[n], width)
+
+    return compiled(kernel)
+
+
+@inlined
+def taps_backward(
+    y: Any, du: Any, first: int, steps: int, t: int, tap: Any, reset: Any, dlast: Any, dy: Any, dtap: Any, width: int
+) -> None:
+    """The gradient to the input y of step t from all that it went into: later steps and the last inputs."""
+    past = tap.shape[0] - 1
+    dy[:] = _ZERO
+    if t >= 0:
+        tap_gradients(tap[past], y, du[first + t], dy, dtap[past], width)
+    for lag in range(max(1, -t), past + 1):
+        if t + lag == steps:
+            at = (t - steps + past) * width
+            add(dy, dlast[at : at + width], width)
+            break
+        if reset[t + lag]:
+            break
+        tap_gradients(tap[past - lag], y, du[first + t + lag], dy, dtap[past - lag], width)
+
+
+@cache
+def mix_backward() -> Callable[..., None]:
+    """From du (B, T, D) and `dlast` (B, S) dx, with `around` (B, T, D) added to it, and `drecent` (B, S).
+
+    Sums: the norm's weight and bias (2, D), the taps (K, D) and their bias (D).
+    """
+
+    def kernel(
+        first: int, end: int, sums_at: int, x_at: int, stats_at: int, recent_at: int, reset_at: int, weight_at: int,
+        bias_at: int, taps_at: int, du_at: int, dlast_at: int, around_at: int, dx_at: int, drecent_at: int,
+        batch: int, steps: int, width: int, taps: int, state_size: int, like: Any,
+    ) -> None:  # fmt: skip
+        rows, past, pieces = batch * steps, taps - 1, (steps + PIECE - 1) // PIECE
+        x, stats, du = table(x_at, rows, width, like), table(stats_at, rows, 2, like), table(du_at, rows, width, like)
+        around, dx = table(around_at, rows, width, like), table(dx_at, rows, width, like)
+        recents, resets = table(recent_at, batch, state_size, like), table(reset_at, batch, steps, _BYTE)
+        dlasts, drecents = table(dlast_at, batch, state_size, like), table(drecent_at, batch, state_size, like)
+        weight, bias = numbers(weight_at, width, like), numbers(bias_at, width, like)
+        tap = table(taps_at, taps, width, like)
+        sums, partial = numbers(sums_at, (taps + 3) * width, like), np.empty((taps + 3, width), x.dtype)
+        y, dy = np.empty(width, x.dtype), np.empty(width, x.dtype)
+        for item in range(first, end):
+            b, start = item // pieces, item % pieces * PIECE
+            reset, recent, dlast, drecent = resets[b], recents[b], dlasts[b], drecents[b]
+            partial[:] = _ZERO
+            if start == 0:
+                for t in range(-past, 0):
+                    columns = slice((t + past) * width, (t + past + 1) * width)
+                    copy_row(recent[columns], y, width)
+                    taps_backward(y, du, b * steps, steps, t, tap, reset, dlast, dy, partial[2:], width)
+                    copy_row(dy, drecent[columns], width)
+            for t in range(start, min(start + PIECE, steps)):
+                n = b * steps + t
+                mean, scale = stats[n, 0], stats[n, 1]
+                scaled(x[n], mean, scale, weight, bias, y, width)
+                add(partial[taps + 2], du[n], width)
+                taps_backward(y, du, b * steps, steps, t, tap, reset, dlast, dy, partial[2:], width)
+                normalise_gradients(x[n], mean, scale, weight, dy, dx[n], partial[0], partial[1], width)
+                if around.size:
+                    add(dx[n], around[n], width)
+            add(sums, partial.reshape(-1), (taps + 3) * width)
+
+    return compiled(kernel)

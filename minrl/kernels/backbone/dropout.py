@@ -1,0 +1,123 @@
+"""Dropout in the compiled blocks: what falls is a hash of its place and a key, so no mask is kept for the way back.
+
+Shapes: D width, N rows.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minrl.kernels.backbone.loops import PIECE
+from minrl.kernels.backbone.norm_gelu import add, numbers, table
+from minrl.kernels.jit.math import compiled, inlined
+from minrl.kernels.jit.threads import Sums, pieces, share
+
+_U, _ZERO = np.uint32, np.float32(0)
+# The multipliers of a 32-bit hash with little bias (hash-prospector, "lowbias32").
+_FIRST, _SECOND = _U(0x7FEB352D), _U(0x846CA68B)
+
+
+class Noise(NamedTuple):
+    """One dropout of one scan: its key, the share of hashes that fall, and what the others are multiplied with."""
+
+    low: Any
+    high: Any
+    threshold: Any
+    scale: Any
+
+
+def draw(rates: tuple[float, ...], kind: Any) -> list[tuple["Noise | None", "Noise | None"]]:
+    """For each block the noise of its two branches, from torch's generator; None where the rate is 0."""
+    keys = torch.randint(1 << 32, (len(rates), 4)).tolist()
+    return [
+        (_noise(rate, low, high, kind), _noise(rate, other_low, other_high, kind))
+        for rate, (low, high, other_low, other_high) in zip(rates, keys, strict=True)
+    ]
+
+
+def _noise(rate: float, low: int, high: int, kind: Any) -> Noise | None:
+    return Noise(_U(low), _U(high), _U(rate * (1 << 32)), kind(1 / (1 - rate))) if rate else None
+
+
+def drop_and_add(noise: Noise, x: Tensor, branch: Tensor, out: Tensor, start: int = 0) -> None:
+    """x (N, D) + dropout of `branch` to `out`; `start` is the number of the first row."""
+    addresses = x.data_ptr(), branch.data_ptr(), out.data_ptr()
+    share(_forward(), pieces(x.shape[0]), x.numel(), *addresses, *x.shape, start, *noise)
+
+
+def drop(noise: Noise, x: Tensor) -> Tensor:
+    """Dropout of x (N, D); it is its own way back."""
+    return drop_gradient(noise, x)
+
+
+def drop_gradient(noise: Noise, dy: Tensor, sums: Sums | None = None, part: int = 0, start: int = 0) -> Tensor:
+    """The gradient to the branch (N, D); its sum over rows is added to a part of `sums` (D)."""
+    dbranch = torch.empty_like(dy)
+    arguments = (dy.data_ptr(), dbranch.data_ptr(), *dy.shape, start, *noise)
+    if sums is None:
+        share(_backward(), pieces(dy.shape[0]), dy.numel(), 0, *arguments)
+    else:
+        sums.share(_backward(), part, pieces(dy.shape[0]), dy.numel(), *arguments)
+    return dbranch
+
+
+@inlined
+def stays(place: Any, low: Any, high: Any, threshold: Any) -> bool:
+    """Whether the number at a place is kept."""
+    x = _U(_U(place) ^ low)
+    x = _U(_U(x ^ (x >> _U(16))) * _FIRST)
+    x = _U(_U(x ^ (x >> _U(15))) + high)
+    x = _U(_U(x ^ (x >> _U(16))) * _FIRST)
+    x = _U(_U(x ^ (x >> _U(15))) * _SECOND)
+    return bool(_U(x ^ (x >> _U(16))) >= threshold)
+
+
+@inlined
+def drop_and_add_row(
+    x: Any, branch: Any, out: Any, place: Any, low: Any, high: Any, threshold: Any, scale: Any, width: int
+) -> None:
+    for d in range(width):
+        out[d] = x[d] + (branch[d] * scale if stays(place + d, low, high, threshold) else _ZERO)
+
+
+@inlined
+def drop_row(dy: Any, dbranch: Any, place: Any, low: Any, high: Any, threshold: Any, scale: Any, width: int) -> None:
+    for d in range(width):
+        dbranch[d] = dy[d] * scale if stays(place + d, low, high, threshold) else _ZERO
+
+
+@cache
+def _forward() -> Callable[..., None]:
+    def kernel(
+        first: int, end: int, x_at: int, branch_at: int, out_at: int, rows: int, width: int, start: int,
+        low: Any, high: Any, threshold: Any, scale: Any,
+    ) -> None:  # fmt: skip
+        x, branch = table(x_at, rows, width, scale), table(branch_at, rows, width, scale)
+        out = table(out_at, rows, width, scale)
+        for n in range(first * PIECE, min(end * PIECE, rows)):
+            drop_and_add_row(x[n], branch[n], out[n], (start + n) * width, low, high, threshold, scale, width)
+
+    return compiled(kernel)
+
+
+@cache
+def _backward() -> Callable[..., None]:
+    def kernel(
+        first: int, end: int, sums_at: int, dy_at: int, dbranch_at: int, rows: int, width: int, start: int,
+        low: Any, high: Any, threshold: Any, scale: Any,
+    ) -> None:  # fmt: skip
+        dy, dbranch = table(dy_at, rows, width, scale), table(dbranch_at, rows, width, scale)
+        sums, partial = numbers(sums_at, width, scale), np.empty(width, dy.dtype)
+        for item in range(first, end):
+            partial[:] = _ZERO
+            for n in range(item * PIECE, min((item + 1) * PIECE, rows)):
+                drop_row(dy[n], dbranch[n], (start + n) * width, low, high, threshold, scale, width)
+                add(partial, dbranch[n], width)
+            if sums.size:
+                add(sums, partial, width)
+
+    return compiled(kernel)

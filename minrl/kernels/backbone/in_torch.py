@@ -1,0 +1,79 @@
+"""The scan of a stack of blocks in torch's operations, from the same arguments as the compiled one takes.
+
+It runs where the compiled scan's gradients are to be differentiated again, with the dropout that was drawn for it.
+
+Shapes: B batch, T time, D width, S state size, N = B * T rows.
+"""
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minrl.cells.convolution import causal_convolution
+from minrl.kernels.backbone.dropout import Noise, drop
+from minrl.kernels.backbone.passes import Form, Noises, Weights
+from minrl.kernels.differentiable import gated_scan
+from minrl.kernels.scan.cpu_gates import CANDIDATES
+from minrl.kernels.scan.gates import Candidate
+
+if TYPE_CHECKING:
+    from minrl.kernels.backbone.node import Stack
+
+_NAMES = {number: cast("Candidate", name) for name, number in CANDIDATES.items()}
+
+
+# What the two branches of a block are multiplied with, (B, T, D); None where nothing falls.
+Masks = tuple[Tensor | None, Tensor | None]
+
+
+def masks(noises: list[Noises], x: Tensor) -> list[Masks]:
+    """Draw the masks of each block's dropout for x (B, T, D)."""
+    return [(_mask(of_cell, x), _mask(of_mlp, x)) for of_cell, of_mlp in noises]
+
+
+def scan(
+    stack: "Stack", masks: list[Masks], reset: Tensor, x: Tensor, state: Tensor | None, *weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """x (B, T, D), state (B, S), reset (B, T) -> y (B, T, D), last state (B, S)."""
+    state = x.new_zeros(x.shape[0], stack.state_size) if state is None else state
+    lasts, column = [], 0
+    for i, form in enumerate(stack.forms):
+        size = form.inner + max(form.taps - 1, 0) * x.shape[2]
+        x, last = _block(form, stack.block(i, weights), masks[i], reset, x, state[:, column : column + size])
+        lasts.append(last)
+        column += size
+    norm, bias = weights[-2:]
+    return F.layer_norm(x, x.shape[2:], norm, bias, float(stack.epsilon)), torch.cat(lasts, dim=1)
+
+
+def _block(form: Form, w: Weights, masks: Masks, reset: Tensor, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """As `minrl.backbone.Block.scan`."""
+    y = F.layer_norm(x, x.shape[2:], w.norm, w.norm_bias, float(form.epsilon))
+    memory, recent = state[:, : form.inner], state[:, form.inner :]
+    if w.taps is not None:
+        assert w.taps_bias is not None
+        y, recent = causal_convolution(y, w.taps, w.taps_bias, recent, reset)
+    gates = F.linear(y, w.gates, w.gates_bias)
+    h, last = gated_scan(
+        gates, memory, reset, parts=form.parts, candidate=_NAMES[form.candidate], signed=bool(form.flip)
+    )
+    x = x + _dropped(masks[0], h if w.down is None else F.linear(h, w.down))
+    if w.up is not None:
+        assert w.back is not None
+        y = F.layer_norm(x, x.shape[2:], w.mlp_norm, w.mlp_norm_bias, float(form.mlp_epsilon))
+        y = F.linear(F.gelu(F.linear(y, w.up, w.up_bias)), w.back, w.back_bias)
+        x = x + _dropped(masks[1], y)
+    return x, torch.cat([last, recent], dim=1)
+
+
+def _dropped(mask: Tensor | None, branch: Tensor) -> Tensor:
+    return branch if mask is None else branch * mask
+
+
+def _mask(noise: Noise | None, x: Tensor) -> Tensor | None:
+    if noise is None:
+        return None
+    ones = torch.ones(x.shape[:2].numel(), x.shape[2], dtype=x.dtype)
+    return drop(noise, ones).view(x.shape)

@@ -1,0 +1,141 @@
+"""The scan of a whole stack of blocks and its final norm, as one node of the gradient's graph.
+
+Shapes: B batch, T time, D width, N = B * T rows, S state size.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minrl.kernels.backbone import in_torch
+from minrl.kernels.backbone.dropout import draw
+from minrl.kernels.backbone.passes import (
+    OF_BLOCK,
+    Form,
+    Frame,
+    Noises,
+    Saved,
+    Weights,
+    block_backward,
+    block_forward,
+    norm_backward,
+    norm_forward,
+)
+from minrl.kernels.differentiable import gradients_of
+from minrl.kernels.guard import gradients_are_differentiated
+from minrl.kernels.jit.threads import Sums
+
+_PER_BLOCK, _PER_SAVED = len(Weights._fields), len(Saved._fields)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a backbone is besides its weights. Those are the blocks' one after another, then the final norm's two."""
+
+    forms: tuple[Form, ...]
+    epsilon: Any
+    state_size: int
+
+    def block(self, i: int, weights: tuple[Any, ...]) -> Weights:
+        """The weights of a block."""
+        return Weights(*weights[i * _PER_BLOCK : (i + 1) * _PER_BLOCK])
+
+    def sums(self, width: int) -> tuple[int, ...]:
+        """The sizes of all gradients that are sums over rows."""
+        return (*(size for form in self.forms for size in form.sums(width)), width, width, width)
+
+
+def scan(
+    stack: Stack, weights: tuple[Tensor | None, ...], x: Tensor, state: Tensor | None, reset: Tensor | None,
+    rates: tuple[float, ...] | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """x (B, T, D), state (B, S), reset (B, T) -> y (B, T, D), last state (B, S); `rates` are the blocks' dropout."""
+    nothing: list[Noises] = [(None, None)] * len(stack.forms)
+    noises = nothing if rates is None else draw(rates, type(stack.epsilon))
+    reset = x.new_zeros(x.shape[:2], dtype=torch.bool) if reset is None else reset.contiguous()
+    state = None if state is None else state.contiguous()
+    if torch.is_grad_enabled():
+        y, last = _Scan.apply(stack, noises, reset, x.contiguous(), state, *weights)  # type: ignore[no-untyped-call]
+        return y, last
+    return _forward(stack, noises, reset, x.contiguous(), state, weights, None)
+
+
+def _forward(
+    stack: Stack, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor | None,
+    weights: tuple[Tensor | None, ...], kept: list[Tensor | None] | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What the way back needs is added to `kept`; without it, it is let go."""
+    batch, steps, width = x.shape
+    state = x.new_zeros(batch, stack.state_size) if state is None else state
+    y, last, stats = torch.empty_like(x), torch.empty_like(state), x.new_empty(batch * steps, 2)
+    frame = Frame(batch, steps, width, stack.state_size, reset.data_ptr(), state.data_ptr(), last.data_ptr())
+    stream = x.view(batch * steps, width)
+    for i, form in enumerate(stack.forms):
+        stream, saved = block_forward(form, stack.block(i, weights), stream, frame, noises[i])
+        if kept is not None:
+            kept.extend(saved)
+    norm, bias = weights[-2:]
+    assert norm is not None and bias is not None  # noqa: PT018
+    norm_forward(norm, bias, stack.epsilon, stream, y.view_as(stream), stats)
+    if kept is not None:
+        kept.extend((stream, stats))
+    return y, last
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, stack: Stack, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor | None,
+        *weights: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        kept: list[Tensor | None] = []
+        outputs = _forward(stack, noises, reset, x, state, weights, kept)
+        ctx.save_for_backward(x, reset, state, *weights, *kept)
+        ctx.stack, ctx.noises = stack, noises
+        ctx.set_materialize_grads(False)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+        stack: Stack = ctx.stack
+        x, reset, given, *tensors = ctx.saved_tensors
+        count = len(stack.forms) * _PER_BLOCK + 2
+        if gradients_are_differentiated():
+            masks = in_torch.masks(ctx.noises, x)
+            inputs = stack, masks, reset, x, given, *tensors[:count]
+            return tuple(gradients_of(in_torch.scan, inputs, ctx.needs_input_grad, (dy, dlast)))
+        *kept, stream, stats = tensors[count:]
+        weights, sums = tuple(tensors[:count]), Sums(stack.sums(x.shape[2]), stream)
+        state = stream.new_zeros(x.shape[0], stack.state_size) if given is None else given
+        dlast = torch.zeros_like(state) if dlast is None else dlast.contiguous()
+        dstate, scratch = torch.empty_like(state), torch.empty_like(state)
+        batch, steps, width = x.shape
+        frame = Frame(
+            batch,
+            steps,
+            width,
+            stack.state_size,
+            reset.data_ptr(),
+            state.data_ptr(),
+            dlast.data_ptr(),
+            dstate.data_ptr(),
+        )
+        gradients: list[Tensor | None] = [None, None]
+        dstream: Tensor | None = None
+        if dy is not None:
+            dy, dstream, at = dy.contiguous().view_as(stream), torch.empty_like(stream), len(stack.forms) * OF_BLOCK
+            norm, bias = weights[-2:]
+            norm_backward(norm, bias, stack.epsilon, stream, stats, dy, None, dstream, None, sums, at)
+            gradients = sums.parts[at : at + 2]
+        for i in reversed(range(len(stack.forms))):
+            saved = Saved(*kept[i * _PER_SAVED : (i + 1) * _PER_SAVED])
+            dstream, of_block = block_backward(
+                stack.forms[i], stack.block(i, weights), saved, dstream, frame, ctx.noises[i], sums, i * OF_BLOCK,
+                scratch.data_ptr(),
+            )  # fmt: skip
+            gradients = of_block + gradients
+        sums.add_up()
+        assert dstream is not None
+        return None, None, None, dstream.view(x.shape), None if given is None else dstate, *gradients

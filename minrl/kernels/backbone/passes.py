@@ -1,0 +1,293 @@
+"""One block forward and back: torch's matrix products, with the compiled loops of `cpu_block_loops` between them.
+
+Shapes: B batch, T time, D width, H inner width, M hidden width, N = B * T rows, S state size, K taps, P parts of the
+gates.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from minrl.kernels.backbone import conv_loops as mix
+from minrl.kernels.backbone import loops
+from minrl.kernels.backbone.dropout import Noise, drop_and_add, drop_gradient
+from minrl.kernels.jit.threads import Sums, pieces, share
+from minrl.kernels.matmul import input_gradient, linear, linear_added, linear_into
+from minrl.kernels.scan.cpu_loops import blocks_of
+
+# An MLP is gone through in tiles of about so many hidden numbers for each thread, which stay in its cache: all rows at
+# once take a tenth longer.
+_TILE = 1 << 17
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a block is besides its weights: P, g and sign, H, M, K (0 for what is not there), the norms' epsilons."""
+
+    parts: int
+    candidate: int
+    flip: Any
+    inner: int
+    hidden: int
+    taps: int
+    epsilon: Any
+    mlp_epsilon: Any
+    # Where its cell's memory and its convolution's last inputs are in a row of the state, in bytes.
+    memory: int
+    recent: int
+
+    def sums(self, width: int) -> tuple[int, ...]:
+        """The sizes of the gradients that are sums over rows: those of NORM, TAPS, GATES_BIAS and so on."""
+        of_cell = width, width, max(self.taps, 1) * width, width, self.parts * self.inner
+        return *of_cell, width, width, width, self.hidden, width
+
+
+# Where they are: a norm's weight and its bias; taps and their bias; the MLP norm's two, and the sum of the gradient to
+# its output, which is that to its last bias; with dropout that one is at the end.
+NORM, TAPS, GATES_BIAS, MLP_NORM, UP_BIAS, BACK_BIAS, OF_BLOCK = 0, 2, 4, 5, 8, 9, 10
+
+
+class Weights(NamedTuple):
+    """In the order of `cpu_step_loops`; None is a part that is not there."""
+
+    norm: Tensor
+    norm_bias: Tensor
+    taps: Tensor | None
+    taps_bias: Tensor | None
+    gates: Tensor
+    gates_bias: Tensor | None
+    down: Tensor | None
+    mlp_norm: Tensor | None
+    mlp_norm_bias: Tensor | None
+    up: Tensor | None
+    up_bias: Tensor | None
+    back: Tensor | None
+    back_bias: Tensor | None
+
+
+class Saved(NamedTuple):
+    """What the way back needs and does not form anew: the block's input and what came out of products and recurrence.
+
+    `mixed`, the MLP's input, is kept only where a product led to it.
+    """
+
+    x: Tensor
+    stats: Tensor
+    gates: Tensor
+    h: Tensor
+    mixed: Tensor | None
+    mlp_stats: Tensor | None
+    hidden: Tensor | None
+
+
+# The dropout of the cell's branch and of the MLP's.
+Noises = tuple[Noise | None, Noise | None]
+
+
+class Frame(NamedTuple):
+    """What all blocks share: B, T, D, S, and the addresses of the resets and of both ends of the state."""
+
+    batch: int
+    steps: int
+    width: int
+    state_size: int
+    resets: int
+    state: int
+    last: int  # on the way back its gradient
+    dstate: int = 0
+
+
+def block_forward(form: Form, w: Weights, x: Tensor, frame: Frame, noises: Noises) -> tuple[Tensor, Saved]:
+    """x (N, D) -> y (N, D); the last state goes to its columns of the frame's."""
+    batch, steps, _, state_size, resets, state, last, _ = frame
+    rows = batch * steps
+    stats, h = x.new_empty(rows, 2), x.new_empty(rows, form.inner)
+    gates = linear(_gate_inputs(form, w, x, stats, frame, last), w.gates, w.gates_bias)
+    noise, of_mlp = noises
+    added = torch.empty_like(x) if w.down is None and noise is None else None
+    share(
+        loops.scan_forward(form.parts, form.candidate), batch * blocks_of(form.inner), rows * form.inner,
+        gates.data_ptr(), state + form.memory, resets, h.data_ptr(), last + form.memory, x.data_ptr(),
+        _address(added), batch, steps, form.inner, state_size, form.flip,
+    )  # fmt: skip
+    mixed = _mixed(w, x, h, noise) if added is None else added
+    if w.up is None:
+        return mixed, Saved(x, stats, gates, h, None, None, None)
+    y, mlp_stats, hidden = _mlp_forward(form, w, mixed, of_mlp)
+    return y, Saved(x, stats, gates, h, None if w.down is None else mixed, mlp_stats, hidden)
+
+
+def _gate_inputs(form: Form, w: Weights, x: Tensor, stats: Tensor, frame: Frame, last: int) -> Tensor:
+    """u (N, D), the norm's statistics to `stats`, and the convolution's last inputs to their columns at `last`."""
+    batch, steps, width, state_size, resets, state, _, _ = frame
+    u = torch.empty_like(x)
+    if w.taps is None:
+        norm_forward(w.norm, w.norm_bias, form.epsilon, x, u, stats)
+    else:
+        share(
+            mix.mix_forward(), batch * pieces(steps), x.numel(), x.data_ptr(), state + form.recent, resets,
+            w.norm.data_ptr(), w.norm_bias.data_ptr(), w.taps.data_ptr(), _address(w.taps_bias), u.data_ptr(),
+            stats.data_ptr(), last + form.recent, batch, steps, width, form.taps, state_size, form.epsilon,
+        )  # fmt: skip
+    return u
+
+
+def _mixed(w: Weights, x: Tensor, h: Tensor, noise: Noise | None) -> Tensor:
+    """x and what the cell gives."""
+    if noise is None:
+        assert w.down is not None
+        return linear_added(h, w.down, x)
+    mixed = torch.empty_like(x)
+    drop_and_add(noise, x, h if w.down is None else linear(h, w.down, None), mixed)
+    return mixed
+
+
+def block_backward(
+    form: Form, w: Weights, saved: Saved, dy: Tensor | None, frame: Frame, noises: Noises, sums: Sums, at: int,
+    scratch: int,
+) -> tuple[Tensor, list[Tensor | None]]:  # fmt: skip
+    """The gradients to x and to the weights, from those to y (None for zero) and the last state.
+
+    Those that are sums over rows are in `sums` from part `at` on, whole when all is added up. At `scratch` there is
+    room for a state, whose numbers nobody reads.
+    """
+    batch, steps, width, state_size, resets, state, dlast, dstate = frame
+    rows = batch * steps
+    of_mlp: list[Tensor | None] = [None] * 6
+    if w.up is not None and dy is not None:
+        dy, of_mlp = _mlp_backward(form, w, saved, dy, noises, sums, at)
+    dh, ddown = dy if dy is None or noises[0] is None else drop_gradient(noises[0], dy), None
+    if w.down is not None and dh is not None:
+        dh, ddown = input_gradient(dh, w.down), torch.mm(dh.t(), saved.h)
+    dh = torch.zeros_like(saved.h) if dh is None else dh
+    dgates, dx = torch.empty_like(saved.gates), torch.empty_like(saved.x)
+    sums.share(
+        loops.scan_backward(form.parts, form.candidate), at + GATES_BIAS, batch * blocks_of(form.inner),
+        rows * form.inner, saved.gates.data_ptr(), state + form.memory, resets, saved.h.data_ptr(), dh.data_ptr(),
+        dlast + form.memory, dgates.data_ptr(), dstate + form.memory, batch, steps, form.inner, state_size, form.flip,
+    )  # fmt: skip
+    du = input_gradient(dgates, w.gates)
+    if w.taps is None:
+        norm_backward(w.norm, w.norm_bias, form.epsilon, saved.x, saved.stats, du, dy, dx, None, sums, at + NORM)
+    else:
+        sums.share(
+            mix.mix_backward(), at + NORM, batch * pieces(steps), rows * width, saved.x.data_ptr(),
+            saved.stats.data_ptr(), state + form.recent, resets, w.norm.data_ptr(), w.norm_bias.data_ptr(),
+            w.taps.data_ptr(), du.data_ptr(), dlast + form.recent, _address(dy), dx.data_ptr(), dstate + form.recent,
+            batch, steps, width, form.taps, state_size, form.epsilon,
+        )  # fmt: skip
+    del du
+    # Forming them anew costs less than what keeping them would: their place is fresh memory, page by page.
+    u = _gate_inputs(form, w, saved.x, saved.stats, frame, scratch)
+    dnorm, dnorm_bias, dtaps, dtaps_bias, dgates_bias = sums.parts[at + NORM : at + MLP_NORM]
+    return dx, [
+        dnorm,
+        dnorm_bias,
+        None if w.taps is None else dtaps.view_as(w.taps),
+        None if w.taps is None else dtaps_bias,
+        torch.mm(dgates.t(), u),
+        None if w.gates_bias is None else dgates_bias,
+        ddown,
+        *of_mlp,
+    ]
+
+
+def _mlp_forward(form: Form, w: Weights, x: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
+    """x + MLP(x), the norm's statistics, and what goes into the GELU."""
+    assert w.mlp_norm is not None and w.mlp_norm_bias is not None  # noqa: PT018
+    assert w.up is not None and w.back is not None  # noqa: PT018
+    y, stats, hidden = torch.empty_like(x), x.new_empty(x.shape[0], 2), x.new_empty(x.shape[0], form.hidden)
+    start, shift = 0, w.back_bias if noise is None else None
+    for inputs, out, its_stats, a in _tiles(form.hidden, x, y, stats, hidden):
+        n, g = torch.empty_like(inputs), torch.empty_like(a)
+        norm_forward(w.mlp_norm, w.mlp_norm_bias, form.mlp_epsilon, inputs, n, its_stats, shift, out)
+        linear_into(n, w.up, w.up_bias, a)
+        share(loops.gelu_forward(), pieces(a.shape[0]), a.numel(), a.data_ptr(), g.data_ptr(), *a.shape, form.epsilon)
+        if noise is None:
+            linear_added(g, w.back, inputs if shift is None else out, out)
+        else:
+            drop_and_add(noise, inputs, linear(g, w.back, w.back_bias), out, start)
+        start += inputs.shape[0]
+    return y, stats, hidden
+
+
+def _mlp_backward(
+    form: Form, w: Weights, saved: Saved, dy: Tensor, noises: Noises, sums: Sums, at: int
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The gradients to the MLP's input, the residual's included, and to its weights."""
+    x, stats, hidden, noise = saved.x, saved.mlp_stats, saved.hidden, noises[1]
+    assert w.mlp_norm is not None and w.mlp_norm_bias is not None  # noqa: PT018
+    assert w.up is not None and w.back is not None  # noqa: PT018
+    assert stats is not None and hidden is not None  # noqa: PT018
+    dx, start = torch.empty_like(x), 0
+    # Both with the long side last, in which the library is an eighth faster.
+    dup, dback = torch.zeros_like(w.back), torch.zeros_like(w.back)  # dup transposed
+    mixed = saved.mixed
+    # The MLP's inputs, or the block's and h, which they are the sum of.
+    first, second = (x, saved.h) if mixed is None else (mixed, mixed)
+    for of_x, of_h, its_stats, a, dout, dinputs in _tiles(form.hidden, first, second, stats, hidden, dy, dx):
+        inputs = of_x if mixed is not None else _sum(noises[0], of_x, of_h, start)
+        branch = dout if noise is None else drop_gradient(noise, dout, sums, at + BACK_BIAS, start)
+        g, n, da = torch.empty_like(a), torch.empty_like(inputs), input_gradient(branch, w.back)
+        sums.share(
+            loops.gelu_backward(), at + UP_BIAS, pieces(a.shape[0]), a.numel(),
+            a.data_ptr(), g.data_ptr(), da.data_ptr(), *a.shape, form.epsilon,
+        )  # fmt: skip
+        norm_backward(
+            w.mlp_norm, w.mlp_norm_bias, form.epsilon, inputs, its_stats, input_gradient(da, w.up), dout, dinputs, n,
+            sums, at + MLP_NORM,
+        )  # fmt: skip
+        dback.addmm_(branch.t(), g)
+        dup.addmm_(n.t(), da)
+        start += inputs.shape[0]
+    dnorm, dnorm_bias, dback_bias, dup_bias, dropped = sums.parts[at + MLP_NORM : at + OF_BLOCK]
+    dback_bias = dback_bias if noise is None else dropped
+    of_up = [dup.t().contiguous(), None if w.up_bias is None else dup_bias]
+    return dx, [dnorm, dnorm_bias, *of_up, dback, None if w.back_bias is None else dback_bias]
+
+
+def _sum(noise: Noise | None, x: Tensor, h: Tensor, start: int) -> Tensor:
+    """Rows of what a block without a `down` gives to its MLP; `start` is the number of the first."""
+    if noise is None:
+        return x + h
+    mixed = torch.empty_like(x)
+    drop_and_add(noise, x, h, mixed, start)
+    return mixed
+
+
+def _tiles(hidden: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors piece by piece along their rows."""
+    rows = torch.get_num_threads() * loops.PIECE * max(1, _TILE // (hidden * loops.PIECE))
+    if tensors[0].shape[0] <= rows:
+        yield tensors
+    else:
+        yield from zip(*(x.split(rows) for x in tensors), strict=True)
+
+
+def norm_forward(
+    weight: Tensor, bias: Tensor, epsilon: Any, x: Tensor, y: Tensor, stats: Tensor,
+    shift: Tensor | None = None, out: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Layer norm of x (N, D) to `y`; with a `shift` (D) also x + shift to `out`."""
+    share(
+        loops.norm_forward(), pieces(x.shape[0]), x.numel(), x.data_ptr(), weight.data_ptr(), bias.data_ptr(),
+        y.data_ptr(), stats.data_ptr(), _address(shift), _address(out), *x.shape, epsilon,
+    )  # fmt: skip
+
+
+def norm_backward(
+    weight: Tensor, bias: Tensor, like: Any, x: Tensor, stats: Tensor, dy: Tensor, around: Tensor | None, dx: Tensor,
+    y: Tensor | None, sums: Sums, at: int,
+) -> None:  # fmt: skip
+    """The gradient to x, plus `around`, goes to `dx`; those to weight and bias, and the sum of `around`, to `sums`."""
+    sums.share(
+        loops.norm_backward(), at, pieces(x.shape[0]), x.numel(), x.data_ptr(), stats.data_ptr(), weight.data_ptr(),
+        bias.data_ptr(), dy.data_ptr(), _address(around), dx.data_ptr(), _address(y), *x.shape, like,
+    )  # fmt: skip
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()

@@ -1,0 +1,172 @@
+"""The compiled loop of one step of a whole backbone in float32: norms, convolutions, gates, recurrence and MLPs.
+
+Weights are read where torch keeps them, through their addresses; an address of 0 is a part that is not there.
+
+Shapes: B batch, D width, H inner width, M hidden width of the MLP, K taps, S state size, P parts of the gates.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+
+from minrl.kernels.backbone.gemv import aligned, linear
+from minrl.kernels.jit.math import compiled, exponential, float32_at, inlined, summing
+from minrl.kernels.scan.cpu_gates import forward_row
+
+# The parts of a block in the order of their addresses.
+NORM_W, NORM_B, CONV_W, CONV_B, GATES_W, GATES_B, DOWN_W = range(7)
+MLP_NORM_W, MLP_NORM_B, UP_W, UP_B, BACK_W, BACK_B, PER_BLOCK = range(7, 14)
+_F = np.float32
+carray: Any = numba.carray  # type: ignore[attr-defined]
+_ONE, _HALF, _ROOT_HALF = _F(1), _F(0.5), _F(0.5**0.5)
+# erf(x) = 1 - (a1 t + ... + a5 t^5) exp(-x^2), t = 1 / (1 + p x), x >= 0, to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
+_P, _A1, _A2, _A3, _A4, _A5 = (
+    _F(c) for c in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+)
+
+
+@summing
+def layer_norm(x: Any, weight: Any, bias: Any, epsilon: Any, y: Any, size: int) -> None:
+    total, squares = _F(0), _F(0)
+    for d in range(size):
+        total += x[d]
+    mean = total / _F(size)
+    for d in range(size):
+        squares += (x[d] - mean) * (x[d] - mean)
+    scale = _ONE / np.sqrt(squares / _F(size) + epsilon)
+    for d in range(size):
+        y[d] = (x[d] - mean) * scale * weight[d] + bias[d]
+
+
+@inlined
+def add(x: Any, y: Any, size: int) -> None:
+    """x += y."""
+    for d in range(size):
+        x[d] += y[d]
+
+
+@inlined
+def gelu(x: Any, size: int) -> None:
+    """In place: x times the normal distribution's share below x, as torch's default."""
+    for d in range(size):
+        a = abs(x[d]) * _ROOT_HALF
+        t = _ONE / (_ONE + _P * a)
+        tail = ((((_A5 * t + _A4) * t + _A3) * t + _A2) * t + _A1) * t * exponential(-a * a)
+        x[d] *= _HALF * tail if x[d] < 0 else _ONE - _HALF * tail
+
+
+@inlined
+def convolve(x: Any, recent: Any, weight: Any, bias: Any, y: Any, taps: int, width: int) -> None:
+    """The last K - 1 inputs and this one, weighted; `recent` is moved on."""
+    for d in range(width):
+        y[d] = bias[d] + weight[(taps - 1) * width + d] * x[d]
+    for k in range(taps - 1):
+        add_product(y, recent[k * width : (k + 1) * width], weight[k * width : (k + 1) * width], width)
+    for k in range(taps - 2):
+        copy(recent[(k + 1) * width : (k + 2) * width], recent[k * width : (k + 1) * width], width)
+    copy(x, recent[(taps - 2) * width : (taps - 1) * width], width)
+
+
+@inlined
+def add_product(y: Any, a: Any, b: Any, size: int) -> None:
+    """y += a * b."""
+    for d in range(size):
+        y[d] += a[d] * b[d]
+
+
+@inlined
+def copy(x: Any, y: Any, size: int) -> None:
+    for d in range(size):
+        y[d] = x[d]
+
+
+@inlined
+def numbers(address: int, size: int) -> Any:
+    """The float32 numbers that lie at `address`."""
+    return carray(float32_at(address), (size,))
+
+
+@inlined
+def weights(address: int, size: int) -> Any:
+    """As `numbers`, none at 0."""
+    return numbers(address, size if address else 0)
+
+
+@inlined
+def through_blocks(
+    plan: Any, epsilons: Any, stream: Any, state: Any, first: int, stride: int, y: Any, batch: int,
+    width: int, inner: int, hidden: int, taps: int, depth: int, flip: Any, parts: int, candidate: int,
+) -> None:  # fmt: skip
+    """From `stream` (B, D), which is used up, to `y` (B, D).
+
+    The rows of `state`, `stride` apart from `first` on, are moved on.
+    """
+    normed, mixed = aligned(batch * width), aligned(batch * width)
+    gates, h, middle = aligned(batch * parts * inner), aligned(batch * inner), aligned(batch * hidden)
+    of_block = inner + max(taps - 1, 0) * width
+    for i in range(depth):
+        at = plan[i * PER_BLOCK : (i + 1) * PER_BLOCK]
+        weight, bias = weights(at[NORM_W], width), weights(at[NORM_B], width)
+        conv, conv_bias = weights(at[CONV_W], taps * width), weights(at[CONV_B], width)
+        for b in range(batch):
+            row = slice(b * width, (b + 1) * width)
+            layer_norm(stream[row], weight, bias, epsilons[2 * i], normed[row], width)
+            if taps:
+                of_row = first + b * stride + i * of_block
+                recent = state[of_row + inner : of_row + of_block]
+                convolve(normed[row], recent, conv, conv_bias, mixed[row], taps, width)
+            else:
+                copy(normed[row], mixed[row], width)
+        gates_weight = weights(at[GATES_W], parts * inner * width)
+        linear(mixed, gates_weight, weights(at[GATES_B], parts * inner), gates, batch, width, parts * inner)
+        for b in range(batch):
+            of_row = first + b * stride + i * of_block
+            g = gates[b * parts * inner : (b + 1) * parts * inner]
+            second, content = g[(parts - 2) * inner : (parts - 1) * inner], g[(parts - 1) * inner :]
+            out = h[b * inner : (b + 1) * inner]
+            forward_row(g[:inner], second, content, state[of_row : of_row + inner], out, parts, candidate, flip, inner)
+        if at[DOWN_W]:
+            linear(h, weights(at[DOWN_W], inner * width), weights(0, 0), mixed, batch, inner, width)
+            add(stream, mixed, batch * width)
+        else:
+            add(stream, h, batch * width)
+        if hidden:
+            weight, bias = weights(at[MLP_NORM_W], width), weights(at[MLP_NORM_B], width)
+            for b in range(batch):
+                row = slice(b * width, (b + 1) * width)
+                layer_norm(stream[row], weight, bias, epsilons[2 * i + 1], normed[row], width)
+            up, up_bias = weights(at[UP_W], hidden * width), weights(at[UP_B], hidden)
+            linear(normed, up, up_bias, middle, batch, width, hidden)
+            gelu(middle, batch * hidden)
+            back, back_bias = weights(at[BACK_W], hidden * width), weights(at[BACK_B], width)
+            linear(middle, back, back_bias, mixed, batch, hidden, width)
+            add(stream, mixed, batch * width)
+    weight, bias = weights(plan[depth * PER_BLOCK], width), weights(plan[depth * PER_BLOCK + 1], width)
+    for b in range(batch):
+        row = slice(b * width, (b + 1) * width)
+        layer_norm(stream[row], weight, bias, epsilons[2 * depth], y[row], width)
+
+
+@cache
+def step_kernel(parts: int, candidate: int) -> Callable[..., None]:
+    """One step of a backbone of minGRU (P = 2) or minLSTM (P = 3) blocks."""
+
+    def kernel(
+        plan: Any, epsilons: Any, x_at: int, state_at: int, stride: int, y_at: int, last_at: int, batch: int,
+        width: int, inner: int, hidden: int, taps: int, depth: int, state_size: int, flip: Any,
+    ) -> None:  # fmt: skip
+        x, y = numbers(x_at, batch * width), numbers(y_at, batch * width)
+        state, last = numbers(state_at, (batch - 1) * stride + state_size), numbers(last_at, batch * state_size)
+        for b in range(batch):
+            copy(state[b * stride : b * stride + state_size], last[b * state_size : (b + 1) * state_size], state_size)
+        stream = np.empty(batch * width, _F)
+        copy(x, stream, batch * width)
+        through_blocks(
+            plan, epsilons, stream, last, 0, state_size, y, batch,
+            width, inner, hidden, taps, depth, flip, parts, candidate,
+        )  # fmt: skip
+
+    return compiled(kernel)

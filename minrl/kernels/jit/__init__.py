@@ -1,0 +1,1 @@
+"""Compilation of CPU kernels with numba, and what they share."""

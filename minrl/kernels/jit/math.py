@@ -1,0 +1,274 @@
+"""What the compiled CPU kernels are made of: an exponential that vectorises, prefetching, and how they are compiled.
+
+It needs numba, so the kernels import it only when the first of them runs.
+"""
+
+import platform
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from math import factorial, log
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Products and sums may become fused multiply-adds; infinities, NaN and the order of sums stay as written.
+FAST = {"contract", "nsz"}
+# Compiled code is kept under the name of its function and the text of its file; this makes it depend on all of the
+# files that it is made of.
+_SOURCES = [path.read_bytes() for path in sorted(Path(__file__).parent.parent.rglob("*.py"))]
+_REVISION = f"{zlib.crc32(b''.join(source for source in _SOURCES if b'minrl.kernels.jit' in source)):08x}"
+
+_announced = False
+
+
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile `function` to machine code that runs without the interpreter's lock, kept on disk where possible."""
+    options: dict[str, Any] = {"nogil": True, "fastmath": FAST, "error_model": "numpy"}
+    function.__qualname__ = f"{function.__qualname__}_{_REVISION}"
+    try:
+        kernel = njit(cache=True, **options)(function)
+        kept = True
+    except RuntimeError:  # no folder can be written to
+        kernel, kept = njit(**options)(function), False
+    compilations = 0
+
+    def call(*arguments: Any) -> None:
+        nonlocal kernel, kept, compilations
+        count, begin = len(kernel.overloads), time.perf_counter()
+        try:
+            kernel(*arguments)
+        except OSError:  # the folder is full or gone; nothing has run yet
+            kernel, kept, count, compilations = njit(**options)(function), False, 0, 0
+            kernel(*arguments)
+        if len(kernel.overloads) != count:
+            # What is read from disk is a form of the kernel too, and no compilation.
+            before, compilations = compilations, sum(kernel.stats.cache_misses.values())
+            if compilations > before:
+                _announce(time.perf_counter() - begin, kept)
+
+    return call
+
+
+def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
+    """`function` as a part of the kernels that call it; arrays that it writes to must not overlap others."""
+    kernel: Any = njit(forceinline=True, fastmath=fastmath, error_model="numpy")(function)
+    # Numba has no public way to say what it says of its own loops: without it a loop over more than a few rows
+    # is not vectorised. Where a release has moved this, the kernels are right and slower.
+    if hasattr(kernel, "_compiler"):
+        kernel._compiler._customize_flags = _without_aliases
+    part: Function = kernel
+    return part
+
+
+def summing(function: Function) -> Function:
+    """As `inlined`, with sums in whatever order is fastest."""
+    return inlined(function, FAST | {"reassoc"})
+
+
+def _without_aliases(flags: Any) -> Any:
+    flags.noalias = True
+    return flags
+
+
+def _announce(seconds: float, kept: bool) -> None:
+    """Write one line, once, where compiling made the user wait."""
+    global _announced
+    if seconds > 1 and not _announced:
+        _announced = True
+        where = "kept on disk for later runs" if kept else "not kept: no folder for it; NUMBA_CACHE_DIR names one"
+        print(f"minrl: compiled a CPU kernel in {seconds:.1f} s ({where})", file=sys.stderr)
+
+
+def _from_bits(context: Any, bits: Any) -> Any:
+    return _bitcast(bits, {types.int32: types.float32, types.int64: types.float64})
+
+
+def _to_bits(context: Any, x: Any) -> Any:
+    return _bitcast(x, {types.float32: types.int32, types.float64: types.int64})
+
+
+def _bitcast(source: Any, targets: dict[Any, Any]) -> Any:
+    target = targets[source]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(target))
+
+    return target(source), generate
+
+
+def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once where the processor can."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = arguments[0].type
+        name = f"llvm.fmuladd.{'f32' if signature.return_type == types.float32 else 'f64'}"
+        function = _declare(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+        return builder.call(function, arguments)
+
+    return a(a, a, a), generate
+
+
+def _address(context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    pointer: Any = types.CPointer
+    return pointer(types.float32)(types.int64), generate
+
+
+def _held(context: Any, x: Any) -> Any:
+    """x itself, of which the compiler knows nothing more: it would load a constant anew in every turn of a loop."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = arguments[0].type
+        nothing = ir.InlineAsm(ir.FunctionType(kind, [kind]), "", _IN_A_FLOAT_REGISTER, side_effect=False)
+        return builder.call(nothing, arguments)
+
+    return x(x), generate
+
+
+# An operand and a result in one register, in the words of the processor's family.
+_IN_A_FLOAT_REGISTER = "=x,0" if platform.machine().lower() in ("x86_64", "amd64") else "=w,0"
+_hold: Any = intrinsic(_held)
+_declare: Any = cgutils.get_or_insert_function
+_float_from_bits: Any = intrinsic(_from_bits)
+_bits_of: Any = intrinsic(_to_bits)
+_multiply_add: Any = intrinsic(_fused)
+# Where float32 numbers lie in memory, from an integer.
+float32_at: Any = intrinsic(_address)
+
+
+def _prefetch(write: bool) -> Any:
+    """A function (array, index) that asks for a cache line ahead of its use; an index out of range does no harm."""
+
+    def build(context: Any, array: Any, index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+            word = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
+            call = _declare(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(call, [address, word(int(write)), word(3), word(1)])
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp), generate
+
+    return intrinsic(build)
+
+
+prefetch_read, prefetch_write = _prefetch(write=False), _prefetch(write=True)
+
+
+def exponential(x: Any, factor: float = 1.0, constants: Any = None) -> Any:
+    """exp(factor * x) as a polynomial times a power of two, so that loops over it become vector code.
+
+    The largest relative error is 1e-7 in float32 and 3e-16 in float64 for small x. Beyond `LIMIT` on either side x
+    counts as the limit; NaN stays NaN. The factor, 1, -1 or -2, costs nothing here: a minus sign before the call is
+    five instructions more, as it hides from the compiler that the limits are a minimum and a maximum. With
+    `constants` from `held_constants`, made before a loop, a turn of the loop is a fifth shorter.
+    """
+    return np.exp(factor * x)
+
+
+def _exponential_of(x: Any, factor: float = 1.0, constants: Any = None) -> Any:
+    if x == types.float32:
+        return _exponential_32 if constants in (None, types.none) or _omitted(constants) else _exponential_held
+    return _exponential_64 if x == types.float64 else None
+
+
+def _omitted(constants: Any) -> bool:
+    return isinstance(constants, types.Omitted)
+
+
+_F, _D = np.float32, np.float64
+_LOG2_E = 1.4426950408889634
+# Added to a number, it leaves no room for a fraction: the lowest bits of the sum are the rounded number.
+_ROUND_32, _ROUND_64 = _F(1.5 * 2**23), 1.5 * 2**52
+# Where exp(-2 x) and (1 + exp(x)) (1 + exp(y)) are still normal numbers.
+LIMIT = 43.0
+_LEAST_32, _MOST_32 = _F(-LIMIT), _F(LIMIT)
+# 2 ** f for |f| <= 1/2: the polynomial of degree 6 with the least largest relative error (2e-9), and Taylor's of 13.
+_A0, _A1, _A2, _A3, _A4, _A5, _A6 = (
+    _F(c)
+    for c in (
+        1.0000000005541743,
+        0.6931472057374944,
+        0.24022646890593186,
+        0.055503287764664865,
+        0.0096184889597379,
+        0.0013399931422133867,
+        0.00015345811774820727,
+    )
+)
+_B1, _B2, _B3, _B4, _B5, _B6, _B7, _B8, _B9, _B10, _B11, _B12, _B13 = (log(2) ** k / factorial(k) for k in range(1, 14))
+
+
+_CONSTANTS = (_LEAST_32, _MOST_32, _F(_LOG2_E), _ROUND_32, _A0, _A1, _A2, _A3, _A4, _A5, _A6)
+
+
+@inlined
+def held_constants() -> Any:
+    """What `exponential` needs in registers, for all turns of a loop over float32 numbers."""
+    a, b, c, d, e, f, g, h, i, j, k = _CONSTANTS
+    return (
+        _hold(a), _hold(b), _hold(c), _hold(d), _hold(e), _hold(f), _hold(g), _hold(h), _hold(i), _hold(j), _hold(k)
+    )  # fmt: skip
+
+
+@inlined
+def _power(x: Any, factor: float, constants: Any) -> Any:
+    least, most, log2_e, magic, a0, a1, a2, a3, a4, a5, a6 = constants
+    scale = log2_e * _F(factor)
+    x = least if least > x else x
+    x = most if most < x else x
+    rounded = x * scale + magic
+    f = _multiply_add(x, scale, magic - rounded)
+    p = a6 * f + a5
+    p = p * f + a4
+    p = p * f + a3
+    p = p * f + a2
+    p = p * f + a1
+    p = p * f + a0
+    return _float_from_bits(np.int32(_bits_of(p) + (_bits_of(rounded) << np.int32(23))))
+
+
+def _exponential_32(x: Any, factor: float = 1.0, constants: Any = None) -> Any:
+    return _power(x, factor, _CONSTANTS)
+
+
+def _exponential_held(x: Any, factor: float = 1.0, constants: Any = None) -> Any:
+    return _power(x, factor, constants)
+
+
+def _exponential_64(x: Any, factor: float = 1.0, constants: Any = None) -> Any:
+    scale = _LOG2_E * factor
+    x = -LIMIT if x < -LIMIT else x
+    x = LIMIT if x > LIMIT else x
+    rounded = x * scale + _ROUND_64
+    f = _multiply_add(x, scale, _ROUND_64 - rounded)
+    p = _B13 * f + _B12
+    p = p * f + _B11
+    p = p * f + _B10
+    p = p * f + _B9
+    p = p * f + _B8
+    p = p * f + _B7
+    p = p * f + _B6
+    p = p * f + _B5
+    p = p * f + _B4
+    p = p * f + _B3
+    p = p * f + _B2
+    p = p * f + _B1
+    p = p * f + 1.0
+    return _float_from_bits(_bits_of(p) + (_bits_of(rounded) << 52))
+
+
+overload(exponential, jit_options={"forceinline": True, "fastmath": FAST, "error_model": "numpy"})(_exponential_of)

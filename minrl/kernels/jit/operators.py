@@ -1,0 +1,123 @@
+"""The recurrences as torch operators: schemas, derivatives, and what is refused.
+
+First derivatives in reverse mode are operators too, which run kernels. Second ones run in torch operations. An
+operator has no rule for forward mode; `minrl.scan` does not call it there.
+
+Shapes: B batch, T time, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minrl.kernels.differentiable import gated_gradients, gradients_of, linear_gradients
+from minrl.kernels.guard import under_transform
+
+_GATED = "int parts, str candidate, bool signed"
+_Kernel = Callable[..., Any]
+
+
+def register_linear(
+    name: str,
+    devices: str | Sequence[str],
+    forward: _Kernel,
+    backward: _Kernel,
+    fake_forward: _Kernel,
+    fake_backward: _Kernel,
+) -> None:
+    """Register a linear recurrence as `torch.ops.minrl.NAME`, and its backward pass as `NAME_backward`."""
+    schema = "(Tensor decay, Tensor drive, Tensor? state, Tensor? reset) -> (Tensor, Tensor)"
+    of_backward = (
+        "(Tensor decay, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast) -> (Tensor, Tensor, Tensor)"
+    )
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        decay, _, state, reset = inputs
+        ctx.save_for_backward(decay, state, reset, output[0])
+
+    def gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
+        decay, state, reset, h = ctx.saved_tensors
+        ddecay, ddrive, dstate = run_backward(decay, state, reset, h, dh, dlast)
+        return ddecay, ddrive, None if state is None else dstate, None
+
+    _operator(name, devices, schema, forward, fake_forward).register_autograd(gradients, setup_context=keep)
+    run_backward = _backward(name, devices, of_backward, backward, fake_backward, linear_gradients)
+
+
+def register_gated(
+    name: str,
+    devices: str | Sequence[str],
+    forward: _Kernel,
+    backward: _Kernel,
+    fake_forward: _Kernel,
+    fake_backward: _Kernel,
+) -> None:
+    """Register a recurrence that forms its gates as `torch.ops.minrl.NAME`, its backward pass as `NAME_backward`."""
+    schema = f"(Tensor gates, Tensor? state, Tensor? reset, {_GATED}) -> (Tensor, Tensor)"
+    of_backward = (
+        f"(Tensor gates, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast, {_GATED}) -> (Tensor, Tensor)"
+    )
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        gates, state, reset, *ctx.options = inputs
+        ctx.save_for_backward(gates, state, reset, output[0])
+
+    def gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
+        gates, state, reset, h = ctx.saved_tensors
+        dgates, dstate = run_backward(gates, state, reset, h, dh, dlast, *ctx.options)
+        return dgates, None if state is None else dstate, None, None, None, None
+
+    _operator(name, devices, schema, forward, fake_forward).register_autograd(gradients, setup_context=keep)
+    run_backward = _backward(name, devices, of_backward, backward, fake_backward, gated_gradients)
+
+
+def _backward(
+    name: str, devices: str | Sequence[str], schema: str, kernel: _Kernel, fake: _Kernel, in_torch: _Kernel
+) -> _Kernel:
+    """Register the backward pass of `name`, differentiable through `in_torch`; returns what runs it."""
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        is_tensor = [isinstance(value, Tensor) for value in inputs]
+        ctx.save_for_backward(*(value for value, is_one in zip(inputs, is_tensor, strict=True) if is_one))
+        ctx.others = [None if is_one else value for value, is_one in zip(inputs, is_tensor, strict=True)]
+        ctx.is_tensor = is_tensor
+
+    def gradients(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = iter(ctx.saved_tensors)
+        inputs = [next(tensors) if is_one else other for is_one, other in zip(ctx.is_tensor, ctx.others, strict=True)]
+        return tuple(gradients_of(in_torch, inputs, ctx.needs_input_grad, cotangents))
+
+    operator = _operator(f"{name}_backward", devices, schema, kernel, fake)
+    operator.register_autograd(gradients, setup_context=keep)
+
+    def run(*inputs: Any) -> Any:
+        # A graph recorded before may be gone back through with gradients that have forward-mode derivatives.
+        return in_torch(*inputs) if under_transform() else operator(*inputs)
+
+    return run
+
+
+def _operator(name: str, devices: str | Sequence[str], schema: str, kernel: _Kernel, fake: _Kernel) -> Any:
+    operator = torch.library.custom_op(
+        f"minrl::{name}", _refusing(name, kernel), mutates_args=(), device_types=devices, schema=schema
+    )
+    operator.register_fake(_refusing(name, fake))
+    return operator
+
+
+def _refusing(name: str, run: _Kernel) -> _Kernel:
+    """`run` outside of transforms: torch hands an operator no tangents, and without them they would be zero."""
+
+    @wraps(run)
+    def checked(*inputs: Any) -> Any:
+        if under_transform():
+            raise NotImplementedError(
+                f"torch.ops.minrl.{name} has no rule for forward-mode derivatives and torch.func: call minrl.scan's"
+                " functions, which have"
+            )
+        return run(*inputs)
+
+    return checked

@@ -1,0 +1,198 @@
+"""The matrix products of float32 layers on a CPU: torch's, or oneDNN's where a short measurement finds it far faster.
+
+On some processors torch's library runs such products at less than half the speed of oneDNN, which torch carries too
+but uses for other types alone. The environment variable `MINRL_MATMUL` decides: `auto` (the default) measures once in
+a process, a few milliseconds at the first training step; `torch` and `onednn` do not.
+
+Shapes: N rows, K inputs, M outputs of a layer.
+"""
+
+import os
+import time
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minrl.kernels.guard import gradients_are_differentiated, runs_alone
+
+LIBRARIES = "auto", "torch", "onednn"
+# oneDNN must be so many times as fast: where the two are near each other the choice would hang on noise, and with it
+# the last digits of a run.
+_CLEARLY = 1.4
+# Below so many rows the way into oneDNN costs more than it brings.
+_FEWEST_ROWS = 64
+_ROUNDS = 11
+# From so many rows on a row of a product does not depend on how many others there are.
+_ROWS_OF_A_SCAN = 8
+_settled = "auto"
+_is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (N, K), weight (M, K), bias (M) -> (N, M)."""
+    if _fits(x):
+        return _onednn(x, weight, bias)
+    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+
+
+def linear_into(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """The same to `out` (N, M)."""
+    if _fits(x):
+        out.copy_(_onednn(x, weight, bias))
+    elif bias is None:
+        torch.mm(x, weight.t(), out=out)
+    else:
+        torch.addmm(bias, x, weight.t(), out=out)
+
+
+def linear_added(x: Tensor, weight: Tensor, to: Tensor, out: Tensor | None = None) -> Tensor:
+    """to (N, M) + x (N, K) times weight (M, K), without a copy; `out` may be `to`."""
+    if _fits(x):
+        return torch.add(to, _onednn(x, weight, None), out=out)
+    return torch.addmm(to, x, weight.t(), out=out)
+
+
+def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
+    """dy (N, M), weight (M, K) -> (N, K)."""
+    return _onednn(dy, weight.t(), None) if _fits(dy) else torch.mm(dy, weight)
+
+
+def input_gradient_into(dy: Tensor, weight: Tensor, out: Tensor) -> None:
+    """The same to `out` (N, K)."""
+    if _fits(dy):
+        out.copy_(_onednn(dy, weight.t(), None))
+    else:
+        torch.mm(dy, weight, out=out)
+
+
+def layer(module: nn.Module, x: Tensor) -> Tensor:
+    """`module(x)` for x (..., K), a linear layer by the same choice and with all gradients."""
+    if not runs_alone() or type(module) is not nn.Linear or not may_run(module, x):
+        return module(x)  # type: ignore[no-any-return]
+    # Always as rows: among three dimensions torch chooses between two products that round differently.
+    rows = x.reshape(-1, x.shape[-1])
+    if _fits(rows):
+        y: Tensor = _Layer.apply(rows, module.weight, module.bias)  # type: ignore[no-untyped-call]
+    else:
+        y = F.linear(rows, module.weight, module.bias)
+    return y.view(*x.shape[:-1], module.out_features)
+
+
+def layer_of_step(module: nn.Module, x: Tensor) -> Tensor:
+    """`layer` for the few rows x (N, K) of a step, rounded on a CPU as among the many rows of a scan.
+
+    For fewer than four rows torch's library forms products in another order than for more. (Where K is no multiple
+    of eight its rounding depends on where in memory a row begins, too.)
+    """
+    # First whether it is recorded: a graph must not depend on how many rows there are.
+    if _is_recorded() or type(module) is not nn.Linear or not x.is_cpu or x.dim() != 2:
+        return layer(module, x)
+    missing = _ROWS_OF_A_SCAN - x.shape[0]
+    return layer(module, x) if missing <= 0 else layer(module, F.pad(x, (0, 0, 0, missing)))[: x.shape[0]]
+
+
+def _is_recorded() -> bool:
+    return torch.compiler.is_compiling() or bool(_is_tracing())
+
+
+def may_run(module: nn.Linear, x: Tensor) -> bool:
+    """Whether the layer's weights may be read without a call of it: nobody waits for one, and they fit x."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    plain = type(x) in (Tensor, nn.Parameter) and x.is_cpu and type(module.weight) is nn.Parameter
+    return plain and not hooks and module.weight.dtype == x.dtype and not torch.is_autocast_enabled("cpu")
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        # oneDNN's product has no derivative.
+        of_input = torch.mm if gradients_are_differentiated() else input_gradient
+        dy = gradients[0].contiguous()
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            of_input(dy, weight) if of_x else None,
+            torch.mm(dy.t(), x) if of_weight else None,
+            dy.sum(0) if of_bias else None,
+        )
+
+
+def library() -> str:
+    """`torch` or `onednn`: what is used here.
+
+    Raises:
+        ValueError: where `MINRL_MATMUL` is none of `LIBRARIES`.
+    """
+    asked = os.environ.get("MINRL_MATMUL", "auto")
+    return _library(_settled if asked == "auto" else asked)
+
+
+def settle(name: str | None) -> None:
+    """Use this library from now on, unless `MINRL_MATMUL` decides: that with which a run was begun that goes on here.
+
+    The two round differently, and a measurement may end otherwise than it did then.
+    """
+    global _settled
+    _settled = name if name in LIBRARIES else "auto"
+
+
+@cache
+def _library(wanted: str) -> str:
+    if wanted not in LIBRARIES:
+        raise ValueError(f'MINRL_MATMUL must be one of {", ".join(LIBRARIES)}, got "{wanted}"')
+    if wanted == "torch" or not _has_onednn():
+        return "torch"
+    return "onednn" if wanted == "onednn" or times_faster() >= _CLEARLY else "torch"
+
+
+def _has_onednn() -> bool:
+    """Whether this torch has the operator, which is not part of its public interface, and it gives what it should."""
+    try:
+        x, weight = torch.ones(2, 3), torch.ones(4, 3)
+        return bool(torch.equal(_onednn(x, weight, None), torch.full((2, 4), 3.0)))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def times_faster() -> float:
+    """torch's time over oneDNN's for a layer's product and its gradient: minima of interleaved rounds.
+
+    With one thread, whose own time what else the machine does hardly changes.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _ratio()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _ratio() -> float:
+    with torch.no_grad(), torch.random.fork_rng([]):
+        x, dy, weight = torch.randn(1024, 128), torch.randn(1024, 256), torch.randn(256, 128)
+        least = [float("inf"), float("inf")]
+        for _ in range(_ROUNDS):
+            begin = time.thread_time()
+            torch.mm(x, weight.t()), torch.mm(dy, weight)
+            middle = time.thread_time()
+            _onednn(x, weight, None), _onednn(dy, weight.t(), None)
+            end = time.thread_time()
+            least = [min(least[0], middle - begin), min(least[1], end - middle)]
+    return least[0] / least[1]
+
+
+def _fits(x: Tensor) -> bool:
+    return x.dtype is torch.float32 and x.is_cpu and x.shape[0] >= _FEWEST_ROWS and library() == "onednn"
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y

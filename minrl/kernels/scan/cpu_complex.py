@@ -1,0 +1,81 @@
+"""The complex linear recurrence on a CPU as a torch operator: one compiled pass forward and one backward.
+
+Gradients follow torch's convention: those of a product are products with the conjugate. A decay that is one row
+expanded over batch and time is read as that row.
+
+Shapes: B batch, T time, D width.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minrl.kernels.jit.operators import register_linear
+from minrl.kernels.scan import cpu
+
+Gradients = tuple[Tensor, Tensor, Tensor]
+
+
+def linear_scan(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `minrl.scan.linear_scan`, for complex decay and drive of one precision on the CPU."""
+    h, last = torch.ops.minrl.cpu_complex_scan(decay, drive, state, reset)
+    return h, last
+
+
+def _forward(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    batch, steps, width = drive.shape
+    h, last = drive.new_empty(batch, steps, width), drive.new_empty(batch, width)
+    arrays = [_numbers(_row(decay)), _numbers(drive), _numbers(state, drive), cpu._flags(reset)]
+    _run(_loops().forward(), [*arrays, _numbers(h), _numbers(last)], h)
+    return h, last
+
+
+def _backward(
+    decay: Tensor, state: Tensor | None, reset: Tensor | None, h: Tensor, dh: Tensor, dlast: Tensor
+) -> Gradients:
+    ddecay, ddrive, dstate = torch.empty_like(h), torch.empty_like(h), h.new_empty(dlast.shape)
+    arrays = [_numbers(_row(decay)), _numbers(state, h), cpu._flags(reset)]
+    outputs = [_numbers(x) for x in (h, dh, dlast, ddecay, ddrive, dstate)]
+    _run(_loops().backward(), [*arrays, *outputs], h)
+    return ddecay, ddrive, dstate
+
+
+def _loops() -> Any:
+    from minrl.kernels.scan import cpu_complex_loops  # it imports numba
+
+    return cpu_complex_loops
+
+
+def _row(decay: Tensor) -> Tensor:
+    """The one row (D) of an expanded decay, or the decay itself."""
+    is_expanded = decay.numel() > 0 and decay.stride()[:2] == (0, 0)
+    return decay[0, 0] if is_expanded else decay
+
+
+def _numbers(x: Tensor | None, like: Tensor | None = None) -> Any:
+    """The real numbers of `x` in one row, real and imaginary parts in turn; without `x` none, in `like`'s precision."""
+    if x is None:
+        assert like is not None
+        x = like.new_empty(0)
+    return torch.view_as_real(x.detach().resolve_conj().contiguous()).view(-1).numpy()
+
+
+def _run(kernel: Callable[..., None], arrays: list[Any], h: Tensor) -> None:
+    """Share the B * N blocks of lanes of `h` (B, T, D) among as many threads as torch has."""
+    _, steps, width = h.shape
+    items = h.shape[0] * _loops().blocks_of(width)
+    threads = min(torch.get_num_threads(), items, 2 * h.numel() // cpu.NUMBERS_PER_THREAD)
+    if threads <= 1:
+        kernel(*arrays, 0, items, steps, width)
+        return
+    cuts = [items * i // threads for i in range(threads + 1)]
+    others = [cpu.thread_pool().submit(kernel, *arrays, first, end, steps, width) for first, end in pairwise(cuts[1:])]
+    kernel(*arrays, 0, cuts[1], steps, width)
+    for other in others:
+        other.result()
+
+
+register_linear("cpu_complex_scan", "cpu", _forward, _backward, cpu._fake_linear, cpu._fake_linear_backward)

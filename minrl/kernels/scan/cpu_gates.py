@@ -1,0 +1,138 @@
+"""What the compiled CPU kernels do at one step to one row of lanes: gates, recurrence, and their slopes.
+
+Shapes: L lanes; P parts of the gates (2: minGRU, 3: minLSTM).
+"""
+
+from typing import Any
+
+import numpy as np
+
+from minrl.kernels.jit.math import exponential, held_constants, inlined, prefetch_read, prefetch_write
+
+CANDIDATES = {"positive": 0, "tanh": 1, "linear": 2}
+# Memory is asked for in pieces of so many numbers (of float32).
+_CACHE_LINE = 16
+_ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
+# exp(40) is so large that one more is lost in it, and so small that its square still fits float32.
+_SHUT = np.float32(40)
+
+
+@inlined
+def ask_to_read(x: Any, at: int, lanes: int) -> None:
+    """Have a row of lanes brought to the cache, all its lines at once."""
+    for line in range(0, lanes, _CACHE_LINE):
+        prefetch_read(x, at + line)
+
+
+@inlined
+def ask_to_write(x: Any, at: int, lanes: int) -> None:
+    """The same for a row that will be written."""
+    for line in range(0, lanes, _CACHE_LINE):
+        prefetch_write(x, at + line)
+
+
+@inlined
+def gate_values(
+    first: Any, second: Any, content: Any, parts: int, candidate: int, constants: Any
+) -> tuple[Any, Any, Any, Any, Any]:
+    """The share of the candidate that goes in, its two slopes, the candidate and its slope.
+
+    minGRU: z with dz/dk (and nothing). minLSTM: i' with di'/d forget and di'/d insert. Both gate and candidate are
+    one over something: one quotient serves both, as a division takes as long as ten products.
+    """
+    below = _ONE if candidate == 2 else _ONE + exponential(content, -2.0 if candidate == 1 else -1.0, constants)
+    if parts == 2:
+        shut = exponential(first, -1.0, constants)
+        above = _ONE + shut
+        quotient = _ONE / (above * below)
+        insert = below * quotient
+        slope, other = insert * (shut * insert), insert
+    else:
+        # f' / i' = (1 + exp(-i)) / (1 + exp(-f)). Where both gates are shut, the exponentials count by their ratio.
+        excess = max(-min(first, second) - _SHUT, _ZERO)
+        f, i = exponential(first + excess, -1.0, constants), exponential(second + excess, -1.0, constants)
+        above = (_ONE + f) + (_ONE + i)
+        quotient = _ONE / (above * below)
+        scale = below * quotient
+        insert, keep = (_ONE + f) * scale, (_ONE + i) * scale
+        slope, other = -keep * (f * scale), insert * (i * scale)
+    g, rise = candidate_value(content, above * quotient, candidate)
+    return insert, slope, other, g, rise
+
+
+@inlined
+def candidate_value(v: Any, share: Any, candidate: int) -> tuple[Any, Any]:
+    """The candidate g(v) and its slope, from `share`, the sigmoid of v (or of 2v for tanh)."""
+    if candidate == 0:
+        return (v + _HALF if v >= _ZERO else share), (_ONE if v >= _ZERO else share * (_ONE - share))
+    if candidate == 1:
+        g = _TWO * share - _ONE
+        return g, _ONE - g * g
+    return v, v * _ZERO + _ONE
+
+
+@inlined
+def forward_row(
+    first: Any, second: Any, content: Any, memory: Any, h: Any, parts: int, candidate: int, flip: Any, lanes: int
+) -> None:
+    constants = held_constants()
+    for d in range(lanes):
+        insert, _, _, g, _ = gate_values(first[d], second[d], content[d], parts, candidate, constants)
+        # As a change of the memory: 1 - z near 1 has fewer digits than z, and a long memory adds up what is lost.
+        new = memory[d] + insert * (g - (_ONE + flip) * memory[d])
+        memory[d] = new
+        h[d] = new
+
+
+@inlined
+def slopes_row(
+    first: Any, second: Any, content: Any, before: Any, loss: Any, dfirst: Any, dsecond: Any, dcontent: Any,
+    parts: int, candidate: int, flip: Any, lanes: int,
+) -> None:  # fmt: skip
+    """Of a step: the share of the memory that is lost, and the slopes of h_t by each part of the gates."""
+    constants = held_constants()
+    for d in range(lanes):
+        insert, slope, other, g, rise = gate_values(first[d], second[d], content[d], parts, candidate, constants)
+        of_insert = g - (_ONE + flip) * before[d]
+        loss[d] = (_ONE + flip) * insert
+        dcontent[d] = insert * rise
+        dfirst[d] = of_insert * slope
+        if parts == 3:
+            dsecond[d] = of_insert * other
+
+
+@inlined
+def gradients_row(
+    dh: Any, loss: Any, later: Any, dfirst: Any, dsecond: Any, dcontent: Any, parts: int, lanes: int
+) -> None:
+    """The gradient to h_t with all that follows from it, times what `slopes_row` left."""
+    for d in range(lanes):
+        total = dh[d] + later[d]
+        later[d] = total - total * loss[d]
+        dfirst[d] *= total
+        dcontent[d] *= total
+        if parts == 3:
+            dsecond[d] *= total
+
+
+@inlined
+def linear_row(decay: Any, drive: Any, memory: Any, h: Any, lanes: int) -> None:
+    for d in range(lanes):
+        new = decay[d] * memory[d] + drive[d]
+        memory[d] = new
+        h[d] = new
+
+
+@inlined
+def linear_gradients_row(dh: Any, decay: Any, later: Any, ddecay: Any, ddrive: Any, lanes: int) -> None:
+    for d in range(lanes):
+        total = dh[d] + later[d]
+        later[d] = total * decay[d]
+        ddrive[d] = total
+        ddecay[d] *= total
+
+
+@inlined
+def copy_row(source: Any, target: Any, lanes: int) -> None:
+    for d in range(lanes):
+        target[d] = source[d]

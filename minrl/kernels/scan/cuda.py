@@ -1,0 +1,221 @@
+"""The recurrences on a CUDA device as torch operators: Triton kernels, each one pass over memory forward and one back.
+
+They read float32, bfloat16 or float16, form gates and keep states in float32, and write h and the gradients of the
+gates in the precision that they read; the state and its gradient are float32. Saved are the inputs and h; gates are
+formed anew on the way back. What they do not take (float64, complex numbers, other devices, no Triton) runs in torch
+operations. Launches depend on shapes alone, so that a training step can be recorded as a CUDA graph.
+
+Shapes: B batch, T time, D width, N chunks of time, P parts of the gates (1: linear, 2: minGRU, 3: minLSTM).
+"""
+
+import os
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minrl.kernels.guard import under_transform
+from minrl.kernels.jit.operators import register_gated, register_linear
+from minrl.kernels.scan import chunked
+
+# The tile of a program, as compiled for: 8 numbers per thread, no spills (benchmarks/cuda_kernel.md).
+ROWS, LANES, WARPS, STAGES = 16, 32, 2, 3
+# Time is cut where a multiprocessor would have fewer programs than the first number, so that it has the second: reading
+# the gates twice costs two thirds more traffic, which pays only where most of the chip would be idle.
+FEW, ENOUGH = 2, 4
+# A chunk has so many steps or more, else its second launch costs more than it brings.
+CHUNK = 256
+_PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
+def interpreted() -> bool:
+    """Whether Triton was told to run its kernels on the CPU, number by number: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
+def available() -> bool:
+    """Whether Triton is there and every GPU is of a kind that the kernels are compiled for (Ampere or newer)."""
+    return _triton_works()
+
+
+@cache
+def _triton_works() -> bool:
+    try:
+        from triton import language
+    except ImportError:
+        return False
+    if not hasattr(language, "gather"):  # Triton 3.2
+        return False
+    if interpreted():
+        return True
+    if torch.version.hip or not torch.cuda.is_available():
+        return False
+    return all(torch.cuda.get_device_capability(i) >= (8, 0) for i in range(torch.cuda.device_count()))
+
+
+def takes(x: Tensor) -> bool:
+    """Return True if the kernels take an input like `x` here."""
+    on_device = x.device.type == "cuda" or (x.device.type == "cpu" and bool(interpreted()))
+    return on_device and x.dtype in _PRECISIONS and bool(available()) and not under_transform()
+
+
+def linear_scan(
+    decay: Tensor, drive: Tensor, state: Tensor | None = None, reset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `minrl.scan.linear_scan`; the last state is float32."""
+    if not takes(drive) or decay.dtype != drive.dtype or decay.device != drive.device:
+        return chunked.linear_scan(decay, drive, state, reset)
+    h, last = torch.ops.minrl.cuda_linear_scan(decay, drive, None if state is None else state.float(), reset)
+    return h, last
+
+
+def gated_scan(
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, *, parts: int, candidate: str, signed: bool
+) -> tuple[Tensor, Tensor]:
+    """The minGRU of gates (B, T, 2D) or the minLSTM of gates (B, T, 3D): h (B, T, D), last state (B, D) in float32."""
+    state = None if state is None else state.float()
+    h, last = torch.ops.minrl.cuda_gated_scan(gates, state, reset, parts, candidate, signed)
+    return h, last
+
+
+def chunks_of(batch: int, steps: int, width: int, multiprocessors: int) -> tuple[int, int]:
+    """How many chunks time is cut into, and the steps of each; the last may be shorter."""
+    programs = batch * -(-width // LANES)
+    if programs >= FEW * multiprocessors:
+        return 1, steps
+    chunks = min(-(-ENOUGH * multiprocessors // programs), steps // CHUNK)
+    if chunks < 3:
+        return 1, steps
+    length = -(-steps // (chunks * ROWS)) * ROWS
+    return -(-steps // length), length
+
+
+def multiprocessors(device: torch.device) -> int:
+    """Of a GPU; 1 for the interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def _gated_forward(
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool
+) -> tuple[Tensor, Tensor]:
+    return _forward(gates, None, state, reset, parts, candidate, signed)
+
+
+def _linear_forward(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    return _forward(decay, drive, state, reset, 1, "linear", False)
+
+
+def _forward(
+    gates: Tensor, drive: Tensor | None, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str,
+    signed: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    batch, steps, columns = gates.shape
+    width = columns // parts
+    h = gates.new_empty(batch, steps, width)
+    last = gates.new_empty(batch, width, dtype=torch.float32)
+    if not h.numel():
+        return h, last
+    launch = _Launch(h, {"PARTS": parts, "CANDIDATE": candidate, "SIGNED": signed})
+    inputs = _dense(gates), _dense(drive)
+    if launch.totals is not None:
+        launch("forward_totals", launch.chunks - 1, *inputs, _flags(reset), launch.totals)
+    launch("forward", launch.chunks, *inputs, _dense(state), _flags(reset), launch.totals, h, last)
+    return h, last
+
+
+def _gated_backward(
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, h: Tensor, dh: Tensor, dlast: Tensor, parts: int,
+    candidate: str, signed: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    dgates, _, dstate = _backward(gates, state, reset, h, dh, dlast, parts, candidate, signed)
+    return dgates, dstate
+
+
+def _linear_backward(
+    decay: Tensor, state: Tensor | None, reset: Tensor | None, h: Tensor, dh: Tensor, dlast: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _backward(decay, state, reset, h, dh, dlast, 1, "linear", False)
+
+
+def _backward(
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, h: Tensor, dh: Tensor, dlast: Tensor, parts: int,
+    candidate: str, signed: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    dgates = torch.empty_like(gates, memory_format=torch.contiguous_format)
+    ddrive = torch.empty_like(h) if parts == 1 else h.new_empty(0)
+    dstate = h.new_empty(dlast.shape, dtype=torch.float32)
+    if not h.numel():
+        return dgates, ddrive, dstate
+    gates, dh = _dense(gates), _dense(dh)
+    launch = _Launch(h, {"PARTS": parts, "SIGNED": signed})
+    if launch.totals is not None:
+        launch("backward_totals", launch.chunks - 1, gates, _flags(reset), dh, launch.totals)
+    inputs = gates, _dense(state), _flags(reset), _dense(h), dh, _dense(dlast), launch.totals
+    results = dgates, ddrive if parts == 1 else None, dstate
+    launch("backward", launch.chunks, *inputs, *results, CANDIDATE=candidate)
+    return dgates, ddrive, dstate
+
+
+class _Launch:
+    """The launches for one h (B, T, D): how time is cut, and room for what the chunks amount to (3, B, N, D)."""
+
+    def __init__(self, h: Tensor, options: dict[str, Any]) -> None:
+        batch, steps, width = h.shape
+        self.chunks, length = chunks_of(batch, steps, width, multiprocessors(h.device))
+        self.programs = batch * -(-width // LANES)
+        self.sizes = steps, width, length, batch * self.chunks * width
+        self.totals = h.new_empty(3, self.sizes[3], dtype=torch.float32) if self.chunks > 1 else None
+        self.options = {**options, "ROWS": ROWS, "LANES": LANES, "STAGES": STAGES, "num_warps": WARPS}
+        self.device = torch.cuda.device_of(h)  # type: ignore[no-untyped-call, unused-ignore]
+
+    def __call__(self, name: str, chunks: int, *tensors: Tensor | None, **options: Any) -> None:
+        from minrl.kernels.scan import cuda_loops  # it imports triton
+
+        kernel = getattr(cuda_loops, name)
+        with self.device:
+            kernel[self.programs, chunks](*tensors, *self.sizes, **self.options, **options)
+
+
+def _dense(x: Tensor | None) -> Any:
+    """Row by row and on a multiple of 16 bytes, as the kernels are compiled for."""
+    if x is None:
+        return None
+    x = x.detach().contiguous()
+    return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
+def _flags(reset: Tensor | None) -> Any:
+    return None if reset is None else _dense(reset).view(torch.uint8)
+
+
+def _fake_gated(
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool
+) -> tuple[Tensor, Tensor]:
+    batch, steps, columns = gates.shape
+    width = columns // parts
+    return gates.new_empty(batch, steps, width), gates.new_empty(batch, width, dtype=torch.float32)
+
+
+def _fake_gated_backward(gates: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+    dlast = inputs[4]
+    return torch.empty_like(gates, memory_format=torch.contiguous_format), dlast.new_empty(dlast.shape)
+
+
+def _fake_linear(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    batch, steps, width = drive.shape
+    return drive.new_empty(batch, steps, width), drive.new_empty(batch, width, dtype=torch.float32)
+
+
+def _fake_linear_backward(decay: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    h, dlast = inputs[2], inputs[4]
+    ddecay = torch.empty_like(decay, memory_format=torch.contiguous_format)
+    return ddecay, torch.empty_like(h), dlast.new_empty(dlast.shape)
+
+
+# On the CPU for Triton's interpreter.
+_DEVICES = "cuda", "cpu"
+register_gated("cuda_gated_scan", _DEVICES, _gated_forward, _gated_backward, _fake_gated, _fake_gated_backward)
+register_linear("cuda_linear_scan", _DEVICES, _linear_forward, _linear_backward, _fake_linear, _fake_linear_backward)

@@ -1,0 +1,1 @@
+"""Parts of agents: encoders, heads, losses, context windows and the compiled action."""

@@ -1,0 +1,131 @@
+"""Observations and previous actions on their way into a backbone: normalisation, and a stack without memory.
+
+Shapes: B batch, T time, O flat observation width, A flat action width, D width.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from minrl.cells import Cell
+from minrl.data.episode import Episodes
+from minrl.data.moments import column_moments
+from minrl.data.spaces import leaves
+from minrl.data.task import Task
+
+
+class Normalizer(nn.Module):
+    """(x - mean) / std of each column over a data set; saved with the weights.
+
+    One-hot and binary columns pass as they are. A column that never changes becomes 0, as its std is 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+    rest: Tensor  # what float32 leaves of the mean, where that is more than 1e-5 of the spread
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+        self.register_buffer("rest", torch.zeros(size))
+
+    def fit(self, episodes: Episodes) -> None:
+        """Take mean and standard deviation from all steps of `episodes`, in float64 and in blocks."""
+        found = column_moments(episodes.observations)
+        mean, fixed = found.mean, found.constant
+        for leaf in leaves(episodes.observation_space):
+            if not isinstance(leaf.space, spaces.Box):
+                mean[leaf.columns], fixed[leaf.columns] = 0.0, True
+        rest = mean - mean.astype(np.float32)
+        std = np.where(fixed, 1.0, found.std)
+        self.mean.copy_(torch.from_numpy(mean))
+        self.rest.copy_(torch.from_numpy(np.where(np.abs(rest) > 1e-5 * std, rest, 0.0)))
+        self.std.copy_(torch.from_numpy(std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (..., O); float64 is centred before it is cast to the precision of the statistics."""
+        return self.centered(x) / self.std
+
+    def centered(self, x: Tensor) -> Tensor:
+        """Subtract the mean: (..., O) -> (..., O) in the precision of the statistics."""
+        if x.dtype == torch.float64:
+            return ((x - self.mean) - self.rest).to(self.mean.dtype)
+        return (x - self.mean) - self.rest
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        # Checkpoints from before float64 observations kept their precision hold no rest.
+        state_dict.setdefault(f"{prefix}rest", torch.zeros_like(self.rest))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class ActionUnits(nn.Module):
+    """(action - mean) / std of each column over a data set: a previous action as an input; saved with the weights.
+
+    Choices pass as they are. A column that never changes becomes 0. A task without the statistics, as in checkpoints
+    from before actions were standardised, leaves actions in their own unit.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.standardizes = task.action_mean is not None and task.action_std is not None
+        if task.action_mean is not None and task.action_std is not None:
+            std = torch.tensor(task.action_std, dtype=torch.float64)
+            self.register_buffer("mean", torch.tensor(task.action_mean))
+            self.register_buffer("inverse", torch.where(std > 0, 1 / std, 0.0).to(torch.get_default_dtype()))
+
+    def forward(self, action: Tensor) -> Tensor:
+        """(..., A) -> (..., A)."""
+        if not self.standardizes:
+            return action
+        standard: Tensor = (action - self.get_buffer("mean")) * self.get_buffer("inverse")
+        return standard
+
+    def previous(self, action: Tensor, start: Tensor) -> Tensor:
+        """Standardise recorded previous actions; 0 where an episode starts: (..., A), (...) bool -> (..., A)."""
+        return self(action).masked_fill(start.unsqueeze(-1), 0.0) if self.standardizes else action
+
+
+class Memoryless(Cell):
+    """Residual MLP blocks that look at the present alone: the baseline that any memory must beat.
+
+    Args:
+        width: D.
+        depth: number of blocks.
+        mlp: hidden width of each MLP over D.
+        dropout: probability on each residual branch.
+    """
+
+    def __init__(self, width: int, depth: int, *, mlp: float = 4.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        hidden = round(mlp * width)
+        self.width = width
+        self.state_size = 0
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, hidden),
+                nn.GELU(),
+                nn.Linear(hidden, width),
+                nn.Dropout(dropout),
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `Cell.scan`; resets change nothing."""
+        return self._run(x), x.new_zeros(x.shape[0], 0)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Cell.step`."""
+        return self._run(x), state
+
+    def _run(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        out: Tensor = self.norm(x)
+        return out

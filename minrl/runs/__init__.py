@@ -1,0 +1,1 @@
+"""A run's folder: checkpoints, logs, figures, dashboard and videos."""

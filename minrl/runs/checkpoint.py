@@ -1,0 +1,136 @@
+"""Checkpoints: one file with config, weights and all that a run needs to go on, read without running code."""
+
+import errno
+import os
+import pickle
+import warnings
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+import torch
+
+from minrl.agent import Actor
+from minrl.data.task import Task
+from minrl.system.config import build, to_plain
+from minrl.system.files import replacing
+from minrl.system.names import choose
+
+FORMAT = 1
+LAST, BEST, CONFIG = "checkpoint.pt", "best.pt", "config.toml"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is in a file: plain values and tensors only."""
+
+    agent: str
+    config: dict[str, Any]
+    task: dict[str, Any]
+    weights: dict[str, Any]  # those that act: averaged ones where averaging is on
+    step: int
+    training: dict[str, Any]  # optimiser, sampler, random states; empty in a file that only acts
+    note: dict[str, Any]  # scores and versions
+
+
+def save(
+    path: Path,
+    agent: Actor,
+    *,
+    step: int,
+    weights: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    note: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint to a temporary name and rename it, so that a file is whole or not there.
+
+    Raises:
+        OSError: if it cannot be written; what was there before is kept.
+    """
+    content = {
+        "format": FORMAT,
+        "agent": agent.name,
+        "config": to_plain(agent.config),
+        "task": agent.task.to_dict(),
+        "weights": agent.state_dict() if weights is None else weights,
+        "step": step,
+        "training": training or {},
+        "note": note or {},
+    }
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except RuntimeError as error:  # torch's word for a full disk
+        raise OSError(errno.EIO, f"checkpoint cannot be written ({' '.join(str(error).split())})", str(path)) from error
+
+
+def read(path: Path | str) -> Checkpoint:
+    """The checkpoint at `path`, a file or a run's folder (its last one); a ValueError where there is none.
+
+    Only tensors and plain values are accepted: a file that holds code is refused and nothing of it runs.
+    """
+    path = Path(path)
+    file = path / LAST if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"no checkpoint at {file}; a run's folder holds {LAST} once its first one is saved")
+    try:
+        with warnings.catch_warnings():
+            # What torch warns of in a file that is none, the error says.
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(file):
+            raise ValueError(f"checkpoint {file} holds more than tensors and plain values; refused") from error
+        raise ValueError(f"{file} is cut short or no checkpoint") from error
+    except PermissionError:
+        raise
+    except Exception as error:  # torch's reader fails in many ways on bytes that are no checkpoint
+        raise ValueError(f"checkpoint {file} is damaged or cut short; nothing was loaded") from error
+    if not isinstance(content, dict) or "format" not in content or "agent" not in content:
+        raise ValueError(f"{file} is no checkpoint of minrl")
+    if content["format"] != FORMAT:
+        raise ValueError(f"checkpoint {file} has format {content['format']}, this version reads {FORMAT}")
+    for name, hint in get_type_hints(Checkpoint).items():
+        kind = get_origin(hint) or hint
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"checkpoint {file} holds no {name} of type {kind.__name__}")
+    return Checkpoint(**{name: content[name] for name in get_type_hints(Checkpoint)})
+
+
+def load(path: Path | str) -> Actor:
+    """The agent of a run's folder or checkpoint file, on the CPU, ready to act.
+
+    Raises:
+        ValueError: if there is none, it is damaged, or its agent is not installed.
+    """
+    return restore(read(path), str(path))
+
+
+def restore(checkpoint: Checkpoint, where: str) -> Actor:
+    """The agent that a checkpoint describes, with its weights."""
+    kind = agent_class(checkpoint.agent)
+    config = build(kind.config_class, kind.saved_config(checkpoint.config), f"checkpoint {where}")
+    try:
+        agent = kind(config, Task.from_dict(checkpoint.task))
+        agent.load_state_dict(checkpoint.weights)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"checkpoint {where} does not fit its own configuration: {reason[-1].strip()}") from error
+    return agent.eval()
+
+
+def agents() -> dict[str, Any]:
+    """The entry points of all installed agents by name."""
+    return {point.name: point for point in entry_points(group="minrl.agents")}
+
+
+def agent_class(name: str) -> type[Actor]:
+    """The class of an installed agent; a ValueError with the nearest name where there is none."""
+    kind = choose(agents(), name, "agent").load()
+    if not (isinstance(kind, type) and issubclass(kind, Actor)):
+        raise ValueError(f'agent "{name}" is no subclass of minrl.agent.Actor')
+    return kind

@@ -1,0 +1,202 @@
+"""TensorBoard over a folder of runs: each under its name, with its charts, and one table of hyper-parameters."""
+
+import base64
+import contextlib
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tensorboard import program  # type: ignore[import-untyped]
+from torch.utils.tensorboard import FileWriter
+from torch.utils.tensorboard.summary import custom_scalars
+
+from minrl.runs.checkpoint import CONFIG
+from minrl.runs.log import CSV
+from minrl.runs.tensorboard import METRICS, Value, charts, experiment, hyperparameters, online_layout
+from minrl.runs.video import VIDEOS
+from minrl.training.target_sweep import PLOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# What makes a folder one of a comparison, and where its runs lie.
+_GRID, _RUNS = "grid.toml", "runs"
+_EVENTS = "tfevents"  # in the names of TensorBoard's files
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]  # as WSGI has it
+
+
+class Mirror:
+    """Links to the event files of all runs in a folder, in a folder of TensorBoard's own.
+
+    There a run has the name of its place below the folder, a lone run that of the folder itself, and beside the
+    runs' own events lie those that speak of all of them; nothing is written where the runs are.
+
+    Args:
+        folder: a run, or what holds runs at any depth.
+        into: an empty folder.
+
+    Raises:
+        ValueError: if there is no folder, or no run in it.
+    """
+
+    def __init__(self, folder: Path, into: Path) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"no folder {folder}: name one that holds runs, such as that of minrl train --out")
+        self.into = into
+        self.root = folder / _RUNS if (folder / _GRID).is_file() and (folder / _RUNS).is_dir() else folder
+        self.name = folder.resolve().name or "runs"
+        self.runs: dict[str, Path] = {}
+        self.update()
+        if not self.runs:
+            raise ValueError(f"{folder} holds no run: no {_EVENTS} file of TensorBoard lies in it, at any depth")
+        self._describe()
+
+    def update(self) -> None:
+        """Link what has come since."""
+        for file in _event_files(self.root):
+            inner = file.parent.relative_to(self.root)
+            name = self.name if inner == Path() else inner.as_posix()
+            self.runs[name] = file.parent
+            link = self.into / name / file.name
+            if not link.is_symlink():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(file.resolve())
+
+    def has_pictures(self) -> bool:
+        """Return True if a run has shown return achieved over return asked, or a video."""
+        return any((place / name).exists() for place in self.runs.values() for name in (PLOT, VIDEOS))
+
+    def _describe(self) -> None:
+        """The columns of the table of runs; charts for runs that Stable-Baselines3 logged without us."""
+        first = next(iter(self.runs))
+        settings = {name: read for name, place in self.runs.items() if (read := _settings(place)) is not None}
+        if settings:
+            logged = {column for place in self.runs.values() for column in _columns(place)}
+            shown = [metric for metric in METRICS if metric in logged] or METRICS
+            self._write(first, experiment(settings.values(), shown))
+        others = [name for name in self.runs if name not in settings]
+        if others:
+            self._write(others[0], custom_scalars(charts(online_layout(plays=True))))
+
+    def _write(self, run: str, summary: Any) -> None:
+        writer = FileWriter(str(self.into / run))
+        writer.add_summary(summary, 0)
+        writer.close()
+
+
+# The page of all custom charts, below TensorBoard's address.
+CHARTS = "charts"
+# The key under which TensorBoard's pages keep in the browser whether charts are scaled without outliers.
+_OUTLIERS = "_ignoreYOutliers"
+
+
+def launch(logdir: Path, runs: Iterable[str], title: str, *, host: str, port: int | None) -> str:
+    """Start TensorBoard in a thread of this process; its address.
+
+    Args:
+        logdir: what it shows.
+        runs: their names, looked at anew at each request of the page `CHARTS`.
+        title: of the browser's window.
+        host: name or address of this machine to listen at.
+        port: to listen at, 0 for any that is free; by default the first free one from 6006 on.
+
+    Raises:
+        ValueError: if it cannot listen there.
+    """
+
+    def server(app: Application, flags: Any) -> Any:
+        return program.create_port_scanning_werkzeug_server(_with_charts(app, runs), flags)
+
+    board = program.TensorBoard(server_class=server)
+    board.configure(
+        logdir=str(logdir),
+        host=host,
+        port=port,
+        window_title=title,
+        reload_interval=5,
+        samples_per_plugin={"scalars": 5000, "images": 100},
+    )
+    said = io.StringIO()
+    try:
+        # On standard error it says which of its two readers it has chosen, and why it leaves for a wrong host.
+        with contextlib.redirect_stderr(said):
+            address: str = board.launch()
+    except program.TensorBoardPortInUseError as error:
+        raise ValueError(f"port {port} is taken: choose another with --port, or 0 for any that is free") from error
+    except program.TensorBoardServerException as error:
+        raise ValueError(f"TensorBoard cannot listen at {host}: {error.msg}") from error
+    except SystemExit as error:
+        raise ValueError(f"TensorBoard cannot listen at {host}: {said.getvalue().strip().splitlines()[-1]}") from error
+    return address
+
+
+def _with_charts(board: Application, runs: Iterable[str]) -> Application:
+    """Wrap `board` so that it serves the page `CHARTS` besides, which leads to the custom charts of all runs.
+
+    Of more than 40 runs TensorBoard ticks none, and it scales charts without what it takes for outliers: those are the
+    one point of a single evaluation and the best score of a few. Only the browser's storage turns that off.
+    """
+
+    def answer(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if environment.get("PATH_INFO") != f"/{CHARTS}":
+            return board(environment, start)
+        page = _charts_page(runs).encode()
+        kind = ("Content-Type", "text/html; charset=utf-8")
+        start("200 OK", [kind, ("Cache-Control", "no-store"), ("Content-Length", str(len(page)))])
+        return [] if environment.get("REQUEST_METHOD") == "HEAD" else [page]
+
+    return answer
+
+
+def _charts_page(runs: Iterable[str]) -> str:
+    """Return the page that sets TensorBoard's scaling of charts in the browser and goes on to the charts of `runs`."""
+    ticked = json.dumps(dict.fromkeys(runs, True), separators=(",", ":"))
+    # In whole groups of three bytes: an equals sign at the end would be read as one of the address.
+    state = base64.b64encode(ticked.ljust(-(-len(ticked) // 3) * 3).encode("ascii")).decode("ascii")
+    # TensorBoard smooths curves unless it is told not to, and a few evaluations are no noise. The address is relative,
+    # so that it holds behind a proxy too.
+    place = f"./#custom_scalars&_smoothingWeight=0&runSelectionState={state}"
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>minrl: charts</title>\n</head>\n'
+        f'<body>\n<a href="{place}">charts</a>\n<script>\n'
+        # A browser that keeps no storage shows the charts all the same.
+        f'try {{ localStorage.setItem("{_OUTLIERS}", "false"); }} catch (error) {{ console.warn(error); }}\n'
+        f"location.replace({json.dumps(place)});\n</script>\n</body>\n</html>\n"
+    )
+
+
+def _event_files(root: Path) -> Iterator[Path]:
+    """Through links to folders too, each folder once."""
+    seen = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(place) / name for name in sorted(files) if _EVENTS in name)
+
+
+def _settings(run: Path) -> dict[str, Value] | None:
+    """The hyper-parameters of a run's `config.toml`; None for a run without one that can be read."""
+    try:
+        return hyperparameters(tomllib.loads((run / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _columns(run: Path) -> list[str]:
+    """What a run logs; nothing before its first row."""
+    try:
+        with (run / CSV).open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file), [])
+    except OSError:
+        return []

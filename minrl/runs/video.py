@@ -1,0 +1,121 @@
+"""An episode as an animated GIF.
+
+Shapes: H, W size of a picture.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minrl.agent import Actor
+from minrl.data.environment import EnvironmentInfo, make_environment
+from minrl.data.rewards import ScalarReward
+from minrl.play import Player
+from minrl.runs.log import Picture
+from minrl.system.files import replacing
+from minrl.system.mujoco import quiet_mujoco
+
+VIDEOS = "videos"
+# A GIF counts time in hundredths of a second, and browsers slow down what shows more than 50 pictures in one.
+_RATE = 25.0
+_MOST_FRAMES = 500
+_LARGEST = 320  # pixels
+
+
+def check_renders(environment: EnvironmentInfo, modes: Sequence[str]) -> None:
+    """A ValueError where no picture of the environment, whose render modes are `modes`, can be had."""
+    if find_spec("PIL") is None:
+        raise ValueError("--video writes GIFs with Pillow: pip install pillow")
+    failed = f"--video: environment {environment.id} cannot be rendered"
+    if "rgb_array" not in modes:
+        raise ValueError(f"{failed}; its render modes: {', '.join(modes) or 'none'}")
+    try:
+        with closing(_rendered(environment)) as world:
+            world.reset(seed=0)
+            frame: Any = world.render()
+    except Exception as error:  # what is missing (pygame, a display, a driver) shows in many ways
+        hint = (
+            " (MuJoCo draws without a display by EGL, or with MUJOCO_GL=osmesa by OSMesa: one must be installed)"
+            if "GL" in str(error)
+            else ""
+        )
+        raise ValueError(f"{failed}: {' '.join(str(error).split())}{hint}") from error
+    if np.ndim(frame) != 3:
+        raise ValueError(f"{failed}: it gives a {type(frame).__name__} in place of a picture")
+
+
+def record_episode(agent: Actor, environment: EnvironmentInfo, seed: int) -> Picture:
+    """The episode that opens with `reset(seed=seed)`, likeliest actions, in real time and cut off when it gets long."""
+    quiet_mujoco()
+    frames: list[npt.NDArray[np.uint8]] = []
+    with closing(_rendered(environment)) as world:
+        rate = float(world.metadata.get("render_fps") or _RATE)
+        stride = max(1, round(rate / _RATE))
+        player = Player(agent, 1)
+        observation, _ = world.reset(seed=seed)
+        reward, start, over, step = 0.0, True, False, 0
+        while not over and len(frames) < _MOST_FRAMES:
+            if step % stride == 0:
+                frames.append(_frame(world))
+            action = player.act(_stacked(observation), [reward], [start])
+            observation, reward, terminated, truncated, _ = world.step(_first(action))
+            start, over, step = False, terminated or truncated, step + 1
+        frames.append(_frame(world))
+    return animation(frames, rate / stride)
+
+
+def keep(film: Picture, folder: Path, step: int) -> None:
+    """Write the film of `step` into the videos of a run's folder."""
+    (folder / VIDEOS).mkdir(exist_ok=True)
+    with replacing(folder / VIDEOS / f"step_{step}.gif") as temporary:
+        temporary.write_bytes(film.data)
+
+
+def animation(frames: list[npt.NDArray[np.uint8]], rate: float) -> Picture:
+    """Pictures (H, W, 3) as a GIF that repeats, `rate` of them in a second."""
+    from PIL import Image
+
+    pictures = [Image.fromarray(frame) for frame in frames]
+    for picture in pictures:
+        picture.thumbnail((_LARGEST, _LARGEST))
+    first, *others = pictures
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=others, duration=round(1000 / rate), loop=0)
+    return Picture(file.getvalue(), first.width, first.height)
+
+
+def _rendered(environment: EnvironmentInfo) -> Any:
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        # Pygame draws into memory; where it looks for a display in vain, it complains about that.
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        # MuJoCo would look for one too.
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    return ScalarReward(make_environment(environment, render_mode="rgb_array"))
+
+
+def _frame(world: Any) -> npt.NDArray[np.uint8]:
+    return np.asarray(world.render(), dtype=np.uint8)
+
+
+def _stacked(observation: Any) -> Any:
+    """One observation as a batch of one, in its structure."""
+    if isinstance(observation, dict):
+        return {key: _stacked(part) for key, part in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(_stacked(part) for part in observation)
+    return np.asarray(observation)[None]
+
+
+def _first(action: Any) -> Any:
+    """The inverse of `_stacked`."""
+    if isinstance(action, dict):
+        return {key: _first(part) for key, part in action.items()}
+    return tuple(_first(part) for part in action) if isinstance(action, tuple) else action[0]

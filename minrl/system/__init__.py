@@ -1,0 +1,1 @@
+"""Configuration, files, names, devices and processes; knows nothing of learning."""

@@ -1,0 +1,159 @@
+"""Configurations: frozen dataclasses, read from TOML and flags, where an unknown key is an error.
+
+A file has one table for each part ([train], [decision], ...) and says only what differs from the defaults.
+"""
+
+import argparse
+import dataclasses
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from minrl.system.files import replacing
+from minrl.system.names import nearest
+from minrl.system.shipped_configs import find_config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+C = TypeVar("C")
+
+
+def build(kind: type[C], values: Mapping[str, Any], where: str) -> C:
+    """A `kind` from plain values; a ValueError names the key and `where` it stood."""
+    return kind(**check(kind, values, where))
+
+
+def check(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Some of the fields of a `kind`, keys and types checked as `build` does it, without the kind's own checks."""
+    hints = get_type_hints(kind)
+    checked = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise ValueError(f'{where} has no key "{key}"; {nearest(key, hints)}')
+        checked[key] = _checked(hints[key], value, f"{key} in {where}")
+    return checked
+
+
+def read_toml(path: Path | str, parts: Mapping[str, type[Any]]) -> dict[str, dict[str, Any]]:
+    """Return the tables of a TOML file, one for each of `parts`; raise ValueError for any other table or a bad file.
+
+    `path` is a file, or the name of a config that ships: "decision_transformer", "online/cartpole".
+    """
+    tables = read_tables(find_config(path), "config")
+    for name, table in tables.items():
+        if name not in parts or not isinstance(table, dict):
+            raise ValueError(f'config {path} has an unknown table "{name}"; {nearest(name, parts)}')
+        build(parts[name], table, f"[{name}] of {path}")
+    return tables
+
+
+def read_tables(path: Path, kind: str) -> dict[str, Any]:
+    """The tables of a TOML file, unchecked; a ValueError that calls it a `kind` where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{kind} {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{kind} {path} is not TOML: {error}") from error
+
+
+def write_toml(path: Path, parts: Mapping[str, Any]) -> None:
+    """Every value of each part's dataclass, None left out; written to a temporary name and renamed."""
+    tables = {name: to_plain(part) for name, part in parts.items()}
+    with replacing(path) as temporary:
+        temporary.write_text(tomli_w.dumps(tables), encoding="utf-8")
+
+
+def check_at_least(part: Any, bound: int, *names: str) -> None:
+    """A ValueError if one of the named fields lies below `bound` or is not a number."""
+    for name in names:
+        value = getattr(part, name)
+        if not value >= bound:
+            raise ValueError(f"{name} must be at least {bound}, got {value}")
+
+
+def to_plain(part: Any) -> dict[str, Any]:
+    """A dataclass as plain values without those that are None."""
+    values = dataclasses.asdict(part)
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
+
+
+def add_flags(parser: argparse.ArgumentParser, kind: type[Any], title: str) -> None:
+    """One flag for each field of a dataclass, with its help and its default; flags left out are not set."""
+    group = parser.add_argument_group(title)
+    hints = get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        default = {} if item.default is dataclasses.MISSING else item.default
+        shown = "" if default in (None, {}, "") else f" (default: {_shown(default)})"
+        flag = "--" + item.name.replace("_", "-")
+        options: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS}
+        hint = _without_none(hints[item.name])
+        if hint is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif get_origin(hint) is dict:
+            options |= {"type": key_value, "nargs": "+", "metavar": "KEY=VALUE"}
+        else:
+            options["type"] = str if get_origin(hint) is Literal else hint
+            is_choice = get_origin(hint) is Literal
+            options["metavar"] = "{" + ",".join(get_args(hint)) + "}" if is_choice else _METAVARS[hint]
+        group.add_argument(flag, help=item.metadata.get("help", "") + shown, **options)
+
+
+def from_flags(kind: type[Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `kind` that were set by flags."""
+    names = {item.name for item in dataclasses.fields(kind)}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    pairs = {n for n in given if get_origin(get_type_hints(kind)[n]) is dict}
+    return {name: dict(value) if name in pairs else value for name, value in given.items()}
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """ "KEY=VALUE" as a pair, the value read as TOML where it is TOML and as text where it is not."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f'"{text}" should read KEY=VALUE')
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type that `hint` asks for."""
+    optional = _without_none(hint) is not hint
+    if value is None and optional:
+        return None
+    hint = _without_none(hint)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f'{where}: unknown value "{value}"; {nearest(str(value), get_args(hint))}')
+        return value
+    kind = get_origin(hint) or hint
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def _without_none(hint: Any) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        rest = [part for part in get_args(hint) if part is not type(None)]
+        return rest[0] if len(rest) == 1 else hint
+    return hint
+
+
+_METAVARS = {int: "N", float: "X", str: "NAME"}
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return str(default)

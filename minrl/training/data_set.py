@@ -1,0 +1,57 @@
+"""The episodes that a run learns from, with the environment that it is evaluated in."""
+
+from dataclasses import replace
+
+from minrl.data import load
+from minrl.data.environment import EnvironmentInfo
+from minrl.data.episode import Episodes
+from minrl.data.trust import checked
+from minrl.training.config import TrainConfig
+
+HOW_TO_EVALUATE = "--eval-env ID (MODULE:ID imports MODULE first; --env-kwargs KEY=VALUE for its settings)"
+
+
+def training_data(config: TrainConfig, *, download: bool = True) -> Episodes:
+    """Load the data set of `config` with the spaces and the environment that it states in place of the set's own.
+
+    Raises:
+        ValueError: if the set cannot be had, a stated space does not fit it, or settings of an environment are
+            given where there is none.
+    """
+    environment = evaluation_environment(config)
+    episodes = load(
+        config.data,
+        download=download,
+        observation_space=config.observation_space or None,
+        action_space=config.action_space or None,
+        environment=environment,
+    )
+    if environment is None and config.env_kwargs:
+        if episodes.environment is None:
+            raise ValueError(f"env_kwargs: {episodes.name} names no environment; say it: {HOW_TO_EVALUATE}")
+        return replace(episodes, environment=episodes.environment.changed(config.env_kwargs))
+    return episodes
+
+
+def evaluation_environment(config: TrainConfig) -> EnvironmentInfo | None:
+    """Return the environment that `config` names, None where it leaves that to the data set."""
+    return EnvironmentInfo(config.eval_env, config.env_kwargs) if config.eval_env else None
+
+
+def check_environment_of_file(config: TrainConfig, named: str | None, where: str) -> None:
+    """Check the environment in the settings of a checkpoint, which may be a stranger's.
+
+    Args:
+        config: read from the checkpoint.
+        named: the environment's id, where the user says it again.
+        where: the run.
+
+    Raises:
+        ValueError: if the user names another one, or names none and no installed package registers it.
+    """
+    environment = evaluation_environment(config)
+    if named is not None and (environment is None or named != environment.id):
+        other = "the environment of its data set" if environment is None else environment.id
+        raise ValueError(f"{where} is evaluated in {other}, not in {named}")
+    if environment is not None and named is None:
+        checked(environment)

@@ -1,0 +1,164 @@
+"""What a run finds out about its agent between gradient steps: held-out episodes, evaluations, a film."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from minrl.agent import Agent
+from minrl.data.episode import Episodes
+from minrl.evaluate import Evaluation, evaluate, package_versions
+from minrl.runs import checkpoint
+from minrl.runs.attempt import attempt
+from minrl.runs.log import Picture
+from minrl.runs.video import keep, record_episode
+from minrl.system.signals import Stopped, StopRequest
+from minrl.training.config import TrainConfig
+from minrl.training.target_search import TargetChoice
+from minrl.training.target_sweep import spread_targets, tags, write_targets
+from minrl.training.validation import Validation
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is logged of one assessment."""
+
+    evaluation: Evaluation | None
+    values: dict[str, float]
+    curves: dict[str, float | Picture]  # for TensorBoard alone
+    failure: str | None = None  # of the evaluation, where it raised
+
+
+class Assessor:
+    """Judges the weights that an agent holds; draws no random number that training would miss.
+
+    Args:
+        agent: what is trained.
+        config: of its training.
+        out: the run's folder, which keeps the best weights, the films and the returns asked for.
+        learned: the episodes that the agent learns from.
+        held_out: those that it does not; None where it learns from all.
+    """
+
+    def __init__(
+        self, agent: Agent, config: TrainConfig, out: Path, learned: Episodes, held_out: Episodes | None
+    ) -> None:
+        self.agent, self.config, self.out = agent, config, out
+        self.best = -math.inf
+        # Those of all episodes, so that runs that hold out different ones are asked for the same returns.
+        everything = [learned] if held_out is None else [learned, held_out]
+        returns = np.concatenate([episodes.returns for episodes in everything])
+        self.targets = [] if agent.target_return is None else spread_targets(returns)
+        self.choice = TargetChoice(agent, learned, config, out) if config.choose_target else None
+        self.validation = None
+        if held_out is not None:
+            self.validation = Validation(agent, held_out, batch_size=config.batch_size, length=config.length)
+
+    def is_due(self, step: int) -> bool:
+        """Whether anything is to be found out after `step`."""
+        return self.validates_at(step) or self.evaluates_at(step)
+
+    def validates_at(self, step: int) -> bool:
+        """Whether held-out episodes are passed over after `step`."""
+        return self.validation is not None and self._is_turn(step, self.config.validate_every)
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether episodes are played after `step`."""
+        every = self.config.evaluate_every
+        return every > 0 and self.agent.task.environment is not None and self._is_turn(step, every)
+
+    def sweeps_at(self, step: int) -> bool:
+        """Whether the evaluation after `step` asks for several returns."""
+        sweep = self.config.target_sweep
+        return bool(self.targets) and (sweep == "all" or (sweep == "last" and step == self.config.steps))
+
+    def charts(self) -> dict[str, Any]:
+        """Return what the run will show, as the arguments of `minrl.runs.tensorboard.offline_layout`."""
+        last = self.config.steps
+        evaluations = -(-last // self.config.evaluate_every) if self.config.evaluate_every else 0
+        plays = self.evaluates_at(last)
+        return {
+            "plays": plays,
+            "scores": self.agent.task.reference_scores is not None,
+            "sweeps": plays and self.config.target_sweep == "all" and self.sweeps_at(last) and evaluations > 1,
+            "validates": self.validates_at(last),
+            "unit": self.agent.loss_unit,
+        }
+
+    def assess(self, step: int, request: StopRequest) -> Assessment | None:
+        """What is due after `step`; None where a signal broke it off."""
+        values = self.validation.measure() if self.validation is not None and self.validates_at(step) else {}
+        if not self.evaluates_at(step):
+            return Assessment(None, values, {})
+        result, asked, film = None, list[Evaluation](), None
+        try:
+            with torch.random.fork_rng(enabled=True), request.at_once():
+                with attempt("evaluation", step, self.out) as tried:
+                    if self.choice is not None and step == self.config.steps:
+                        self.choice.make()
+                    (result,) = self._evaluate()
+                if result is not None and self.sweeps_at(step):
+                    with attempt("evaluation at several target returns", step, self.out):
+                        asked = self._evaluate(self.targets)
+                if result is not None and self.config.video:
+                    with attempt("film", step, self.out):
+                        film = record_episode(
+                            self.agent, self.agent.task.known_environment(), self.config.first_episode
+                        )
+        except Stopped:
+            return None
+        if result is None:
+            return Assessment(None, values | {"eval/failed": 1.0}, {}, failure=tried.error)
+        curves = self._kept(step, result, asked, film)
+        return Assessment(result, values | _values(result), curves)
+
+    def _is_turn(self, step: int, every: int) -> bool:
+        return step > 0 and (step == self.config.steps or step % every == 0)
+
+    def _evaluate(self, targets: list[float] | None = None) -> list[Evaluation]:
+        config = self.config
+        return evaluate(
+            self.agent,
+            episodes=config.evaluate_episodes,
+            targets=targets,
+            environments=10,
+            seed=config.first_episode,
+            max_episode_steps=config.evaluate_max_steps,
+            progress=True,
+        )
+
+    def _kept(
+        self, step: int, result: Evaluation, asked: list[Evaluation], film: Picture | None
+    ) -> dict[str, float | Picture]:
+        """Write what an evaluation leaves in the run's folder; what TensorBoard is shown of it."""
+        if result.mean_return > self.best:
+            self.best = result.mean_return
+            label = {"evaluation": result.to_dict(), "label": "best of the evaluations during training"}
+            checkpoint.save(self.out / checkpoint.BEST, self.agent, step=step, note=note() | label)
+        curves: dict[str, float | Picture] = {
+            name: evaluation.mean_return for name, evaluation in zip(tags(self.targets), asked, strict=False)
+        }
+        if asked:
+            picture = write_targets(self.out, step, asked)
+            if picture is not None:
+                curves["eval/targets"] = picture
+        if film is not None:
+            keep(film, self.out, step)
+            curves["eval/episode"] = film
+        return curves
+
+
+def note() -> dict[str, Any]:
+    """What a checkpoint says of its origin."""
+    return {"versions": package_versions()}
+
+
+def _values(result: Evaluation) -> dict[str, float]:
+    whole = result.to_dict()
+    values = {"eval/mean_reward": result.mean_return, "eval/mean_ep_length": whole["mean_length"]}
+    if whole["normalized_score"] is not None:
+        values["eval/normalized_score"] = whole["normalized_score"]
+    return values

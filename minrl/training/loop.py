@@ -1,0 +1,286 @@
+"""The training loop: one for every agent, exact to the bit when it is resumed on a CPU.
+
+Shapes: B batch, S memory size.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.logger import Logger
+from torch import Tensor
+from tqdm import tqdm
+
+from minrl.agent import Agent, Batch, Sampler
+from minrl.data.episode import Episodes
+from minrl.evaluate import Evaluation
+from minrl.kernels import matmul
+from minrl.runs import checkpoint
+from minrl.runs.log import NOT_TENSORBOARD, STEP, Window, open_log, silent_log
+from minrl.runs.tensorboard import begin_session, end_session, hyperparameters, offline_layout
+from minrl.system.config import to_plain
+from minrl.system.distributed import Group
+from minrl.system.signals import StopRequest
+from minrl.training.config import TrainConfig
+from minrl.training.evaluator import Assessment, Assessor, note
+from minrl.training.optimizer import Optimizer, Schedule
+from minrl.training.validation import ACTION_ERROR
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    agent: Agent
+    step: int
+    evaluation: Evaluation | None  # of the last weights; None where the run was stopped or has no environment
+    signal: int | None  # that asked it to stop
+    seconds: float  # of gradient steps alone, over the whole run
+    cpu_seconds: float  # the same of all threads; not a number where an older version began the run
+    held_out: int  # episodes
+    is_first: bool  # of the processes that trained together: the one that writes and speaks
+    failure: str | None = None  # of the evaluation of the last weights, where it raised
+    data: Episodes | None = None  # all that was learned from or held out
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Of a gradient step; None where there was none."""
+        return self.seconds / self.step if self.step else None
+
+
+class Run:
+    """The state of a run between two gradient steps.
+
+    Args:
+        agent: what is trained.
+        episodes: what it learns from.
+        held_out: what its loss is measured on besides; None for nothing.
+        config: of the training.
+        out: the run's folder.
+        group: the processes that train together.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        episodes: Episodes,
+        held_out: Episodes | None,
+        config: TrainConfig,
+        out: Path,
+        group: Group,
+    ) -> None:
+        self.agent, self.config, self.out, self.group = agent, config, out, group
+        self.device = next(agent.parameters()).device
+        # Every process draws the whole batch and takes its rows, so that the batches do not depend on
+        # how many processes share them.
+        self.sampler: Sampler = agent.sampler(
+            episodes, batch_size=config.batch_size * group.size, length=config.length, seed=config.seed
+        )
+        autocast = config.precision == "bfloat16" or (
+            config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        )
+        self.optimizer = Optimizer(
+            agent,
+            Schedule(config.learning_rate, config.steps, config.warmup, config.decay),
+            weight_decay=config.weight_decay,
+            clip=config.clip,
+            average=config.average,
+            autocast=autocast,
+            group=group,
+        )
+        self.assessor = Assessor(agent, config, out, episodes, held_out)
+        self.held_out = 0 if held_out is None else held_out.num_episodes
+        self.step = 0
+        self.memory: Tensor | None = None
+        self.failure: str | None = None  # of the last evaluation
+        self.window = Window()
+        self.seconds = self.cpu_seconds = 0.0
+        self.recorded = 0  # steps of trajectories in a batch of all processes
+        torch.manual_seed(config.seed + group.rank)
+
+    def go(self) -> Result:
+        """Train to the last step or until asked to stop.
+
+        A checkpoint is saved before the evaluation of the same step; a run that is cut off in between
+        evaluates again when it is resumed.
+        """
+        repeats = self.assessor.is_due(self.step)
+        log = open_log(self.out, step=self.step, repeats_evaluation=repeats) if self.group.is_first else silent_log()
+        parts = {self.agent.name: to_plain(self.agent.config), "train": to_plain(self.config)}
+        begin_session(log, hyperparameters(parts), offline_layout(**self.assessor.charts()))
+        # Where standard error is no terminal the log's tables tell how far the run is.
+        hidden = None if self.group.is_first else True
+        bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=hidden)
+        try:
+            with StopRequest() as request, bar:
+                evaluation = self._loop(log, bar, request)
+            unknown = evaluation is None and self.failure is None
+            broken_off = self.group.is_first and self.assessor.evaluates_at(self.step) and unknown
+            is_whole = self.step == self.config.steps and not broken_off
+            if is_whole:
+                end_session(log)
+        finally:
+            log.close()
+        self.agent.load_state_dict(self.optimizer.acting_weights())
+        self.group.barrier()
+        return Result(
+            agent=self.agent.eval(),
+            step=self.step,
+            evaluation=evaluation,
+            signal=None if is_whole else request.signal,
+            seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
+            held_out=self.held_out,
+            is_first=self.group.is_first,
+            failure=self.failure if is_whole else None,
+        )
+
+    def _loop(self, log: Logger, bar: Any, request: StopRequest) -> Evaluation | None:
+        config, evaluation, shown = self.config, None, time.perf_counter()
+        if self.step == 0:
+            self.save()
+        while True:
+            if self.assessor.is_due(self.step):
+                evaluation = self._assess(log, request)
+                if config.choose_target and self.step == config.steps:
+                    self.save()  # with the target that was chosen
+            stop = self._asked_to_stop(request)
+            if self.step == config.steps:
+                return evaluation
+            if stop:
+                self.save()
+                return None
+            self._update()
+            bar.update()
+            if not bar.disable and time.perf_counter() - shown > 1:
+                bar.set_postfix(loss=f"{self.window.losses[-1].item():.4g}", refresh=False)
+                shown = time.perf_counter()
+            is_last = self.step == config.steps
+            if self.step % config.log_every == 0 or is_last:
+                self._write_row(log)
+            if self.step % config.checkpoint_every == 0 or is_last:
+                self.save()
+
+    def _update(self) -> None:
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        rows = slice(self.group.rank * self.config.batch_size, (self.group.rank + 1) * self.config.batch_size)
+        arrays = {name: values[rows] for name, values in next(self.sampler).items()}
+        batch = Batch.from_numpy(arrays, self.device)
+        if not self.agent.training:  # after an evaluation; telling every module takes its time
+            self.agent.train()
+        loss, norm, last = self.optimizer.update(batch, self.memory, self.step)
+        # Windows have nothing to carry, and no memory costs less than an empty one.
+        self.memory = last if self.config.carry and self.sampler.continues else None
+        self.window.add(loss, norm)
+        self.recorded = batch.mask.numel() * self.group.size
+        self.step += 1
+        self.seconds += time.perf_counter() - begin
+        self.cpu_seconds += time.process_time() - begin_cpu
+
+    def _write_row(self, log: Logger) -> None:
+        self._check_finite()
+        loss, norm, rate = self.window.close()
+        log.record(STEP, self.step)
+        log.record("train/loss", loss)
+        log.record("train/grad_norm", norm)
+        log.record("train/learning_rate", self.optimizer.schedule.at(self.step - 1))
+        log.record("time/steps_per_second", rate)
+        log.record("time/fps", round(rate * self.recorded))
+        log.record("time/time_elapsed", round(self.seconds, 2))
+        log.dump(self.step)
+
+    def _check_finite(self) -> None:
+        if not self.window.is_finite():
+            raise FloatingPointError(
+                f"the loss is not finite by step {self.step}: lower --learning-rate or --clip; "
+                f"the last checkpoint in {self.out} is kept"
+            )
+
+    def _asked_to_stop(self, request: StopRequest) -> bool:
+        if self.group.size == 1:
+            return request.signal is not None
+        # A signal may reach the processes between different steps; they must stop after the same one.
+        flag = torch.tensor(float(request.signal is not None), device=self.device)
+        return bool(self.group.sum(flag).item() > 0)
+
+    def _assess(self, log: Logger, request: StopRequest) -> Evaluation | None:
+        """Judge the weights that act and log what is found; None without an evaluation, or where it was broken off."""
+        if not self.group.is_first:
+            return None
+        self._check_finite()
+        self.failure = None
+        begin = time.perf_counter()
+        trained = {name: value.clone() for name, value in self.agent.state_dict().items()}
+        self.agent.load_state_dict(self.optimizer.acting_weights())
+        try:
+            found = self.assessor.assess(self.step, request)
+        finally:
+            self.agent.load_state_dict(trained)
+            self.window.leave_out(time.perf_counter() - begin)
+        if found is None:
+            return None
+        self.failure = found.failure
+        self._write_assessment(log, found)
+        return found.evaluation
+
+    def _write_assessment(self, log: Logger, found: Assessment) -> None:
+        log.record(STEP, self.step)
+        for name, value in found.values.items():
+            log.record(name, value, exclude="stdout" if name.startswith(ACTION_ERROR) else None)
+        for name, curve in found.curves.items():
+            log.record(name, curve, exclude=NOT_TENSORBOARD)
+        # TensorBoard has it from the row of the training step.
+        log.record("time/time_elapsed", round(self.seconds, 2), exclude="tensorboard")
+        log.dump(self.step)
+
+    def save(self) -> None:
+        """Write the last checkpoint."""
+        self._check_finite()
+        mine = {"memory": self.memory, "torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            mine["cuda"] = torch.cuda.get_rng_state(self.device)
+        processes = self.group.gather(mine)
+        if self.group.is_first:
+            training = {
+                "config": asdict(self.config),
+                "matrix_products": matmul.library(),
+                "optimizer": self.optimizer.state_dict(),
+                "sampler": self.sampler.state_dict(),
+                "window": self.window.state_dict(),
+                "processes": processes,
+                "best": self.assessor.best,
+                "seconds": self.seconds,
+                "cpu_seconds": self.cpu_seconds,
+            }
+            checkpoint.save(
+                self.out / checkpoint.LAST,
+                self.agent,
+                step=self.step,
+                weights=self.optimizer.acting_weights(),
+                training=training,
+                note=note() | {"label": "last checkpoint"},
+            )
+        self.group.barrier()
+
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Take up the run where `saved` left it; a ValueError for another number of processes."""
+        training = saved.training
+        if len(training["processes"]) != self.group.size:
+            raise ValueError(
+                f"{self.out} was trained by {len(training['processes'])} processes and resumes with as many; "
+                f"there are {self.group.size}"
+            )
+        matmul.settle(training.get("matrix_products"))
+        mine = training["processes"][self.group.rank]
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.sampler.load_state_dict(training["sampler"])
+        self.window.load_state_dict(training["window"], self.device)
+        self.step, self.assessor.best = saved.step, training["best"]
+        self.seconds, self.cpu_seconds = training["seconds"], training.get("cpu_seconds", math.nan)
+        self.memory = None if mine["memory"] is None else mine["memory"].to(self.device)
+        torch.set_rng_state(mine["torch"])
+        if "cuda" in mine:
+            torch.cuda.set_rng_state(mine["cuda"], self.device)

@@ -1,0 +1,212 @@
+"""Training an offline agent into a folder, and going on with it after an interruption."""
+
+import logging
+import shlex
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minrl.agent import Agent
+from minrl.data.columns import with_columns_of
+from minrl.data.environment import make_environment
+from minrl.data.episode import Episodes
+from minrl.data.task import Task
+from minrl.runs import checkpoint
+from minrl.runs.threads import described, use_threads
+from minrl.runs.video import check_renders
+from minrl.system.config import build, write_toml
+from minrl.system.device import device_named
+from minrl.system.distributed import Group
+from minrl.system.malloc import tune_cpu
+from minrl.system.mujoco import quiet_mujoco
+from minrl.training.config import TrainConfig
+from minrl.training.data_set import HOW_TO_EVALUATE, check_environment_of_file, training_data
+from minrl.training.loop import Result, Run
+from minrl.training.optimizer import Schedule
+from minrl.training.relabel_returns import relabelled, task_of
+from minrl.training.validation import split
+
+_log = logging.getLogger("minrl.training.offline")
+
+__all__ = ["Result", "TrainConfig", "new_agent", "resume", "train"]
+
+
+def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) -> Result:
+    """Train a new agent into the folder `out`.
+
+    Raises:
+        ValueError: if `out` already holds a run, the data set cannot be had, a setting is impossible, or the
+            environment of the evaluations cannot be made.
+        OSError: if `out` cannot be written.
+        FloatingPointError: if the loss is no longer finite; the last checkpoint is kept.
+    """
+    if (out / checkpoint.LAST).exists():
+        folder = shlex.quote(str(out))
+        raise ValueError(f"{out} already holds a run: resume it with --resume {folder}, or choose another --out")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out names a folder")
+    config = replace(config, data=_absolute(config.data))
+    device, group = _prepare(config)
+    try:
+        whole = training_data(config)
+        episodes, held_out = split(whole, config.validation, config.seed)
+        if config.relabel_returns:
+            # What is wrong with the settings shows before the value is learned.
+            new_agent(kind, agent_config, Task.of(episodes))
+            episodes, held_out = relabelled(episodes, held_out, seed=config.seed, out=out, group=group, resumed=False)
+        torch.manual_seed(config.seed)
+        agent = new_agent(kind, agent_config, _task_of(config, episodes)).to(device)
+        agent.fit_normalization(episodes)
+        for line in agent.cautions() if group.is_first else ():
+            print(f"minrl: {line}", file=sys.stderr)
+        if config.evaluate_every:
+            _check_environment(agent.task, config.video)
+        if group.is_first:
+            out.mkdir(parents=True, exist_ok=True)
+            write_toml(out / checkpoint.CONFIG, {kind.name: agent_config, "train": config})
+        _share_out(agent, config, group)
+        return replace(Run(agent, episodes, held_out, config, out, group).go(), data=whole)
+    finally:
+        group.leave()
+
+
+def resume(out: Path, environment: str | None = None, steps: int | None = None) -> Result:
+    """Go on with the run in `out` from its last checkpoint, to the same numbers as without the interruption.
+
+    Args:
+        out: the run's folder.
+        environment: the id of the environment that the run names in place of the data set's, for one that no
+            installed package registers: nothing that only a file names is imported.
+        steps: the last step, where it is not to be the planned one. From the checkpoint on the learning rate is that
+            of a run planned for so many steps: after a cosine that has come to zero it rises again.
+
+    Raises:
+        ValueError: if there is no checkpoint to go on from, it lies beyond `steps`, or it does not fit the data set.
+        FloatingPointError: as `train`.
+    """
+    saved = checkpoint.read(out)
+    if "config" not in saved.training:
+        raise ValueError(f"{out} holds an agent that only acts; there is nothing to resume")
+    folder = out if out.is_dir() else out.parent
+    try:
+        planned = build(TrainConfig, saved.training["config"], f"checkpoint {out}")
+        config = extended(planned, steps, saved.step, out)
+        check_environment_of_file(config, environment, str(out))
+        device, group = _prepare(config)
+        # A set whose keys have another order than when the run began, or than older versions read them in.
+        known = Task.from_dict(saved.task)
+        whole = with_columns_of(training_data(config), known.observation_space, known.action_space)
+        episodes, held_out = split(whole, config.validation, config.seed)
+        if config.relabel_returns:
+            episodes, held_out = relabelled(episodes, held_out, seed=config.seed, out=folder, group=group, resumed=True)
+        agent = checkpoint.restore(saved, str(out)).to(device)
+        if not isinstance(agent, Agent):
+            raise ValueError(f"the {agent.name} agent of {out} does not learn from a data set")
+        _check_same_data(agent.task, _task_of(config, episodes), out)
+        # The data set is the user's own: its environment needs no check, as a checkpoint's does.
+        agent.task = replace(agent.task, environment=episodes.environment, from_file=False)
+        run = Run(agent, episodes, held_out, config, folder, group)
+        run.restore(saved)
+        if config != planned:
+            _replan(run, agent, planned, config)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"checkpoint {out} cannot be resumed: {type(error).__name__}: {error}") from error
+    try:
+        _share_out(agent, config, group)
+        return replace(run.go(), data=whole)
+    finally:
+        group.leave()
+
+
+def extended(planned: TrainConfig, steps: int | None, done: int, out: Path) -> TrainConfig:
+    """Return the settings of a run with another last step; a ValueError if it has made more steps already."""
+    if steps is None:
+        return planned
+    if steps < done:
+        raise ValueError(f"{out} has made {done} steps already: --steps N says how many it makes in all, got {steps}")
+    return replace(planned, steps=steps)
+
+
+def _replan(run: Run, agent: Agent, planned: TrainConfig, config: TrainConfig) -> None:
+    """Write the new number of steps where a later resumption reads it, and say what the learning rate does."""
+    run.save()
+    if not run.group.is_first:
+        return
+    write_toml(run.out / checkpoint.CONFIG, {agent.name: agent.config, "train": config})
+    old, new = (Schedule(c.learning_rate, c.steps, c.warmup, c.decay) for c in (planned, config))
+    print(
+        f"step {run.step} of {config.steps} instead of {planned.steps}: the learning rate goes on at "
+        f"{new.at(run.step):.2g}, as in a run of {config.steps} steps from the start; "
+        f"it was {old.at(max(0, run.step - 1)):.2g}",
+        flush=True,
+    )
+
+
+def new_agent(kind: type[Agent], config: Any, task: Task) -> Agent:
+    """An untrained agent; a ValueError where none can be made of its settings."""
+    try:
+        return kind(config, task)
+    except (TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise ValueError(f"no {kind.name} agent can be made of these settings: {error}") from error
+
+
+def _absolute(data: str) -> str:
+    """A file's name made absolute, so that the run can be resumed and repeated from any folder."""
+    kind, _, name = data.partition(":")
+    return f"hdf5:{Path(name).expanduser().absolute()}" if kind == "hdf5" and name else data
+
+
+def _check_environment(task: Task, video: bool) -> None:
+    """Make the environment once, so that what is missing shows before training and not after it."""
+    if task.environment is None:
+        if video:
+            raise ValueError(f"--video: {task.dataset} names no environment, so there is nothing to show")
+        _log.warning("%s names no environment, so the run is not evaluated; say it: %s", task.dataset, HOW_TO_EVALUATE)
+        return
+    quiet_mujoco()
+    try:
+        with closing(make_environment(task.environment)) as environment:
+            task.check_fits(environment.observation_space, environment.action_space, task.environment.id)
+            modes = environment.metadata.get("render_modes") or []
+    except ValueError as error:
+        raise ValueError(f"{error} (to train without evaluation: --evaluate-every 0)") from error
+    if video:
+        check_renders(task.environment, modes)
+
+
+def _task_of(config: TrainConfig, episodes: Episodes) -> Task:
+    return task_of(episodes) if config.relabel_returns else Task.of(episodes)
+
+
+def _check_same_data(task: Task, now: Task, out: Path) -> None:
+    if (task.best_return, task.return_scale, task.longest_episode) != (
+        now.best_return,
+        now.return_scale,
+        now.longest_episode,
+    ):
+        raise ValueError(f"{now.dataset} is no longer the data set that {out} was trained on")
+
+
+def _share_out(agent: Agent, config: TrainConfig, group: Group) -> None:
+    """Set the threads that suit the agent and its batches, and say how many."""
+    steps = config.batch_size * (getattr(agent.config, "context", None) or config.length)
+    threads = use_threads(config.threads, agent, steps)
+    if group.is_first and next(agent.parameters()).device.type == "cpu":
+        print(f"minrl: {described(threads, config.threads)}")
+
+
+def _prepare(config: TrainConfig) -> tuple[torch.device, Group]:
+    if not config.data:
+        raise ValueError("no data set: give --data minari:NAME, d4rl:NAME or hdf5:FILE")
+    # Until there is an agent: what is learned for its labels is small.
+    use_threads(config.threads)
+    if config.tune_cpu:
+        tune_cpu()
+    device = device_named(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device, Group.join(device)

@@ -1,0 +1,196 @@
+"""Returns-to-go raised to what a value learned from the data expects on the way: a good part of a bad trajectory
+counts as good.
+
+After Q-learning Decision Transformer (Yamagata et al. 2023, arXiv 2209.03993, section 4): R_t = r_t + max(R_{t+1},
+V(s_{t+1})), backwards. Differences: the value is an expectile of the returns-to-go that the data earned from like
+states, as Implicit Q-learning's (arXiv 2110.06169) is of its Q, so that no action outside the data is asked about; one
+step of improvement on the data's policy, which needs no bootstrapping (arXiv 2106.08909); undiscounted, with the time
+step as an input, as returns-to-go end with the episode. Like every conditioning on returns it takes luck for skill
+where much is left to chance, and as the largest of many estimates a label is rather too high than too low.
+
+Shapes: N steps of all episodes, E episodes, O flat observation width, M rows of a batch.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minrl.data.episode import Episodes, FloatArray
+from minrl.data.task import Task
+from minrl.models.encoders import Normalizer
+from minrl.models.losses import expectile_loss
+from minrl.system.distributed import Group
+from minrl.system.files import replacing
+
+LABELS, SUMMARY = "returns_to_go.npy", "relabel.json"
+EXPECTILE = 0.7
+STEPS, ROWS, WIDTH, RATE = 2000, 512, 128, 1e-3
+
+
+def relabelled(
+    episodes: Episodes, held_out: Episodes | None, *, seed: int, out: Path, group: Group, resumed: bool
+) -> tuple[Episodes, Episodes | None]:
+    """The same episodes with the labels of a value that is learned from `episodes` alone.
+
+    The labels are kept in the run's folder; a run that is `resumed` reads them from there.
+
+    Raises:
+        ValueError: if the labels in the folder are of other data.
+    """
+    sets = [episodes] if held_out is None else [episodes, held_out]
+    mine = _first_labels(sets, seed, out, resumed) if group.is_first else None
+    cuts = np.cumsum([part.num_steps for part in sets])[:-1]
+    labels = np.split(group.gather(mine)[0], cuts)
+    found = [replace(part, returns_to_go=own) for part, own in zip(sets, labels, strict=True)]
+    return found[0], found[1] if len(found) > 1 else None
+
+
+def task_of(episodes: Episodes) -> Task:
+    """The task of relabelled episodes: the best return is the best that one of them could have had."""
+    return replace(Task.of(episodes), best_return=float(first_labels(episodes).max()))
+
+
+def first_labels(episodes: Episodes) -> FloatArray:
+    """The return-to-go that each episode opens with, (E,)."""
+    labels: FloatArray = episodes.returns_to_go[episodes.offsets[:-1]]
+    return labels
+
+
+def report_rows(out: Path) -> list[tuple[str, str]]:
+    """What a run's report says of its labels; nothing where there are none."""
+    path = out / SUMMARY
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    raised = f"{found['share_raised']:.0%} of the steps, by {found['mean_raise']:.1f} on average"
+    best = f"best return {found['best_return_relabelled']:.1f}"
+    return [
+        ("returns-to-go raised", f"{raised}; {best}"),
+        ("value behind them", f"explains {found['explained_variance']:.0%} of the variance of returns-to-go"),
+    ]
+
+
+class Value(nn.Module):
+    """What is still earned from a state at its time step.
+
+    Args:
+        episodes: whose observations, lengths and returns are the units.
+    """
+
+    def __init__(self, episodes: Episodes) -> None:
+        super().__init__()
+        self.normalizer = Normalizer(episodes.observations.shape[1])
+        self.normalizer.fit(episodes)
+        self.longest = int(episodes.lengths.max())
+        self.center = float(np.mean(episodes.returns_to_go, dtype=np.float64))
+        self.scale = float(np.std(episodes.returns_to_go, dtype=np.float64)) or 1.0
+        # At each time step no more than the data earned from there, where a network that extrapolates might go.
+        self.most = np.full(self.longest, -np.inf)
+        np.maximum.at(self.most, _times(episodes), episodes.returns_to_go)
+        self.layers = nn.Sequential(
+            nn.Linear(episodes.observations.shape[1] + 1, WIDTH),
+            nn.GELU(),
+            nn.Linear(WIDTH, WIDTH),
+            nn.LayerNorm(WIDTH),
+            nn.GELU(),
+            nn.Linear(WIDTH, 1),
+        )
+
+    def forward(self, observation: Tensor, time: Tensor) -> Tensor:
+        """(M, O), (M,) -> (M,) in units of the spread."""
+        clock = (time / self.longest).unsqueeze(1)
+        value: Tensor = self.layers(torch.cat([self.normalizer(observation), clock], dim=1)).squeeze(1)
+        return value
+
+    def learn(self, episodes: Episodes, seed: int) -> None:
+        """Expectile regression on returns-to-go; the same seed learns the same."""
+        adam = torch.optim.Adam(self.parameters(), lr=RATE, fused=True)
+        random, times = np.random.default_rng(seed), _times(episodes)
+        for step in tqdm(range(STEPS), desc="value", unit="step", leave=False, disable=None):
+            adam.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+            rows = random.integers(episodes.num_steps, size=ROWS)
+            wanted = torch.from_numpy((episodes.returns_to_go[rows] - self.center) / self.scale)
+            observations = torch.from_numpy(episodes.observations[rows])
+            error = wanted.float() - self(observations, torch.from_numpy(times[rows]))
+            adam.zero_grad(set_to_none=True)
+            expectile_loss(error, EXPECTILE).mean().backward()
+            adam.step()
+
+    @torch.no_grad()
+    def of(self, episodes: Episodes) -> npt.NDArray[np.float64]:
+        """The value of every step in the unit of the rewards: (N,)."""
+        times, parts = _times(episodes), []
+        for begin in range(0, episodes.num_steps, _PIECE):
+            rows = slice(begin, begin + _PIECE)
+            parts.append(self(torch.tensor(episodes.observations[rows]), torch.from_numpy(times[rows])))
+        values = torch.cat(parts).double().numpy() * self.scale + self.center
+        value: npt.NDArray[np.float64] = np.minimum(values, self.most[np.minimum(times, self.longest - 1)])
+        return value
+
+
+def raised(episodes: Episodes, values: npt.NDArray[np.float64]) -> FloatArray:
+    """R_t = r_t + max(R_{t+1}, V_{t+1}) within each episode, nothing after its last step: (N,) values -> (N,)."""
+    result = np.empty(episodes.num_steps, dtype=np.float32)
+    rewards = np.asarray(episodes.rewards, dtype=np.float64)
+    for start, stop in zip(episodes.offsets[:-1].tolist(), episodes.offsets[1:].tolist(), strict=True):
+        # R_t is the largest, over the steps k from t on, of what is earned until k and the value after it.
+        earned = np.cumsum(rewards[start:stop])
+        whole = earned + np.append(values[start + 1 : stop], 0.0)
+        best = np.maximum.accumulate(whole[::-1])[::-1]
+        result[start:stop] = best - earned + rewards[start:stop]
+    return result
+
+
+def _first_labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool) -> FloatArray:
+    """From the folder, or learned and written there: those of all sets end to end."""
+    path = out / LABELS
+    if resumed and path.is_file():
+        kept: FloatArray = np.load(path)
+        if kept.shape != (sum(part.num_steps for part in sets),):
+            raise ValueError(f"{path} holds labels of {kept.size} steps, {sets[0].name} has other data now")
+        return kept
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        value = Value(sets[0])
+    value.learn(sets[0], seed)
+    labels = np.concatenate([raised(part, value.of(part)) for part in sets])
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / SUMMARY) as temporary:
+        temporary.write_text(json.dumps(_quality(sets[0], value, labels), indent=1) + "\n", encoding="utf-8")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, labels)
+    return labels
+
+
+def _quality(episodes: Episodes, value: Value, labels: FloatArray) -> dict[str, Any]:
+    """How well the value fits, and what it changes in the episodes that it was learned from."""
+    plain = np.asarray(episodes.returns_to_go, dtype=np.float64)
+    more = labels[: episodes.num_steps] - plain
+    lifted = more > 1e-3 * value.scale
+    starts = episodes.offsets[:-1]
+    return {
+        "expectile": EXPECTILE,
+        "explained_variance": 1 - float(np.var(plain - value.of(episodes))) / value.scale**2,
+        "share_raised": float(lifted.mean()),
+        "mean_raise": float(more[lifted].mean()) if lifted.any() else 0.0,
+        "mean_return": float(plain[starts].mean()),
+        "mean_return_relabelled": float(labels[starts].mean()),
+        "best_return": float(plain[starts].max()),
+        "best_return_relabelled": float(labels[starts].max()),
+    }
+
+
+def _times(episodes: Episodes) -> npt.NDArray[np.int64]:
+    """The step of each row within its episode, (N,)."""
+    return np.arange(episodes.num_steps) - np.repeat(episodes.offsets[:-1], episodes.lengths)
+
+
+_PIECE = 1 << 14  # steps valued at once

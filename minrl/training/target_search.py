@@ -1,0 +1,90 @@
+"""Which return to ask for, found by playing: on episodes of other seeds than the evaluation's."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from minrl.agent import Actor, AsksForReturn
+from minrl.data.episode import Episodes
+from minrl.evaluate import evaluate
+from minrl.system.files import replacing
+from minrl.training.config import TrainConfig
+from minrl.training.relabel_returns import first_labels
+
+CHOICE = "target_choice.json"
+# Beyond the seeds of any evaluation's episodes, which lie below it where a target is chosen; twice it is the first
+# number that environments in C, with signed integers of 32 bits, cannot take.
+SEED_OFFSET = 2**30
+# From the mean return of the data to its best, and beyond where the agent asks for as much.
+PLACES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+class TargetChoice:
+    """Finds the best of a few target returns for an agent and has the agent ask for it.
+
+    Args:
+        agent: trained or to be trained.
+        episodes: that it learns from.
+        config: of its training, whose seed and number of episodes count.
+        out: the run's folder, which keeps what was found.
+
+    Raises:
+        ValueError: for an agent that is not asked for any return or has no environment to play in, and for a seed so
+            large that the episodes of the choice could be those of an evaluation.
+    """
+
+    def __init__(self, agent: Actor, episodes: Episodes, config: TrainConfig, out: Path) -> None:
+        if agent.target_return is None or not isinstance(agent, AsksForReturn):
+            raise ValueError(f"choose_target: the {agent.name} agent with these settings is asked for no return")
+        if agent.task.environment is None:
+            raise ValueError(f"choose_target plays episodes, and {agent.task.dataset} names no environment")
+        if config.first_episode + config.evaluate_episodes > SEED_OFFSET:
+            most = SEED_OFFSET // config.evaluate_episodes - 1
+            raise ValueError(f"choose_target: with {config.evaluate_episodes} episodes seed must be at most {most}")
+        self.agent, self.config, self.out = agent, config, out
+        self.candidates = candidates(episodes, agent.most_asked)
+
+    def make(self) -> None:
+        """Play as many episodes for each candidate as an evaluation has, and ask for the one of the best mean.
+
+        Run seed s plays episodes `SEED_OFFSET` + s n to `SEED_OFFSET` + (s + 1) n - 1, with n episodes an evaluation:
+        those of another seed play others, as do their evaluations.
+        """
+        assert isinstance(self.agent, AsksForReturn)
+        played = evaluate(
+            self.agent,
+            episodes=self.config.evaluate_episodes,
+            targets=self.candidates,
+            environments=10,
+            seed=SEED_OFFSET + self.config.first_episode,
+            max_episode_steps=self.config.evaluate_max_steps,
+            progress=True,
+        )
+        best = max(played, key=lambda result: result.mean_return)
+        assert best.target_return is not None
+        self.agent.ask_for(best.target_return)
+        found = {"chosen": best.target_return, "candidates": [result.to_dict() for result in played]}
+        with replacing(self.out / CHOICE) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def candidates(episodes: Episodes, most: float) -> list[float]:
+    """Returns to try, in rising order: from the data's mean to its best, beyond it where `most` allows."""
+    labels = first_labels(episodes)
+    mean, best = float(labels.mean(dtype=np.float64)), float(labels.max())
+    values = [float(np.float32(mean + place * (best - mean))) for place in PLACES]
+    return sorted({value for value in values if value <= most} | {min(best, most)})
+
+
+def report_rows(out: Path) -> list[tuple[str, str]]:
+    """What a run's report says of the choice; nothing where there was none."""
+    path = out / CHOICE
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = found["candidates"]
+    asked = ", ".join(f"{row['target_return']:.0f} ({row['mean_return']:.0f})" for row in rows)
+    seeds = rows[0]["seeds"]
+    place = f"{len(seeds)} episodes each, seeds {seeds[0]} to {seeds[-1]}, which the evaluation does not have"
+    return [("targets tried (return)", asked), ("target chosen", f"{found['chosen']:.1f}: best mean of {place}")]

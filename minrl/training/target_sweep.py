@@ -1,0 +1,91 @@
+"""Return asked against return achieved: an agent asked for several returns, kept as JSON and as a picture."""
+
+import io
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minrl.evaluate import Evaluation
+from minrl.runs.figures import keep_possible
+from minrl.runs.log import Picture
+from minrl.system.files import replacing
+
+TARGETS, PLOT = "targets.json", "targets.png"
+_COUNT = 5
+
+
+def spread_targets(returns: npt.NDArray[np.float64]) -> list[float]:
+    """Return five returns (E,) evenly from the worst to the best of the data; fewer where these agree."""
+    worst, best = float(returns.min()), float(returns.max())
+    # Rounding inside linspace may step over the end by one unit in the last place.
+    return sorted(set(np.linspace(worst, best, _COUNT).clip(worst, best).tolist()))
+
+
+def tags(targets: Sequence[float]) -> list[str]:
+    """Return the name of each target's curve, with as many digits (six or more) as tell the targets apart."""
+    for digits in range(6, 18):
+        names = [f"{target:.{digits}g}" for target in targets]
+        if len(set(names)) == len(set(targets)):
+            break
+    return [f"eval/target_{name}_mean_reward" for name in names]
+
+
+def read_targets(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's `targets.json`: `Evaluation.to_dict()` and the `step`; none where there is no such file."""
+    path = folder / TARGETS
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return rows
+
+
+def write_targets(folder: Path, step: int, results: Sequence[Evaluation]) -> Picture | None:
+    """Add the rows of `step` and drop those of later ones, which a resumed run had before; draw the newest.
+
+    Returns:
+        The picture that lies beside the rows; None where matplotlib is missing.
+    """
+    rows = [row for row in read_targets(folder) if row["step"] < step]
+    rows += [{"step": step} | result.to_dict() for result in results]
+    with replacing(folder / TARGETS) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if find_spec("matplotlib") is None:
+        return None
+    picture = _plot(results, step)
+    with replacing(folder / PLOT) as temporary:
+        temporary.write_bytes(picture.data)
+    return picture
+
+
+def _plot(results: Sequence[Evaluation], step: int) -> Picture:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    asked = [result.target_return or 0.0 for result in results]
+    achieved = [result.mean_return for result in results]
+    figure = Figure(figsize=(4.8, 4.0), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    ends = [min(asked), max(asked)]
+    axes.plot(ends, ends, linestyle="--", color="0.6", label="as asked")
+    errors = [result.standard_error for result in results]
+    known = [error for error in errors if error is not None]  # none for single episodes
+    axes.errorbar(
+        asked, achieved, yerr=known if len(known) == len(errors) else None, marker="o", capsize=3, label="achieved"
+    )
+    axes.set_title(f"{results[0].environment}, step {step}, {len(results[0].returns)} episodes each", fontsize="medium")
+    axes.set(
+        xlabel="return asked for",
+        ylabel="return achieved (mean ± standard error)" if known else "return achieved",
+    )
+    keep_possible(axes, "x", asked)
+    keep_possible(axes, "y", [*asked, *achieved])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    width, height = canvas.get_width_height()
+    return Picture(file.getvalue(), width, height)

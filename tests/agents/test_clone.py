@@ -1,0 +1,121 @@
+"""Behaviour cloning: acts as it predicts, learns from the best, and forgets where it should.
+
+Shapes: B batch, T time.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from acting import WAYS, largest_gap, play
+from gymnasium.vector import AutoresetMode
+from worlds import ACTIONS, drift_episodes
+
+from minrl.agent import Batch
+from minrl.agents.clone import CloneAgent, CloneConfig, best_episodes
+from minrl.cells import CELLS
+from minrl.data.task import Task
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "recurrent": {},
+    "previous action": {"previous_action": True},
+    "memoryless": {"recurrent": False},
+    "windows": {"context": 6},
+}
+
+
+def agent_of(actions: str = "box", cell: str = "mingru", **options: Any) -> CloneAgent:
+    """A small agent in float64 whose outputs differ much from step to step."""
+    episodes = drift_episodes(actions)
+    cell_options = {"context": 7, "heads": 2} if cell == "transformer" else {}
+    config = CloneConfig(cell=cell, cell_options=cell_options, width=8, depth=2, **options)
+    agent = CloneAgent(config, Task.of(episodes))
+    agent.fit_normalization(episodes)
+    with torch.no_grad():
+        agent.head.linear.weight.mul_(20)
+    return agent.double().eval()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.value)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_acting_is_predicting(variant: str, way: AutoresetMode) -> None:
+    agent = agent_of(**VARIANTS[variant])
+    for batch in play(agent, "box", [0.0, 0.0, 0.0], 250, way):
+        assert batch.reset.sum() > 4
+        assert largest_gap(agent, batch) <= 1e-9
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_acting_is_predicting_for_1000_steps(cell: str) -> None:
+    agent = agent_of(cell=cell, previous_action=True)
+    (batch,) = play(agent, "box", [0.0], 1000)
+    assert batch.reset.sum() > 20
+    assert largest_gap(agent, batch) <= 1e-9
+
+
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_acting_is_predicting_with_every_kind_of_action(actions: str) -> None:
+    agent = agent_of(actions, previous_action=True)
+    (batch,) = play(agent, actions, [0.0], 200)
+    assert largest_gap(agent, batch) <= 1e-9
+
+
+def test_the_memoryless_one_sees_the_present_alone() -> None:
+    sampler = agent_of().sampler(drift_episodes(), batch_size=2, length=30, seed=0)
+    batch = Batch.from_numpy(next(sampler)).to(torch.float64)
+    observations = batch.observations.clone()
+    observations[:, :-1] += torch.randn_like(observations[:, :-1])
+    other = dataclasses.replace(batch, observations=observations)
+    without, recurrent = agent_of(recurrent=False), agent_of()
+    assert torch.equal(without.predict(batch)[:, -1], without.predict(other)[:, -1])
+    assert not torch.allclose(recurrent.predict(batch)[:, -1], recurrent.predict(other)[:, -1])
+    assert without.memory_size == 0
+
+
+def test_the_return_asked_for_changes_nothing() -> None:
+    agent = agent_of()
+    assert torch.equal(agent.initial_state(2, 5.0), agent.initial_state(2, torch.tensor([1.0, 9.0])))
+    assert agent.target_return is None
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_learns(variant: str) -> None:
+    agent = agent_of(**VARIANTS[variant]).train()
+    sampler = agent.sampler(drift_episodes(), batch_size=3, length=20, seed=1)
+    agent.loss(Batch.from_numpy(next(sampler)).to(torch.float64)).total.backward()
+    assert [n for n, p in agent.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_the_best_episodes(share: float) -> None:
+    """By return, until their steps fill the share: the next best would not fit any more."""
+    episodes = drift_episodes(count=60)
+    chosen = best_episodes(episodes, share)
+    order = np.argsort(-episodes.returns, kind="stable")
+    count = chosen.num_episodes
+    assert sorted(chosen.returns) == pytest.approx(sorted(episodes.returns[order[:count]]))
+    assert chosen.num_steps <= share * episodes.num_steps < chosen.num_steps + episodes.lengths[order[count]]
+
+
+def test_the_best_episode_is_kept_however_long() -> None:
+    episodes = drift_episodes()
+    chosen = best_episodes(episodes, 1e-9)
+    assert chosen.num_episodes == 1
+    assert chosen.returns[0] == episodes.returns.max()
+    assert best_episodes(episodes, 1.0) is episodes
+
+
+def test_batches_come_from_the_best_episodes() -> None:
+    episodes = drift_episodes(count=60)
+    agent = agent_of(top=0.1)
+    sampler = agent.sampler(episodes, batch_size=4, length=50, seed=0)
+    seen = {tuple(row) for _ in range(20) for row in next(sampler)["observations"].reshape(-1, 3)}
+    assert seen == {tuple(row) for row in best_episodes(episodes, 0.1).observations}
+
+
+@pytest.mark.parametrize("top", [0.0, 1.1, float("nan")])
+def test_a_share_that_is_none(top: float) -> None:
+    with pytest.raises(ValueError, match=r"top must lie in \(0, 1\]"):
+        CloneConfig(top=top)

@@ -1,0 +1,113 @@
+"""What a mistake is answered with: one line that says what to use instead."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ppo_runs import whole
+from worlds import cartpole, drift_episodes, drift_registered, own_folders
+
+import minrl
+from minrl.agents.__main__ import main
+from minrl.agents.cli.families import families
+from minrl.agents.decision import DecisionAgent, DecisionConfig
+from minrl.compare.grid.read import read_grid
+from minrl.data.task import Task
+from minrl.play import Player
+
+__all__ = ["cartpole", "drift_registered", "own_folders"]
+
+OFFLINE = ["train", "decision", "--data", "minari:x", "--out", "r"]
+PPO = ["train", "ppo", "--env", "CartPole-v1", "--out", "r"]
+RESUMED = ["train", "--resume", "runs/x"]
+
+ANSWERS: dict[str, tuple[list[str], str]] = {
+    "resumed with a setting": ([*RESUMED, "--learning-rate", "1e-2"], "a resumed run keeps its settings"),
+    "resumed with a short one": ([*RESUMED, "--lr=1e-2"], "a resumed run keeps its settings, so --lr cannot be given"),
+    "resumed with a switch": ([*RESUMED, "--video"], "a resumed run keeps its settings"),
+    "resumed with an agent": (["train", "decision", "--resume", "runs/x"], "a resumed run keeps its settings"),
+    "resumed after a setting": (["train", "--width", "8", "--resume", "x"], "a resumed run keeps its settings"),
+    "lr": ([*OFFLINE, "--lr", "1e-2"], 'unknown flag --lr; did you mean "--learning-rate"?'),
+    "lr of ppo": ([*PPO, "--lr=1e-2"], 'unknown flag --lr; did you mean "--learning-rate"?'),
+    "hidden size": ([*OFFLINE, "--hidden-size", "64"], 'did you mean "--width"?'),
+    "timesteps": ([*PPO, "--total-timesteps", "64"], 'did you mean "--steps"?'),
+    "environment of offline agents": ([*OFFLINE, "--env", "Hopper-v5"], "minrl train ppo --env ID"),
+    "environment of clones": (["train", "clone", "--env-id", "Hopper-v5"], "minrl train ppo --env ID"),
+    "data of ppo": ([*PPO, "--data", "minari:x"], "minrl train decision --data NAME"),
+    "data set of ppo": ([*PPO, "--dataset", "minari:x"], "minrl train decision --data NAME"),
+    "environment before the agent": (["train", "--env", "A-v0", *OFFLINE[1:]], "--env stands after the agent's name"),
+    "steps before the agent": (["train", "--steps", "3", *OFFLINE[1:]], "--steps stands after the agent's name"),
+}
+
+
+@pytest.mark.parametrize("mistake", ANSWERS)
+def test_what_to_use_instead(
+    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words, message = ANSWERS[mistake]
+    try:
+        code: Any = main(words)
+    except SystemExit as ended:
+        code = ended.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("dataa", "data"), ("evn", "env"), ("lable", "label"), ("trian", "train"), ("hihg", "high")]
+)
+def test_a_wrong_key_of_a_task(wrong: str, right: str, tmp_path: Path) -> None:
+    grid = tmp_path / "grid.toml"
+    known = "" if wrong in ("dataa", "evn") else 'data = "minari:x"\n'
+    grid.write_text(f'cells = ["mingru"]\n[tasks.a]\n{wrong} = "y"\n{known}')
+    with pytest.raises(ValueError, match=f'\\[tasks.a\\] .* has no key "{wrong}"; did you mean "{right}"') as error:
+        read_grid(grid, families())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((np.zeros(3), [0.0], [True]), "observations of shape (3,) should have shape (1, 3)"),
+        ((np.zeros((2, 3)), [0.0], [True]), "observations of shape (2, 3) should have shape (1, 3)"),
+        ((np.zeros((1, 3)), [0.0, 1.0], [True]), "rewards must have shape (1,)"),
+        ((np.zeros((1, 3)), [0.0], True), "episode_starts must have shape (1,)"),
+    ],
+)
+def test_acting_without_a_batch_axis(arguments: tuple[Any, Any, Any], said: str) -> None:
+    agent = DecisionAgent(DecisionConfig(width=8, depth=1), Task.of(drift_episodes()))
+    player = Player(agent, 1)
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        player.act(*arguments)
+    assert "\n" not in str(error.value)
+    assert player.act(np.zeros((1, 3)), [0.0], [True]).shape == (1, 2)
+
+
+def test_a_nested_observation_without_a_batch_axis(tmp_path: Path) -> None:
+    """Of a Dict the part is named whose shape shows it."""
+    whole(tmp_path / "run", env="minrl/TMaze-v0", steps=32)
+    agent: Any = minrl.load(tmp_path / "run")
+    player = Player(agent, 2)
+    single = agent.task.observation_space.sample()
+    with pytest.raises(ValueError, match="not a batch for 2 environments"):
+        player.act(single, np.zeros(2), np.ones(2, bool))
+
+
+def test_commands_quote_folders(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder's name with a blank and a quote is one word of the command that is suggested."""
+    out = tmp_path / "it's my run"
+    whole(out, steps=32)
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.startswith("watch the curves: ")]
+    assert str(out) in shlex.split(line.removeprefix("watch the curves: "))
+    assert main(["train", "ppo", "--env", "CartPole-v1", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert shlex.quote(str(out)) in error
+    command = error[error.index("--resume") : error.index(", or choose")]
+    assert shlex.split(command) == ["--resume", str(out)]

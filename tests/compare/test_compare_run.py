@@ -1,0 +1,286 @@
+"""A comparison in one process: skips what is done, goes on with what was cut off, tells what failed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+import torch
+from comparisons import assert_same, evaluation, grid, runs, state
+from gymnasium import spaces
+from worlds import cartpole, own_folders
+
+from minrl.agents.__main__ import main
+from minrl.compare.run.lock import alone_in
+from minrl.compare.run.progress import last_step
+from minrl.kernels.matmul import library
+from minrl.runs import checkpoint
+from minrl.runs.log import STEP
+
+__all__ = ["cartpole", "own_folders"]
+
+
+def both(cartpole: str, seeds: int = 1) -> str:
+    """One cell on a data set and in an environment."""
+    return f"""
+cells = ["mingru"]
+seeds = {seeds}
+[tasks.data]
+data = "{cartpole}"
+[tasks.world]
+env = "minrl/RepeatPrevious-v0"
+low = -0.5
+high = 1.0
+"""
+
+
+def started(path: Path, out: Path, *words: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "minrl.agents", "compare", str(path), "--out", str(out), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(run: Path, process: "subprocess.Popen[str]") -> None:
+    """Until the run has saved a checkpoint after its first one and is on its way to the next."""
+    end = time.monotonic() + 120
+    while not (run / checkpoint.LAST).exists() or checkpoint.read(run).step == 0:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_runs_are_normal_runs_and_done_once(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = grid(tmp_path, both(cartpole, seeds=2)), tmp_path / "out"
+    assert main(["compare", str(path), "--out", str(out)]) == 0
+    assert runs(out) == [f"{task}/mingru/seed_{seed}" for task in ("data", "world") for seed in (0, 1)]
+    said = capsys.readouterr()
+    assert "methods x tasks x seeds = 1 x 2 x 2, 0 done, 4 to do" in said.out
+    assert [line.split()[0] for line in said.out.splitlines() if line.startswith("[")] == [
+        f"[{n}/4]" for n in range(1, 5)
+    ]
+    assert "n_updates" not in said.out
+    run = out / "runs/data/mingru/seed_1"
+    names = {"config.toml", "checkpoint.pt", "best.pt", "progress.csv", "summary.json", "log.txt"}
+    assert names <= {file.name for file in run.iterdir()}
+    assert "n_updates" in (run / "log.txt").read_text()
+    # The same as `minrl train` from the run's own config.
+    assert main(["train", "decision", "--config", str(run / "config.toml"), "--out", str(tmp_path / "alone")]) == 0
+    assert evaluation(tmp_path / "alone") == evaluation(run)
+    capsys.readouterr()
+    before = {file: file.stat().st_mtime_ns for file in run.iterdir()}
+    assert main(["compare", str(path), "--out", str(out)]) == 0
+    assert "4 done, 0 to do" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in run.iterdir()} == before
+    # One more seed is one more run of each task; the others stay.
+    assert main(["compare", str(path), "--out", str(out), "--seeds", "3", "--dry-run"]) == 0
+    assert "4 done, 2 to do" in capsys.readouterr().out
+
+
+def test_kill_9_and_the_same_command_again(cartpole: str, tmp_path: Path) -> None:
+    """In the middle of either run, on a data set and in an environment: the same report, to the digit."""
+    path = grid(tmp_path, both(cartpole), steps=600, every=50, online_steps=2560)
+    assert main(["compare", str(path), "--out", str(tmp_path / "whole")]) == 0
+    out = tmp_path / "killed"
+    for name in ("data", "world"):
+        process = started(path, out)
+        wait_for(out / f"runs/{name}/mingru/seed_0", process)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert f"{name}/mingru/seed_0" not in runs(out)
+    assert main(["compare", str(path), "--out", str(out)]) == 0
+    assert_same(tmp_path / "whole", out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(number: signal.Signals, cartpole: str, tmp_path: Path) -> None:
+    path, out = grid(tmp_path, both(cartpole), steps=4000, every=100), tmp_path / "out"
+    process = started(path, out)
+    wait_for(out / "runs/data/mingru/seed_0", process)
+    process.send_signal(number)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said.splitlines()[-1].startswith("stopped, and what was running has saved; the same command goes on")
+    assert "Traceback" not in errors
+    assert 0 < checkpoint.read(out / "runs/data/mingru/seed_0").step < 4000
+    assert runs(out) == []
+
+
+def test_a_changed_grid(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, out = f'cells = ["mingru"]\nseeds = 2\n[tasks.t]\ndata = "{cartpole}"', tmp_path / "out"
+    command = ["compare", str(grid(tmp_path, text)), "--out", str(out)]
+    assert main(command) == 0
+    assert main(["compare", str(grid(tmp_path, text, steps=25)), *command[2:]]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "runs/t/mingru/seed_0 holds a run with other settings (steps = 20, now 25, and 1 more): choose" in said
+    assert checkpoint.read(out / "runs/t/mingru/seed_0").step == 20
+    assert main([*command, "--redo"]) == 0
+    assert checkpoint.read(out / "runs/t/mingru/seed_1").step == 25
+    grid(tmp_path, f"{text}\n[methods.mingru.offline]\nagent = 'clone'")
+    assert main(command) == 2
+    assert "(agent = decision, now clone, and 1 more)" in capsys.readouterr().err
+
+
+def test_all_processes_of_a_comparison_round_alike(
+    cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library of matrix products stays the one that it was begun with, whatever a later process would choose."""
+    text = f'cells = ["mingru"]\nseeds = 1\n[tasks.t]\ndata = "{cartpole}"'
+    begun = {}
+    for name in ("torch", "onednn"):
+        monkeypatch.setenv("MINRL_MATMUL", name)
+        command = ["compare", str(grid(tmp_path, text)), "--out", str(tmp_path / name)]
+        assert main(command) == 0
+        assert os.environ["MINRL_MATMUL"] == name
+        begun[name] = library()
+        monkeypatch.setenv("MINRL_MATMUL", "onednn" if name == "torch" else "torch")
+        assert main(command) == 2
+        assert f"was begun with MINRL_MATMUL={begun[name]} and goes on with it" in capsys.readouterr().err
+        monkeypatch.delenv("MINRL_MATMUL")
+        run = tmp_path / name / "runs/t/mingru/seed_0"
+        whole = checkpoint.read(run).weights
+        shutil.rmtree(run)
+        assert main(command) == 0
+        again = checkpoint.read(run).weights
+        assert [key for key in whole if not torch.equal(whole[key], again[key])] == []
+        assert "MINRL_MATMUL" not in os.environ
+
+
+class Flaky(gymnasium.Env[Any, Any]):
+    """Breaks whenever it is reset while its file is there; where it says `once`, the file is gone then."""
+
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, file: str, once: bool) -> None:
+        self.file, self.once = Path(file), once
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if self.file.exists():
+            if self.once:
+                self.file.unlink()
+            raise RuntimeError("the simulator has crashed")
+        return self.observation_space.low.copy(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.low.copy(), 1.0, bool(self.np_random.random() < 0.2), False, {}
+
+
+@pytest.fixture
+def flaky() -> Iterator[str]:
+    gymnasium.register("Flaky-v0", Flaky)
+    yield "Flaky-v0"
+    del gymnasium.registry["Flaky-v0"]
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_what_fails_is_tried_again_once_and_told(
+    once: bool, flaky: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "broken", tmp_path / "out"
+    file.touch()
+    kwargs = f'{{ file = "{file}", once = {str(once).lower()} }}'
+    text = f"""
+cells = ["mingru"]
+seeds = 1
+[tasks.flaky]
+env = "{flaky}"
+train = {{ env_kwargs = {kwargs} }}
+[tasks.good]
+env = "CartPole-v1"
+"""
+    command = ["compare", str(grid(tmp_path, text)), "--out", str(out)]
+    assert main(command) == (0 if once else 1)
+    said = capsys.readouterr()
+    assert (
+        "runs/flaky/mingru/seed_0 failed and will be tried again: RuntimeError: the simulator has crashed" in said.out
+    )
+    log = (out / "runs/flaky/mingru/seed_0/log.txt").read_text()
+    assert log.count("Traceback") == (1 if once else 2)
+    assert "good/mingru/seed_0" in runs(out)
+    if once:
+        assert len(runs(out)) == 2
+        assert state(out) == {}
+        return
+    assert "failed: runs/flaky/mingru/seed_0: RuntimeError: the simulator has crashed (see its log.txt)" in said.err
+    failed = {"state": "failed", "reason": "RuntimeError: the simulator has crashed"}
+    assert state(out) == {"runs/flaky/mingru/seed_0": failed}
+    assert "the simulator has crashed" in (out / "report/report.md").read_text()
+    file.unlink()
+    assert main(command) == 0
+    assert (len(runs(out)), state(out)) == (2, {})
+
+
+def test_what_is_missing_is_skipped_and_named(
+    cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    text = """
+cells = ["mingru"]
+seeds = 1
+[tasks.gone]
+data = "d4rl:hopper-medium-v2"
+[tasks.unknown]
+env = "NoSuchWorld-v0"
+"""
+    out = tmp_path / "out"
+    command = ["compare", str(grid(tmp_path, text)), "--out", str(out)]
+    assert main(command) == 2
+    assert "nothing to compare: no data set or environment of the grid can be had here" in capsys.readouterr().err
+    grid(tmp_path, f'{text}\n[tasks.here]\ndata = "{cartpole}"')
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "skipped: d4rl:hopper-medium-v2 needs hopper_medium-v2.hdf5" in said.err
+    assert "skipped: environment NoSuchWorld-v0 cannot be made" in said.err
+    assert runs(out) == ["here/mingru/seed_0"]
+    assert {key: value["state"] for key, value in state(out).items()} == {
+        "runs/gone/mingru/seed_0": "skipped",
+        "runs/unknown/mingru/seed_0": "skipped",
+    }
+    report = (out / "report/report.md").read_text()
+    assert "hopper-medium-v2" in report
+    assert "NoSuchWorld-v0" in report
+
+
+def test_a_method_that_does_not_fit_is_found_before_anything_runs(
+    cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f"""
+cells = ["mingru"]
+seeds = 1
+[methods.odd.offline.decision]
+cell_options = {{ expnd = 2 }}
+[tasks.t]
+data = "{cartpole}"
+"""
+    out = tmp_path / "out"
+    assert main(["compare", str(grid(tmp_path, text)), "--out", str(out)]) == 2
+    assert "method odd on task t: cell 'mingru' has no option" in capsys.readouterr().err
+    assert not (out / "runs").exists()
+
+
+def test_one_comparison_at_a_time_in_a_folder(
+    cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = grid(tmp_path, f'cells = ["mingru"]\n[tasks.t]\ndata = "{cartpole}"'), tmp_path / "out"
+    out.mkdir()
+    with alone_in(out, patience=0):
+        assert main(["compare", str(path), "--out", str(out)]) == 2
+    assert f"another process is at work in {out}: wait for it or stop it" in capsys.readouterr().err
+
+
+def test_the_last_step_of_a_log_that_is_being_written(tmp_path: Path) -> None:
+    log = tmp_path / "progress.csv"
+    assert last_step(log, STEP) == 0
+    log.write_text(f"train/loss,{STEP}\n" + "".join(f"0.5,{n}\n" for n in range(2000)) + "0.25,200")
+    assert last_step(log, STEP) == 1999
+    log.write_text(f"train/loss,{STEP}\n")
+    assert last_step(log, STEP) == 0

@@ -1,0 +1,300 @@
+"""The LSTM's recurrence: torch.nn.LSTM, closed forms, episodes run apart, gradients.
+
+Shapes: B batch, T time, D width of the input, H width.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+import torch
+from contract import assert_near
+from torch import Tensor, nn
+from torch.autograd import gradcheck
+
+from minrl.cells import CELLS
+from minrl.cells.lstm import lstm_layer
+from minrl.kernels.lstm import cpu, reference
+from minrl.scan import lstm_scan
+
+Scan = Callable[..., tuple[Tensor, Tensor]]
+WAYS: dict[str, Scan] = {"compiled": cpu.lstm_scan, "plain": reference.lstm_scan}
+# One of everything; odd ones, also beyond a block of rows, of eight weights and of sums; many rows.
+SIZES = [(1, 1, 1), (2, 9, 3), (3, 20, 5), (1, 33, 64), (5, 6, 130), (70, 3, 17), (2, 3, 257)]
+PRECISIONS = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
+)
+every_way = pytest.mark.parametrize("way", WAYS)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def case(batch: int, steps: int, width: int, resets: float = 0.2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """gates, weight, state and reset in float64, rounded to float32 so that only the arithmetic differs."""
+    torch.manual_seed(batch + 10 * steps + 100 * width)
+    gates = 2 * torch.randn(batch, steps, 4 * width)
+    weight, state = torch.randn(4 * width, width) / width**0.5, torch.randn(batch, 2 * width)
+    return gates.double(), weight.double(), state.double(), torch.rand(batch, steps) < resets
+
+
+def with_gradients(scan: Scan, leaves: list[Tensor], *rest: Tensor | None) -> list[Tensor]:
+    """h, last and the gradients of a random loss of both to the leaves."""
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    h, last = scan(*leaves, *rest)
+    torch.manual_seed(5)
+    of_h, of_last = torch.randn(h.shape, dtype=torch.float64), torch.randn(last.shape, dtype=torch.float64)
+    loss = (h * of_h.to(h)).sum() + (last * of_last.to(h)).sum()
+    return [h, last, *torch.autograd.grad(loss, leaves)]
+
+
+def assert_all_near(actual: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
+    for number, (a, b) in enumerate(zip(actual, wanted, strict=True)):
+        assert_near(a, b, tolerance, f"{number}")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "unbiased"])
+@PRECISIONS
+def test_equal_to_torch(size: tuple[int, int, int], bias: bool, dtype: torch.dtype, tolerance: float) -> None:
+    """Outputs, last state and the gradients to input, weights, biases and state are those of torch.nn.LSTM."""
+    batch, steps, width = size
+    torch.manual_seed(1)
+    peer = nn.LSTM(width + 2, width, bias=bias, batch_first=True)
+    x, state = torch.randn(batch, steps, width + 2), torch.randn(batch, 2 * width)
+    leaves = [x, state, *peer.all_weights[0]]
+
+    def by_torch(x: Tensor, state: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        start = tuple(part.unsqueeze(0).contiguous() for part in state.chunk(2, dim=-1))
+        names = [name for name, _ in peer.named_parameters()]
+        h, last = torch.func.functional_call(peer, dict(zip(names, weights, strict=True)), (x, start))
+        return h, torch.cat(last, dim=-1)[0]
+
+    def by_scan(x: Tensor, state: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        gates = nn.functional.linear(x, weights[0], weights[2] + weights[3] if bias else None)
+        return lstm_scan(gates, weights[1], state)
+
+    def by_layer(x: Tensor, state: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        return lstm_layer(x, weights, state)
+
+    wanted = with_gradients(by_torch, [leaf.double() for leaf in leaves])
+    for way in (by_scan, by_layer):
+        assert_all_near(with_gradients(way, [leaf.to(dtype) for leaf in leaves]), wanted, tolerance)
+
+
+@every_way
+@pytest.mark.parametrize("size", SIZES)
+@PRECISIONS
+def test_resets_are_episodes_run_apart(
+    way: str, size: tuple[int, int, int], dtype: torch.dtype, tolerance: float
+) -> None:
+    gates, weight, state, reset = case(*size)
+
+    def apart(gates: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        rows, lasts = [], []
+        for b in range(size[0]):
+            bounds = sorted({0, *reset[b].nonzero().flatten().tolist(), size[1]})
+            for first, end in pairwise(bounds):
+                entering = state[b : b + 1] if not reset[b, first] else None
+                h, last = reference.lstm_scan(gates[b : b + 1, first:end], weight, entering)
+                rows.append(h[0])
+            lasts.append(last)
+        return torch.cat(rows).view(*reset.shape, -1), torch.cat(lasts)
+
+    wanted = with_gradients(apart, [gates, weight, state])
+    actual = with_gradients(WAYS[way], [x.to(dtype) for x in (gates, weight, state)], reset)
+    assert_all_near(actual, wanted, tolerance)
+
+
+@every_way
+def test_reset_at_the_right_step(way: str) -> None:
+    """Gates i = f = 1/2 and o = g = 1 without weights: c_t = c_{t-1} / 2 + 1/2 and h_t = tanh(c_t)."""
+    gates = torch.tensor([0.0, 0.0, 50.0, 50.0], dtype=torch.float64).repeat(1, 5, 1).requires_grad_()
+    state = torch.tensor([[9.0, 4.0]], dtype=torch.float64, requires_grad=True)
+    reset = torch.tensor([[False, False, True, False, False]])
+    h, last = WAYS[way](gates, torch.zeros(4, 1, dtype=torch.float64), state, reset)
+    c = torch.tensor([2.5, 1.75, 0.5, 0.75, 0.875], dtype=torch.float64)
+    assert torch.allclose(h[0, :, 0], c.tanh(), rtol=0, atol=1e-14)
+    assert torch.allclose(last[0], torch.stack([c[-1].tanh(), c[-1]]), rtol=0, atol=1e-14)
+    dgates, dstate = torch.autograd.grad(last[0, 1], [gates, state], retain_graph=True)
+    # dc/df = c_{t-1} f (1 - f) on the way to the end: c_{t-1} / 4, times 1/2 for each step that follows
+    assert torch.allclose(dgates[0, :, 1], torch.tensor([0, 0, 0, 0.0625, 0.1875]).double(), rtol=0, atol=1e-14)
+    assert torch.all(dstate == 0)
+    assert torch.all(dgates[0, :2] == 0)
+    _, dstate = torch.autograd.grad(h[0, 1, 0], [gates, state])
+    assert dstate[0].tolist() == pytest.approx([0.0, 0.25 * (1 - torch.tensor(1.75).double().tanh().item() ** 2)])
+
+
+@every_way
+def test_nothing_leaks_through_a_reset(way: str) -> None:
+    """NaN in the state and before the reset: what follows, and every gradient to it, is what it is without."""
+    gates, weight, state, reset = case(3, 12, 9, resets=0.0)
+    reset[0, 0] = reset[1:, 7] = True
+    spoilt, broken = gates.clone(), state.clone()
+    broken[0] = float("nan")
+    spoilt[1, 2] = spoilt[2, 6] = float("nan")
+    runs = []
+    for g, s in ((gates, state), (spoilt, broken)):
+        g, w, s = (leaf.clone().requires_grad_() for leaf in (g, weight, s))
+        h, last = WAYS[way](g, w, s, reset)
+        after = torch.cat([h[0], h[1, 7:], h[2, 7:], last.view(3, 2, 9).flatten(0, 1)])
+        dg, ds = torch.autograd.grad(after.square().sum(), [g, s])
+        runs.append((after, dg[0], dg[1:, 7:], ds[0]))
+    for clean, actual in zip(*runs, strict=True):
+        assert torch.equal(clean, actual)
+    assert torch.all(runs[0][3] == 0)
+    # The gradient to the weights is clean of a state that is forgotten.
+    h, _ = WAYS[way](gates[:1], weight.requires_grad_(), broken[:1], reset[:1])
+    assert torch.autograd.grad(h.sum(), weight)[0].isfinite().all()
+
+
+@every_way
+@pytest.mark.parametrize("outputs", ["h", "last", "both"])
+def test_gradients_against_differences(way: str, outputs: str) -> None:
+    gates, weight, state, reset = case(3, 6, 3)
+    leaves = [leaf.requires_grad_() for leaf in (gates, weight, state)]
+    chosen = {"h": slice(0, 1), "last": slice(1, 2), "both": slice(0, 2)}[outputs]
+    assert reset[:, 1:].any()
+    assert gradcheck(lambda *leaves: WAYS[way](*leaves, reset)[chosen], leaves)
+    assert gradcheck(lambda *leaves: WAYS[way](*leaves)[chosen], leaves[:2])
+
+
+def test_any_cut_gives_the_same() -> None:
+    gates, weight, state, reset = case(3, 40, 20, resets=0.1)
+
+    def cut(gates: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        pieces = []
+        for first, end in pairwise((0, 1, 2, 17, 40)):
+            h, state = lstm_scan(gates[:, first:end], weight, state, reset[:, first:end])
+            pieces.append(h)
+        return torch.cat(pieces, dim=1), state
+
+    wanted = with_gradients(reference.lstm_scan, [gates, weight, state], reset)
+    assert_all_near(with_gradients(cut, [gates, weight, state]), wanted, 1e-10)
+
+
+def test_threads_share_the_rows(threads: Callable[[int], None]) -> None:
+    gates, weight, state, reset = case(7, 40, 128)
+    threads(1)
+    wanted = with_gradients(lstm_scan, [gates, weight, state], reset)
+    threads(3)
+    assert_all_near(with_gradients(lstm_scan, [gates, weight, state], reset), wanted, 1e-12)
+
+
+@every_way
+def test_inputs_stay_as_they_are(way: str) -> None:
+    """Neither forward nor backward writes over what it was given or will need again."""
+    gates, weight, state, reset = case(3, 8, 5)
+    copies = [leaf.clone() for leaf in (gates, weight, state)]
+    leaves = [leaf.requires_grad_() for leaf in (gates, weight, state)]
+    h, last = WAYS[way](*leaves, reset)
+    loss = h.square().sum() + last.sum()
+    first, again = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2))
+    for a, b in zip((*first, *copies), (*again, *leaves), strict=True):
+        assert torch.equal(a, b)
+    with torch.no_grad():
+        alone = WAYS[way](*leaves, reset)
+    assert torch.equal(alone[0], h)
+    assert torch.equal(alone[1], last)
+    assert torch.equal(gates, copies[0])
+
+
+def test_strided_tensors() -> None:
+    """Time-major rollouts, a state that is columns of a wider one, transposed weights, expanded gradients."""
+    gates, weight, state, reset = case(3, 8, 5)
+    wanted = with_gradients(lstm_scan, [gates, weight, state], reset)
+    stored = gates.transpose(0, 1).contiguous().transpose(0, 1)
+    wide, turned = torch.cat([state, state], dim=1)[:, 10:], weight.T.contiguous().T
+    h, last = lstm_scan(stored.requires_grad_(), turned.requires_grad_(), wide, reset.T.contiguous().T)
+    assert_all_near([h, last], wanted[:2], 1e-12)
+    (of_sum,) = torch.autograd.grad(h.sum(), stored)
+    h, _ = lstm_scan(gates.requires_grad_(), weight, state, reset)
+    assert_near(of_sum, torch.autograd.grad(h.sum(), gates)[0], 1e-12, "of a sum")
+
+
+@PRECISIONS
+def test_shut_and_open_gates(dtype: torch.dtype, tolerance: float) -> None:
+    """Far outside the range of the exponential the gates are 0 or 1, and the memory is carried or replaced whole."""
+    far = torch.tensor([-1e4, 1e4, 1e4, 1e4, 1e4, -1e4, -1e4, 1e4], dtype=dtype).view(1, 2, 4)
+    state = torch.tensor([[0.0, 0.7]], dtype=dtype)
+    h, last = lstm_scan(far, torch.zeros(4, 1, dtype=dtype), state)
+    assert h[0, :, 0].tolist() == pytest.approx([torch.tensor(0.7).tanh().item(), -torch.tensor(1.0).tanh().item()])
+    assert last[0, 1].item() == pytest.approx(-1.0, abs=tolerance)
+
+
+def test_half_precision_makes_a_float32_state() -> None:
+    gates, weight, state, reset = case(3, 50, 8, resets=0.05)
+    half = gates.bfloat16()
+    exact, exact_last = lstm_scan(half.double(), weight, state, reset)
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            h, last = lstm_scan(half, weight.float(), state.float(), reset)
+            plain, _ = reference.lstm_scan(half.float(), weight.float(), state.float(), reset)
+        assert h.dtype == torch.bfloat16
+        assert last.dtype == plain.dtype == torch.float32
+        assert torch.allclose(last.double(), exact_last, rtol=1e-5, atol=1e-5)
+        assert torch.allclose(plain.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("resets", ["nowhere", "first", "inside"])
+def test_the_layer_by_torch_and_by_the_kernel(resets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, without numba and for some sizes without a reset, torch's LSTM runs a layer: the same numbers."""
+    torch.manual_seed(0)
+    cell = CELLS["lstm"](128).double()
+    reset = torch.zeros(8, 130, dtype=torch.bool)
+    reset[3, 0], reset[5, 77] = resets != "nowhere", resets == "inside"
+    leaves = [torch.randn(8, 130, 128).double(), torch.randn(8, 256).double(), *cell.lstm.parameters()]
+
+    def run(layer: Scan) -> list[Tensor]:
+        return with_gradients(lambda x, state, *weights: layer(x, weights, state, reset), leaves)
+
+    wanted = run(cpu.lstm_layer)
+    assert_all_near(run(lstm_layer), wanted, 1e-10)
+    monkeypatch.setattr(cpu, "takes", lambda x: False)
+    assert_all_near(run(lstm_layer), wanted, 1e-10)
+
+
+def test_functional_gradients_of_the_cell() -> None:
+    """torch.func has no kernel of ours: the cell runs in torch's operations there."""
+    cell = CELLS["lstm"](8)
+    x, reset = torch.randn(2, 9, 8), torch.rand(2, 9) < 0.2
+    actual = torch.func.grad(lambda x: cell.scan(x, None, reset)[0].square().sum())(x)
+    x.requires_grad_()
+    (wanted,) = torch.autograd.grad(cell.scan(x, None, reset)[0].square().sum(), x)
+    assert_near(actual, wanted.double(), 1e-5, "dx")
+
+
+def zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((zeros(2, 12), zeros(12, 3)), r"gates must be real, \(B, T, 4H\) with T >= 1, got torch.float32 \(2, 12\)"),
+        ((zeros(2, 5, 10), zeros(12, 3)), r"gates must be real, .* got torch.float32 \(2, 5, 10\)"),
+        ((zeros(2, 5, 12), zeros(3, 12)), r"weight must be \(4H, H\) = \(12, 3\), got \(3, 12\)"),
+        ((zeros(2, 0, 12), zeros(12, 3)), "T >= 1"),
+        ((zeros(2, 5, 12), zeros(12, 3), zeros(2, 3)), r"state must be .* \(2, 6\), got \(2, 3\)"),
+        ((zeros(2, 5, 12), zeros(12, 3), None, zeros(2, 5)), r"reset must be bool of shape \(B, T\) = \(2, 5\)"),
+    ],
+)
+def test_bad_shapes(arguments: tuple[Tensor, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lstm_scan(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("state", "reset", "message"),
+    [
+        (zeros(2, 3), None, r"state must be torch\.float32 of shape \(2, 6\) on the CPU, got torch\.float32 \(2, 3\)"),
+        (None, zeros(2, 4).bool(), r"reset must be torch\.bool of shape \(2, 5\) on the CPU, got torch\.bool \(2, 4\)"),
+    ],
+)
+def test_the_kernel_reads_nothing_that_is_not_there(state: Tensor | None, reset: Tensor | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lstm_layer(zeros(2, 5, 4), [zeros(12, 4), zeros(12, 3)], state, reset)

@@ -1,0 +1,121 @@
+"""The choice of a library for matrix products on a CPU, and that either gives the same layer.
+
+Shapes: B batch, T time, D width.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from block_scans import assert_as_torch, backbone, inputs
+from torch import Tensor, nn
+from worlds import cartpole, own_folders
+
+from minrl.agents.__main__ import main
+from minrl.cells import CELLS
+from minrl.kernels import matmul
+
+__all__ = ["cartpole", "own_folders"]
+
+has_onednn = matmul._has_onednn()
+
+
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """oneDNN's products wherever they can be."""
+    if not has_onednn:
+        pytest.skip("this torch has no oneDNN operator for linear layers")
+    monkeypatch.setenv("MINRL_MATMUL", "onednn")
+    assert matmul.library() == "onednn"
+    yield
+    monkeypatch.undo()
+
+
+def gradients(y: Tensor, *leaves: Tensor) -> list[Tensor]:
+    torch.manual_seed(1)
+    return [y, *torch.autograd.grad((y * torch.randn_like(y)).sum(), leaves)]
+
+
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5), (4, 40), (2, 32, 7), (1000,)])
+def test_a_layer_in_onednn(bias: bool, shape: tuple[int, ...]) -> None:
+    """Few rows and many, against float64."""
+    torch.manual_seed(0)
+    module = nn.Linear(12, 20, bias=bias)
+    x = torch.randn(*shape, 12, requires_grad=True)
+    exact = nn.Linear(12, 20, bias=bias).double()
+    exact.load_state_dict(module.state_dict())
+    wide = x.detach().double().requires_grad_()
+    actual = gradients(matmul.layer(module, x), x, *module.parameters())
+    torch.manual_seed(1)
+    direction = torch.randn(*shape, 20).double()
+    y = exact(wide)
+    wanted = [y, *torch.autograd.grad((y * direction).sum(), [wide, *exact.parameters()])]
+    for a, b in zip(actual, wanted, strict=True):
+        assert (a.double() - b).abs().max() <= 5e-6 * b.abs().max()
+
+
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("options", [{}, {"mlp": 0}, {"expand": 2}])
+def test_a_backbone_in_onednn(options: dict[str, float]) -> None:
+    """Many rows, outputs and all gradients as in torch's operations."""
+    model = backbone(24, **options)
+    assert_as_torch(model, *inputs(model, 4, 80))
+
+
+@pytest.mark.parametrize("name", ["mingru", "minlstm"])
+@pytest.mark.parametrize("batch", [1, 3, 8, 40])
+@pytest.mark.parametrize("width", [8, 64])
+def test_a_step_is_the_scan_to_the_bit(name: str, batch: int, width: int) -> None:
+    pytest.importorskip("numba")
+    torch.manual_seed(0)
+    cell = CELLS[name](width, expand=2)
+    x, state = torch.randn(batch, 50, width), torch.randn(batch, cell.state_size)
+    with torch.no_grad():
+        y, last = cell.scan(x, state)
+        for t in range(50):
+            out, state = cell.step(x[:, t], state)
+            assert torch.equal(out, y[:, t])
+    assert torch.equal(state, last)
+
+
+def test_measured_once_and_a_bad_switch_is_named() -> None:
+    assert 0.01 < matmul.times_faster() < 100
+    program = "from minrl.kernels import cpu_product; print(cpu_product.library())"
+    for value, wanted in (("torch", "torch\n"), ("auto", None), ("fast", None)):
+        environment = {**os.environ, "MINRL_MATMUL": value}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        if value == "fast":
+            assert done.returncode != 0
+            assert "MINRL_MATMUL must be one of auto, torch, onednn" in done.stderr
+        else:
+            assert done.stdout in ((wanted,) if wanted else ("torch\n", "onednn\n"))
+
+
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("agent", ["clone", "ppo"])
+def test_a_run_goes_on_with_its_library(
+    agent: str, cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever this process has measured: the two round differently."""
+    out, small = tmp_path / "run", ["--width", "8", "--depth", "1", "--evaluate-every", "0", "--threads", "1"]
+    words = {
+        "clone": ["--data", cartpole, "--steps", "2", "--batch-size", "2", "--length", "16"],
+        "ppo": ["--env", "CartPole-v1", "--steps", "32", "--n-envs", "2", "--n-steps", "16", "--batch-size", "16"],
+    }
+    assert main(["train", agent, *words[agent], *small, "--out", str(out)]) == 0
+    monkeypatch.setenv("MINRL_MATMUL", "auto")
+    monkeypatch.setattr(matmul, "times_faster", lambda: 1.0)
+    matmul._library.cache_clear()
+    try:
+        assert matmul.library() == "torch"
+        assert main(["train", "--resume", str(out)]) == 0
+        assert matmul.library() == "onednn"
+    finally:
+        matmul.settle(None)
+        matmul._library.cache_clear()

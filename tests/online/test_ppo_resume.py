@@ -1,0 +1,219 @@
+"""A run of recurrent PPO that is cut off goes on from its last checkpoint."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+import torch
+from ppo_runs import assert_equal, numbers, steps_of, weights, whole, words
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from worlds import cartpole, own_folders
+
+from minrl.agents.__main__ import main
+from minrl.agents.ppo_start import resume
+from minrl.runs import checkpoint
+from minrl.runs.log import TIMESTEPS, read_log
+
+__all__ = ["cartpole", "own_folders"]
+
+
+def reconfigure(out: Path, **settings: Any) -> None:
+    """Change the settings with which a run goes on."""
+    content = torch.load(out / checkpoint.LAST, weights_only=True)
+    content["training"]["config"] |= settings
+    torch.save(content, out / checkpoint.LAST)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"normalize_observations": True, "normalize_rewards": True}], ids=["", "normalised"]
+)
+def test_two_resumptions_are_equal(options: dict[str, Any], tmp_path: Path) -> None:
+    """The log goes on where it was, and so does the learning rate."""
+    whole(tmp_path / "first", steps=160, **options)
+    reconfigure(tmp_path / "first", steps=320)
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    shutil.copytree(tmp_path / "first", tmp_path / "third")
+    for name in ("first", "second"):
+        assert main(["train", "--resume", str(tmp_path / name)]) == 0
+    assert_equal(weights(tmp_path / "first"), weights(tmp_path / "second"))
+    assert numbers(tmp_path / "first") == numbers(tmp_path / "second")
+    assert numbers(tmp_path / "first")[:3] == numbers(tmp_path / "third")
+    # 160 ended the run that was, and 192 is the next even rollout.
+    assert steps_of(tmp_path / "first") == [64, 128, 160, 192, 256, 320]
+    rows = read_log(tmp_path / "first", TIMESTEPS)
+    assert [row["train/n_updates"] for row in rows] == [4, 8, 10, 12, 16, 20]
+    assert [row["train/learning_rate"] for row in rows[3:]] == pytest.approx([0.01 * x for x in (0.4, 0.2, 0.0)])
+    # Another start than the first one's, or what it met would be met again.
+    before, after = (checkpoint.read(tmp_path / name).training["model"]["episodes"] for name in ("third", "first"))
+    assert [r for r, *_ in after][: len(before)] == [r for r, *_ in before]
+    assert [r for r, *_ in after][len(before) : 2 * len(before)] != [r for r, *_ in before]
+
+
+def test_a_run_that_has_ended_ends_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole(tmp_path / "run", steps=64)
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    assert main(["train", "--resume", str(tmp_path / "again")]) == 0
+    assert "the last one, after 64 steps" in capsys.readouterr().out
+    assert numbers(tmp_path / "run") == numbers(tmp_path / "again")
+    assert_equal(weights(tmp_path / "run"), weights(tmp_path / "again"))
+
+
+def cut_off(out: Path, number: signal.Signals, when: Callable[[], bool], **settings: Any) -> tuple[int, str, str]:
+    """Start a run in a process of its own and signal it once `when()` holds: exit code, output, errors."""
+    command = [sys.executable, "-m", "minrl.agents", *words(out, **settings)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 200
+        while not when():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, stdout, stderr
+
+
+def test_after_kill_9(tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    long = {"steps": 1_000_000, "log_every": 1}
+    code, _, _ = cut_off(out, signal.SIGKILL, lambda: len(steps_of(out)) >= 10, **long)
+    assert code == -signal.SIGKILL
+    saved = checkpoint.read(out)
+    assert saved.step > 0
+    assert saved.step % 32 == 0
+    with (out / "progress.csv").open("a") as log:
+        log.write("0.1,2")  # a row that the kill cut in half
+    reconfigure(out, steps=saved.step + 64)
+    assert main(["train", "--resume", str(out)]) == 0
+    assert steps_of(out) == list(range(32, saved.step + 65, 32))
+    events = EventAccumulator(str(out)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == steps_of(out)
+    assert [event.step for event in events.Scalars("eval/mean_reward")] == steps_of(out, "eval/mean_reward")
+
+
+def test_a_signal_saves_first(tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    settings = {"steps": 1_000_000, "checkpoint_every": 1_000_000, "evaluate_every": 0}
+    code, stdout, stderr = cut_off(out, signal.SIGTERM, lambda: len(steps_of(out)) >= 3, **settings)
+    assert code == 128 + signal.SIGTERM, stderr
+    assert "Traceback" not in stderr
+    saved = checkpoint.read(out)
+    assert 192 <= saved.step < 1_000_000
+    assert stdout.splitlines()[-1] == (
+        f"stopped at step {saved.step} and saved; go on with: minrl train --resume {out}"
+    )
+
+
+def test_a_signal_during_an_evaluation(tmp_path: Path) -> None:
+    """It is broken off, and done again when the run goes on."""
+    out = tmp_path / "stopped"
+
+    def evaluates() -> bool:
+        """The first rollout is logged, and the second, which an evaluation follows, has begun."""
+        return steps_of(out) == [32] and time.time() - (out / "progress.csv").stat().st_mtime > 1
+
+    code, stdout, stderr = cut_off(out, signal.SIGTERM, evaluates, evaluate_episodes=10_000_000, log_every=1)
+    assert code == 128 + signal.SIGTERM, stderr
+    assert "stopped at step 64 and saved" in stdout
+    reconfigure(out, evaluate_episodes=3, steps=96)
+    assert main(["train", "--resume", str(out)]) == 0
+    assert steps_of(out, "eval/mean_reward") == [64, 96]
+
+
+def test_ctrl_c_reaches_environments_too(tmp_path: Path) -> None:
+    """A terminal sends it to all processes; the rollout is finished nevertheless."""
+    command = [
+        sys.executable,
+        "-m",
+        "minrl.agents",
+        *words(tmp_path / "run", vectorization="async", n_envs=1, steps=1_000_000),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while len(steps_of(tmp_path / "run")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "and saved; go on with" in stdout
+    assert "Traceback" not in stderr
+
+
+def test_from_a_pretrained_agent(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its run may be gone when the new one is opened or goes on."""
+    small = ["--width", "16", "--depth", "1", "--steps", "3", "--batch-size", "2", "--length", "16", "--threads", "1"]
+    start = tmp_path / "clone"
+    assert main(["train", "clone", "--data", cartpole, *small, "--evaluate-every", "0", "--out", str(start)]) == 0
+    out = tmp_path / "run"
+    whole(out, steps=64, pretrained=start, pretrained_kl=0.5)
+    assert f'pretrained = "{start}"' in (out / "config.toml").read_text()
+    shutil.rmtree(start)
+    reconfigure(out, steps=128)
+    assert main(["train", "--resume", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--episodes", "3", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["returns"] == json.loads((out / "summary.json").read_text())["evaluation"]["returns"]
+
+
+def test_an_environment_of_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is imported only where the user names it: a file that names one runs no code."""
+    mark = tmp_path / "imported"
+    (tmp_path / "owned.py").write_text(
+        f"import gymnasium, pathlib\npathlib.Path({str(mark)!r}).touch()\n"
+        "gymnasium.register('Owned-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=20)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "run"
+    try:
+        whole(out, env="owned:Owned-v0", steps=64)
+        mark.unlink()
+        monkeypatch.delitem(sys.modules, "owned")
+        gymnasium.registry.pop("Owned-v0")
+        reconfigure(out, steps=96)
+        command = ["train", "--resume", str(out)]
+        capsys.readouterr()
+        assert main(command) == 2
+        error = capsys.readouterr().err.strip()
+        assert "the checkpoint asks for environment owned:Owned-v0, which no installed package registers" in error
+        assert not mark.exists()
+        assert main(["train", "--env", "Pendulum-v1", "--resume", str(out)]) == 2
+        assert "was trained in owned:Owned-v0, not in Pendulum-v1" in capsys.readouterr().err
+        assert main([*command, "--env", "owned:Owned-v0"]) == 0
+        assert mark.exists()
+    finally:
+        gymnasium.registry.pop("Owned-v0", None)
+    assert checkpoint.read(out).step == 96
+
+
+@pytest.mark.parametrize("part", ["model", "random", "config", "best"])
+def test_a_checkpoint_without_a_part(part: str, tmp_path: Path) -> None:
+    whole(tmp_path / "run", steps=32, evaluate_every=0)
+    content = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    del content["training"][part]
+    torch.save(content, tmp_path / "run/checkpoint.pt")
+    with pytest.raises(ValueError, match=r"cannot be resumed|nothing to resume") as caught:
+        resume(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_another_environment_under_the_id(tmp_path: Path) -> None:
+    whole(tmp_path / "run", steps=32, evaluate_every=0)
+    reconfigure(tmp_path / "run", env="Pendulum-v1")
+    with pytest.raises(ValueError, match=r"Pendulum-v1: its observation space .* does not match"):
+        resume(tmp_path / "run")

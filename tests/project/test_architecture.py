@@ -1,0 +1,195 @@
+"""The rules of the house: who may name whom, how long files are, what is packed."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# Folders and the packages that they are.
+HOUSES = {
+    "minrl": "minrl", "agents": "minrl.agents", "envs": "minrl.envs", "benchmarks/reproduce": "minrl.reproduce"
+}  # fmt: skip
+SOURCES = sorted(path for folder in HOUSES for path in (ROOT / folder).rglob("*.py"))
+# The one file of a house that may name another.
+DOORS = {ROOT / "agents/cli/reproduce.py": "minrl.reproduce"}
+# What must run where only torch is installed.
+BARE = [
+    ROOT / "minrl" / name
+    for name in ("scan.py", "backbone.py", "convolution.py", "choices.py", "tune.py", "__init__.py")
+] + sorted(path for folder in ("kernels", "cells") for path in (ROOT / "minrl" / folder).glob("*.py"))
+# The compilers of kernels, imported lazily.
+COMPILERS = {"numba", "llvmlite", "triton"}
+
+
+def imported(source: str, package: str) -> list[tuple[str, bool]]:
+    """Each imported module by its absolute name, and whether the import is relative; `package` holds the file."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, False) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            # `from minrl import agents` names a module too.
+            found += [(f"{base}.{alias.name}", node.level > 0) for alias in node.names]
+    return found
+
+
+def package_of(path: Path) -> str:
+    """The import name of the package that holds `path`."""
+    house = next(folder for folder in HOUSES if path.is_relative_to(ROOT / folder))
+    return ".".join([HOUSES[house], *path.relative_to(ROOT / house).parent.parts])
+
+
+def within(name: str, package: str) -> bool:
+    return f"{name}.".startswith(f"{package}.")
+
+
+def faults(source: str, package: str) -> list[str]:
+    """The imports of a file of `package` that break the naming rule."""
+    found = []
+    for name, relative in imported(source, package):
+        houses = [house for house in HOUSES.values() if house != "minrl" and within(name, house)]
+        own = [house for house in houses if within(package, house)]
+        bare = name.split(".")[0] in ("agents", "envs", "benchmarks", "reproduce")
+        if bare or houses != own or (own and not relative):
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_keep_to_the_house(path: Path) -> None:
+    found = faults(path.read_text(encoding="utf-8"), package_of(path))
+    assert [name for name in found if path not in DOORS or not within(name, DOORS[path])] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "package"),
+    [
+        ("import agents.decision", "minrl.agents"),
+        ("from minrl.agents.decision import DecisionAgent", "minrl.agents"),
+        ("import minrl.agents.clone", "minrl.agents"),
+        ("from minrl import envs", "minrl.agents"),
+        ("from ..agents import decision", "minrl.envs"),
+        ("from minrl.envs import tmaze", "minrl.agents"),
+        ("def f():\n    from minrl.agents import decision", "minrl"),
+        ("from .agents import decision", "minrl"),
+        ("from .. import envs", "minrl.data"),
+        ("from minrl.reproduce import EXPERIMENTS", "minrl.agents"),
+        ("from minrl.reproduce.frame import Request", "minrl.reproduce"),
+        ("from minrl.agents import decision", "minrl.reproduce"),
+        ("from benchmarks.reproduce import frame", "minrl.reproduce"),
+    ],
+)
+def test_the_rule_sees_what_breaks_it(source: str, package: str) -> None:
+    assert faults(source, package)
+
+
+@pytest.mark.parametrize(
+    ("source", "package"),
+    [
+        ("from .clone import CloneAgent", "minrl.agents"),
+        ("from . import clone", "minrl.agents"),
+        ("from minrl.agent import Agent", "minrl.agents"),
+        ("from minrl import checkpoint", "minrl.agents"),
+        ("import torch", "minrl"),
+        ("from .frame import Request", "minrl.reproduce"),
+        ("from minrl.backbone import Backbone", "minrl.reproduce"),
+    ],
+)
+def test_the_rule_lets_pass_what_keeps_it(source: str, package: str) -> None:
+    assert not faults(source, package)
+
+
+def test_no_file_is_long() -> None:
+    tests = [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in [*SOURCES, *tests]}
+    assert {str(path): length for path, length in lengths.items() if length > 300} == {}
+    assert sorted(lengths.values())[len(lengths) // 2] < 150
+
+
+@pytest.mark.parametrize("path", BARE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sequence_models_need_torch_alone(path: Path) -> None:
+    allowed = {"torch", "numpy"} | set(sys.stdlib_module_names)
+    if path.parent.name == "kernels":
+        allowed |= COMPILERS
+    ours = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in BARE}
+    for name, _ in imported(path.read_text(encoding="utf-8"), package_of(path)):
+        is_lazy = path == ROOT / "minrl/__init__.py" and name == "minrl.runs.checkpoint.load"
+        assert name.split(".")[0] in allowed or any(within(name, own) for own in ours - {"minrl"}) or is_lazy, name
+
+
+def test_sequence_models_import_with_torch_alone() -> None:
+    """In a process where nothing else can be imported."""
+    program = """
+import sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"gymnasium", "minari", "h5py", "stable_baselines3", "tqdm", "tomli_w", "numba"}:
+            return None
+        return self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+import torch
+import minrl, minrl.scan
+from minrl.backbone import Backbone
+from minrl.cells import CELLS
+for cell in CELLS:
+    y, _ = Backbone(16, 1, cell).scan(torch.randn(2, 9, 16))
+    assert y.shape == (2, 9, 16)
+try:
+    import gymnasium
+except ModuleNotFoundError:
+    print("alone")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "alone\n", done.stderr
+
+
+def test_every_package_is_mapped_and_there() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    wheel = settings["targets"]["wheel"]
+    inside = {"minrl": "minrl", **{folder: name.replace("/", ".") for folder, name in wheel["sources"].items()}}
+    assert inside == {**HOUSES, "configs": "minrl.configs"}
+    assert set(wheel["only-include"]) == set(inside)
+    for path in SOURCES:
+        assert (path.parent / "__init__.py").is_file(), path
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_everything(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    copy = tmp_path / "source"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in listed:
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    done = subprocess.run([*command, "-w", tmp_path, copy], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names = set(zipfile.ZipFile(next(tmp_path.glob("minrl-*.whl"))).namelist())
+    for path in SOURCES:
+        assert f"{package_of(path).replace('.', '/')}/{path.name}" in names
+    assert "minrl/reproduce/data/as_you_like_it.txt" in names
+    assert any(name.startswith("minrl/data/shipped/") and name.endswith(".hdf5") for name in names)
+    assert "minrl/py.typed" in names
+    for config in (ROOT / "configs").rglob("*.toml"):
+        assert f"minrl/{config.relative_to(ROOT)}" in names
+    assert not any(
+        name.split("/")[0] in ("agents", "envs", "configs", "tests", "benchmarks", "reproduce") for name in names
+    )

@@ -1,0 +1,57 @@
+"""The log of a run, as TensorBoard reads it."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from minrl.runs.log import STEP, open_log, read_log
+
+
+def write(folder: Path, begin: int, steps: range) -> None:
+    log = open_log(folder, step=begin, terminal=False)
+    for step in steps:
+        log.record(STEP, step)
+        log.record("train/loss", float(step))
+        log.dump(step)
+    log.close()
+
+
+def test_logs_of_one_second_are_read_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process has the number whose name sorts first, as numbers of processes may."""
+    time.sleep(1 - time.time() % 1)  # both begin within one second
+    for process, begin, steps in ((99999, 0, range(1, 6)), (11111, 3, range(4, 8))):
+        monkeypatch.setattr(os, "getpid", lambda number=process: number)
+        write(tmp_path, begin, steps)
+    points = EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")
+    assert [point.step for point in points] == list(range(1, 8))
+
+
+def test_a_file_of_the_future_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / f"events.out.tfevents.{int(time.time()) + 1000}.host.1.0").touch()
+    begin = time.monotonic()
+    write(tmp_path, 0, range(1, 3))
+    assert time.monotonic() - begin < 1
+
+
+def test_what_is_found_out_again_is_dropped(tmp_path: Path) -> None:
+    """The step's own loss stays."""
+    log = open_log(tmp_path, terminal=False)
+    for step in (5, 10):
+        for names in (
+            ["train/loss"],
+            ["eval/mean_reward"],
+            ["validation/loss"],
+            ["eval/mean_reward", "validation/loss"],
+        ):
+            log.record(STEP, step)
+            for name in names:
+                log.record(name, float(step))
+            log.dump(step)
+    log.close()
+    for repeats, count in ((False, 8), (True, 5)):
+        open_log(tmp_path, step=10, repeats_evaluation=repeats, terminal=False).close()
+        assert len(read_log(tmp_path)) == count
+    assert read_log(tmp_path)[-1] == {STEP: 10, "train/loss": 10}

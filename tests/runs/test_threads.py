@@ -1,0 +1,100 @@
+"""Threads: one for small models, torch's choice for large ones, and waiting threads that leave their cores alone."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from worlds import cartpole, minrl, own_folders
+
+from minrl.agents.__main__ import main
+from minrl.runs import threads
+from minrl.runs.threads import LARGE, use_threads
+from minrl.training.report import SUMMARY
+
+__all__ = ["cartpole", "own_folders"]
+
+
+@pytest.fixture(autouse=True)
+def torchs_choice() -> Iterator[None]:
+    """A machine on which torch takes three threads, whatever earlier tests told it."""
+    torch.set_num_threads(3)
+    threads._Choice.told = None
+    yield
+    torch.set_num_threads(1)
+    threads._Choice.told = None
+
+
+def linear(parameters: int) -> nn.Module:
+    return nn.Linear(1, parameters, bias=False)
+
+
+def test_the_rule_by_size() -> None:
+    assert use_threads(0, linear(1000), 4000) == torch.get_num_threads() == 1
+    assert use_threads(0, linear(100_000), int(LARGE / 100_000)) == torch.get_num_threads() == 3
+    assert use_threads(0, linear(100_000), int(LARGE / 100_000) - 1) == 1
+    assert use_threads(0) == 1
+
+
+@pytest.mark.parametrize(("side", "threads"), [(7, 1), (84, 3)])
+def test_large_images_are_shared_out(side: int, threads: int) -> None:
+    """Batches of 128: MiniGrid (7 x 7 x 3) through two small convolutions, Atari (84 x 84 x 4) through NatureCNN."""
+    small = nn.Sequential(nn.Conv2d(3, 16, 2), nn.Conv2d(16, 32, 2), nn.Linear(512, 64))
+    nature = nn.Sequential(nn.Conv2d(4, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3), nn.Linear(3136, 512))
+    model = small if side == 7 else nature
+    assert use_threads(0, model, 128, places=side * side * (3 if side == 7 else 4)) == threads
+
+
+def test_what_is_asked_for_is_taken() -> None:
+    assert use_threads(2, linear(10)) == torch.get_num_threads() == 2
+    assert use_threads(1, linear(100_000), int(LARGE)) == 1
+    # A program that sets another number in between has that one for large models.
+    torch.set_num_threads(4)
+    assert use_threads(0, linear(100_000), int(LARGE)) == 4
+
+
+FLAGS = ["--steps", "64", "--evaluate-every", "0"]
+SMALL = {
+    "decision": ["train", "decision", "--width", "16", "--depth", "1", "--batch-size", "2", "--length", "32"],
+    "ppo": ["train", "ppo", "--env", "CartPole-v1", "--width", "16", "--depth", "1", "--n-steps", "8", "--n-envs", "2",
+            "--batch-size", "16", "--n-epochs", "1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_run_says_how_many(kind: str, cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", cartpole, "--steps", "3", "--evaluate-every", "0"] if kind == "decision" else FLAGS
+    assert main([*SMALL[kind], *data, "--out", str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr()
+    assert "minrl: 1 CPU thread, by the model's size (--threads N for others)" in shown.out.splitlines()
+    assert "CPU threads" in shown.out
+    assert '"threads": 1,' in (tmp_path / "a" / SUMMARY).read_text()
+    assert main([*SMALL[kind], *data, "--threads", "2", "--out", str(tmp_path / "b")]) == 0
+    assert "minrl: 2 CPU threads" in capsys.readouterr().out.splitlines()
+    assert '"threads": 2,' in (tmp_path / "b" / SUMMARY).read_text()
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("own", [None, "ACTIVE"])
+def test_openmp_waits_passively_by_the_time_torch_is_loaded(own: str | None) -> None:
+    """What GNU's OpenMP says of itself as the command line loads torch; a user's own setting stays."""
+    if "libgomp" not in loaded_libraries():
+        pytest.fail("torch's OpenMP is not GNU's here: say how that one waits, and test it")
+    environment: dict[str, Any] = {
+        k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    }
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", "OMP_NUM_THREADS": "2"} | ({"OMP_WAIT_POLICY": own} if own else {})
+    said = minrl("evaluate", "--help", env=environment).stderr
+    (turns,) = (line.split("'")[1] for line in said.splitlines() if "GOMP_SPINCOUNT" in line)
+    assert (turns == "0") == (own is None)
+
+
+def loaded_libraries() -> str:
+    """Names of what a process with torch has loaded."""
+    code = "import torch; print(open('/proc/self/maps').read())"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,197 @@
+"""A run that is cut off goes on to the same numbers, to the bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from worlds import cartpole, own_folders
+
+from minrl.agents.__main__ import main
+from minrl.agents.decision import DecisionAgent, DecisionConfig
+from minrl.runs import checkpoint
+from minrl.runs.log import read_log
+from minrl.training.offline import Result, TrainConfig, resume, train
+
+__all__ = ["cartpole", "own_folders"]
+
+AGENT = DecisionConfig(width=16, depth=1)  # with dropout
+# Checkpoints fall between two rows of the log and between two evaluations.
+SETTINGS: dict[str, Any] = {
+    "steps": 300,
+    "batch_size": 2,
+    "length": 24,
+    "log_every": 20,
+    "checkpoint_every": 33,
+    "evaluate_every": 50,
+    "evaluate_episodes": 3,
+    "average": 0.9,
+    "threads": 1,
+}
+
+
+def started(cartpole: str, out: Path, **settings: Any) -> subprocess.Popen[str]:
+    """The run in a process of its own."""
+    flags = ["--width", "16", "--depth", "1", "--data", cartpole, "--out", str(out)]
+    for name, value in (SETTINGS | settings).items():
+        flags += [f"--{name.replace('_', '-')}", str(value)]
+    command = [sys.executable, "-m", "minrl.agents", "train", "decision", *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def cut_off(
+    cartpole: str, out: Path, number: int, reached: Callable[[], bool], **settings: Any
+) -> tuple[int, str, str]:
+    """Send a signal to the run as soon as it has `reached` a place; its exit code and what it said."""
+    process = started(cartpole, out, **settings)
+    end = time.monotonic() + 60
+    while not reached():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout, stderr
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    """The log without times."""
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_log(run)]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert rows(a) == rows(b)
+    for name in (checkpoint.LAST, checkpoint.BEST):
+        one, other = checkpoint.read(a / name), checkpoint.read(b / name)
+        assert one.step == other.step
+        assert [n for n in one.weights if not torch.equal(one.weights[n], other.weights[n])] == []
+    last = [checkpoint.read(run).training["optimizer"]["weights"] for run in (a, b)]
+    assert [n for n in last[0] if not torch.equal(last[0][n], last[1][n])] == []
+
+
+def whole(cartpole: str, out: Path, **settings: Any) -> Result:
+    return train(DecisionAgent, AGENT, TrainConfig(data=cartpole, **SETTINGS | settings), out)
+
+
+def test_after_kill_9(cartpole: str, tmp_path: Path) -> None:
+    done = whole(cartpole, tmp_path / "whole")
+    out = tmp_path / "killed"
+    code, _, _ = cut_off(cartpole, out, signal.SIGKILL, lambda: len(read_log(out)) >= 9)
+    assert code == -signal.SIGKILL
+    assert 0 < checkpoint.read(out).step < 300
+    with (out / "progress.csv").open("a") as log:
+        log.write("0.1,2")  # a row that the kill cut in half
+    assert main(["train", "--resume", str(out)]) == 0
+    assert_same_run(tmp_path / "whole", out)
+    # The curves show each step once, whatever the killed process had written.
+    events = EventAccumulator(str(out)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(20, 301, 20))
+    assert [event.step for event in events.Scalars("eval/mean_reward")] == list(range(50, 301, 50))
+    assert done.evaluation is not None
+    assert resume(out).evaluation == done.evaluation
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_first(number: signal.Signals, cartpole: str, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    code, stdout, stderr = cut_off(
+        cartpole, out, number, lambda: len(read_log(out)) >= 4, checkpoint_every=1000, steps=400
+    )
+    assert code == 128 + number, stderr
+    assert "Traceback" not in stderr
+    saved = checkpoint.read(out)
+    assert 40 <= saved.step < 400
+    assert stdout.splitlines()[-1] == (
+        f"stopped at step {saved.step} and saved; go on with: minrl train --resume {out}"
+    )
+    assert main(["train", "--resume", str(out)]) == 0
+    whole(cartpole, tmp_path / "whole", checkpoint_every=1000, steps=400)
+    assert_same_run(tmp_path / "whole", out)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["in the middle", "at the end"])
+def test_a_signal_during_an_evaluation(last: bool, cartpole: str, tmp_path: Path) -> None:
+    """It is broken off, and done again when the run goes on."""
+    settings = {"steps": 40, "evaluate_every": 40 if last else 20, "checkpoint_every": 7, "log_every": 10}
+    out = tmp_path / "stopped"
+    # So many episodes that the signal falls into the evaluation.
+    code, stdout, stderr = cut_off(
+        cartpole,
+        out,
+        signal.SIGTERM,
+        lambda: len(read_log(out)) >= (4 if last else 2),
+        **settings | {"evaluate_episodes": 1_000_000},
+    )
+    assert code == 128 + signal.SIGTERM, stderr
+    assert f"stopped at step {40 if last else 20}" in stdout
+    saved = checkpoint.read(out)
+    assert saved.step == settings["evaluate_every"]
+    assert not any("eval/mean_reward" in row for row in read_log(out))
+    config = {**saved.training["config"], "evaluate_episodes": 3}
+    content = torch.load(out / checkpoint.LAST, weights_only=True)
+    content["training"]["config"] = config
+    torch.save(content, out / checkpoint.LAST)
+    assert main(["train", "--resume", str(out)]) == 0
+    whole(cartpole, tmp_path / "whole", **settings)
+    assert_same_run(tmp_path / "whole", out)
+
+
+def test_killed_before_the_first_row(cartpole: str, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    cut_off(cartpole, out, signal.SIGKILL, lambda: (out / checkpoint.LAST).is_file())
+    resume(out)
+    whole(cartpole, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", out)
+
+
+def test_from_another_folder(cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set that was named by a relative path is found again."""
+    name = cartpole.removeprefix("minari:")
+    monkeypatch.chdir(tmp_path)
+    file = Path(os.path.relpath(tmp_path / "minari" / name / "data/main_data.hdf5"))
+    train(DecisionAgent, AGENT, TrainConfig(data=f"hdf5:{file}", **SETTINGS | {"steps": 3}), Path("run"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert resume(Path("../run")).step == 3
+
+
+def test_another_number_of_processes(cartpole: str, tmp_path: Path) -> None:
+    whole(cartpole, tmp_path / "run", steps=3)
+    content = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    content["training"]["processes"] *= 2
+    torch.save(content, tmp_path / "run/checkpoint.pt")
+    with pytest.raises(ValueError, match="was trained by 2 processes and resumes with as many; there are 1"):
+        resume(tmp_path / "run")
+
+
+def test_another_data_set_under_the_name(cartpole: str, tmp_path: Path) -> None:
+    from minrl.collect.record import collect
+
+    whole(cartpole, tmp_path / "run", steps=3)
+    name = cartpole.removeprefix("minari:")
+    collect("random", "CartPole-v1", 30, name, seed=7, overwrite=True, progress=False)
+    with pytest.raises(ValueError, match=r"is no longer the data set that .*run was trained on"):
+        resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("part", ["optimizer", "sampler", "processes", "window", "config"])
+def test_a_checkpoint_without_a_part(part: str, cartpole: str, tmp_path: Path) -> None:
+    whole(cartpole, tmp_path / "run", steps=3)
+    content = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    del content["training"][part]
+    torch.save(content, tmp_path / "run/checkpoint.pt")
+    with pytest.raises(ValueError, match=r"cannot be resumed|nothing to resume") as caught:
+        resume(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_run_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", str(tmp_path / "nothing")]) == 2
+    assert "no checkpoint at" in capsys.readouterr().err

@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 import torch
 from acting import WAYS, largest_gap, play
+from decision_agents import agent_of
 from gymnasium.vector import AutoresetMode
 from worlds import ACTIONS, drift_episodes
 
 from minrl.agent import Agent, Batch, Moment
-from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.cells import CELLS
-from minrl.data.task import Task
 
-SMALL = {"transformer": {"context": 7, "heads": 2}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "previous action": {"previous_action": True},
@@ -29,17 +27,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "refeed, one step": {"context": 1, "refeed": True},
     "no convolution": {"conv": 0, "mlp": 0.0, "depth": 1},
 }
-
-
-def agent_of(actions: str = "box", cell: str = "mingru", **options: Any) -> DecisionAgent:
-    """A small agent in float64 whose outputs differ much from step to step."""
-    episodes = drift_episodes(actions)
-    config = DecisionConfig(cell=cell, **{"width": 8, "depth": 2, "cell_options": SMALL.get(cell, {})} | options)
-    agent = DecisionAgent(config, Task.of(episodes))
-    agent.fit_normalization(episodes)
-    with torch.no_grad():
-        agent.head.linear.weight.mul_(20)
-    return agent.double().eval()
 
 
 def batch_of(agent: Agent, actions: str = "box", rows: int = 3, length: int = 20) -> Batch:

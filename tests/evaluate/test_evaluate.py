@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from test_decision import agent_of
+from decision_agents import agent_of
 from worlds import drift_registered, own_folders
 
 from minrl.agent import Moment

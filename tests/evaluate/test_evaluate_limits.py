@@ -7,9 +7,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from decision_agents import agent_of
 from gymnasium import spaces
 from ppo_runs import words
-from test_decision import agent_of
 from worlds import drift_registered, minrl, own_folders
 
 from minrl.agents.__main__ import main

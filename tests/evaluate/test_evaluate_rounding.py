@@ -6,7 +6,7 @@ Shapes: B environments.
 import numpy as np
 import pytest
 import torch
-from test_decision import agent_of
+from decision_agents import agent_of
 
 from minrl.cells import CELLS
 from minrl.play import Player

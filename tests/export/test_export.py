@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from onnx_session import session
 from torch.distributions import Distribution
 from worlds import ACTIONS, drift_episodes
 
@@ -52,12 +53,6 @@ def clone(actions: str = "box", **options: Any) -> CloneAgent:
 def lively(agent: Any) -> Any:
     torch.nn.init.normal_(agent.head.linear.weight, std=agent.config.width**-0.5)
     return agent.eval()
-
-
-def session(path: Path) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options)
 
 
 class Beside:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_ppo_agent import NORMALIZED, TOLD, Noise
+from noise import NORMALIZED, TOLD, Noise
 
 from minrl.agents.ppo_agent import PPOAgent, PPOConfig
 from minrl.data import EnvironmentInfo

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from acting import play
-from test_export import session
+from onnx_session import session
 from worlds import TINY, cartpole, drift_episodes, own_folders
 
 from minrl.agent import Agent, Batch

@@ -14,18 +14,18 @@ from minrl.system.names import nearest
 
 from .cli.flag_hints import unknown_flag
 
-# Each command is a module beside this one, imported when it is asked for, so that `minrl --help` is quick.
+# Each command is a module of cli/, imported when it is asked for, so that `minrl --help` is quick.
 COMMANDS = {
-    "train": ("train_command", "train an agent on a data set or in an environment, or go on with a run"),
-    "evaluate": ("evaluate_command", "run a trained agent in its environment"),
-    "dashboard": ("dashboard_command", "show runs in TensorBoard, with their charts and a table of their settings"),
-    "data": ("data_command", "list, describe and import data sets"),
-    "cells": ("cells_command", "list the sequence models that --cell takes, with their options"),
-    "collect": ("collect_command", "record a data set with a policy"),
-    "export": ("export_command", "write a trained agent as an ONNX file that acts without torch"),
-    "compare": ("compare_command", "compare methods on tasks over seeds, with statistics and a report"),
-    "bench": ("bench_command", "measure speed, memory and rounding against peers"),
-    "reproduce": ("reproduce_command", "run the paper's experiments beside its figures"),
+    "train": "train an agent on a data set or in an environment, or go on with a run",
+    "evaluate": "run a trained agent in its environment",
+    "dashboard": "show runs in TensorBoard, with their charts and a table of their settings",
+    "data": "list, describe and import data sets",
+    "cells": "list the sequence models that --cell takes, with their options",
+    "collect": "record a data set with a policy",
+    "export": "write a trained agent as an ONNX file that acts without torch",
+    "compare": "compare methods on tasks over seeds, with statistics and a report",
+    "bench": "measure speed, memory and rounding against peers",
+    "reproduce": "run the paper's experiments beside its figures",
 }
 EXAMPLES = f"""first steps:
   minrl data list
@@ -103,10 +103,10 @@ def _parser(words: Sequence[str]) -> Parser:
     parser = Parser(prog="minrl", description=minrl.__doc__, epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"minrl {minrl.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (module, text) in COMMANDS.items():
+    for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if words and words[0] == name:
-            found = import_module(f".{module}", __package__)
+            found = import_module(f".cli.{name}", __package__)
             if hasattr(found, "check_words"):
                 found.check_words(words[1:])
             found.add_arguments(command)

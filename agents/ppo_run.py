@@ -23,6 +23,7 @@ from minrl.kernels import matmul
 from minrl.online.random_states import random_states_kept
 from minrl.runs import checkpoint
 from minrl.runs.attempt import attempt
+from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 from minrl.runs.log import NOT_TENSORBOARD, TIMESTEPS, open_log
 from minrl.runs.tensorboard import begin_session, end_session, hyperparameters, online_layout
 from minrl.runs.video import keep, record_episode
@@ -210,7 +211,7 @@ class Run:
         if result.mean_return > self.best:
             self.best = result.mean_return
             note = _note("best of the evaluations during training") | {"evaluation": result.to_dict()}
-            checkpoint.save(self.out / checkpoint.BEST, self.agent, step=self.step, note=note)
+            checkpoint.save(self.out / BEST_CHECKPOINT, self.agent, step=self.step, note=note)
         self.log.record("eval/mean_reward", result.mean_return)
         self.log.record("eval/mean_ep_length", float(np.mean(result.lengths)))
         if film is not None:
@@ -252,7 +253,7 @@ class Run:
             "seconds": [self.seconds, self.cpu_seconds],
         }
         note = _note("last checkpoint")
-        checkpoint.save(self.out / checkpoint.LAST, self.agent, step=self.step, training=training, note=note)
+        checkpoint.save(self.out / LAST_CHECKPOINT, self.agent, step=self.step, training=training, note=note)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Take up the run where `saved` left it."""

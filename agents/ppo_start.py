@@ -12,6 +12,7 @@ from minrl.data.environment import EnvironmentInfo
 from minrl.data.task import Task
 from minrl.data.trust import checked
 from minrl.runs import checkpoint
+from minrl.runs.folder import CONFIG, LAST_CHECKPOINT
 from minrl.runs.threads import described, use_threads
 from minrl.system.config import build, write_toml
 from minrl.system.device import device_named
@@ -33,7 +34,7 @@ def train(options: PPOOptions, config: OnlineConfig, out: Path) -> Result:
         OSError: if `out` cannot be written.
         FloatingPointError: if the loss is no longer finite; the last checkpoint is kept.
     """
-    if (out / checkpoint.LAST).exists():
+    if (out / LAST_CHECKPOINT).exists():
         folder = shlex.quote(str(out))
         raise ValueError(f"{out} already holds a run: resume it with --resume {folder}, or choose another --out")
     if out.exists() and not out.is_dir():
@@ -44,7 +45,7 @@ def train(options: PPOOptions, config: OnlineConfig, out: Path) -> Result:
     run = _prepared(PPOConfig(**vars(options)), config, out)
     with closing(run):
         out.mkdir(parents=True, exist_ok=True)
-        write_toml(out / checkpoint.CONFIG, {PPOAgent.name: options, "train": config})
+        write_toml(out / CONFIG, {PPOAgent.name: options, "train": config})
         return run.go()
 
 
@@ -98,7 +99,7 @@ def _replan(run: Run, planned: OnlineConfig, config: OnlineConfig) -> None:
     """Write the new number of steps where a later resumption reads it, and say what the learning rate does."""
     run.save()
     options = {field.name: getattr(run.agent.config, field.name) for field in fields(PPOOptions)}
-    write_toml(run.out / checkpoint.CONFIG, {PPOAgent.name: PPOOptions(**options), "train": config})
+    write_toml(run.out / CONFIG, {PPOAgent.name: PPOOptions(**options), "train": config})
     old, new = (
         c.learning_rate * (max(0.0, 1 - run.step / c.steps) if c.decay == "linear" else 1.0) for c in (planned, config)
     )

@@ -4,13 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from minrl.compare.grid.plan import GRID, Plan
+from minrl.compare.grid.plan import Plan
 from minrl.compare.grid.read import read_grid
 from minrl.compare.report.report import write_report
 from minrl.compare.run.lock import alone_in
 from minrl.compare.run.ray import Cluster
 from minrl.compare.run.runner import Families, Survey, Way, check_unchanged, compare, run_here, survey
 from minrl.compare.stats.statistics import check_installed
+from minrl.runs.folder import GRID
 from minrl.system.shipped_configs import find_config
 
 from .families import families

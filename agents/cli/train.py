@@ -146,7 +146,7 @@ def _go_on(arguments: argparse.Namespace, path: Path | None) -> Ending:
 
 def _scores(folder: Path) -> dict[str, Any]:
     """Return the summary of a finished run as one flat table, with the names that `minrl evaluate --json` has."""
-    from minrl.training.report import SUMMARY
+    from minrl.runs.folder import SUMMARY
 
     summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     evaluation = summary.pop("evaluation") or {"mean_return": None, "normalized_score": None}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ERRORS = "errors.txt"
+from minrl.runs.folder import ERRORS
 
 
 @dataclass

@@ -14,12 +14,12 @@ import torch
 
 from minrl.agent import Actor
 from minrl.data.task import Task
+from minrl.runs.folder import LAST_CHECKPOINT
 from minrl.system.config import build, to_plain
 from minrl.system.files import replacing
 from minrl.system.names import choose
 
 FORMAT = 1
-LAST, BEST, CONFIG = "checkpoint.pt", "best.pt", "config.toml"
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def read(path: Path | str) -> Checkpoint:
     Only tensors and plain values are accepted: a file that holds code is refused and nothing of it runs.
     """
     path = Path(path)
-    file = path / LAST if path.is_dir() else path
+    file = path / LAST_CHECKPOINT if path.is_dir() else path
     if not file.is_file():
-        raise ValueError(f"no checkpoint at {file}; a run's folder holds {LAST} once its first one is saved")
+        raise ValueError(f"no checkpoint at {file}; a run's folder holds {LAST_CHECKPOINT} once its first one is saved")
     try:
         with warnings.catch_warnings():
             # What torch warns of in a file that is none, the error says.

@@ -15,19 +15,14 @@ from tensorboard import program  # type: ignore[import-untyped]
 from torch.utils.tensorboard import FileWriter
 from torch.utils.tensorboard.summary import custom_scalars
 
-from minrl.runs.checkpoint import CONFIG
-from minrl.runs.log import CSV
+from minrl.runs.folder import CONFIG, GRID, PROGRESS, RUNS, TARGETS_PLOT, VIDEOS
 from minrl.runs.tensorboard import METRICS, Value, charts, experiment, hyperparameters, online_layout
-from minrl.runs.video import VIDEOS
-from minrl.training.target_sweep import PLOT
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-# What makes a folder one of a comparison, and where its runs lie.
-_GRID, _RUNS = "grid.toml", "runs"
 _EVENTS = "tfevents"  # in the names of TensorBoard's files
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]  # as WSGI has it
 
@@ -50,7 +45,7 @@ class Mirror:
         if not folder.is_dir():
             raise ValueError(f"no folder {folder}: name one that holds runs, such as that of minrl train --out")
         self.into = into
-        self.root = folder / _RUNS if (folder / _GRID).is_file() and (folder / _RUNS).is_dir() else folder
+        self.root = folder / RUNS if (folder / GRID).is_file() and (folder / RUNS).is_dir() else folder
         self.name = folder.resolve().name or "runs"
         self.runs: dict[str, Path] = {}
         self.update()
@@ -71,7 +66,7 @@ class Mirror:
 
     def has_pictures(self) -> bool:
         """Return True if a run has shown return achieved over return asked, or a video."""
-        return any((place / name).exists() for place in self.runs.values() for name in (PLOT, VIDEOS))
+        return any((place / name).exists() for place in self.runs.values() for name in (TARGETS_PLOT, VIDEOS))
 
     def _describe(self) -> None:
         """The columns of the table of runs; charts for runs that Stable-Baselines3 logged without us."""
@@ -196,7 +191,7 @@ def _settings(run: Path) -> dict[str, Value] | None:
 def _columns(run: Path) -> list[str]:
     """What a run logs; nothing before its first row."""
     try:
-        with (run / CSV).open(newline="", encoding="utf-8") as file:
+        with (run / PROGRESS).open(newline="", encoding="utf-8") as file:
             return next(csv.reader(file), [])
     except OSError:
         return []

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from minrl.runs.figures import INK, coinciding, keep_possible, line
+from minrl.runs.folder import LEARNING_CURVE
 from minrl.runs.log import EVALUATED, read_log
 from minrl.system.files import replacing
 
-CURVE = "learning_curve.png"
 # What the columns of a log are called in a legend.
 NAMES = {
     "train/loss": "learned from",
@@ -40,7 +40,7 @@ def write_curve(out: Path, title: str, panels: Sequence[Axes]) -> bool:
     figure = draw(out, title, panels)
     if figure is None:
         return False
-    with replacing(out / CURVE) as temporary:
+    with replacing(out / LEARNING_CURVE) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return True
 

@@ -20,7 +20,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-CSV = "progress.csv"
+from minrl.runs.folder import PROGRESS
+
 # What counts the steps of a run: gradient steps offline, environment steps online.
 STEP, TIMESTEPS = "train/n_updates", "time/total_timesteps"
 # Columns of rows between gradient steps.
@@ -46,7 +47,7 @@ def open_log(
 
     `repeats_evaluation` drops the evaluation at `step` itself too, of held-out episodes and in the environment.
     """
-    formats: list[KVWriter] = [_csv(folder / CSV, step, repeats_evaluation, counter), _Curves(folder, step)]
+    formats: list[KVWriter] = [_csv(folder / PROGRESS, step, repeats_evaluation, counter), _Curves(folder, step)]
     if terminal:
         formats.append(HumanOutputFormat(sys.stdout))
     return Logger(str(folder), formats)
@@ -71,7 +72,7 @@ def read_log(folder: Path, counter: str = STEP) -> list[dict[str, float]]:
 
     `counter` is the column that holds the step, which every whole row has.
     """
-    path = folder / CSV
+    path = folder / PROGRESS
     if not path.is_file():
         return []
     # A kill cuts off the last line, which may then look like a row with other numbers.

@@ -19,11 +19,11 @@ from minrl.agent import Actor
 from minrl.data.environment import EnvironmentInfo, make_environment
 from minrl.data.rewards import ScalarReward
 from minrl.play import Player
+from minrl.runs.folder import VIDEOS
 from minrl.runs.log import Picture
 from minrl.system.files import replacing
 from minrl.system.mujoco import quiet_mujoco
 
-VIDEOS = "videos"
 # A GIF counts time in hundredths of a second, and browsers slow down what shows more than 50 pictures in one.
 _RATE = 25.0
 _MOST_FRAMES = 500

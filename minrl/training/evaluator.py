@@ -13,6 +13,7 @@ from minrl.data.episode import Episodes
 from minrl.evaluate import Evaluation, evaluate, package_versions
 from minrl.runs import checkpoint
 from minrl.runs.attempt import attempt
+from minrl.runs.folder import BEST_CHECKPOINT
 from minrl.runs.log import Picture
 from minrl.runs.video import keep, record_episode
 from minrl.system.signals import Stopped, StopRequest
@@ -137,7 +138,7 @@ class Assessor:
         if result.mean_return > self.best:
             self.best = result.mean_return
             label = {"evaluation": result.to_dict(), "label": "best of the evaluations during training"}
-            checkpoint.save(self.out / checkpoint.BEST, self.agent, step=step, note=note() | label)
+            checkpoint.save(self.out / BEST_CHECKPOINT, self.agent, step=step, note=note() | label)
         curves: dict[str, float | Picture] = {
             name: evaluation.mean_return for name, evaluation in zip(tags(self.targets), asked, strict=False)
         }

@@ -19,6 +19,7 @@ from minrl.data.episode import Episodes
 from minrl.evaluate import Evaluation
 from minrl.kernels import matmul
 from minrl.runs import checkpoint
+from minrl.runs.folder import LAST_CHECKPOINT
 from minrl.runs.log import NOT_TENSORBOARD, STEP, Window, open_log, silent_log
 from minrl.runs.tensorboard import begin_session, end_session, hyperparameters, offline_layout
 from minrl.system.config import to_plain
@@ -256,7 +257,7 @@ class Run:
                 "cpu_seconds": self.cpu_seconds,
             }
             checkpoint.save(
-                self.out / checkpoint.LAST,
+                self.out / LAST_CHECKPOINT,
                 self.agent,
                 step=self.step,
                 weights=self.optimizer.acting_weights(),

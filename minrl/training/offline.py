@@ -16,6 +16,7 @@ from minrl.data.environment import make_environment
 from minrl.data.episode import Episodes
 from minrl.data.task import Task
 from minrl.runs import checkpoint
+from minrl.runs.folder import CONFIG, LAST_CHECKPOINT
 from minrl.runs.threads import described, use_threads
 from minrl.runs.video import check_renders
 from minrl.system.config import build, write_toml
@@ -44,7 +45,7 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
         OSError: if `out` cannot be written.
         FloatingPointError: if the loss is no longer finite; the last checkpoint is kept.
     """
-    if (out / checkpoint.LAST).exists():
+    if (out / LAST_CHECKPOINT).exists():
         folder = shlex.quote(str(out))
         raise ValueError(f"{out} already holds a run: resume it with --resume {folder}, or choose another --out")
     if out.exists() and not out.is_dir():
@@ -67,7 +68,7 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
             _check_environment(agent.task, config.video)
         if group.is_first:
             out.mkdir(parents=True, exist_ok=True)
-            write_toml(out / checkpoint.CONFIG, {kind.name: agent_config, "train": config})
+            write_toml(out / CONFIG, {kind.name: agent_config, "train": config})
         _share_out(agent, config, group)
         return replace(Run(agent, episodes, held_out, config, out, group).go(), data=whole)
     finally:
@@ -136,7 +137,7 @@ def _replan(run: Run, agent: Agent, planned: TrainConfig, config: TrainConfig) -
     run.save()
     if not run.group.is_first:
         return
-    write_toml(run.out / checkpoint.CONFIG, {agent.name: agent.config, "train": config})
+    write_toml(run.out / CONFIG, {agent.name: agent.config, "train": config})
     old, new = (Schedule(c.learning_rate, c.steps, c.warmup, c.decay) for c in (planned, config))
     print(
         f"step {run.step} of {config.steps} instead of {planned.steps}: the learning rate goes on at "

@@ -27,10 +27,10 @@ from minrl.data.episode import Episodes, FloatArray
 from minrl.data.task import Task
 from minrl.models.encoders import Normalizer
 from minrl.models.losses import expectile_loss
+from minrl.runs.folder import RELABEL_SUMMARY, RETURNS_TO_GO
 from minrl.system.distributed import Group
 from minrl.system.files import replacing
 
-LABELS, SUMMARY = "returns_to_go.npy", "relabel.json"
 EXPECTILE = 0.7
 STEPS, ROWS, WIDTH, RATE = 2000, 512, 128, 1e-3
 
@@ -66,7 +66,7 @@ def first_labels(episodes: Episodes) -> FloatArray:
 
 def report_rows(out: Path) -> list[tuple[str, str]]:
     """What a run's report says of its labels; nothing where there are none."""
-    path = out / SUMMARY
+    path = out / RELABEL_SUMMARY
     if not path.is_file():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -151,7 +151,7 @@ def raised(episodes: Episodes, values: npt.NDArray[np.float64]) -> FloatArray:
 
 def _first_labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool) -> FloatArray:
     """From the folder, or learned and written there: those of all sets end to end."""
-    path = out / LABELS
+    path = out / RETURNS_TO_GO
     if resumed and path.is_file():
         kept: FloatArray = np.load(path)
         if kept.shape != (sum(part.num_steps for part in sets),):
@@ -163,7 +163,7 @@ def _first_labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool)
     value.learn(sets[0], seed)
     labels = np.concatenate([raised(part, value.of(part)) for part in sets])
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / SUMMARY) as temporary:
+    with replacing(out / RELABEL_SUMMARY) as temporary:
         temporary.write_text(json.dumps(_quality(sets[0], value, labels), indent=1) + "\n", encoding="utf-8")
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, labels)

@@ -20,14 +20,13 @@ from minrl.agent import Actor, parameter_count
 from minrl.data.episode import Episodes
 from minrl.evaluate import Evaluation
 from minrl.play import Player
-from minrl.runs.learning_curve import CURVE, Axes, write_curve
+from minrl.runs.folder import LEARNING_CURVE, SUMMARY
+from minrl.runs.learning_curve import Axes, write_curve
 from minrl.runs.log import STEP, read_log
 from minrl.system.files import replacing
 from minrl.training import relabel_returns, target_search
 from minrl.training.offline import Result
 from minrl.training.validation import LOSS
-
-SUMMARY = "summary.json"
 
 
 def write_report(result: Result, out: Path) -> str:
@@ -128,7 +127,7 @@ def finish(
     more = {"seconds_per_action": action_seconds, "evaluation_failure": failure}
     _write_summary(agent, evaluation, out, {**numbers, **more})
     if write_curve(out, title_of(agent, evaluation), panels):
-        shown.append(("learning curve", str(out / CURVE)))
+        shown.append(("learning curve", str(out / LEARNING_CURVE)))
     folder = shlex.quote(str(out))
     watch = f"{_program('minrl')} dashboard {folder} (or {_program('tensorboard')} --logdir {folder})"
     return f"{_table(shown)}\n\nwatch the curves: {watch}"

@@ -8,11 +8,11 @@ import numpy as np
 from minrl.agent import Actor, AsksForReturn
 from minrl.data.episode import Episodes
 from minrl.evaluate import evaluate
+from minrl.runs.folder import TARGET_CHOICE
 from minrl.system.files import replacing
 from minrl.training.config import TrainConfig
 from minrl.training.relabel_returns import first_labels
 
-CHOICE = "target_choice.json"
 # Beyond the seeds of any evaluation's episodes, which lie below it where a target is chosen; twice it is the first
 # number that environments in C, with signed integers of 32 bits, cannot take.
 SEED_OFFSET = 2**30
@@ -65,7 +65,7 @@ class TargetChoice:
         assert best.target_return is not None
         self.agent.ask_for(best.target_return)
         found = {"chosen": best.target_return, "candidates": [result.to_dict() for result in played]}
-        with replacing(self.out / CHOICE) as temporary:
+        with replacing(self.out / TARGET_CHOICE) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
@@ -79,7 +79,7 @@ def candidates(episodes: Episodes, most: float) -> list[float]:
 
 def report_rows(out: Path) -> list[tuple[str, str]]:
     """What a run's report says of the choice; nothing where there was none."""
-    path = out / CHOICE
+    path = out / TARGET_CHOICE
     if not path.is_file():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))

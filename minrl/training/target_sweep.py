@@ -5,17 +5,16 @@ import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from minrl.evaluate import Evaluation
 from minrl.runs.figures import keep_possible
+from minrl.runs.folder import TARGETS, TARGETS_PLOT, read_targets
 from minrl.runs.log import Picture
 from minrl.system.files import replacing
 
-TARGETS, PLOT = "targets.json", "targets.png"
 _COUNT = 5
 
 
@@ -35,13 +34,6 @@ def tags(targets: Sequence[float]) -> list[str]:
     return [f"eval/target_{name}_mean_reward" for name in names]
 
 
-def read_targets(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's `targets.json`: `Evaluation.to_dict()` and the `step`; none where there is no such file."""
-    path = folder / TARGETS
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return rows
-
-
 def write_targets(folder: Path, step: int, results: Sequence[Evaluation]) -> Picture | None:
     """Add the rows of `step` and drop those of later ones, which a resumed run had before; draw the newest.
 
@@ -55,7 +47,7 @@ def write_targets(folder: Path, step: int, results: Sequence[Evaluation]) -> Pic
     if find_spec("matplotlib") is None:
         return None
     picture = _plot(results, step)
-    with replacing(folder / PLOT) as temporary:
+    with replacing(folder / TARGETS_PLOT) as temporary:
         temporary.write_bytes(picture.data)
     return picture
 

@@ -12,10 +12,11 @@ from worlds import TINY, cartpole, own_folders
 from minrl.agents.__main__ import main
 from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.runs import checkpoint
+from minrl.runs.folder import RELABEL_SUMMARY, RETURNS_TO_GO, TARGET_CHOICE
 from minrl.runs.log import read_log
 from minrl.training import relabel_returns as training_relabel_returns
 from minrl.training.offline import TrainConfig, resume, train
-from minrl.training.target_search import CHOICE, SEED_OFFSET
+from minrl.training.target_search import SEED_OFFSET
 
 __all__ = ["cartpole", "own_folders"]
 
@@ -56,13 +57,13 @@ def same_weights(a: Path, b: Path) -> bool:
 def test_a_relabelled_run(validation: float, cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(cartpole, relabel_returns=True, validation=validation)
     result = train(DecisionAgent, AGENT, config, tmp_path / "whole")
-    found = json.loads((tmp_path / "whole" / training_relabel_returns.SUMMARY).read_text())
+    found = json.loads((tmp_path / "whole" / RELABEL_SUMMARY).read_text())
     best = checkpoint.read(tmp_path / "whole").task["best_return"]
     assert best == result.agent.target_return == pytest.approx(found["best_return_relabelled"])
     assert best >= found["best_return"]
     cut_off(config, tmp_path / "cut", monkeypatch)
-    kept = (tmp_path / "cut" / training_relabel_returns.LABELS).read_bytes()
-    assert kept == (tmp_path / "whole" / training_relabel_returns.LABELS).read_bytes()
+    kept = (tmp_path / "cut" / RETURNS_TO_GO).read_bytes()
+    assert kept == (tmp_path / "whole" / RETURNS_TO_GO).read_bytes()
     monkeypatch.setattr(training_relabel_returns.Value, "learn", None)  # what is kept is not learned again
     resume(tmp_path / "cut")
     assert same_weights(tmp_path / "whole", tmp_path / "cut")
@@ -73,7 +74,7 @@ def test_a_relabelled_run(validation: float, cartpole: str, tmp_path: Path, monk
 def test_a_run_whose_target_is_chosen(cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(cartpole, choose_target=True, evaluate_every=12)
     result = train(DecisionAgent, AGENT, config, tmp_path / "whole")
-    found = json.loads((tmp_path / "whole" / CHOICE).read_text())
+    found = json.loads((tmp_path / "whole" / TARGET_CHOICE).read_text())
     assert result.evaluation is not None
     rows = found["candidates"]
     assert found["chosen"] == max(rows, key=lambda row: row["mean_return"])["target_return"]
@@ -95,7 +96,7 @@ def test_a_run_whose_target_is_chosen(cartpole: str, tmp_path: Path, monkeypatch
     again = resume(tmp_path / "cut")
     assert again.evaluation == result.evaluation
     assert resume(tmp_path / "whole").evaluation == result.evaluation  # a run that is done chooses the same anew
-    assert json.loads((tmp_path / "cut" / CHOICE).read_text()) == found
+    assert json.loads((tmp_path / "cut" / TARGET_CHOICE).read_text()) == found
 
 
 def test_options_on_the_command_line(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,4 +119,4 @@ def test_options_on_the_command_line(cartpole: str, tmp_path: Path, capsys: pyte
         assert command("wrong", *wrong) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]
     assert main(["evaluate", str(tmp_path / "run"), "--episodes", "2", "--json"]) == 0
-    assert np.load(tmp_path / "run" / training_relabel_returns.LABELS).dtype == np.float32
+    assert np.load(tmp_path / "run" / RETURNS_TO_GO).dtype == np.float32

@@ -23,6 +23,7 @@ from minrl.compare.run.execute import Outcome
 from minrl.compare.run.queue import Ledger
 from minrl.compare.run.ray import sees
 from minrl.runs import checkpoint
+from minrl.runs.folder import LAST_CHECKPOINT
 
 pytest.importorskip("ray")
 __all__ = ["cartpole", "own_folders"]
@@ -113,7 +114,7 @@ def test_a_killed_worker_changes_nothing(cartpole: str, tmp_path: Path, capsys: 
         for name in ("data", "world"):
             run = out / f"runs/{name}/mingru/seed_0"
             end = time.monotonic() + 120
-            while not (run / checkpoint.LAST).exists() or checkpoint.read(run).step == 0:
+            while not (run / LAST_CHECKPOINT).exists() or checkpoint.read(run).step == 0:
                 if time.monotonic() > end:
                     return
                 time.sleep(0.05)
@@ -172,7 +173,7 @@ def test_a_worker_that_dies_without_progress_is_a_failure(tmp_path: Path) -> Non
     """Else a run that kills its worker would never end; a death is free as long as each attempt saves something new."""
     plan = read_grid(grid(tmp_path, 'cells = ["mingru"]\nseeds = 2\n[tasks.o]\nenv = "CartPole-v1"'), families())
     ledger = Ledger(plan.runs, {}, tmp_path)
-    saved = tmp_path / plan.runs[0].folder / checkpoint.LAST
+    saved = tmp_path / plan.runs[0].folder / LAST_CHECKPOINT
     saved.parent.mkdir(parents=True)
     for attempt in range(5):
         run = ledger.take()

@@ -22,6 +22,7 @@ from minrl.compare.run.lock import alone_in
 from minrl.compare.run.progress import last_step
 from minrl.kernels.matmul import library
 from minrl.runs import checkpoint
+from minrl.runs.folder import LAST_CHECKPOINT
 from minrl.runs.log import STEP
 
 __all__ = ["cartpole", "own_folders"]
@@ -50,7 +51,7 @@ def started(path: Path, out: Path, *words: str) -> subprocess.Popen[str]:
 def wait_for(run: Path, process: "subprocess.Popen[str]") -> None:
     """Until the run has saved a checkpoint after its first one and is on its way to the next."""
     end = time.monotonic() + 120
-    while not (run / checkpoint.LAST).exists() or checkpoint.read(run).step == 0:
+    while not (run / LAST_CHECKPOINT).exists() or checkpoint.read(run).step == 0:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.02)

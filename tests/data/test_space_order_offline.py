@@ -25,6 +25,7 @@ from minrl.data.spaces import from_json, to_json
 from minrl.data.task import Task
 from minrl.evaluate import evaluate
 from minrl.runs import checkpoint
+from minrl.runs.folder import LAST_CHECKPOINT
 from minrl.training.offline import TrainConfig
 from minrl.training.offline import resume as resume_offline
 from minrl.training.offline import train as train_offline
@@ -90,13 +91,13 @@ def test_an_offline_run_goes_on_with_its_own_columns(tmp_path: Path) -> None:
         data=f"minari:{written.name}", steps=4, batch_size=2, length=8, evaluate_every=0, validation=0.25, threads=1
     )
     train_offline(CloneAgent, CloneConfig(width=8, depth=1), settings, tmp_path / "run")
-    saved = torch.load(tmp_path / "run" / checkpoint.LAST, weights_only=True)
+    saved = torch.load(tmp_path / "run" / LAST_CHECKPOINT, weights_only=True)
     saved["training"]["config"]["steps"] = 8
     weights = []
     for number in range(2):
         folder = tmp_path / f"resumed{number}"
         folder.mkdir()
-        torch.save(saved, folder / checkpoint.LAST)
+        torch.save(saved, folder / LAST_CHECKPOINT)
         resume_offline(folder)
         weights.append(checkpoint.read(folder).weights)
         for field in ("observation_space", "action_space"):

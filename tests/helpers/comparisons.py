@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from minrl.runs import checkpoint
+from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 from minrl.runs.log import STEP, TIMESTEPS, read_log
 
 OFFLINE = """
@@ -67,7 +68,7 @@ def assert_same(one: Path, other: Path) -> None:
     for name in runs(one):
         a, b = one / "runs" / name, other / "runs" / name
         assert evaluation(a) == evaluation(b), name
-        for file in (checkpoint.LAST, checkpoint.BEST):
+        for file in (LAST_CHECKPOINT, BEST_CHECKPOINT):
             first, second = checkpoint.read(a / file), checkpoint.read(b / file)
             assert first.step == second.step
             assert [n for n in first.weights if not torch.equal(first.weights[n], second.weights[n])] == [], name

@@ -7,6 +7,7 @@ import torch
 
 from minrl.agents.__main__ import main
 from minrl.runs import checkpoint
+from minrl.runs.folder import LAST_CHECKPOINT
 from minrl.runs.log import TIMESTEPS, read_log
 
 # A rollout is 2 * 16 steps, none of which only resets as in CartPole's own vector environment; checkpoints fall between
@@ -50,7 +51,7 @@ def steps_of(out: Path, name: str = TIMESTEPS) -> list[int]:
     return [int(row[TIMESTEPS]) for row in read_log(out, TIMESTEPS) if name in row]
 
 
-def weights(out: Path, file: str = checkpoint.LAST) -> dict[str, torch.Tensor]:
+def weights(out: Path, file: str = LAST_CHECKPOINT) -> dict[str, torch.Tensor]:
     return checkpoint.read(out / file).weights
 
 

@@ -21,6 +21,7 @@ from minrl.data.task import Task
 from minrl.export.onnx import export_onnx
 from minrl.models.context_window import Refeed
 from minrl.runs import checkpoint
+from minrl.runs.folder import LAST_CHECKPOINT
 from minrl.system.config import read_tables
 from minrl.system.shipped_configs import shipped_configs
 
@@ -106,12 +107,12 @@ def test_saved_agents_keep_what_they_said(tmp_path: Path) -> None:
     """A checkpoint says `refeed` from the first version of the decision agent on; a clone's of before does not."""
     for name in CONFIGS:
         agent = agent_of(name, context=K, refeed=False).float()
-        checkpoint.save(tmp_path / checkpoint.LAST, agent, step=1)
-        saved = torch.load(tmp_path / checkpoint.LAST, weights_only=True)
+        checkpoint.save(tmp_path / LAST_CHECKPOINT, agent, step=1)
+        saved = torch.load(tmp_path / LAST_CHECKPOINT, weights_only=True)
         assert saved["config"]["refeed"] is False
         if name == "clone":
             del saved["config"]["refeed"]
-            torch.save(saved, tmp_path / checkpoint.LAST)
+            torch.save(saved, tmp_path / LAST_CHECKPOINT)
         loaded: Any = checkpoint.load(tmp_path)
         assert loaded.acting is loaded.backbone
         assert loaded.state_size == agent.state_size

@@ -9,6 +9,7 @@ from ppo_runs import assert_equal, numbers, weights, whole, words
 
 from minrl.agents.__main__ import main
 from minrl.runs import checkpoint
+from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 
 CASES: dict[str, dict[str, Any]] = {
     "native": {},
@@ -43,7 +44,7 @@ def test_a_run_that_was_cut_off_equals_one_that_was_not(
     breaks_off(tmp_path / "cut", monkeypatch, 192, **settings)
     assert checkpoint.read(tmp_path / "cut").step == 96
     assert main(["train", "--resume", str(tmp_path / "cut")]) == 0
-    for file in (checkpoint.LAST, checkpoint.BEST):
+    for file in (LAST_CHECKPOINT, BEST_CHECKPOINT):
         assert_equal(weights(tmp_path / "whole", file), weights(tmp_path / "cut", file))
     assert numbers(tmp_path / "whole") == numbers(tmp_path / "cut")
 

@@ -21,6 +21,7 @@ from worlds import cartpole, own_folders
 from minrl.agents.__main__ import main
 from minrl.agents.ppo_start import resume
 from minrl.runs import checkpoint
+from minrl.runs.folder import LAST_CHECKPOINT
 from minrl.runs.log import TIMESTEPS, read_log
 
 __all__ = ["cartpole", "own_folders"]
@@ -28,9 +29,9 @@ __all__ = ["cartpole", "own_folders"]
 
 def reconfigure(out: Path, **settings: Any) -> None:
     """Change the settings with which a run goes on."""
-    content = torch.load(out / checkpoint.LAST, weights_only=True)
+    content = torch.load(out / LAST_CHECKPOINT, weights_only=True)
     content["training"]["config"] |= settings
-    torch.save(content, out / checkpoint.LAST)
+    torch.save(content, out / LAST_CHECKPOINT)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from worlds import own_folders
 
 from minrl.agents.__main__ import main
 from minrl.runs import checkpoint
+from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 from minrl.runs.log import TIMESTEPS, read_log
 
 __all__ = ["own_folders"]
@@ -49,7 +50,7 @@ def test_what_a_run_leaves(run: Path) -> None:
 
 
 def test_the_best_is_labelled_so(run: Path) -> None:
-    saved = checkpoint.read(run / checkpoint.BEST)
+    saved = checkpoint.read(run / BEST_CHECKPOINT)
     scores = [row["eval/mean_reward"] for row in read_log(run, TIMESTEPS) if "eval/mean_reward" in row]
     assert saved.note["label"] == "best of the evaluations during training"
     assert saved.note["evaluation"]["mean_return"] == max(scores)
@@ -69,7 +70,7 @@ def test_a_checkpoint_holds_tensors_and_plain_values(run: Path) -> None:
         else:
             assert type(value) in (torch.Tensor, str, int, float, bool, type(None)), type(value)
 
-    for name in (checkpoint.LAST, checkpoint.BEST):
+    for name in (LAST_CHECKPOINT, BEST_CHECKPOINT):
         check(dict(torch.load(run / name, weights_only=True)))
 
 
@@ -91,7 +92,7 @@ def test_its_config_repeats_it(run: Path, tmp_path: Path) -> None:
 def test_evaluations_leave_no_trace_in_training(run: Path, tmp_path: Path) -> None:
     whole(tmp_path / "none", evaluate_every=0)
     whole(tmp_path / "often", evaluate_every=32, evaluate_episodes=2, log_every=1)
-    assert not (tmp_path / "none" / checkpoint.BEST).exists()
+    assert not (tmp_path / "none" / BEST_CHECKPOINT).exists()
     assert_equal(weights(run), weights(tmp_path / "none"))
     assert_equal(weights(run), weights(tmp_path / "often"))
 
@@ -108,7 +109,7 @@ def test_video(tmp_path: Path) -> None:
     pytest.importorskip("pygame")
     out = tmp_path / "run"
     whole(out, steps=64, video=True)
-    saved = checkpoint.read(out / checkpoint.BEST).note["evaluation"]
+    saved = checkpoint.read(out / BEST_CHECKPOINT).note["evaluation"]
     with Image.open(out / "videos/step_64.gif") as film:
         assert film.format == "GIF"
         assert film.size == (320, 213)

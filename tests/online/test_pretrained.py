@@ -18,6 +18,7 @@ from minrl.agents.ppo import RecurrentPPO
 from minrl.data.task import Task
 from minrl.online.pretrained import with_loss
 from minrl.runs import checkpoint
+from minrl.runs.folder import LAST_CHECKPOINT
 
 SMALL: dict[str, Any] = {"width": 16, "depth": 2, "dropout": 0.1}
 
@@ -34,7 +35,7 @@ def saved(folder: Path, actions: str = "box", kind: str = "clone", **options: An
     with torch.no_grad():
         agent.head.linear.weight.mul_(20)  # type: ignore[union-attr, operator]
     folder.mkdir(exist_ok=True)
-    checkpoint.save(folder / checkpoint.LAST, agent, step=1)
+    checkpoint.save(folder / LAST_CHECKPOINT, agent, step=1)
     return folder, agent.eval()
 
 
@@ -99,7 +100,7 @@ def test_it_learns_without_the_run_and_loads_without_it(tmp_path: Path, separate
     assert {name for name, p in model.policy.named_parameters() if p.requires_grad} == moved
     assert not any(name.startswith("reference") for name in moved)
     model.save(tmp_path / "model")
-    (run / checkpoint.LAST).unlink()
+    (run / LAST_CHECKPOINT).unlink()
     loaded = RecurrentPPO.load(tmp_path / "model", env=model.get_env())
     obs = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])

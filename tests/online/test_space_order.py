@@ -24,6 +24,7 @@ from minrl.data.task import Task
 from minrl.evaluate import evaluate
 from minrl.play import Player
 from minrl.runs import checkpoint
+from minrl.runs.folder import LAST_CHECKPOINT
 
 
 def config(out_steps: int = 64, **settings: Any) -> OnlineConfig:
@@ -83,13 +84,13 @@ def test_keys_in_another_order_are_matched_by_name(
     settings = config(32, env_kwargs={"observed": observed, "acted": acted}, exact_resume=True, evaluate_every=0)
     train(POLICY, settings, tmp_path / "run")
     # Go on from the checkpoint for 32 steps more, in each of the two orders.
-    saved = torch.load(tmp_path / "run" / checkpoint.LAST, weights_only=True)
+    saved = torch.load(tmp_path / "run" / LAST_CHECKPOINT, weights_only=True)
     saved["training"]["config"]["steps"] = 64
     returns, weights = [], []
     for number, backwards in enumerate((False, True)):
         folder = tmp_path / f"resumed{number}"
         folder.mkdir()
-        torch.save(saved, folder / checkpoint.LAST)
+        torch.save(saved, folder / LAST_CHECKPOINT)
         monkeypatch.setattr(Road, "backwards", backwards)
         returns.append(evaluate(minrl.load(tmp_path / "run"), episodes=3, seed=1)[0].returns)
         assert resume(folder).step == 64

@@ -14,8 +14,8 @@ from worlds import cartpole, minrl, own_folders
 
 from minrl.agents.__main__ import main
 from minrl.runs import threads
+from minrl.runs.folder import SUMMARY
 from minrl.runs.threads import LARGE, use_threads
-from minrl.training.report import SUMMARY
 
 __all__ = ["cartpole", "own_folders"]
 

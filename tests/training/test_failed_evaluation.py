@@ -18,7 +18,8 @@ from minrl.compare.grid.plan import ComparedTask, Method, Plan, PlannedRun, is_d
 from minrl.compare.run.execute import execute
 from minrl.compare.stats.results import read_comparison
 from minrl.runs import checkpoint
-from minrl.runs.attempt import ERRORS, attempt
+from minrl.runs.attempt import attempt
+from minrl.runs.folder import BEST_CHECKPOINT, ERRORS
 from minrl.runs.log import STEP, TIMESTEPS, read_log
 from minrl.training.offline import TrainConfig, resume, train
 
@@ -72,7 +73,7 @@ def test_a_run_goes_on(fragile: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (out / ERRORS).read_text().count('raise RuntimeError("the motor') == 5
     assert steps_of(out, "eval/failed") == list(range(64, 321, 64))
     assert checkpoint.read(out).step == 320
-    assert not (out / checkpoint.BEST).exists()
+    assert not (out / BEST_CHECKPOINT).exists()
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["evaluation"], summary["evaluation_failure"]) == (None, "RuntimeError: the motor burnt out")
     assert not is_done(out)

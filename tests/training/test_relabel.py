@@ -13,19 +13,10 @@ from worlds import drift_episodes
 
 from minrl.data import Episodes, build_episodes
 from minrl.data.task import Task
+from minrl.runs.folder import RELABEL_SUMMARY, RETURNS_TO_GO
 from minrl.system.distributed import Group
 from minrl.training import relabel_returns
-from minrl.training.relabel_returns import (
-    EXPECTILE,
-    LABELS,
-    SUMMARY,
-    Value,
-    first_labels,
-    raised,
-    relabelled,
-    report_rows,
-    task_of,
-)
+from minrl.training.relabel_returns import EXPECTILE, Value, first_labels, raised, relabelled, report_rows, task_of
 
 ALONE = Group(0, 1)
 
@@ -91,7 +82,7 @@ def test_the_first_half_of_one_way_and_the_second_of_another(tmp_path: Path) -> 
 
 def test_what_is_told_of_the_value(tmp_path: Path) -> None:
     labels_of(crossing(), tmp_path)
-    found = json.loads((tmp_path / SUMMARY).read_text())
+    found = json.loads((tmp_path / RELABEL_SUMMARY).read_text())
     assert found["share_raised"] == pytest.approx(0.25)
     assert found["mean_raise"] == pytest.approx(7.0, abs=0.3)
     assert found["mean_return"] == pytest.approx(6.0)
@@ -112,7 +103,7 @@ def test_a_run_that_goes_on_has_the_same_labels(tmp_path: Path) -> None:
     assert not np.array_equal(first.returns_to_go, other.returns_to_go)
     # A new run in the same place learns its own, and one whose labels are gone learns them again.
     assert np.array_equal(labels_of(episodes, tmp_path, seed=1).returns_to_go, other.returns_to_go)
-    (tmp_path / LABELS).unlink()
+    (tmp_path / RETURNS_TO_GO).unlink()
     assert np.array_equal(labels_of(episodes, tmp_path, resumed=True).returns_to_go, first.returns_to_go)
     with pytest.raises(ValueError, match=r"returns_to_go.npy holds labels of \d+ steps, drift has other data now"):
         labels_of(drift_episodes(count=3), tmp_path, resumed=True)

@@ -17,6 +17,7 @@ from worlds import cartpole, own_folders
 from minrl.agents.__main__ import main
 from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.runs import checkpoint
+from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 from minrl.runs.log import read_log
 from minrl.training.offline import Result, TrainConfig, resume, train
 
@@ -68,7 +69,7 @@ def rows(run: Path) -> list[dict[str, float]]:
 
 def assert_same_run(a: Path, b: Path) -> None:
     assert rows(a) == rows(b)
-    for name in (checkpoint.LAST, checkpoint.BEST):
+    for name in (LAST_CHECKPOINT, BEST_CHECKPOINT):
         one, other = checkpoint.read(a / name), checkpoint.read(b / name)
         assert one.step == other.step
         assert [n for n in one.weights if not torch.equal(one.weights[n], other.weights[n])] == []
@@ -135,9 +136,9 @@ def test_a_signal_during_an_evaluation(last: bool, cartpole: str, tmp_path: Path
     assert saved.step == settings["evaluate_every"]
     assert not any("eval/mean_reward" in row for row in read_log(out))
     config = {**saved.training["config"], "evaluate_episodes": 3}
-    content = torch.load(out / checkpoint.LAST, weights_only=True)
+    content = torch.load(out / LAST_CHECKPOINT, weights_only=True)
     content["training"]["config"] = config
-    torch.save(content, out / checkpoint.LAST)
+    torch.save(content, out / LAST_CHECKPOINT)
     assert main(["train", "--resume", str(out)]) == 0
     whole(cartpole, tmp_path / "whole", **settings)
     assert_same_run(tmp_path / "whole", out)
@@ -145,7 +146,7 @@ def test_a_signal_during_an_evaluation(last: bool, cartpole: str, tmp_path: Path
 
 def test_killed_before_the_first_row(cartpole: str, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    cut_off(cartpole, out, signal.SIGKILL, lambda: (out / checkpoint.LAST).is_file())
+    cut_off(cartpole, out, signal.SIGKILL, lambda: (out / LAST_CHECKPOINT).is_file())
     resume(out)
     whole(cartpole, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", out)

@@ -19,10 +19,11 @@ from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.data import EnvironmentInfo, build_episodes
 from minrl.data.task import Task
 from minrl.runs import checkpoint
+from minrl.runs.folder import LAST_CHECKPOINT, TARGET_CHOICE
 from minrl.system.signals import StopRequest
 from minrl.training.config import TrainConfig
 from minrl.training.evaluator import Assessor
-from minrl.training.target_search import CHOICE, TargetChoice, candidates, report_rows
+from minrl.training.target_search import TargetChoice, candidates, report_rows
 
 seeds_played: list[int] = []
 
@@ -98,7 +99,7 @@ def test_the_best_of_the_candidates_is_asked_for(bell: Any, tmp_path: Path) -> N
     assert choice.candidates == [0.5, 0.625, 0.75, 0.875, 1.0]
     choice.make()
     assert agent.target_return == 0.625
-    found = json.loads((tmp_path / CHOICE).read_text())
+    found = json.loads((tmp_path / TARGET_CHOICE).read_text())
     assert found["chosen"] == 0.625
     means = [row["mean_return"] for row in found["candidates"]]
     assert means == pytest.approx([-((c - 0.6) ** 2) for c in choice.candidates], abs=1e-6)
@@ -154,6 +155,6 @@ def test_asking_is_saved(tmp_path: Path) -> None:
     agent = DecisionAgent(DecisionConfig(width=8, depth=1), Task.of(drift_episodes()))
     assert agent.most_asked == agent.task.best_return
     agent.ask_for(4.5)
-    checkpoint.save(tmp_path / checkpoint.LAST, agent, step=1)
+    checkpoint.save(tmp_path / LAST_CHECKPOINT, agent, step=1)
     assert checkpoint.load(tmp_path).target_return == 4.5
     assert agent.initial_state(1)[0, 0] == 4.5

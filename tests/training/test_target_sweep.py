@@ -19,10 +19,11 @@ from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.data import load
 from minrl.evaluate import evaluate
+from minrl.runs.folder import TARGETS, TARGETS_PLOT, read_targets
 from minrl.runs.log import STEP, read_log
 from minrl.training.offline import Result, TrainConfig, resume, train
 from minrl.training.report import write_report
-from minrl.training.target_sweep import PLOT, TARGETS, read_targets, spread_targets, tags
+from minrl.training.target_sweep import spread_targets, tags
 
 __all__ = ["cartpole", "own_folders"]
 
@@ -67,14 +68,14 @@ def test_several_returns_are_asked_for_at_the_end(cartpole: str, tmp_path: Path)
     for row, result in zip(written, evaluate(agent, episodes=3, targets=asked), strict=True):
         assert row == {"step": 20} | result.to_dict()
     assert not any("target" in name for row in read_log(tmp_path / "run") for name in row)
-    with Image.open(tmp_path / "run" / PLOT) as plot:
+    with Image.open(tmp_path / "run" / TARGETS_PLOT) as plot:
         assert plot.size == (480, 400)
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     for name, row in zip(tags(asked), written, strict=True):
         (point,) = events.Scalars(name)
         assert (point.step, point.value) == (20, pytest.approx(row["mean_return"]))
     (picture,) = events.Images("eval/targets")
-    assert picture.encoded_image_string == (tmp_path / "run" / PLOT).read_bytes()
+    assert picture.encoded_image_string == (tmp_path / "run" / TARGETS_PLOT).read_bytes()
 
 
 @pytest.mark.parametrize(("sweep", "steps"), [("all", [10, 20]), ("last", [20]), ("none", [])])

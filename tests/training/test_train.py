@@ -15,6 +15,7 @@ from worlds import TINY, cartpole, minrl, own_folders
 from minrl.agents.__main__ import main
 from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.runs import checkpoint
+from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 from minrl.runs.log import STEP, read_log
 from minrl.training.offline import TrainConfig, resume, train
 from minrl.training.optimizer import Schedule, newest_share
@@ -29,7 +30,7 @@ def config_for(data: str, **options: Any) -> TrainConfig:
     return TrainConfig(data=data, **defaults | options)
 
 
-def weights_of(run: Path, name: str = checkpoint.LAST) -> dict[str, torch.Tensor]:
+def weights_of(run: Path, name: str = LAST_CHECKPOINT) -> dict[str, torch.Tensor]:
     return checkpoint.read(run / name).weights
 
 
@@ -76,12 +77,12 @@ def test_the_best_weights_are_kept_and_labelled(cartpole: str, tmp_path: Path) -
     out = tmp_path / "run"
     train(DecisionAgent, SMALL, config_for(cartpole, steps=60, evaluate_every=10, evaluate_episodes=5), out)
     means = {row[STEP]: row["eval/mean_reward"] for row in read_log(out) if "eval/mean_reward" in row}
-    best = checkpoint.read(out / checkpoint.BEST)
+    best = checkpoint.read(out / BEST_CHECKPOINT)
     assert best.step == max(means, key=lambda step: (means[step], -step))
     assert best.note["label"] == "best of the evaluations during training"
     assert best.note["evaluation"]["mean_return"] == pytest.approx(max(means.values()))
     with pytest.raises(ValueError, match="only acts; there is nothing to resume"):
-        resume(out / checkpoint.BEST)
+        resume(out / BEST_CHECKPOINT)
 
 
 def test_evaluation_does_not_change_training(cartpole: str, tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_an_average_over_a_long_run_is_that_of_numpy() -> None:
 
 def test_an_old_average_is_not_gone_on_with(cartpole: str, tmp_path: Path) -> None:
     train(DecisionAgent, SMALL, config_for(cartpole, steps=2, average=0.9), tmp_path / "run")
-    path = tmp_path / "run" / checkpoint.LAST
+    path = tmp_path / "run" / LAST_CHECKPOINT
     saved = torch.load(path, weights_only=True)
     del saved["training"]["optimizer"]["averaged_without_initial"]
     torch.save(saved, path)

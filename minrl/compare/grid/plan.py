@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli_w
 
+from minrl.runs.folder import GRID, RUNS, STATE, SUMMARY
 from minrl.system.files import replacing
 
 if sys.version_info >= (3, 11):
@@ -17,9 +18,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-GRID, STATE, RUNS, LOG = "grid.toml", "state.json", "runs", "log.txt"
-# What a run writes last; `minrl.training.report` writes it under the same name.
-LAST_WRITTEN = "summary.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
 
@@ -98,9 +96,9 @@ class NotDone:
 def is_done(run: Path) -> bool:
     """Return True if the run in this folder has ended and its evaluation did not fail."""
     try:
-        summary = json.loads((run / LAST_WRITTEN).read_text(encoding="utf-8"))
+        summary = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return (run / LAST_WRITTEN).is_file()
+        return (run / SUMMARY).is_file()
     return failure_of(summary) is None
 
 

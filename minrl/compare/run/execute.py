@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from minrl.compare.grid.family import Family
-from minrl.compare.grid.plan import LOG, PlannedRun, is_done
+from minrl.compare.grid.plan import PlannedRun, is_done
 from minrl.compare.run.lock import alone_in
-from minrl.runs import checkpoint
+from minrl.runs.folder import CONFIG, LAST_CHECKPOINT, LOG
 from minrl.system.config import build, read_toml
 
 # A process that was killed on another machine of a cluster may live a little longer than whoever waits for it.
@@ -59,7 +59,7 @@ def _logged(run: PlannedRun, family: Family, folder: Path) -> int:
 
 def _train(run: PlannedRun, family: Family, folder: Path) -> int:
     options, settings = built(run, family)
-    if (folder / checkpoint.LAST).exists():
+    if (folder / LAST_CHECKPOINT).exists():
         return family.resume(settings, folder)
     return family.start(run.agent, options, settings, folder)
 
@@ -73,9 +73,9 @@ def built(run: PlannedRun, family: Family) -> tuple[Any, Any]:
 def changed(run: PlannedRun, family: Family, out: Path) -> str | None:
     """What of the settings in the run's folder differs from the plan's; None where nothing does or nothing is there."""
     folder = out / run.folder
-    if not (folder / checkpoint.LAST).exists():
+    if not (folder / LAST_CHECKPOINT).exists():
         return None
-    tables = read_toml(folder / checkpoint.CONFIG, {**family.agents, "train": family.settings})
+    tables = read_toml(folder / CONFIG, {**family.agents, "train": family.settings})
     if run.agent not in tables:
         return f"agent = {next((name for name in tables if name != 'train'), None)}, now {run.agent}"
     kinds = {run.agent: family.agents[run.agent], "train": family.settings}

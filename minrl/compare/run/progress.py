@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from minrl.compare.grid.family import Family
-from minrl.compare.grid.plan import LAST_WRITTEN, PlannedRun
-from minrl.runs.log import CSV
+from minrl.compare.grid.plan import PlannedRun
+from minrl.runs.folder import PROGRESS, SUMMARY
 
 _SECONDS = 2.0
 _TAIL = 4096  # bytes: several rows of a log
@@ -87,7 +87,7 @@ class Progress:
         return sum(1.0 if run.key in self._ended else self._share(run) for run in self.runs)
 
     def _share(self, run: PlannedRun) -> float:
-        step = last_step(self.out / run.folder / CSV, self.families[run.family].counter)
+        step = last_step(self.out / run.folder / PROGRESS, self.families[run.family].counter)
         return min(step / run.steps, 1.0)
 
 
@@ -106,7 +106,7 @@ def last_step(log: Path, counter: str) -> float:
 
 def score_of(run: Path) -> str:
     """What a run that is done reached, for a line of text."""
-    values = json.loads((run / LAST_WRITTEN).read_text(encoding="utf-8"))["evaluation"]
+    values = json.loads((run / SUMMARY).read_text(encoding="utf-8"))["evaluation"]
     score = values["normalized_score"]
     return f"return {values['mean_return']:.1f}" if score is None else f"score {score:.1f}"
 

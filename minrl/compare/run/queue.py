@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minrl.compare.grid.plan import NotDone, PlannedRun, write_state
 from minrl.compare.run.execute import Outcome
-from minrl.runs import checkpoint
+from minrl.runs.folder import LAST_CHECKPOINT
 
 FAILED, SKIPPED = "failed", "skipped"
 
@@ -63,5 +63,5 @@ class Ledger:
         return True
 
     def _checkpoint(self, run: PlannedRun) -> int:
-        path = self.out / run.folder / checkpoint.LAST
+        path = self.out / run.folder / LAST_CHECKPOINT
         return path.stat().st_mtime_ns if path.exists() else 0

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from minrl.compare.grid.plan import LAST_WRITTEN, Plan, PlannedRun, failure_of, read_plan, read_state
+from minrl.compare.grid.plan import Plan, PlannedRun, failure_of, read_plan, read_state
 from minrl.runs import checkpoint
+from minrl.runs.folder import BEST_CHECKPOINT, SUMMARY, read_targets
 from minrl.runs.log import STEP, TIMESTEPS, read_log
 
 State = Literal["done", "failed", "skipped", "not run"]
 Row = dict[str, float]
-# The file of a run that holds evaluations at several target returns.
-TARGETS = "targets.json"
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Run:
     def targets(self) -> list[tuple[float, float]]:
         """Return asked for and mean return achieved, for each target tried on the last weights; empty without any."""
         try:
-            rows = json.loads((self.folder / TARGETS).read_text(encoding="utf-8"))
+            rows = read_targets(self.folder)
             last = max((int(row["step"]) for row in rows), default=0)
             pairs = [(float(r["target_return"]), float(r["mean_return"])) for r in rows if int(r["step"]) == last]
         except (OSError, ValueError, KeyError, TypeError):
@@ -127,11 +126,11 @@ def read_comparison(folder: Path) -> Comparison:
 
 def _read_run(planned: PlannedRun, folder: Path) -> Run:
     try:
-        summary = json.loads((folder / LAST_WRITTEN).read_text(encoding="utf-8"))
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Run(planned, folder, "not run", "not run yet")
     except (OSError, ValueError) as error:
-        return Run(planned, folder, "failed", f"{LAST_WRITTEN} cannot be read: {error}")
+        return Run(planned, folder, "failed", f"{SUMMARY} cannot be read: {error}")
     cost = _cost(summary)
     if (failure := failure_of(summary)) is not None:
         return Run(planned, folder, "failed", failure, cost=cost)
@@ -140,14 +139,14 @@ def _read_run(planned: PlannedRun, folder: Path) -> Run:
     try:
         last = Score.of(summary["evaluation"], int(summary["step"]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        return Run(planned, folder, "failed", f"{LAST_WRITTEN} holds no score: {error}", cost=cost)
+        return Run(planned, folder, "failed", f"{SUMMARY} holds no score: {error}", cost=cost)
     return Run(planned, folder, "done", "", last, _best(folder), cost)
 
 
 def _best(folder: Path) -> Score | None:
     """The evaluation that the best checkpoint was chosen by."""
     try:
-        saved = checkpoint.read(folder / checkpoint.BEST)
+        saved = checkpoint.read(folder / BEST_CHECKPOINT)
         return Score.of(saved.note["evaluation"], saved.step)
     except (KeyError, TypeError, ValueError, IndexError, OSError):
         return None

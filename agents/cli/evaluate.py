@@ -15,9 +15,9 @@ from minrl.data.episode_limit import DEFAULT_MAX_STEPS
 from minrl.data.task import Task
 from minrl.evaluate import evaluate
 from minrl.runs import checkpoint
+from minrl.runs.summary import evaluation_table
 from minrl.runs.threads import described, use_threads
 from minrl.system.config import key_value
-from minrl.training.report import evaluation_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

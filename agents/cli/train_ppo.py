@@ -9,9 +9,9 @@ from typing import Any
 from minrl.runs import checkpoint
 from minrl.runs.learning_curve import Axes
 from minrl.runs.log import TIMESTEPS
+from minrl.runs.summary import finish
 from minrl.system.config import add_flags, build, from_flags, read_toml
 from minrl.system.shipped_configs import shipped_configs
-from minrl.training.report import finish
 
 from .. import ppo_agent
 from ..ppo_agent import PPOAgent, PPOOptions

@@ -28,7 +28,8 @@ from minrl.data import load
 from minrl.runs.figures import LIGHT, MARKERS, Plot, coinciding, keep_possible, line
 from minrl.runs.learning_curve import Axes, draw
 from minrl.runs.log import STEP
-from minrl.training.report import score_panel, title_of
+from minrl.runs.summary import title_of
+from minrl.training.report import score_panel
 
 SCORES = {"mingru": (60.0, 80.0, 90.0, 95.0), "gru": (0.0, 1.0, 2.0, 70.0)}
 

@@ -16,7 +16,7 @@ from worlds import drift_registered, own_folders
 from minrl.agent import Moment
 from minrl.data import EnvironmentInfo
 from minrl.evaluate import Evaluation, evaluate
-from minrl.training.report import evaluation_table
+from minrl.runs.summary import evaluation_table
 
 __all__ = ["drift_registered", "own_folders"]
 pytestmark = pytest.mark.usefixtures("drift_registered")

@@ -20,8 +20,8 @@ from minrl.data.environment import from_spec, make_environment
 from minrl.data.episode_limit import DEFAULT_MAX_STEPS
 from minrl.data.task import Task
 from minrl.evaluate import evaluate
+from minrl.runs.summary import evaluation_table
 from minrl.system.evaluation_progress import EvaluationProgress
-from minrl.training.report import evaluation_table
 
 __all__ = ["drift_registered", "own_folders"]
 

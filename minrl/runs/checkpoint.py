@@ -3,10 +3,11 @@
 import errno
 import os
 import pickle
+import sys
 import warnings
 import zipfile
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -20,6 +21,7 @@ from minrl.system.files import replacing
 from minrl.system.names import choose
 
 FORMAT = 1
+GROUP = "minrl.agents"  # of the entry points
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,38 @@ def restore(checkpoint: Checkpoint, where: str) -> Actor:
     return agent.eval()
 
 
-def agents() -> dict[str, Any]:
-    """The entry points of all installed agents by name."""
-    return {point.name: point for point in entry_points(group="minrl.agents")}
+def agents() -> dict[str, EntryPoint]:
+    """Return where the class of each installed agent is found, by the agent's name.
+
+    An entry point of the group "minrl.agents" names a class, or a dict of many: {name: "module:Class"}, where the
+    module is relative to the package that holds the dict.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        try:
+            table = point.load()
+        except Exception:  # raised again for who asks for this agent; it spoils no other
+            table = None
+        if isinstance(table, dict):
+            package = sys.modules[point.module].__package__
+            found |= {name: EntryPoint(name, f"{package}.{where}", GROUP) for name, where in table.items()}
+        else:
+            found[point.name] = point
+    return found
 
 
 def agent_class(name: str) -> type[Actor]:
-    """The class of an installed agent; a ValueError with the nearest name where there is none."""
-    kind = choose(agents(), name, "agent").load()
+    """Return the class of an installed agent.
+
+    Raises:
+        ValueError: if no installed agent has this name (the nearest one is named), or its entry point cannot be
+            imported or is no subclass of `Actor`.
+    """
+    point = choose(agents(), name, "agent")
+    try:
+        kind = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f'agent "{name}" ({point.value}) cannot be imported: {error}') from error
     if not (isinstance(kind, type) and issubclass(kind, Actor)):
-        raise ValueError(f'agent "{name}" is no subclass of minrl.agent.Actor')
+        raise ValueError(f'agent "{name}" ({point.value}) is no subclass of minrl.agent.Actor')
     return kind

@@ -1,9 +1,9 @@
-"""Registered Gymnasium ids and wrappers.
+"""Partially observable environments: registered Gymnasium ids, and wrappers that hide, disturb or add inputs.
 
 Importing this module registers them: `gymnasium.make("minrl.envs:minrl/RepeatFirst-v0")`. `minrl` itself finds them
 without the module's name, as it does those of every package with an entry point in the group `minrl.environments`.
 
-| id                                     | what is seen                                       | vectorised |
+| id                                     | observation                                        | vectorised |
 |----------------------------------------|----------------------------------------------------|------------|
 | `minrl/CartPoleNoVel-v1`               | cart position, pole angle                          | yes        |
 | `minrl/PendulumNoVel-v1`               | cosine and sine of the angle                       | yes        |
@@ -18,17 +18,17 @@ without the module's name, as it does those of every package with an entry point
 | `minrl/RepeatPrevious16-v0`, `…32`, `…64` | the same with k = 16, 32 and 64                 | yes        |
 | `minrl/TMaze-v0`                       | a cue, a corridor (`length=10`, `active=False`)    | yes        |
 | `minrl/TMaze1000-v0`                   | the same with a corridor of 1000 steps             | yes        |
-| `minrl/DelayedCue-v0`                  | a sign, blanks (`delay=20`), the go signal         | yes        |
+| `minrl/DelayedCue-v0`                  | a cue, blanks (`delay=20`), the go signal          | yes        |
 | `minrl/Parity-v0`                      | bits; say whether the ones are odd (`length=40`)   | yes        |
 
 The robots are Ant, HalfCheetah, Hopper, Humanoid, InvertedDoublePendulum, InvertedPendulum, Swimmer and Walker2d,
-and Reacher by its positions only. `zeroed=True` multiplies what is hidden by zero and keeps the space as it is.
-The vectorised ones are native in numpy: `gymnasium.make_vec(id, num_envs, autoreset_mode="SameStep")`. Time limits
+and Reacher by its positions only. `zeroed=True` multiplies hidden entries by zero and keeps the space as it is.
+The vectorised ones run natively in NumPy: `gymnasium.make_vec(id, num_envs, autoreset_mode="SameStep")`. Time limits
 and reward thresholds are those of the fully observed task.
 
-| wrapper                                   | what it does to one environment                                      |
+| wrapper                                   | effect on one environment                                            |
 |-------------------------------------------|----------------------------------------------------------------------|
-| `MaskObservation(env, keep)`              | shows the entries `keep` alone: hides velocities, positions, others  |
+| `MaskObservation(env, keep)`              | shows only the entries `keep`: hides velocities, positions, others   |
 | `NoisyObservation(env, scale=0.1)`        | adds Gaussian noise                                                  |
 | `FlickeringObservation(env, probability=0.5)` | shows zeros instead, with that probability                       |
 | `PreviousAction(env)`, `PreviousReward(env)` | append the last action, the last reward                           |
@@ -49,16 +49,16 @@ from typing import Any
 
 import gymnasium
 
-from .disturbed import FlickeringObservation, NoisyObservation, PreviousAction
+from .disturbed import FlickeringObservation, NoisyObservation
 from .masking import MaskObservation
 from .mujoco import PARTS, POSITIONS_ONLY
-from .previous_reward import PreviousReward
+from .previous import PreviousAction, PreviousReward
 
 __all__ = ["FlickeringObservation", "MaskObservation", "NoisyObservation", "PreviousAction", "PreviousReward"]
 
 
 def _register(environment_id: str, base: str, entry_point: str, **options: Any) -> None:
-    """Register a view of Gymnasium's `base`, whose time limit and reward threshold it takes."""
+    """Register a variant of Gymnasium's `base` with its time limit and reward threshold."""
     full = gymnasium.spec(base)
     gymnasium.register(
         environment_id,

@@ -1,9 +1,8 @@
-"""Acrobot without velocities, all rows at once.
+"""Acrobot without velocities as a vectorised NumPy environment.
 
-Every state and observation equals Gymnasium's scalar environment to the last bit (numpy 2). Constants are read from
-the scalar environment.
+States and observations equal Gymnasium's scalar environment to the last bit (numpy 2); constants are read from it.
 
-Shapes: B environments, O entries of the full observation.
+Shapes: B environments, K visible entries of the observation.
 """
 
 from typing import Any
@@ -16,18 +15,18 @@ from .classic import POSITIONS
 from .masking import Mask
 from .vector import Array, Dynamics, Flags, NumpyVectorEnv, Options, Rewards
 
-_GRAVITY = 9.8  # m/s², which the scalar environment keeps to itself
+_GRAVITY = 9.8  # m/s², a literal inside the scalar environment
 
 
 def acrobot(num_envs: int = 1, zeroed: bool = False, **options: Any) -> NumpyVectorEnv:
-    """`minrl/AcrobotNoVel-v1`; `options` are those of NumpyVectorEnv."""
+    """Make a vectorised `minrl/AcrobotNoVel-v1`; `options` are those of NumpyVectorEnv."""
     return NumpyVectorEnv(Acrobot(num_envs, zeroed), num_envs, **options)
 
 
 class Acrobot(Dynamics):
-    """The state (4, B) is the angle of the first link, 0 hanging, that of the second to it, and both velocities.
+    """Acrobot's dynamics; state (4, B): angle of the first link (0 hangs), of the second to it, both velocities.
 
-    Gymnasium's is float32 at the start of an episode and float64 after the first step.
+    Gymnasium's state is float32 at the start of an episode and float64 after the first step.
     """
 
     def __init__(self, num_envs: int, zeroed: bool) -> None:
@@ -36,16 +35,16 @@ class Acrobot(Dynamics):
         self.observation_space, self.action_space = self._mask.space, self._world.action_space
         self._torques = np.array(self._world.AVAIL_TORQUE)
         self._state = np.zeros((4, num_envs))
-        self._fresh = np.zeros(num_envs, dtype=np.bool_)  # whether no step has been made
+        self._fresh = np.zeros(num_envs, dtype=np.bool_)  # True before an episode's first step
 
     def begin(self, row: int, generator: np.random.Generator, options: Options) -> None:
-        """A uniform draw; `options` may hold its bounds `low` and `high`."""
+        """Draw a uniform state; `options` may hold its bounds `low` and `high`."""
         low, high = maybe_parse_reset_bounds(options, -0.1, 0.1)
         self._state[:, row] = generator.uniform(low, high, size=4).astype(np.float32)
         self._fresh[row] = True
 
     def advance(self, actions: Array) -> tuple[Rewards, Flags]:
-        """A Runge-Kutta step of `dt` seconds; -1 for every step but the one that lifts the end above the line."""
+        """Integrate `dt` seconds; the reward is 0 for the step that lifts the end above the line, else -1."""
         w, torques = self._world, self._torques[actions]
         state = self._integrated(torques)
         state[0], state[1] = _wrapped(state[0]), _wrapped(state[1])
@@ -57,10 +56,10 @@ class Acrobot(Dynamics):
         return np.where(lifted, 0.0, -1.0), lifted
 
     def observe(self) -> Array:
-        """(B, O) float32, masked."""
+        """Return the masked observations, (B, K) float32."""
         full = self._seen(self._state)
         if np.count_nonzero(self._fresh):
-            # Gymnasium turns angles of the first state in float32.
+            # Gymnasium takes cosine and sine of the first state in float32.
             full = np.where(self._fresh[:, None], self._seen(self._state.astype(np.float32)), full)
         return self._mask.apply(full)
 
@@ -70,7 +69,7 @@ class Acrobot(Dynamics):
         return np.stack(parts, axis=1).astype(np.float32)
 
     def _integrated(self, torques: Array) -> Array:
-        """The state after `dt` seconds, by the classical Runge-Kutta method of fourth order."""
+        """Return the state after `dt` seconds by the classical fourth-order Runge-Kutta method."""
         y, dt = self._state, self._world.dt
         k1 = self._slope(y, torques)
         k2 = self._slope(y + dt / 2.0 * k1, torques)
@@ -80,7 +79,7 @@ class Acrobot(Dynamics):
         return integrated
 
     def _slope(self, state: Array, torques: Array) -> Array:
-        """Derivatives (4, B) of the state by the equations of Sutton and Barto's book."""
+        """Compute the state's derivatives (4, B) by the equations of Sutton and Barto's book."""
         w = self._world
         m1, m2, l1, lc1, lc2 = w.LINK_MASS_1, w.LINK_MASS_2, w.LINK_LENGTH_1, w.LINK_COM_POS_1, w.LINK_COM_POS_2
         inertia = w.LINK_MOI
@@ -101,14 +100,14 @@ class Acrobot(Dynamics):
         return np.stack([rate1, rate2, acceleration1, acceleration2])
 
 
-def _square(numbers: Array) -> Array:
-    """By `pow`, as numpy squares a scalar: it rounds otherwise than a product does now and then."""
-    squares: Array = np.float_power(numbers, 2.0)
+def _square(values: Array) -> Array:
+    """Compute squares by `pow`, as NumPy squares a scalar: its last digit can differ from the product's."""
+    squares: Array = np.float_power(values, 2.0)
     return squares
 
 
 def _wrapped(angles: Array) -> Array:
-    """Angles in [-pi, pi], by whole turns taken one at a time."""
+    """Return angles in [-pi, pi], subtracting or adding one turn at a time as Gymnasium does."""
     turn = np.pi - -np.pi
     while np.count_nonzero(angles > np.pi):
         angles = np.where(angles > np.pi, angles - turn, angles)

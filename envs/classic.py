@@ -1,10 +1,10 @@
-"""Gymnasium's small control tasks without velocities: positions and angles are all that is seen."""
+"""Gymnasium's small control tasks with velocities hidden: observations hold positions and angles only."""
 
 from typing import Any
 
 from .masking import AnyEnv, MaskObservation, Registered, bare
 
-# The entries of each task's observation that are no velocities.
+# Indices of each task's observation that are not velocities.
 POSITIONS = {
     "CartPole-v1": (0, 2),  # cart position, pole angle
     "Pendulum-v1": (0, 1),  # cosine and sine of the angle
@@ -16,32 +16,32 @@ POSITIONS = {
 
 
 def cartpole(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """CartPole seen by cart position (m) and pole angle (rad)."""
+    """Make CartPole observed by cart position (m) and pole angle (rad)."""
     return _without_velocities("CartPole-v1", zeroed, options)
 
 
 def pendulum(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """Pendulum seen by cosine and sine of its angle."""
+    """Make Pendulum observed by cosine and sine of its angle."""
     return _without_velocities("Pendulum-v1", zeroed, options)
 
 
 def mountain_car(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """MountainCarContinuous seen by its position."""
+    """Make MountainCarContinuous observed by its position."""
     return _without_velocities("MountainCarContinuous-v0", zeroed, options)
 
 
 def acrobot(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """Acrobot seen by cosine and sine of its two angles."""
+    """Make Acrobot observed by cosine and sine of its two angles."""
     return _without_velocities("Acrobot-v1", zeroed, options)
 
 
 def lunar_lander_discrete(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """LunarLander seen by position, angle and the contact of its legs; needs `gymnasium[box2d]`."""
+    """Make LunarLander observed by position, angle and leg contacts; needs `gymnasium[box2d]`."""
     return _without_velocities("LunarLander-v3", zeroed, options)
 
 
 def lunar_lander(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """LunarLanderContinuous seen by position, angle and the contact of its legs; needs `gymnasium[box2d]`."""
+    """Make LunarLanderContinuous observed by position, angle and leg contacts; needs `gymnasium[box2d]`."""
     return _without_velocities("LunarLanderContinuous-v3", zeroed, options)
 
 

@@ -1,10 +1,10 @@
-"""CartPole, Pendulum and MountainCarContinuous without velocities, all rows at once.
+"""CartPole, Pendulum and MountainCarContinuous without velocities as vectorised NumPy environments.
 
-Every state and observation equals Gymnasium's scalar environment to the last bit (numpy 2); Pendulum's rewards to
-1e-9, as numpy squares a scalar by `pow` and an array by multiplication. Constants are read from the scalar
-environment. Continuous actions are float32, as their space says.
+States and observations equal Gymnasium's scalar environment to the last bit (numpy 2); Pendulum's rewards to 1e-9, as
+NumPy squares a scalar by `pow` and an array by multiplication. Constants are read from the scalar environment.
+Continuous actions are float32, as their space says.
 
-Shapes: B environments, O entries of the full observation.
+Shapes: B environments, K visible entries of the observation.
 """
 
 from typing import Any
@@ -24,22 +24,22 @@ from .vector import Array, Dynamics, Flags, NumpyVectorEnv, Options, Rewards
 def cartpole(
     num_envs: int = 1, zeroed: bool = False, sutton_barto_reward: bool = False, **options: Any
 ) -> NumpyVectorEnv:
-    """`minrl/CartPoleNoVel-v1`; `options` are those of NumpyVectorEnv."""
+    """Make a vectorised `minrl/CartPoleNoVel-v1`; `options` are those of NumpyVectorEnv."""
     return NumpyVectorEnv(CartPole(num_envs, zeroed, sutton_barto_reward), num_envs, **options)
 
 
 def pendulum(num_envs: int = 1, zeroed: bool = False, g: float = 10.0, **options: Any) -> NumpyVectorEnv:
-    """`minrl/PendulumNoVel-v1`; `g` is gravity in m/s²; `options` are those of NumpyVectorEnv."""
+    """Make a vectorised `minrl/PendulumNoVel-v1`; `g` is gravity in m/s²; `options` are those of NumpyVectorEnv."""
     return NumpyVectorEnv(Pendulum(num_envs, zeroed, g), num_envs, **options)
 
 
 def mountain_car(num_envs: int = 1, zeroed: bool = False, goal_velocity: float = 0.0, **options: Any) -> NumpyVectorEnv:
-    """`minrl/MountainCarContinuousNoVel-v0`; `options` are those of NumpyVectorEnv."""
+    """Make a vectorised `minrl/MountainCarContinuousNoVel-v0`; `options` are those of NumpyVectorEnv."""
     return NumpyVectorEnv(MountainCar(num_envs, zeroed, goal_velocity), num_envs, **options)
 
 
 class CartPole(Dynamics):
-    """The state (4, B) is cart position and velocity, pole angle and angular velocity, float64."""
+    """CartPole's dynamics; state (4, B) float64: cart position and velocity, pole angle and angular velocity."""
 
     def __init__(self, num_envs: int, zeroed: bool, sutton_barto_reward: bool) -> None:
         self._world = CartPoleEnv()
@@ -50,12 +50,12 @@ class CartPole(Dynamics):
         self._rates = np.zeros((4, num_envs))
 
     def begin(self, row: int, generator: np.random.Generator, options: Options) -> None:
-        """A uniform draw; `options` may hold its bounds `low` and `high`."""
+        """Draw a uniform state; `options` may hold its bounds `low` and `high`."""
         low, high = maybe_parse_reset_bounds(options, -0.05, 0.05)
         self._state[:, row] = generator.uniform(low, high, size=4)
 
     def advance(self, actions: Array) -> tuple[Rewards, Flags]:
-        """An Euler step of `tau` seconds; 1 for a step, or with Sutton and Barto's reward -1 for a fall."""
+        """Integrate `tau` seconds by Euler; the reward is 1 per step, or with Sutton and Barto's -1 for a fall."""
         w = self._world
         _, x_dot, theta, theta_dot = self._state
         force = np.where(actions == 1, w.force_mag, -w.force_mag)
@@ -71,12 +71,12 @@ class CartPole(Dynamics):
         return rewards, fallen
 
     def observe(self) -> Array:
-        """(B, O) float32, masked."""
+        """Return the masked observations, (B, K) float32."""
         return self._mask.apply(self._state.T.astype(np.float32, order="C"))
 
 
 class Pendulum(Dynamics):
-    """The state (2, B) is angle, 0 upright, and angular velocity, float64."""
+    """Pendulum's dynamics; state (2, B) float64: angle (0 upright) and angular velocity."""
 
     def __init__(self, num_envs: int, zeroed: bool, g: float) -> None:
         self._world = PendulumEnv(g=g)
@@ -85,13 +85,13 @@ class Pendulum(Dynamics):
         self._state = np.zeros((2, num_envs))
 
     def begin(self, row: int, generator: np.random.Generator, options: Options) -> None:
-        """A uniform draw within ±`x_init` (angle) and ±`y_init` (velocity), which `options` may hold."""
+        """Draw a uniform state within ±`x_init` (angle) and ±`y_init` (velocity), which `options` may hold."""
         bounds = {"x_init": DEFAULT_X, "y_init": DEFAULT_Y, **(options or {})}
         high = np.array([verify_number_and_cast(bounds["x_init"]), verify_number_and_cast(bounds["y_init"])])
         self._state[:, row] = generator.uniform(-high, high)
 
     def advance(self, actions: Array) -> tuple[Rewards, Flags]:
-        """A step of `dt` seconds; never terminated."""
+        """Integrate `dt` seconds; never terminated."""
         w = self._world
         angle, speed = self._state
         torque = _clipped(actions[:, 0], -w.max_torque, w.max_torque)
@@ -103,7 +103,7 @@ class Pendulum(Dynamics):
         return -costs, np.zeros(len(costs), dtype=np.bool_)
 
     def observe(self) -> Array:
-        """(B, O) float32, masked."""
+        """Return the masked observations, (B, K) float32."""
         angle, speed = self._state
         full = np.empty((len(angle), 3), dtype=np.float32)
         full[:, 0], full[:, 1], full[:, 2] = np.cos(angle), np.sin(angle), speed
@@ -111,11 +111,11 @@ class Pendulum(Dynamics):
 
 
 class MountainCar(Dynamics):
-    """The state (2, B) is position and velocity.
+    """MountainCarContinuous's dynamics; state (2, B): position and velocity.
 
-    Gymnasium's is float64 at the start of an episode and float32 after the first step; here it lies in float64 and
-    is rounded where Gymnasium's arithmetic rounds. (A float32 sum or product formed in float64 and then rounded is
-    the float32 one: 53 bits are more than 2 · 24 + 2.)
+    Gymnasium's state is float64 at the start of an episode and float32 after the first step; here it is float64 and
+    rounded where Gymnasium's arithmetic rounds. (A float32 sum or product formed in float64 and then rounded is the
+    float32 one: 53 bits are more than 2 · 24 + 2.)
     """
 
     def __init__(self, num_envs: int, zeroed: bool, goal_velocity: float) -> None:
@@ -124,19 +124,19 @@ class MountainCar(Dynamics):
         self.observation_space, self.action_space = self._mask.space, self._world.action_space
         w = self._world
         self._power, self._speed, self._goal_position, self._goal_velocity, self._low, self._high = (
-            np.float32(number)
-            for number in (w.power, w.max_speed, w.goal_position, w.goal_velocity, w.min_position, w.max_position)
+            np.float32(value)
+            for value in (w.power, w.max_speed, w.goal_position, w.goal_velocity, w.min_position, w.max_position)
         )
         self._state = np.zeros((2, num_envs))
-        self._fresh = np.zeros(num_envs, dtype=np.bool_)  # whether no step has been made
+        self._fresh = np.zeros(num_envs, dtype=np.bool_)  # True before an episode's first step
 
     def begin(self, row: int, generator: np.random.Generator, options: Options) -> None:
-        """At rest at a uniformly drawn position; `options` may hold its bounds `low` and `high`."""
+        """Draw a uniform position at rest; `options` may hold its bounds `low` and `high`."""
         self._state[:, row] = generator.uniform(*maybe_parse_reset_bounds(options, -0.6, -0.4)), 0.0
         self._fresh[row] = True
 
     def advance(self, actions: Array) -> tuple[Rewards, Flags]:
-        """100 for the goal, less a tenth of the squared action."""
+        """Step; the reward is 100 at the goal, less a tenth of the squared action."""
         position, velocity = self._state
         push = self._push(actions[:, 0], 0.0025 * np.cos(self._rounded(3 * position)))
         velocity = _clipped(self._rounded(velocity + push), -self._speed, self._speed)
@@ -148,21 +148,21 @@ class MountainCar(Dynamics):
         return 100.0 * reached - 0.1 * np.square(actions[:, 0], dtype=np.float64), reached
 
     def observe(self) -> Array:
-        """(B, O) float32, masked."""
+        """Return the masked observations, (B, K) float32."""
         return self._mask.apply(self._state.T.astype(np.float32, order="C"))
 
     def _push(self, action: npt.NDArray[np.float32], slope: Rewards) -> Rewards:
-        """The change of velocity. A clipped action is a Python float to Gymnasium, any other a float32."""
+        """Return the change of velocity. Gymnasium holds a clipped action as a Python float, any other as float32."""
         force = _clipped(action, -1.0, 1.0)
         precise = self._rounded(force * np.float64(self._world.power) - slope)
         return np.where(force == action, force * self._power - slope.astype(np.float32), precise)
 
-    def _rounded(self, numbers: Rewards) -> Rewards:
-        """To float32, except in rows that have made no step."""
-        return np.where(self._fresh, numbers, numbers.astype(np.float32))
+    def _rounded(self, values: Rewards) -> Rewards:
+        """Round to float32, except in rows before their first step."""
+        return np.where(self._fresh, values, values.astype(np.float32))
 
 
-def _clipped(numbers: Array, low: Any, high: Any) -> Array:
-    """np.clip, whose own checks take longer than a few rows do."""
-    clipped: Array = np.minimum(np.maximum(numbers, low), high)
+def _clipped(values: Array, low: Any, high: Any) -> Array:
+    """Clip as np.clip does, without its checks, which take longer than clipping a few rows."""
+    clipped: Array = np.minimum(np.maximum(values, low), high)
     return clipped

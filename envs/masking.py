@@ -1,6 +1,6 @@
-"""Parts of an observation hidden: what makes a task need memory.
+"""A wrapper that hides entries of an observation, so that a task needs memory.
 
-Shapes: O width of the full observation, K of the visible part, … any leading axes.
+Shapes: O width of the full observation, K of the visible entries, … any leading axes.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 
 def check_single(env: Any, wrapper: type) -> None:
-    """A ValueError where `env` is a vector environment."""
+    """Raise ValueError if `env` is a vector environment."""
     if isinstance(env, gymnasium.vector.VectorEnv):
         name = wrapper.__name__
         raise ValueError(
@@ -28,13 +28,13 @@ def check_single(env: Any, wrapper: type) -> None:
 
 
 class Mask:
-    """Which entries of a flat observation are seen; one rule for single and for batched observations."""
+    """Selection of the visible entries of a flat observation, single or batched."""
 
     def __init__(self, space: gymnasium.Space[Any], keep: Sequence[int], zeroed: bool = False) -> None:
-        """Keep the entries `keep`: the rest is cut out, or with `zeroed` multiplied by zero in its place.
+        """Keep the entries `keep`: the others are removed, or with `zeroed` multiplied by zero.
 
         Raises:
-            ValueError: if `space` is not a Box with one axis, or an index is not in it.
+            ValueError: if `space` is not a Box with one axis, or an index lies outside it.
         """
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             raise ValueError(f"only entries of a Box with one axis can be masked, not of {space}")
@@ -50,7 +50,7 @@ class Mask:
             self.space = spaces.Box(space.low[self._keep], space.high[self._keep], dtype=space.dtype.type)
 
     def apply(self, observation: Array) -> Array:
-        """(…, O) as (…, K), or as (…, O) with zeros."""
+        """Mask observations: (…, O) -> (…, K), or (…, O) with zeros."""
         if self._factor is None:
             kept: Array = observation.take(self._keep, axis=-1)
             return kept
@@ -59,15 +59,15 @@ class Mask:
 
 
 class MaskObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
-    """An environment of which only some entries of the observation are seen.
+    """Wrapper that shows only some entries of the observation.
 
-    By default the others are cut out and the space shrinks. `zeroed=True` multiplies them by zero and leaves the
-    space as it is, like rl-zoo3's MaskVelocityWrapper
+    By default the others are removed and the space shrinks. `zeroed=True` multiplies them by zero and keeps the space,
+    like rl-zoo3's MaskVelocityWrapper
     (https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/rl_zoo3/wrappers.py).
     """
 
     def __init__(self, env: AnyEnv, keep: Sequence[int], zeroed: bool = False) -> None:
-        """See the entries `keep` only; raises ValueError where the observation is not a Box with one axis."""
+        """Show only the entries `keep`; raise ValueError unless the observation is a Box with one axis."""
         check_single(env, type(self))
         RecordConstructorArgs.__init__(self, keep=[int(index) for index in keep], zeroed=zeroed)
         gymnasium.ObservationWrapper.__init__(self, env)
@@ -75,24 +75,24 @@ class MaskObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstru
         self.observation_space = self._mask.space
 
     def observation(self, observation: Array) -> Array:
-        """The visible part."""
+        """Return the visible entries."""
         return self._mask.apply(observation)
 
 
 class Registered(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """What an id of ours stands for, wrappers inside included.
+    """Outermost wrapper of a registered environment, whose spec is that of the id alone.
 
-    Its specification is the id's alone. Gymnasium would list the wrappers inside once more, and a data set or a
-    checkpoint that records the specification would name them beside the id that brings them.
+    Gymnasium would list the wrappers inside as well, and a data set or a checkpoint that records the spec would then
+    name them beside the id that already applies them.
     """
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]
-        """The registered specification."""
+        """The registered spec."""
         return self.env.unwrapped.spec
 
 
 def bare(environment_id: str, **options: Any) -> AnyEnv:
-    """Gymnasium's environment without the time limit and the checks, which our own id brings; `options` go to it."""
+    """Make Gymnasium's environment without the time limit and the checker, which the registered id adds itself."""
     made: AnyEnv = gymnasium.make(environment_id, max_episode_steps=-1, disable_env_checker=True, **options)
     return made

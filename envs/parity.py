@@ -1,8 +1,8 @@
-"""Parity: bits come one by one; say at each whether there were so far an even or an odd number of ones.
+"""Parity: one bit per step; the action names the parity of all bits seen so far.
 
-The regular language that a memory of positive decay cannot follow (Sarrof, Veitsman and Hahn 2024, "The Expressive
+A regular language that a recurrence with positive decay cannot track (Sarrof, Veitsman and Hahn 2024, "The Expressive
 Capacity of State Space Models", arXiv 2405.17394; Grazzi et al. 2024, arXiv 2411.12537). An episode has `length` bits;
-naming the parity of all bits seen earns 1 / `length`, else costs as much: the best return is 1, chance 0.
+each right answer earns 1 / `length`, each wrong one costs as much: the best return is 1, chance 0.
 
 Shapes: B environments, N bits of an episode.
 """
@@ -17,10 +17,10 @@ from .vector import Array, Dynamics, Flags, NumpyVectorEnv, Options, Rewards
 
 
 class Parity(Dynamics):
-    """B rows of the task."""
+    """B rows of Parity."""
 
     def __init__(self, num_envs: int, length: int) -> None:
-        """Raises ValueError where there is no bit."""
+        """Check the arguments; raise ValueError for a length below 1."""
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
         self.observation_space = spaces.Discrete(2)
@@ -37,7 +37,7 @@ class Parity(Dynamics):
         self._time[row], self._odd[row] = 0, self._bits[row, 0]
 
     def advance(self, actions: Array) -> tuple[Rewards, Flags]:
-        """Say the parity, see the next bit."""
+        """Compare the actions with the parity and show the next bit."""
         rewards = np.where(actions == self._odd, 1.0, -1.0) / self._length
         self._time = self._time + 1
         ends = self._time >= self._length
@@ -45,15 +45,15 @@ class Parity(Dynamics):
         return rewards, ends
 
     def observe(self) -> Array:
-        """(B,) the bits in view; the last one stays."""
+        """Return the current bits, (B,); after the end the last one stays."""
         return self._bits[self._rows, np.minimum(self._time, self._length - 1)]
 
 
 def parity(length: int = 40) -> SingleEnv:
-    """`minrl/Parity-v0`."""
+    """Make `minrl/Parity-v0`."""
     return SingleEnv(Parity(1, length))
 
 
 def parity_vector(num_envs: int = 1, length: int = 40, **options: Any) -> NumpyVectorEnv:
-    """`parity`, all rows at once; `options` are those of NumpyVectorEnv."""
+    """Make a vectorised `minrl/Parity-v0`; `options` are those of NumpyVectorEnv."""
     return NumpyVectorEnv(Parity(num_envs, length), num_envs, **options)

@@ -1,4 +1,4 @@
-"""One row of a vectorised task as a Gymnasium environment, so that each task is written once."""
+"""A Gymnasium environment made of one row of a vectorised task, so that each task is written once."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from .vector import Dynamics, Options
 
 
 class SingleEnv(gymnasium.Env[Any, Any]):
-    """`dynamics` of one row; equal seeds give the episodes of a row of the vector environment."""
+    """Environment of one row of `dynamics`; equal seeds give the episodes of a row of the vector environment."""
 
     metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own name, an instance's in its typing
 
@@ -19,14 +19,14 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         self._over = True
 
     def reset(self, *, seed: int | None = None, options: Options = None) -> tuple[Any, dict[str, Any]]:
-        """Open an episode."""
+        """Start an episode."""
         super().reset(seed=seed)
         self._dynamics.begin(0, self.np_random, options)
         self._over = False
         return self._dynamics.observe()[0], {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step; raises ValueError where the episode is over or the action is none of the space's."""
+        """Step; raise ValueError if the episode is over or the action is outside its space."""
         if self._over:
             raise ValueError("the episode is over: call reset")
         if not self.action_space.contains(action):

@@ -1,11 +1,11 @@
-"""T-Maze: a cue at one end of a corridor says which way to turn at the other (Bakker 2001).
+"""T-Maze: a cue at the start of a corridor says which way to turn at its end (Bakker 2001).
 
 As in Ni, Ma, Eysenbach and Bacon 2023 ("When Do Transformers Shine in RL?", arXiv 2307.03864, section 5.1): the
-corridor has `length` steps; in the passive task the agent starts beside the cue, in the active one `detour` steps to
-the right of it, and must go back to see it. Nothing but the cue, the corridor and the junction is seen. In the passive
-task every step that does not lead on costs 1 / length, and the episode is as long as the way, `length` + 1 steps; in
-the active one no step costs anything, and there are 2 · `detour` steps more. At the junction up and down end the
-episode, with a reward of 1 for the side that the cue names. Who does not remember is right half of the time.
+corridor has `length` steps; in the passive task the agent starts at the cue, in the active one `detour` steps to the
+right of it, and must go back to see it. Observations are the cue, the corridor and the junction. In the passive task
+every step that does not advance costs 1 / length, and an episode has `length` + 1 steps; in the active one steps are
+free, and there are 2 · `detour` more. At the junction, up and down end the episode, with a reward of 1 for the side
+that the cue names. An agent without memory is right half of the time.
 
 Shapes: B environments.
 """
@@ -18,16 +18,16 @@ from gymnasium import spaces
 from .single import SingleEnv
 from .vector import Array, Dynamics, Flags, NumpyVectorEnv, Options, Rewards
 
-# What is seen, and what can be done.
+# Observations and actions.
 CORRIDOR, JUNCTION, CUE_UP, CUE_DOWN = range(4)
 RIGHT, UP, LEFT, DOWN = range(4)
 
 
 class TMaze(Dynamics):
-    """B rows of the task."""
+    """B rows of the T-Maze."""
 
     def __init__(self, num_envs: int, length: int, active: bool, detour: int) -> None:
-        """Raises ValueError where there is no corridor or no way back."""
+        """Check the arguments; raise ValueError for a length or a detour below 1."""
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
         if active and detour < 1:
@@ -54,24 +54,24 @@ class TMaze(Dynamics):
         right = np.where(actions == UP, CUE_UP, CUE_DOWN) == self._goal
         moves = (actions == RIGHT) * 1 - (actions == LEFT) * 1
         place = np.clip(self._place + moves, 0, self._junction)
-        leads_on = chooses | (place > self._place)
+        advances = chooses | (place > self._place)
         self._place, self._time = place, self._time + 1
-        rewards = (chooses & right) - np.where(leads_on, 0.0, self._cost)
+        rewards = (chooses & right) - np.where(advances, 0.0, self._cost)
         return rewards, chooses | (self._time >= self._horizon)
 
     def observe(self) -> Array:
-        """(B,) what lies at each place."""
+        """Return what lies at each row's place, (B,)."""
         seen = np.where(self._place == self._junction, JUNCTION, CORRIDOR)
         return np.where(self._place == 0, self._goal, seen)
 
 
 def tmaze(length: int = 10, active: bool = False, detour: int = 1) -> SingleEnv:
-    """`minrl/TMaze-v0`."""
+    """Make `minrl/TMaze-v0`."""
     return SingleEnv(TMaze(1, length, active, detour))
 
 
 def tmaze_vector(
     num_envs: int = 1, length: int = 10, active: bool = False, detour: int = 1, **options: Any
 ) -> NumpyVectorEnv:
-    """`tmaze`, all rows at once; `options` are those of NumpyVectorEnv."""
+    """Make a vectorised `minrl/TMaze-v0`; `options` are those of NumpyVectorEnv."""
     return NumpyVectorEnv(TMaze(num_envs, length, active, detour), num_envs, **options)

@@ -1,4 +1,4 @@
-"""A vector environment in numpy: rows that advance together, with Gymnasium's time limit, seeds and autoreset modes.
+"""A vector environment in NumPy: rows step together, with Gymnasium's time limit, seeds and autoreset modes.
 
 Shapes: B environments.
 """
@@ -22,25 +22,25 @@ Options = dict[str, Any] | None
 
 
 class Dynamics(ABC):
-    """What differs between vector environments: B rows that know neither time limit nor reset."""
+    """Interface of a task: B rows of state, observations and rewards, without time limit and autoreset."""
 
     observation_space: gymnasium.Space[Any]  # of one row
     action_space: gymnasium.Space[Any]  # of one row
 
     @abstractmethod
     def begin(self, row: int, generator: np.random.Generator, options: Options) -> None:
-        """Open an episode in `row`, drawing from `generator` what the scalar environment draws."""
+        """Start an episode in `row`, drawing from `generator` what the scalar environment draws."""
 
     @abstractmethod
     def advance(self, actions: Array) -> tuple[Rewards, Flags]:
-        """Step every row: rewards (B,) and whether the episode is over (B,), in new arrays.
+        """Step every row; return rewards (B,) and terminated (B,) as new arrays.
 
-        Also called for rows whose episode is over; what they give is thrown away.
+        Rows whose episode is over are stepped too, and their results discarded.
         """
 
     @abstractmethod
     def observe(self) -> Array:
-        """What every row sees now, (B, …), in a new array."""
+        """Return the observation of every row, (B, …), as a new array."""
 
 
 class NumpyVectorEnv(VectorEnv[Any, Any, Any]):
@@ -86,14 +86,14 @@ class NumpyVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Options = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Open an episode in every row, or in those of `options["reset_mask"]`.
+        """Start an episode in every row, or in those of `options["reset_mask"]`.
 
         Args:
-            seed: of row 0, row i taking `seed + i`; or one seed for each row; None draws on from where they are.
+            seed: of row 0, row i taking `seed + i`; or one seed for each row; None continues their generators.
             options: for the task, as the scalar environment's reset takes them.
 
         Raises:
-            ValueError: where there is not one seed or one flag for each row.
+            ValueError: unless there is one seed or one flag for each row.
         """
         options = dict(options or {})
         rows = self._rows(options.pop("reset_mask", None))
@@ -108,11 +108,11 @@ class NumpyVectorEnv(VectorEnv[Any, Any, Any]):
         return self._dynamics.observe(), {}
 
     def step(self, actions: Any) -> tuple[Array, Rewards, Flags, Flags, dict[str, Any]]:
-        """One step of every row: observations, rewards, terminated, truncated, infos, (B, …) each.
+        """Step every row: observations, rewards, terminated, truncated, infos, (B, …) each.
 
         Raises:
-            ValueError: before the first reset; for actions of another shape or out of range; under DISABLED where
-                an episode is over and was not reset.
+            ValueError: before the first reset; for actions of another shape or out of range; under DISABLED if an
+                episode is over and was not reset.
         """
         if self._ended is None:
             raise ValueError("call reset before the first step")
@@ -144,7 +144,7 @@ class NumpyVectorEnv(VectorEnv[Any, Any, Any]):
             self._dynamics.begin(row, generator, options)
 
     def _final(self, observations: Array, rows: Array) -> dict[str, Any]:
-        """What the rows saw last; laid out as SyncVectorEnv lays it out."""
+        """Return the infos of ended rows with their final observations, laid out as SyncVectorEnv's."""
         last = np.full(self.num_envs, None, dtype=object)
         for row in rows.tolist():
             last[row] = observations[row]
@@ -158,7 +158,7 @@ class NumpyVectorEnv(VectorEnv[Any, Any, Any]):
         array = np.asarray(actions, dtype=space.dtype if is_box else None)
         if array.shape != self.action_space.shape:
             raise ValueError(f"actions must have the shape {self.action_space.shape}, got {array.shape}")
-        # As an unsigned number a negative one is huge.
+        # Cast to unsigned, a negative index is huge.
         if isinstance(space, spaces.Discrete) and (
             array.dtype.kind not in "iu" or np.count_nonzero(array.astype(np.uint64) >= space.n)
         ):

@@ -144,8 +144,8 @@ def test_ids_are_found_without_naming_the_module() -> None:
 import sys
 import gymnasium
 from minrl.data.environment import EnvironmentInfo, make_environment
-from minrl.task import Task
-from minrl.trust import checked
+from minrl.data.task import Task
+from minrl.data.trust import checked
 assert "minrl.envs" not in sys.modules
 info = EnvironmentInfo("minrl/CartPoleNoVel-v1")
 checked(info)

@@ -1,4 +1,4 @@
-"""Work beside a training run, such as an evaluation, whose failure must not end the run."""
+"""Guard for optional work in a training run, such as an evaluation, whose failure must not end the run."""
 
 import os
 import sys
@@ -13,14 +13,14 @@ from minrl.runs.folder import ERRORS
 
 @dataclass
 class Attempt:
-    """Outcome of a piece of work."""
+    """Outcome of a piece of optional work."""
 
     error: str | None = None  # in one line; None where it did not fail
 
 
 @contextmanager
 def attempt(work: str, step: int, folder: Path) -> Iterator[Attempt]:
-    """Catch an exception of the block, name it on standard error and append its traceback to `errors.txt` of the run.
+    """Suppress an exception of the block: report it on standard error, append its traceback to `errors.txt` of the run.
 
     Signals and the end of the interpreter pass. With MINRL_DEBUG in the environment everything does.
 

@@ -1,4 +1,4 @@
-"""Checkpoints: one file with config, weights and all that a run needs to go on, read without running code."""
+"""Checkpoints: config, weights and training state in one file, read without running code from it."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ GROUP = "minrl.agents"  # of the entry points
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is in a file: plain values and tensors only."""
+    """Content of a checkpoint file: plain values and tensors only."""
 
     agent: str
     config: dict[str, Any]
@@ -71,7 +71,7 @@ def save(
 
 
 def read(path: Path | str) -> Checkpoint:
-    """The checkpoint at `path`, a file or a run's folder (its last one); a ValueError where there is none.
+    """Read the checkpoint at `path`, a file or a run's folder (its last checkpoint).
 
     Only tensors and plain values are accepted: a file that holds code is refused and nothing of it runs.
     """
@@ -104,7 +104,7 @@ def read(path: Path | str) -> Checkpoint:
 
 
 def load(path: Path | str) -> Actor:
-    """The agent of a run's folder or checkpoint file, on the CPU, ready to act.
+    """Load the agent of a run's folder or checkpoint file onto the CPU, ready to act.
 
     Raises:
         ValueError: if there is none, it is damaged, or its agent is not installed.
@@ -113,7 +113,7 @@ def load(path: Path | str) -> Actor:
 
 
 def restore(checkpoint: Checkpoint, where: str) -> Actor:
-    """The agent that a checkpoint describes, with its weights."""
+    """Build the agent that a checkpoint describes, with its weights."""
     kind = agent_class(checkpoint.agent)
     config = build(kind.config_class, kind.saved_config(checkpoint.config), f"checkpoint {where}")
     try:

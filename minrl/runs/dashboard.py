@@ -1,4 +1,4 @@
-"""TensorBoard over a folder of runs: each under its name, with its charts, and one table of hyper-parameters."""
+"""TensorBoard over a folder of runs: curves under the runs' names, charts, one table of hyper-parameters."""
 
 import base64
 import contextlib
@@ -69,7 +69,7 @@ class Mirror:
         return any((place / name).exists() for place in self.runs.values() for name in (TARGETS_PLOT, VIDEOS))
 
     def _describe(self) -> None:
-        """The columns of the table of runs; charts for runs that Stable-Baselines3 logged without us."""
+        """Write the columns of the table of runs, and charts for runs that plain Stable-Baselines3 logged."""
         first = next(iter(self.runs))
         settings = {name: read for name, place in self.runs.items() if (read := _settings(place)) is not None}
         if settings:
@@ -168,7 +168,7 @@ def _charts_page(runs: Iterable[str]) -> str:
 
 
 def _event_files(root: Path) -> Iterator[Path]:
-    """Through links to folders too, each folder once."""
+    """Find TensorBoard's event files, each folder once, following links to folders."""
     seen = set()
     for place, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
@@ -181,7 +181,7 @@ def _event_files(root: Path) -> Iterator[Path]:
 
 
 def _settings(run: Path) -> dict[str, Value] | None:
-    """The hyper-parameters of a run's `config.toml`; None for a run without one that can be read."""
+    """Read the hyper-parameters of a run's `config.toml`; None without a readable one."""
     try:
         return hyperparameters(tomllib.loads((run / CONFIG).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -189,7 +189,7 @@ def _settings(run: Path) -> dict[str, Value] | None:
 
 
 def _columns(run: Path) -> list[str]:
-    """What a run logs; nothing before its first row."""
+    """Read the column names of a run's log; none before its first row."""
     try:
         with (run / PROGRESS).open(newline="", encoding="utf-8") as file:
             return next(csv.reader(file), [])

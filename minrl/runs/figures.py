@@ -1,4 +1,4 @@
-"""How plots look and how they become files: panels of one size, on white as PNG and SVG, alone in a page's own colours.
+"""Shared style of all figures (colours, markers, panels), written as PNG and SVG or embedded in an HTML page.
 
 The colours can be told apart by those who see red and green alike, and every method has a marker of its own.
 """
@@ -61,7 +61,7 @@ _RC: Any = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram."""
+    """Diagram on one pair of axes."""
 
     title: str
     alt: str  # what it shows, in words and numbers
@@ -81,22 +81,22 @@ class Plot:
 
 
 def is_possible() -> bool:
-    """Whether matplotlib is there."""
+    """Return True if matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def colour(index: int) -> str:
-    """Of the method with this index; they come again after eight, with other markers."""
+    """Return the colour of method number `index`; after eight they repeat with other markers."""
     return LIGHT[index % len(LIGHT)]
 
 
 def marker(index: int) -> str:
-    """Of the method with this index."""
+    """Return the marker of method number `index`."""
     return MARKERS[(index + index // len(LIGHT)) % len(MARKERS)]
 
 
 def line(index: int, points: int = 0, below: int = 0) -> dict[str, Any]:
-    """Return the colour, marker and dashes of a method, the same in every figure.
+    """Return the colour, marker and dashes of method number `index`, the same in every figure.
 
     Args:
         index: of the method.
@@ -114,7 +114,7 @@ def line(index: int, points: int = 0, below: int = 0) -> dict[str, Any]:
 
 
 def coinciding(curves: Sequence[tuple[Array, Array]]) -> list[int]:
-    """Return for each curve how many of the later ones run along it.
+    """Count for each curve the later curves that coincide with it.
 
     Two curves do where they differ by less than 2 % of the range of all values over half of the shared stretch.
 
@@ -137,7 +137,7 @@ def _coincide(one: tuple[Array, Array], other: tuple[Array, Array], near: float)
 
 
 def keep_possible(axes: Any, axis: str, values: Iterable[float], highest: float | None = None) -> None:
-    """Keep an axis from reaching beyond what its values can be.
+    """Limit an axis to values that its quantity can take.
 
     Args:
         axes: with everything drawn.
@@ -155,12 +155,12 @@ def keep_possible(axes: Any, axis: str, values: Iterable[float], highest: float 
 
 
 def grid(axes: Any, which: str = "both") -> None:
-    """Thin lines behind the data."""
+    """Draw thin grid lines behind the data."""
     axes.grid(axis=which, color=INK, alpha=0.14, linewidth=0.6)
 
 
 def short(value: float, position: int) -> str:
-    """A tick's label, thousands as k, so that long ones do not touch."""
+    """Format a tick label, thousands as k, so that long labels do not overlap."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
@@ -168,7 +168,7 @@ def short(value: float, position: int) -> str:
 
 
 def label_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
-    """Names at the right edge, each at the height of its curve's last point as far as there is room.
+    """Label each curve at the right edge, at the height of its last point as far as there is room.
 
     Args:
         axes: with all curves drawn.
@@ -196,7 +196,7 @@ def label_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
 
 
 def wrapped(name: str) -> str:
-    """A method's name in lines that leave the diagram its room."""
+    """Wrap a method's name to the width that a label has beside a diagram."""
     return "\n".join(textwrap.wrap(name, LONGEST))
 
 
@@ -223,7 +223,7 @@ def write_files(plot: Plot, folder: Path) -> None:
 
 
 def panel_svg(panel: Panel, name: str) -> str:
-    """One panel as SVG text without a background, to stand in a page."""
+    """Render one panel as an SVG element without a background, to embed in a page."""
     with _figure((WIDTH, _height(panel))) as figure:
         figure.set_facecolor("none")
         axes = figure.add_subplot()
@@ -234,7 +234,7 @@ def panel_svg(panel: Panel, name: str) -> str:
 
 
 def _svg(figure: Any, name: str) -> str:
-    """Always the same text for the same figure, with ids of its own where several stand in one page."""
+    """Render a figure as SVG: deterministic text, with ids that are unique within a page."""
     output = BytesIO()
     figure.savefig(output, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = output.getvalue().decode()
@@ -256,7 +256,7 @@ def _draw(axes: Any, panel: Panel, title: str) -> None:
 
 @contextmanager
 def _figure(size: tuple[float, float]) -> Iterator[Any]:
-    """An empty figure of a size in inches."""
+    """Create an empty figure of a size in inches."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""The learning curve of a run as PNG: its losses and scores beside the mean and the best of the data."""
+"""The learning curve of a run as PNG: losses, and scores beside the mean and best return of the data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class Axes:
 
 
 def write_curve(out: Path, title: str, panels: Sequence[Axes]) -> bool:
-    """Write the learning curve beside the log; False where matplotlib is missing or there is nothing to show."""
+    """Write the learning curve into the run's folder; False without matplotlib or without data."""
     if find_spec("matplotlib") is None:
         return False
     figure = draw(out, title, panels)
@@ -46,7 +46,7 @@ def write_curve(out: Path, title: str, panels: Sequence[Axes]) -> bool:
 
 
 def draw(out: Path, title: str, panels: Sequence[Axes]) -> Any:
-    """Return the figure; None where the log has none of the curves."""
+    """Draw the figure; None where the log has none of the curves."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

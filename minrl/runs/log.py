@@ -30,7 +30,7 @@ EVALUATED = ("eval/", "validation/")
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG or an animated GIF for TensorBoard alone: record it with `exclude=NOT_TENSORBOARD`."""
+    """PNG or animated GIF, shown in TensorBoard alone: record it with `exclude=NOT_TENSORBOARD`."""
 
     data: bytes  # of the file
     width: int
@@ -43,7 +43,7 @@ NOT_TENSORBOARD = ("stdout", "csv")
 def open_log(
     folder: Path, *, step: int = 0, repeats_evaluation: bool = False, terminal: bool = True, counter: str = STEP
 ) -> Logger:
-    """A logger into `folder` that keeps what was logged up to `step`, as `counter` counts it, and drops the rest.
+    """Open a logger into `folder` that keeps rows up to `step` (in units of `counter`) and drops later ones.
 
     `repeats_evaluation` drops the evaluation at `step` itself too, of held-out episodes and in the environment.
     """
@@ -63,12 +63,12 @@ def annotate(log: Logger, *summaries: Summary) -> None:
 
 
 def silent_log() -> Logger:
-    """A logger that writes nowhere, for all processes but the first."""
+    """Create a logger without outputs, for all processes but the first."""
     return Logger(None, [])
 
 
 def read_log(folder: Path, counter: str = STEP) -> list[dict[str, float]]:
-    """The rows of a run's `progress.csv` in order, without what a row leaves empty or a kill cut off.
+    """Read the rows of a run's `progress.csv` in order, without empty cells and without a truncated last line.
 
     `counter` is the column that holds the step, which every whole row has.
     """
@@ -90,7 +90,7 @@ def _number(text: Any) -> float | None:
 
 
 def _csv(path: Path, step: int, repeats_evaluation: bool, counter: str) -> CSVOutputFormat:
-    """Written beside the old file and renamed over it, so that a log is never lost."""
+    """Copy the kept rows into a new CSV file that replaces the old one in one rename, so that no log is lost."""
     beside = path.with_name(f".{path.name}.new")
     output = CSVOutputFormat(str(beside))
     for row in read_log(path.parent, counter):
@@ -102,7 +102,7 @@ def _csv(path: Path, step: int, repeats_evaluation: bool, counter: str) -> CSVOu
 
 
 class _Curves(TensorBoardOutputFormat):
-    """Stable-Baselines3's TensorBoard writer, made to hide what a killed run logged after its checkpoint.
+    """Stable-Baselines3's TensorBoard writer, with pictures, that purges events after the resumed step.
 
     A picture goes in as the file that it is; the browser plays a GIF.
     """
@@ -113,7 +113,7 @@ class _Curves(TensorBoardOutputFormat):
         self._is_closed = False
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """As in Stable-Baselines3, and pictures."""
+        """Write values as Stable-Baselines3 does, and pictures as image files; browsers play GIFs."""
         super().write(key_values, key_excluded, step)
         for name, value in key_values.items():
             if isinstance(value, Picture):
@@ -123,12 +123,12 @@ class _Curves(TensorBoardOutputFormat):
                 self.add(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def add(self, summary: Summary, step: int) -> None:
-        """A summary as TensorBoard's own format has it."""
+        """Add a summary in TensorBoard's own format."""
         self.writer._get_file_writer().add_summary(summary, step)
 
 
 def _wait_for_a_later_second(folder: Path) -> None:
-    """Let the next event file's name follow those in `folder`.
+    """Wait until the next event file's name sorts after those in `folder`.
 
     A name holds the second of its opening and then the process, and TensorBoard reads files in the order of their
     names: of two files of one second the older could be read last, and its start would hide the newer one's points.
@@ -150,16 +150,16 @@ class Window:
         self._counted = 0  # steps before this process's own
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
-        """The values of one gradient step, each of shape ()."""
+        """Add loss and gradient norm of one gradient step, each of shape ()."""
         self.losses.append(loss)
         self.norms.append(norm)
 
     def is_finite(self) -> bool:
-        """Whether all losses are; True without any."""
+        """Return True if all losses are finite, or there are none."""
         return not self.losses or math.isfinite(torch.stack(self.losses).sum().item())
 
     def close(self) -> tuple[float, float, float]:
-        """Mean loss, mean norm and steps per second; then the next row's values are gathered."""
+        """Return mean loss, mean gradient norm and steps per second, and start the next row."""
         loss, norm = (torch.stack(values).mean().item() for values in (self.losses, self.norms))
         now = time.perf_counter()
         rate = (len(self.losses) - self._counted) / (now - self._begin)
@@ -167,16 +167,16 @@ class Window:
         return loss, norm, rate
 
     def leave_out(self, seconds: float) -> None:
-        """Time that went into something else than gradient steps."""
+        """Exclude time that was not spent on gradient steps from the rate."""
         self._begin += seconds
 
     def state_dict(self) -> dict[str, list[float]]:
-        """Exact: a float32 passes through Python's float unchanged."""
+        """Return the pending values, exactly: a float32 survives a Python float."""
         values = {"losses": self.losses, "norms": self.norms}
         return {name: torch.stack(given).tolist() if given else [] for name, given in values.items()}
 
     def load_state_dict(self, state: dict[str, list[float]], device: torch.device) -> None:
-        """The inverse of `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.losses = [torch.tensor(value, device=device) for value in state["losses"]]
         self.norms = [torch.tensor(value, device=device) for value in state["norms"]]
         self._counted = len(self.losses)

@@ -34,7 +34,7 @@ def finish(
     numbers: Mapping[str, Any],
     panels: Sequence[Axes],
 ) -> str:
-    """The table at a run's end; writes the summary, and the learning curve where matplotlib is there.
+    """Write summary and learning curve (given matplotlib) of a run and return its table for the terminal.
 
     Args:
         agent: what was learned.
@@ -67,7 +67,7 @@ def finish(
 
 
 def title_of(agent: Actor, evaluation: Evaluation | None) -> str:
-    """Return what learned, from what, and where it was evaluated, in two lines."""
+    """Return agent, data set and evaluation environment as a title of at most two lines."""
     task, cell = agent.task, getattr(agent.config, "cell", None)
     learned = task.dataset.removeprefix("env:")
     known = evaluation.environment if evaluation is not None else task.environment and task.environment.id
@@ -76,13 +76,13 @@ def title_of(agent: Actor, evaluation: Evaluation | None) -> str:
 
 
 def program(name: str) -> str:
-    """Return how to call a program from here: by its name where the shell finds it, else by its place beside Python."""
+    """Return the command of a program: its name where the shell finds it, else its path beside Python."""
     beside = Path(sys.executable).with_name(name)
     return name if shutil.which(name) or not beside.exists() else shlex.quote(os.path.relpath(beside))
 
 
 def _write_summary(agent: Actor, evaluation: Evaluation | None, out: Path, numbers: Mapping[str, Any]) -> None:
-    """The table's numbers as JSON beside the checkpoint."""
+    """Write the table's values as JSON into the run's folder."""
     device = next(agent.parameters()).device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     values = {
@@ -97,12 +97,12 @@ def _write_summary(agent: Actor, evaluation: Evaluation | None, out: Path, numbe
 
 
 def evaluation_table(results: Sequence[Evaluation]) -> str:
-    """One table for each target return."""
+    """Format evaluations as tables, one for each target return."""
     return "\n\n".join(_table(_evaluation_rows(result)) for result in results)
 
 
 def seconds_per_action(agent: Actor, calls: int = 200) -> float:
-    """Median time of one action for one environment, conversions included."""
+    """Measure the median time of one action for one environment, conversions included."""
     space: Any = agent.task.observation_space
     player = Player(agent, 1)
     empty: Any = create_empty_array(space, n=1)
@@ -141,7 +141,7 @@ def _evaluation_rows(result: Evaluation) -> list[tuple[str, str]]:
 
 
 def _with_error(mean: float, error: float | None) -> str:
-    """Mean and standard error; a single episode has none."""
+    """Format mean and standard error; a single episode has no error."""
     return f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}"
 
 

@@ -1,4 +1,4 @@
-"""What a run's events tell TensorBoard beside curves: its hyper-parameters, and which charts belong together."""
+"""TensorBoard beyond curves: hyper-parameters of runs, and custom charts that group their curves."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ METRICS = {
 
 
 def hyperparameters(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]:
-    """The settings of a run that decide what it learns, from the tables of its `config.toml`.
+    """Collect the settings that decide what a run learns from the tables of its `config.toml`.
 
     Options of a cell or an environment are columns of their own, such as `cell_options.expand`. The seed is a name
     and no quantity.
@@ -56,7 +56,7 @@ def hyperparameters(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]
 
 
 def begin_session(log: Logger, values: Mapping[str, Value], layout: Layout) -> None:
-    """Write the hyper-parameters and the charts of the run whose events `log` writes.
+    """Write hyper-parameters and charts into the event files of `log`.
 
     A resumed run may write them again: TensorBoard takes one session for each folder, and its first values.
     """
@@ -73,7 +73,7 @@ def begin_session(log: Logger, values: Mapping[str, Value], layout: Layout) -> N
 
 
 def end_session(log: Logger) -> None:
-    """Say that the run has come to its last step."""
+    """Record that the run has reached its last step."""
     end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
     annotate(log, _summary(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end)))
 
@@ -112,12 +112,12 @@ def _swept(runs: Sequence[Mapping[str, Value]]) -> list[str]:
 
 
 def charts(layout: Layout) -> dict[str, dict[str, list[Any]]]:
-    """A layout as torch's `custom_scalars` takes it."""
+    """Convert a layout to the form that torch's `custom_scalars` takes."""
     return {title: {name: ["Multiline", tags] for name, tags in group.items()} for title, group in layout.items()}
 
 
 def offline_layout(*, plays: bool, scores: bool, sweeps: bool, validates: bool, unit: str = "") -> Layout:
-    """The charts of a run that learns from a data set.
+    """Return the charts of a run that learns from a data set.
 
     Args:
         plays: whether it is evaluated in an environment.
@@ -156,7 +156,7 @@ def offline_layout(*, plays: bool, scores: bool, sweeps: bool, validates: bool, 
 
 
 def online_layout(*, plays: bool) -> Layout:
-    """The charts of a run that learns by acting; `plays` tells whether it is evaluated besides."""
+    """Return the charts of a run that learns by acting; `plays`: it is evaluated too."""
     played = {"return": ["eval/mean_reward"], "episode length": ["eval/mean_ep_length"]}
     return _exact(
         evaluation={
@@ -178,7 +178,7 @@ def online_layout(*, plays: bool) -> Layout:
 
 
 def _exact(**categories: dict[str, list[str]]) -> Layout:
-    """Expressions that match whole names."""
+    """Anchor expressions so that they match whole names."""
     return {
         title: {name: [f"^{tag}$" for tag in tags] for name, tags in charts.items()}
         for title, charts in categories.items()
@@ -190,7 +190,7 @@ def _plain(value: Any) -> Value:
 
 
 def _info(name: str, values: list[Value], *, differs: bool) -> api_pb2.HParamInfo:
-    """A column and its type: text where runs do not agree on one."""
+    """Describe a column and its type: text where runs do not agree on one."""
     info = api_pb2.HParamInfo(name=name, differs=differs)
     kinds = {"bool" if isinstance(v, bool) else "text" if isinstance(v, str) else "number" for v in values}
     if kinds == {"number"}:

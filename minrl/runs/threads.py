@@ -1,4 +1,4 @@
-"""How many threads torch computes with: one for small models, whose operations are too short to be shared out."""
+"""Number of CPU threads of torch: one for small models, whose operations are too short to split."""
 
 import torch
 from torch import nn
@@ -14,14 +14,14 @@ LARGE = 5e9
 
 
 class _Choice:
-    """What torch was told last by this module, and what held before: its own choice or the program's."""
+    """Thread count that this module set last, and the count before that."""
 
     told: int | None = None
     before = 1
 
 
 def use_threads(asked: int, model: nn.Module | None = None, steps: int = 1, *, places: int = 1) -> int:
-    """Have torch compute with `asked` threads, or where that is 0 with as many as suit the work; return how many.
+    """Set the number of torch's threads, `asked` or (for 0) one that suits the work, and return it.
 
     Small models get one thread. Models whose batches cost `LARGE` multiply-adds or more get as many as torch would
     take, or as the program had told it.
@@ -42,12 +42,12 @@ def use_threads(asked: int, model: nn.Module | None = None, steps: int = 1, *, p
 
 
 def described(threads: int, asked: int) -> str:
-    """Return the line that says how many threads compute, and how to have others."""
+    """Return the line that states the number of threads and how to change it."""
     count = f"{threads} CPU {'thread' if threads == 1 else 'threads'}"
     return count if asked else f"{count}, by the model's size (--threads N for others)"
 
 
 def _work(model: nn.Module, places: int) -> int:
-    """Return the multiply-adds of a step, at most."""
+    """Return an upper bound of a step's multiply-adds."""
     over_images = sum(parameter_count(part) for part in model.modules() if isinstance(part, nn.Conv2d))
     return parameter_count(model) + over_images * (places - 1)

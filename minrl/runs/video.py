@@ -1,4 +1,4 @@
-"""An episode as an animated GIF.
+"""Videos of episodes as animated GIFs.
 
 Shapes: H, W size of a picture.
 """
@@ -31,7 +31,7 @@ _LARGEST = 320  # pixels
 
 
 def check_renders(environment: EnvironmentInfo, modes: Sequence[str]) -> None:
-    """A ValueError where no picture of the environment, whose render modes are `modes`, can be had."""
+    """Check that frames of the environment, whose render modes are `modes`, can be rendered and saved as GIF."""
     if find_spec("PIL") is None:
         raise ValueError("--video writes GIFs with Pillow: pip install pillow")
     failed = f"--video: environment {environment.id} cannot be rendered"
@@ -53,7 +53,7 @@ def check_renders(environment: EnvironmentInfo, modes: Sequence[str]) -> None:
 
 
 def record_episode(agent: Actor, environment: EnvironmentInfo, seed: int) -> Picture:
-    """The episode that opens with `reset(seed=seed)`, likeliest actions, in real time and cut off when it gets long."""
+    """Record the episode of `reset(seed=seed)`, modal actions, in real time, at most 500 steps."""
     quiet_mujoco()
     frames: list[npt.NDArray[np.uint8]] = []
     with closing(_rendered(environment)) as world:
@@ -73,14 +73,14 @@ def record_episode(agent: Actor, environment: EnvironmentInfo, seed: int) -> Pic
 
 
 def keep(film: Picture, folder: Path, step: int) -> None:
-    """Write the film of `step` into the videos of a run's folder."""
+    """Write the video of `step` into the videos of a run's folder."""
     (folder / VIDEOS).mkdir(exist_ok=True)
     with replacing(folder / VIDEOS / f"step_{step}.gif") as temporary:
         temporary.write_bytes(film.data)
 
 
 def animation(frames: list[npt.NDArray[np.uint8]], rate: float) -> Picture:
-    """Pictures (H, W, 3) as a GIF that repeats, `rate` of them in a second."""
+    """Encode frames (H, W, 3) as a looping GIF of `rate` frames per second."""
     from PIL import Image
 
     pictures = [Image.fromarray(frame) for frame in frames]
@@ -106,7 +106,7 @@ def _frame(world: Any) -> npt.NDArray[np.uint8]:
 
 
 def _stacked(observation: Any) -> Any:
-    """One observation as a batch of one, in its structure."""
+    """Stack one observation to a batch of one, structure kept."""
     if isinstance(observation, dict):
         return {key: _stacked(part) for key, part in observation.items()}
     if isinstance(observation, tuple):
@@ -115,7 +115,7 @@ def _stacked(observation: Any) -> Any:
 
 
 def _first(action: Any) -> Any:
-    """The inverse of `_stacked`."""
+    """Take the first action of a batch, structure kept."""
     if isinstance(action, dict):
         return {key: _first(part) for key, part in action.items()}
     return tuple(_first(part) for part in action) if isinstance(action, tuple) else action[0]

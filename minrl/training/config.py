@@ -1,4 +1,4 @@
-"""How an offline agent is trained: table [train] of its config."""
+"""Training settings of offline agents: table [train] of a config."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from minrl.system.config import check_at_least
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How an agent is trained."""
+    """Settings of offline training."""
 
     data: str = field(default="", metadata={"help": "data set: minari:NAME, d4rl:NAME or hdf5:FILE"})
     eval_env: str = field(
@@ -114,7 +114,7 @@ class TrainConfig:
 
     @property
     def first_episode(self) -> int:
-        """Return the number, and so the seed, of the first episode of the run's evaluations.
+        """Return the number, which is also the seed, of the first evaluation episode of the run.
 
         With n episodes each, run seed s has s n to (s + 1) n - 1, for sweeps over targets and videos too: runs of other
         seeds and as many episodes share none.

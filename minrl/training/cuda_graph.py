@@ -1,4 +1,4 @@
-"""A training step recorded once as a CUDA graph and replayed, so that kernel launches do not dominate."""
+"""A training step captured as one CUDA graph and replayed, so that kernel launches do not dominate."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ _WARM_UP = 3
 
 
 class CapturedStep:
-    """`step`, of which one graph is replayed; the first calls, and batches of other shapes, run as they are.
+    """Training step replayed from one CUDA graph; first calls and other batch shapes run eagerly.
 
     `step` must not read values back to the host, and must change its own state in place.
     """
@@ -26,7 +26,7 @@ class CapturedStep:
         self.stream = torch.cuda.Stream()
 
     def __call__(self, batch: Batch, memory: Tensor | None) -> tuple[Tensor, ...]:
-        """The step's results, in tensors of their own.
+        """Run the step and return its results in tensors that later replays do not overwrite.
 
         From the third call on there is always a memory or never: what the third one uses is compiled by then.
         """

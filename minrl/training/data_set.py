@@ -1,4 +1,4 @@
-"""The episodes that a run learns from, with the environment that it is evaluated in."""
+"""The data set of a run, with the environment that it is evaluated in."""
 
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ def evaluation_environment(config: TrainConfig) -> EnvironmentInfo | None:
 
 
 def check_environment_of_file(config: TrainConfig, named: str | None, where: str) -> None:
-    """Check the environment in the settings of a checkpoint, which may be a stranger's.
+    """Check the environment named in a checkpoint, which may come from an untrusted source.
 
     Args:
         config: read from the checkpoint.

@@ -1,4 +1,4 @@
-"""What a run finds out about its agent between gradient steps: held-out episodes, evaluations, a film."""
+"""Evaluations, validation and videos during training."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from minrl.training.validation import Validation
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is logged of one assessment."""
+    """Metrics of one evaluation and validation during training."""
 
     evaluation: Evaluation | None
     values: dict[str, float]
@@ -34,7 +34,7 @@ class Assessment:
 
 
 class Assessor:
-    """Judges the weights that an agent holds; draws no random number that training would miss.
+    """Evaluation of the agent's weights during training; leaves the random state of training untouched.
 
     Args:
         agent: what is trained.
@@ -59,25 +59,25 @@ class Assessor:
             self.validation = Validation(agent, held_out, batch_size=config.batch_size, length=config.length)
 
     def is_due(self, step: int) -> bool:
-        """Whether anything is to be found out after `step`."""
+        """Return True if validation or evaluation follows `step`."""
         return self.validates_at(step) or self.evaluates_at(step)
 
     def validates_at(self, step: int) -> bool:
-        """Whether held-out episodes are passed over after `step`."""
+        """Return True if held-out episodes are validated after `step`."""
         return self.validation is not None and self._is_turn(step, self.config.validate_every)
 
     def evaluates_at(self, step: int) -> bool:
-        """Whether episodes are played after `step`."""
+        """Return True if the agent is evaluated in its environment after `step`."""
         every = self.config.evaluate_every
         return every > 0 and self.agent.task.environment is not None and self._is_turn(step, every)
 
     def sweeps_at(self, step: int) -> bool:
-        """Whether the evaluation after `step` asks for several returns."""
+        """Return True if the evaluation after `step` is repeated for several target returns."""
         sweep = self.config.target_sweep
         return bool(self.targets) and (sweep == "all" or (sweep == "last" and step == self.config.steps))
 
     def charts(self) -> dict[str, Any]:
-        """Return what the run will show, as the arguments of `minrl.runs.tensorboard.offline_layout`."""
+        """Return the arguments of `minrl.runs.tensorboard.offline_layout` for this run."""
         last = self.config.steps
         evaluations = -(-last // self.config.evaluate_every) if self.config.evaluate_every else 0
         plays = self.evaluates_at(last)
@@ -90,7 +90,7 @@ class Assessor:
         }
 
     def assess(self, step: int, request: StopRequest) -> Assessment | None:
-        """What is due after `step`; None where a signal broke it off."""
+        """Validate and evaluate as due after `step`; None if a signal interrupted it."""
         values = self.validation.measure() if self.validation is not None and self.validates_at(step) else {}
         if not self.evaluates_at(step):
             return Assessment(None, values, {})
@@ -134,7 +134,7 @@ class Assessor:
     def _kept(
         self, step: int, result: Evaluation, asked: list[Evaluation], film: Picture | None
     ) -> dict[str, float | Picture]:
-        """Write what an evaluation leaves in the run's folder; what TensorBoard is shown of it."""
+        """Write best checkpoint, target sweep and video of an evaluation; return TensorBoard's curves of it."""
         if result.mean_return > self.best:
             self.best = result.mean_return
             label = {"evaluation": result.to_dict(), "label": "best of the evaluations during training"}
@@ -153,7 +153,7 @@ class Assessor:
 
 
 def note() -> dict[str, Any]:
-    """What a checkpoint says of its origin."""
+    """Return the package versions that a checkpoint records."""
     return {"versions": package_versions()}
 
 

@@ -1,4 +1,4 @@
-"""The training loop: one for every agent, exact to the bit when it is resumed on a CPU.
+"""The training loop of all offline agents; resumed on a CPU it gives the same bits as uninterrupted.
 
 Shapes: B batch, S memory size.
 """
@@ -33,7 +33,7 @@ from minrl.training.validation import ACTION_ERROR
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended."""
+    """Outcome of a training run."""
 
     agent: Agent
     step: int
@@ -48,12 +48,12 @@ class Result:
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Of a gradient step; None where there was none."""
+        """Mean seconds of a gradient step; None without any."""
         return self.seconds / self.step if self.step else None
 
 
 class Run:
-    """The state of a run between two gradient steps.
+    """Training run between two gradient steps.
 
     Args:
         agent: what is trained.
@@ -103,7 +103,7 @@ class Run:
         torch.manual_seed(config.seed + group.rank)
 
     def go(self) -> Result:
-        """Train to the last step or until asked to stop.
+        """Train to the last step or until a signal.
 
         A checkpoint is saved before the evaluation of the same step; a run that is cut off in between
         evaluates again when it is resumed.
@@ -208,7 +208,7 @@ class Run:
         return bool(self.group.sum(flag).item() > 0)
 
     def _assess(self, log: Logger, request: StopRequest) -> Evaluation | None:
-        """Judge the weights that act and log what is found; None without an evaluation, or where it was broken off."""
+        """Evaluate the acting weights and log the metrics; None without an evaluation or if one was interrupted."""
         if not self.group.is_first:
             return None
         self._check_finite()
@@ -267,7 +267,7 @@ class Run:
         self.group.barrier()
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Take up the run where `saved` left it; a ValueError for another number of processes."""
+        """Restore the run from `saved`; raise ValueError for another number of processes."""
         training = saved.training
         if len(training["processes"]) != self.group.size:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Training an offline agent into a folder, and going on with it after an interruption."""
+"""Offline training of an agent into a run's folder, and resuming it."""
 
 import logging
 import shlex
@@ -76,7 +76,7 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
 
 
 def resume(out: Path, environment: str | None = None, steps: int | None = None) -> Result:
-    """Go on with the run in `out` from its last checkpoint, to the same numbers as without the interruption.
+    """Resume the run in `out` from its last checkpoint, with the same numbers as without the interruption.
 
     Args:
         out: the run's folder.
@@ -124,7 +124,7 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
 
 
 def extended(planned: TrainConfig, steps: int | None, done: int, out: Path) -> TrainConfig:
-    """Return the settings of a run with another last step; a ValueError if it has made more steps already."""
+    """Return the settings of a run with another last step; raise ValueError below the steps already made."""
     if steps is None:
         return planned
     if steps < done:
@@ -133,7 +133,7 @@ def extended(planned: TrainConfig, steps: int | None, done: int, out: Path) -> T
 
 
 def _replan(run: Run, agent: Agent, planned: TrainConfig, config: TrainConfig) -> None:
-    """Write the new number of steps where a later resumption reads it, and say what the learning rate does."""
+    """Record the new number of steps for later resumes, and print what the learning rate does."""
     run.save()
     if not run.group.is_first:
         return
@@ -148,7 +148,7 @@ def _replan(run: Run, agent: Agent, planned: TrainConfig, config: TrainConfig) -
 
 
 def new_agent(kind: type[Agent], config: Any, task: Task) -> Agent:
-    """An untrained agent; a ValueError where none can be made of its settings."""
+    """Build an untrained agent; raise ValueError for settings that do not fit together."""
     try:
         return kind(config, task)
     except (TypeError, RuntimeError, ZeroDivisionError) as error:
@@ -156,13 +156,13 @@ def new_agent(kind: type[Agent], config: Any, task: Task) -> Agent:
 
 
 def _absolute(data: str) -> str:
-    """A file's name made absolute, so that the run can be resumed and repeated from any folder."""
+    """Make a data set's file name absolute, so that the run can be resumed from any folder."""
     kind, _, name = data.partition(":")
     return f"hdf5:{Path(name).expanduser().absolute()}" if kind == "hdf5" and name else data
 
 
 def _check_environment(task: Task, video: bool) -> None:
-    """Make the environment once, so that what is missing shows before training and not after it."""
+    """Create the environment once, so that errors in it show before training."""
     if task.environment is None:
         if video:
             raise ValueError(f"--video: {task.dataset} names no environment, so there is nothing to show")
@@ -193,7 +193,7 @@ def _check_same_data(task: Task, now: Task, out: Path) -> None:
 
 
 def _share_out(agent: Agent, config: TrainConfig, group: Group) -> None:
-    """Set the threads that suit the agent and its batches, and say how many."""
+    """Set the number of threads that suits the agent and its batches, and print it."""
     steps = config.batch_size * (getattr(agent.config, "context", None) or config.length)
     threads = use_threads(config.threads, agent, steps)
     if group.is_first and next(agent.parameters()).device.type == "cpu":

@@ -1,4 +1,4 @@
-"""One gradient step: AdamW, warm-up and decay of the learning rate, clipping, averaged weights."""
+"""One gradient step: AdamW, warm-up and decay of the learning rate, gradient clipping, averaged weights (EMA)."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from minrl.training.fast_adam import quicken
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate over a run: linear warm-up to its peak, then constant or a half cosine to zero."""
+    """Learning rate over a run: linear warm-up to its peak, then constant or a half cosine to zero."""
 
     peak: float
     steps: int
@@ -24,7 +24,7 @@ class Schedule:
     decay: str  # "cosine" or "constant"
 
     def at(self, step: int) -> float:
-        """For gradient step `step`, counted from 0."""
+        """Return the learning rate of gradient step `step`, counted from 0."""
         warm = math.ceil(self.warmup * self.steps)
         if step < warm:
             return self.peak * (step + 1) / warm
@@ -35,7 +35,7 @@ class Schedule:
 
 
 def newest_share(decay: float, step: int) -> float:
-    """Return the share of the newest weights in the average after gradient step `step`, counted from 0.
+    """Return the weight of the newest parameters in the average after gradient step `step`, counted from 0.
 
     A running average with decay d that begins at the weights of step 0 holds a share d ** t of them after t steps:
     37 % after 1000 with 0.999. Dividing what training has added by its weights' sum, 1 - d ** t, as Adam does with its
@@ -45,7 +45,7 @@ def newest_share(decay: float, step: int) -> float:
 
 
 def decayed_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the parameters that are trained into a group with weight decay and one without.
+    """Split the trained parameters into a group with weight decay and one without.
 
     Decay is for matrices and convolutions. Without it are biases, norms and embeddings, as in minGPT's
     `configure_optimizers`, and what a cell names in `Cell.undecayed`.
@@ -58,7 +58,7 @@ def decayed_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any
 
 
 def _decayed(part: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters of `part` itself, without those of modules inside, that decay is for."""
+    """Return the parameters of `part` itself, without submodules, that get weight decay."""
     if isinstance(part, nn.Embedding):
         return []
     exempt = part.undecayed if isinstance(part, Cell) else frozenset()
@@ -67,7 +67,7 @@ def _decayed(part: nn.Module) -> list[nn.Parameter]:
 
 
 class Optimizer:
-    """AdamW on an agent's loss.
+    """AdamW on an agent's loss, with gradient clipping, averaged weights and gradients summed over processes.
 
     Args:
         agent: what is trained.
@@ -111,7 +111,7 @@ class Optimizer:
         self._run: Step = CapturedStep(self._step) if on_gpu and recordable else self._step
 
     def update(self, batch: Batch, memory: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One step: the loss (mean over the steps of all processes), the gradient's norm, the next memory."""
+        """Make one step; return the mean loss over all processes, the gradient norm and the next hidden state."""
         for parameters in self.adam.param_groups:
             rate = self.schedule.at(step)
             if isinstance(parameters["lr"], Tensor):
@@ -139,11 +139,11 @@ class Optimizer:
         return self.group.sum(mean.detach().clone()), norm, loss.memory
 
     def acting_weights(self) -> dict[str, Any]:
-        """The agent's weights that act: averaged ones where averaging is on."""
+        """Return the weights that act: averaged ones where averaging is on."""
         return {**self.agent.state_dict(), **self.averaged}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next update depends on beside the batch."""
+        """Return all state that the next update depends on beside the batch."""
         return {
             "adam": self.adam.state_dict(),
             "weights": self.agent.state_dict(),
@@ -152,7 +152,7 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave; a ValueError where averaged weights hold a share of the initial ones."""
+        """Restore what `state_dict` returned; raise ValueError for averages that include the initial weights."""
         if state["averaged"] and not state.get("averaged_without_initial"):
             raise ValueError(
                 "its averaged weights are of an older version and hold a share of the initial weights, which cannot be "

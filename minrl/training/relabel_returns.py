@@ -1,5 +1,4 @@
-"""Returns-to-go raised to what a value learned from the data expects on the way: a good part of a bad trajectory
-counts as good.
+"""Return relabelling: returns-to-go raised to a learned value, so that good parts of bad episodes count as good.
 
 After Q-learning Decision Transformer (Yamagata et al. 2023, arXiv 2209.03993, section 4): R_t = r_t + max(R_{t+1},
 V(s_{t+1})), backwards. Differences: the value is an expectile of the returns-to-go that the data earned from like
@@ -38,7 +37,7 @@ STEPS, ROWS, WIDTH, RATE = 2000, 512, 128, 1e-3
 def relabelled(
     episodes: Episodes, held_out: Episodes | None, *, seed: int, out: Path, group: Group, resumed: bool
 ) -> tuple[Episodes, Episodes | None]:
-    """The same episodes with the labels of a value that is learned from `episodes` alone.
+    """Relabel the returns-to-go of episodes with a value that is learned from `episodes` alone.
 
     The labels are kept in the run's folder; a run that is `resumed` reads them from there.
 
@@ -54,18 +53,18 @@ def relabelled(
 
 
 def task_of(episodes: Episodes) -> Task:
-    """The task of relabelled episodes: the best return is the best that one of them could have had."""
+    """Return the task of relabelled episodes: its best return is the largest relabelled return of an episode."""
     return replace(Task.of(episodes), best_return=float(first_labels(episodes).max()))
 
 
 def first_labels(episodes: Episodes) -> FloatArray:
-    """The return-to-go that each episode opens with, (E,)."""
+    """Return the return-to-go at the start of each episode, (E,)."""
     labels: FloatArray = episodes.returns_to_go[episodes.offsets[:-1]]
     return labels
 
 
 def report_rows(out: Path) -> list[tuple[str, str]]:
-    """What a run's report says of its labels; nothing where there are none."""
+    """Return the rows of a run's report on its relabelled returns; none without relabelling."""
     path = out / RELABEL_SUMMARY
     if not path.is_file():
         return []
@@ -79,7 +78,7 @@ def report_rows(out: Path) -> list[tuple[str, str]]:
 
 
 class Value(nn.Module):
-    """What is still earned from a state at its time step.
+    """Network that estimates the return-to-go from an observation and its time step.
 
     Args:
         episodes: whose observations, lengths and returns are the units.
@@ -105,13 +104,13 @@ class Value(nn.Module):
         )
 
     def forward(self, observation: Tensor, time: Tensor) -> Tensor:
-        """(M, O), (M,) -> (M,) in units of the spread."""
+        """Estimate standardised returns-to-go: (M, O), (M,) -> (M,)."""
         clock = (time / self.longest).unsqueeze(1)
         value: Tensor = self.layers(torch.cat([self.normalizer(observation), clock], dim=1)).squeeze(1)
         return value
 
     def learn(self, episodes: Episodes, seed: int) -> None:
-        """Expectile regression on returns-to-go; the same seed learns the same."""
+        """Fit returns-to-go by expectile regression; the same seed gives the same weights."""
         adam = torch.optim.Adam(self.parameters(), lr=RATE, fused=True)
         random, times = np.random.default_rng(seed), _times(episodes)
         for step in tqdm(range(STEPS), desc="value", unit="step", leave=False, disable=None):
@@ -126,7 +125,7 @@ class Value(nn.Module):
 
     @torch.no_grad()
     def of(self, episodes: Episodes) -> npt.NDArray[np.float64]:
-        """The value of every step in the unit of the rewards: (N,)."""
+        """Return the value of every step in units of the rewards, (N,)."""
         times, parts = _times(episodes), []
         for begin in range(0, episodes.num_steps, _PIECE):
             rows = slice(begin, begin + _PIECE)
@@ -137,7 +136,9 @@ class Value(nn.Module):
 
 
 def raised(episodes: Episodes, values: npt.NDArray[np.float64]) -> FloatArray:
-    """R_t = r_t + max(R_{t+1}, V_{t+1}) within each episode, nothing after its last step: (N,) values -> (N,)."""
+    """Compute R_t = r_t + max(R_{t+1}, V_{t+1}) within each episode, R and V zero after its end: (N,) values ->
+    (N,).
+    """
     result = np.empty(episodes.num_steps, dtype=np.float32)
     rewards = np.asarray(episodes.rewards, dtype=np.float64)
     for start, stop in zip(episodes.offsets[:-1].tolist(), episodes.offsets[1:].tolist(), strict=True):
@@ -150,7 +151,7 @@ def raised(episodes: Episodes, values: npt.NDArray[np.float64]) -> FloatArray:
 
 
 def _first_labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool) -> FloatArray:
-    """From the folder, or learned and written there: those of all sets end to end."""
+    """Read the labels of all sets, end to end, from the run's folder, or learn and write them."""
     path = out / RETURNS_TO_GO
     if resumed and path.is_file():
         kept: FloatArray = np.load(path)
@@ -171,7 +172,7 @@ def _first_labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool)
 
 
 def _quality(episodes: Episodes, value: Value, labels: FloatArray) -> dict[str, Any]:
-    """How well the value fits, and what it changes in the episodes that it was learned from."""
+    """Summarise the value's fit and the relabelled returns of the episodes that it was learned from."""
     plain = np.asarray(episodes.returns_to_go, dtype=np.float64)
     more = labels[: episodes.num_steps] - plain
     lifted = more > 1e-3 * value.scale
@@ -189,7 +190,7 @@ def _quality(episodes: Episodes, value: Value, labels: FloatArray) -> dict[str, 
 
 
 def _times(episodes: Episodes) -> npt.NDArray[np.int64]:
-    """The step of each row within its episode, (N,)."""
+    """Return the time step of each row within its episode, (N,)."""
     return np.arange(episodes.num_steps) - np.repeat(episodes.offsets[:-1], episodes.lengths)
 
 

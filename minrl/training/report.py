@@ -17,7 +17,7 @@ from minrl.training.validation import LOSS
 
 
 def write_report(result: Result, out: Path) -> str:
-    """A table of what was learned from what, and how fast; writes the learning curve where matplotlib is there."""
+    """Write the report of an offline run and return it as a table: data set, losses, scores, speed."""
     agent = result.agent
     assert result.data is not None
     episodes = result.data

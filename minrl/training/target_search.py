@@ -1,4 +1,4 @@
-"""Which return to ask for, found by playing: on episodes of other seeds than the evaluation's."""
+"""Search for the best target return, by episodes of other seeds than the evaluation's."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ PLACES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 class TargetChoice:
-    """Finds the best of a few target returns for an agent and has the agent ask for it.
+    """Grid search over a few target returns, of which the agent gets the best.
 
     Args:
         agent: trained or to be trained.
@@ -46,7 +46,7 @@ class TargetChoice:
         self.candidates = candidates(episodes, agent.most_asked)
 
     def make(self) -> None:
-        """Play as many episodes for each candidate as an evaluation has, and ask for the one of the best mean.
+        """Evaluate each candidate for as many episodes as an evaluation has; give the agent the best.
 
         Run seed s plays episodes `SEED_OFFSET` + s n to `SEED_OFFSET` + (s + 1) n - 1, with n episodes an evaluation:
         those of another seed play others, as do their evaluations.
@@ -70,7 +70,7 @@ class TargetChoice:
 
 
 def candidates(episodes: Episodes, most: float) -> list[float]:
-    """Returns to try, in rising order: from the data's mean to its best, beyond it where `most` allows."""
+    """Return the target returns to try, ascending: from the data's mean to its best, beyond it where `most` allows."""
     labels = first_labels(episodes)
     mean, best = float(labels.mean(dtype=np.float64)), float(labels.max())
     values = [float(np.float32(mean + place * (best - mean))) for place in PLACES]
@@ -78,7 +78,7 @@ def candidates(episodes: Episodes, most: float) -> list[float]:
 
 
 def report_rows(out: Path) -> list[tuple[str, str]]:
-    """What a run's report says of the choice; nothing where there was none."""
+    """Return the rows of a run's report on the search; none without one."""
     path = out / TARGET_CHOICE
     if not path.is_file():
         return []

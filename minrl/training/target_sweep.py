@@ -1,4 +1,4 @@
-"""Return asked against return achieved: an agent asked for several returns, kept as JSON and as a picture."""
+"""Sweep over target returns: target and achieved return as JSON and as a plot."""
 
 import io
 import json
@@ -19,14 +19,14 @@ _COUNT = 5
 
 
 def spread_targets(returns: npt.NDArray[np.float64]) -> list[float]:
-    """Return five returns (E,) evenly from the worst to the best of the data; fewer where these agree."""
+    """Return five target returns evenly from the worst to the best of the data (E,); fewer where these agree."""
     worst, best = float(returns.min()), float(returns.max())
     # Rounding inside linspace may step over the end by one unit in the last place.
     return sorted(set(np.linspace(worst, best, _COUNT).clip(worst, best).tolist()))
 
 
 def tags(targets: Sequence[float]) -> list[str]:
-    """Return the name of each target's curve, with as many digits (six or more) as tell the targets apart."""
+    """Return the log's column of each target, with as many digits (six or more) as tell the targets apart."""
     for digits in range(6, 18):
         names = [f"{target:.{digits}g}" for target in targets]
         if len(set(names)) == len(set(targets)):
@@ -35,7 +35,7 @@ def tags(targets: Sequence[float]) -> list[str]:
 
 
 def write_targets(folder: Path, step: int, results: Sequence[Evaluation]) -> Picture | None:
-    """Add the rows of `step` and drop those of later ones, which a resumed run had before; draw the newest.
+    """Add the rows of `step`, drop those of later steps (before a resume), and plot the newest.
 
     Returns:
         The picture that lies beside the rows; None where matplotlib is missing.

@@ -1,4 +1,4 @@
-"""Held-out episodes: an agent's loss and the errors of its actions on data that it never learned from.
+"""Held-out episodes: an agent's loss and the errors of its actions on data that it was not trained on.
 
 Shapes: B rows, T time, N steps, A flat action width.
 """
@@ -21,7 +21,7 @@ _STREAM = 1
 
 
 def split(episodes: Episodes, share: float, seed: int) -> tuple[Episodes, Episodes | None]:
-    """The episodes to learn from, and a `share` of all of them held out (rounded, at least one; None for share 0).
+    """Split off a random `share` of the episodes (rounded, at least one) as held out; None for share 0.
 
     Both keep the order of the data set; the same seed holds out the same ones.
 
@@ -40,8 +40,8 @@ def split(episodes: Episodes, share: float, seed: int) -> tuple[Episodes, Episod
 
 
 class Validation:
-    """One pass over held-out episodes, each step counted once, as the agent is trained: whole trajectories from the
-    empty memory, or the agent's windows laid end to end.
+    """Single pass over held-out episodes, each step once, in the form that the agent trains on: whole trajectories from
+    the zero state, or consecutive windows.
 
     Args:
         agent: what is judged; its sampler tells what it trains on.
@@ -80,7 +80,7 @@ class Validation:
 
 
 def batches(episodes: Episodes, budget: int, window: int | None = None) -> Iterator[NumpyBatch]:
-    """Each step of the episodes once, in padded batches of at most `budget` steps where one row allows it.
+    """Yield each step of the episodes once, in padded batches of at most `budget` steps where one row allows it.
 
     A row is an episode, or the next `window` steps of one; rows of like length lie together.
     """
@@ -107,7 +107,7 @@ def batches(episodes: Episodes, budget: int, window: int | None = None) -> Itera
 
 
 def dimension_names(space: AnySpace) -> list[str]:
-    """What tells the dimensions of an action apart: the column or choice, after the part's place in the space."""
+    """Name the dimensions of an action: the column or choice, after the part's place in the space."""
     names = []
     for leaf in leaves(space):
         place = "".join(f"{key}." for key in leaf.keys)
@@ -116,7 +116,7 @@ def dimension_names(space: AnySpace) -> list[str]:
 
 
 def action_errors(space: AnySpace, predicted: Tensor, taken: Tensor) -> Tensor:
-    """The error of each dimension of each action: flattened (N, A), (N, A) -> (N, dimensions)."""
+    """Compute the error of each dimension of each action: flattened (N, A), (N, A) -> (N, dimensions)."""
     errors = []
     for leaf in leaves(space):
         ours, theirs = predicted[:, leaf.columns], taken[:, leaf.columns]

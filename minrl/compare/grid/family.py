@@ -1,4 +1,4 @@
-"""What a comparison has to know of agents: how runs are made of settings, for each family of tasks."""
+"""Interface between a comparison and agents: settings, and functions that start and resume a run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from minrl.data.task import Task
 
 @dataclass(frozen=True)
 class Family:
-    """Tasks of one kind, data sets or environments, and the agents that learn from them.
+    """Family of tasks, data sets or environments, with the agents that learn from them.
 
     All functions are a module's own, so that another process finds them by name.
     """

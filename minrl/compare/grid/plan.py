@@ -1,4 +1,4 @@
-"""What a comparison runs, and how its folder says so."""
+"""The plan of a comparison (tasks, methods, seeds, settings), written to and read from its folder."""
 
 import json
 import re
@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
 @dataclass(frozen=True)
 class ComparedTask:
-    """A data set to learn from, or an environment to learn in.
+    """Task of a comparison: a data set, or an environment.
 
     Scores are the data set's normalised ones; `low` and `high` are the returns that count as 0 and 100 where it has
     none.
@@ -40,7 +40,7 @@ class ComparedTask:
 
 @dataclass(frozen=True)
 class Method:
-    """What is compared: an agent with its settings."""
+    """Agent with its settings, a column of the comparison."""
 
     name: str
     label: str
@@ -48,7 +48,7 @@ class Method:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One method on one task with one seed."""
+    """Training run of one method on one task with one seed."""
 
     task: str
     method: str
@@ -75,7 +75,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a comparison runs."""
+    """Tasks, methods, seeds and all runs of a comparison."""
 
     title: str
     tasks: tuple[ComparedTask, ...]
@@ -87,14 +87,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class NotDone:
-    """Why a planned run has no result."""
+    """Reason why a planned run has no result."""
 
     state: str  # "failed" or "skipped"
     reason: str
 
 
 def is_done(run: Path) -> bool:
-    """Return True if the run in this folder has ended and its evaluation did not fail."""
+    """Return True if the run in this folder has finished and its evaluation did not fail."""
     try:
         summary = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -103,13 +103,13 @@ def is_done(run: Path) -> bool:
 
 
 def failure_of(summary: Any) -> str | None:
-    """Return why the evaluation failed of the run that left this summary; None where it did not."""
+    """Return the error of the evaluation in a run's summary; None without one."""
     failure = summary.get("evaluation_failure") if isinstance(summary, dict) else None
     return None if failure is None else f"its evaluation failed: {failure}"
 
 
 def check_name(name: str, where: str) -> None:
-    """A ValueError for a name that cannot be a folder's."""
+    """Raise ValueError if `name` cannot name a folder."""
     if not _NAME.fullmatch(name):
         raise ValueError(
             f'{where}: "{name}" names a folder, so give it letters, digits and . _ + = - alone (and a label)'
@@ -117,7 +117,7 @@ def check_name(name: str, where: str) -> None:
 
 
 def write_plan(plan: Plan, folder: Path, *, products: str = "torch") -> None:
-    """Write `grid.toml`: the grid with every setting of every run, and the library of its matrix products."""
+    """Write `grid.toml`: the grid with every setting of every run, and the matmul library."""
     tables: dict[str, Any] = {
         "matrix_products": products,
         "title": plan.title,
@@ -136,7 +136,7 @@ def write_plan(plan: Plan, folder: Path, *, products: str = "torch") -> None:
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of a comparison's folder; a ValueError where there is none."""
+    """Read the plan of a comparison's folder."""
     path = folder / GRID
     if not path.is_file():
         raise ValueError(f"{folder} is no comparison's folder: it holds no {GRID}")
@@ -159,7 +159,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 def noted_products(folder: Path) -> str | None:
-    """The library of the comparison's matrix products; None where nothing was begun."""
+    """Return the comparison's matmul library; None for a new folder."""
     path = folder / GRID
     return _tables(path).get("matrix_products") if path.is_file() else None
 
@@ -172,14 +172,14 @@ def _tables(path: Path) -> dict[str, Any]:
 
 
 def write_state(state: Mapping[str, NotDone], folder: Path) -> None:
-    """Write `state.json`: the runs without a result, and why."""
+    """Write `state.json`: the runs without a result, and the reason."""
     values = {key: vars(state[key]) for key in sorted(state)}
     with replacing(folder / STATE) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def read_state(folder: Path) -> dict[str, NotDone]:
-    """The runs without a result by their keys; empty where nothing was noted."""
+    """Read the runs without a result by their keys; empty without `state.json`."""
     path = folder / STATE
     if not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""A grid's file: methods × sweep × tasks × seeds."""
+"""Reader of a grid file: methods × sweep × tasks × seeds."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ _SEEDS = 3
 
 
 def read_grid(path: Path, families: Mapping[str, Family], *, seeds: int | None = None) -> Plan:
-    """The plan of a grid's file.
+    """Read a grid file into a plan.
 
     Args:
         path: the file; relative names of config files and of `hdf5:` data sets in it start from its folder.
@@ -38,7 +38,7 @@ class _Grid:
         check_keys(tables, [*_GRID, *families], self.where)
 
     def plan(self, count: int | None) -> Plan:
-        """All runs, seed by seed."""
+        """Build the plan, runs ordered by seed."""
         seeds = seeds_of(self.tables.get("seeds", _SEEDS) if count is None else count, self.where)
         tasks = [self._task(*named) for named in tables_of(self.tables, "tasks", self.where).items()]
         methods = self._variants()
@@ -99,7 +99,7 @@ class _Grid:
         return {name: text_of(table, name, "", f"[published] of {self.where}") for name in table}
 
     def _methods(self) -> Iterator[tuple[str, Tables]]:
-        """Methods by name, those that `cells` names first; each says its cell where the grid does."""
+        """Yield methods by name, those of `cells` first, each with its cell where the grid names one."""
         cells = self.tables.get("cells", [])
         if not isinstance(cells, list) or len(set(map(str, cells))) < len(cells):
             raise ValueError(f"{self.where}: cells is a list of different names, got {cells!r}")
@@ -155,7 +155,7 @@ class _Grid:
             raise ValueError(f"{self.where}, method {name} on task {task.name}: {error}") from error
 
     def _layers(self, task: ComparedTask, name: str, method: Tables) -> Iterator[tuple[Tables, str]]:
-        """Four, each over the one before, and where each stands."""
+        """Yield the four layers of settings, later ones override, and the place of each."""
         key, method_place = task.family, f"[methods.{name}] of {self.where}"
         table = table_of(table_of(self.tables, "tasks", self.where), task.name, self.where)
         family = self.families[key]

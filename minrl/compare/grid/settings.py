@@ -1,4 +1,4 @@
-"""The settings of a run in layers.
+"""The settings of a run, merged from layers; later layers override earlier ones.
 
 Over an agent's own defaults lie, each over the one before: a comparison's defaults, the grid's table [offline] or
 [online], the task's table, the method's [methods.NAME.offline] or [methods.NAME.online], and
@@ -19,7 +19,7 @@ LAYER = ("config", "agent", TRAIN)
 
 
 def read_layer(table: Tables, where: str, folder: Path, family: Family) -> Tables:
-    """A layer's tables, keys and types checked.
+    """Read a layer's tables; check keys and types.
 
     Args:
         table: as it stands in the grid.
@@ -49,7 +49,7 @@ def read_layer(table: Tables, where: str, folder: Path, family: Family) -> Table
 
 
 def merged(layers: Sequence[Tables], family: Family, source: str) -> tuple[str, Tables]:
-    """The agent that the layers choose and its complete tables, with `source` to learn from and seed 0.
+    """Merge layers into the chosen agent's complete tables, with `source` to learn from and seed 0.
 
     Raises:
         ValueError: if a setting is impossible.
@@ -68,12 +68,12 @@ def merged(layers: Sequence[Tables], family: Family, source: str) -> tuple[str, 
 
 
 def chosen_agent(layers: Sequence[Tables], family: Family) -> str:
-    """Return the agent that the uppermost layer names, the family's first one where none does."""
+    """Return the agent that the last layer to name one chooses, else the family's first."""
     return next((layer["agent"] for layer in reversed(layers) if "agent" in layer), next(iter(family.agents)))
 
 
 def _lay(upper: Mapping[str, Any], table: dict[str, Any], kind: type[Any]) -> None:
-    """Lay `upper` over `table`; of two settings that rule each other out the upper one stays."""
+    """Override `table` with `upper`; of two settings that exclude each other the one in `upper` stays."""
     pairs = {(field.name, field.metadata["instead_of"]) for field in fields(kind) if "instead_of" in field.metadata}
     for one, other in pairs | {pair[::-1] for pair in pairs}:
         if one in upper and other not in upper:

@@ -1,4 +1,4 @@
-"""Table [sweep] of a grid: lists of values that multiply, each combination a method named by its values."""
+"""Table [sweep] of a grid: lists of values, of which every combination is a method named by its values."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -17,7 +17,7 @@ Place = tuple[str, ...]  # of a setting: its key, after its table where that is 
 
 @dataclass(frozen=True)
 class Variant:
-    """One combination of the values of a sweep."""
+    """Combination of the values of a sweep."""
 
     values: Mapping[Place, Any]
     where: str  # the sweep stands

@@ -1,4 +1,4 @@
-"""Values out of the tables of a grid's file, each checked; an error is one line that says where it stands."""
+"""Checked access to the values of a grid file; errors are one line with the place."""
 
 from collections.abc import Collection
 from typing import Any
@@ -9,14 +9,14 @@ Tables = dict[str, Any]
 
 
 def check_keys(table: Tables, known: Collection[str], where: str) -> None:
-    """A ValueError for a key that is none of `known`."""
+    """Raise ValueError for a key that is not in `known`."""
     for key in table:
         if key not in known:
             raise ValueError(f'{where} has no key "{key}"; {nearest(key, known)}')
 
 
 def table_of(tables: Tables, key: str, where: str) -> Tables:
-    """A table within another, empty where it is not given."""
+    """Return a table within another, empty if missing."""
     value = tables.get(key, {})
     if not isinstance(value, dict):
         raise ValueError(f"{where}: {key} must be a table, got {value!r}")
@@ -24,13 +24,13 @@ def table_of(tables: Tables, key: str, where: str) -> Tables:
 
 
 def tables_of(tables: Tables, key: str, where: str) -> dict[str, Tables]:
-    """A table of tables."""
+    """Return a table of tables."""
     found = table_of(tables, key, where)
     return {name: table_of(found, name, f"[{key}] of {where}") for name in found}
 
 
 def text_of(table: Tables, key: str, default: str, where: str) -> str:
-    """A text, `default` where it is not given."""
+    """Return a text, `default` if missing."""
     value = table.get(key, default)
     if not isinstance(value, str):
         raise ValueError(f"{where}: {key} must be text, got {value!r}")
@@ -38,14 +38,14 @@ def text_of(table: Tables, key: str, default: str, where: str) -> str:
 
 
 def choice_of(value: Any, known: Collection[str], kind: str, where: str) -> str:
-    """One of the `known` names of a `kind` of thing."""
+    """Return `value` if it is one of the `known` names of a `kind`."""
     if not isinstance(value, str) or value not in known:
         raise ValueError(f'{where}: unknown {kind} "{value}"; {nearest(str(value), known)}')
     return value
 
 
 def numbers_of(table: Tables, where: str) -> dict[str, float]:
-    """A table that holds numbers alone."""
+    """Return a table of numbers."""
     for key, value in table.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{where}: {key} must be a number, got {value!r}")
@@ -53,7 +53,7 @@ def numbers_of(table: Tables, where: str) -> dict[str, float]:
 
 
 def seeds_of(value: Any, where: str) -> tuple[int, ...]:
-    """Seeds, given as how many or as a list."""
+    """Return seeds, given as their number or as a list."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return tuple(range(value))
     if isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value):

@@ -1,4 +1,4 @@
-"""What the runs of a comparison cost: time, parameters, memory. Clocks say so, and each time a little else."""
+"""Cost of the runs of a comparison: time, parameters, memory. Clocks vary, so no two reports agree on it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ COLUMNS: tuple[tuple[str, str, Pick, str], ...] = (
 
 @dataclass(frozen=True)
 class MethodCost:
-    """What one method cost in one task: of each column the mean over the runs that say so."""
+    """Cost of one method in one task: of each column the mean over the runs that know it."""
 
     task: str
     method: str
@@ -31,7 +31,7 @@ class MethodCost:
 
 
 def costs(analysis: Analysis) -> list[MethodCost]:
-    """A row for each task and method that has a finished run."""
+    """Compute a row for each task and method that has a finished run."""
     found = []
     for task in analysis.comparison.plan.tasks:
         for method in analysis.labels:
@@ -44,7 +44,7 @@ def costs(analysis: Analysis) -> list[MethodCost]:
 
 
 def cost_table(analysis: Analysis) -> Table:
-    """Costs of each task and method; columns that no run knows are left out."""
+    """Tabulate the cost of each task and method, without columns that no run knows."""
     rows, tasks = costs(analysis), {task.name: task.label for task in analysis.comparison.plan.tasks}
     known = [i for i in range(len(COLUMNS)) if any(row.numbers[i] is not None for row in rows)]
     cells = [
@@ -67,12 +67,12 @@ def cost_table(analysis: Analysis) -> Table:
 
 
 def training_seconds(runs: Sequence[Run]) -> float | None:
-    """Mean over runs; None where none knows."""
+    """Average over runs; None where no run knows."""
     return _mean([run.cost for run in runs if run.cost is not None], lambda cost: cost.seconds)
 
 
 def action_milliseconds(runs: Sequence[Run]) -> float | None:
-    """Median over runs; None where none knows."""
+    """Return the median over runs; None where no run knows."""
     known = [run.cost.seconds_per_action for run in runs if run.cost is not None and run.cost.seconds_per_action]
     return 1e3 * median(known) if known else None
 

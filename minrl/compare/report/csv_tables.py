@@ -1,4 +1,4 @@
-"""The numbers of a report as CSV, with ten digits: every run, every statistic, every cost."""
+"""The numbers of a report as CSV, with ten digits: scores of runs, statistics, costs."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ Cell = str | int | float | None
 
 
 def scores_csv(analysis: Analysis) -> str:
-    """A row for each planned run."""
+    """Write a row for each planned run."""
     head = ("task", "method", "seed", "state", "score", "unit", "score_0_to_100", "mean_return", "standard_error",
             "episodes", "target_return", "step", "environment", "best_checkpoint_score", "best_checkpoint_step",
             "reason")  # fmt: skip
@@ -35,7 +35,7 @@ def scores_csv(analysis: Analysis) -> str:
 
 
 def statistics_csv(analysis: Analysis) -> str:
-    """A row for each figure: of a task or of all, of a method or of a pair."""
+    """Write a row for each statistic: of one task or all, of a method or a pair."""
     head = ("measure", "task", "method", "other", "value", "low", "high", "count", "p", "p_adjusted")
     rows: list[list[Cell]] = []
     for (task, method), cell in analysis.cells.items():
@@ -58,7 +58,7 @@ def statistics_csv(analysis: Analysis) -> str:
 
 
 def cost_csv(analysis: Analysis) -> str:
-    """A row for each task and method."""
+    """Write a row for each task and method."""
     head = ("task", "method", "runs", *(name for name, _, _, _ in COLUMNS), "device")
     return _text(head, [[row.task, row.method, row.runs, *row.numbers, row.device] for row in costs(analysis)])
 

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing else: tables, plots as SVG, light and dark, wide and narrow."""
+"""The report as one self-contained HTML page: tables, and plots as SVG, for light and dark, wide and narrow screens."""
 
 from collections.abc import Sequence
 from html import escape
@@ -12,7 +12,7 @@ NO_PLOTS = f"There are no plots, as matplotlib is not installed: {install_hint('
 
 
 def page(title: str, summary: Sequence[str], sections: Sequence[Plot | Table], notes: Sequence[str]) -> str:
-    """The page.
+    """Render the page.
 
     Args:
         title: of the comparison.

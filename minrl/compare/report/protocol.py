@@ -1,4 +1,4 @@
-"""What the figures of a comparison are of: runs, environments, versions, settings, and how scores are made."""
+"""Protocol of a comparison: runs, environments, versions, settings, and how scores are computed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -14,13 +14,13 @@ FEW_SEEDS = 10
 
 
 def scored(analysis: Analysis, task: str | None = None) -> list[Score]:
-    """The last evaluations of all runs that have one, or of those of a task."""
+    """Return the last evaluations of all runs, or of those of a task, that have one."""
     runs = analysis.comparison.runs if task is None else analysis.comparison.of(task)
     return [run.last for run in runs if run.last is not None]
 
 
 def counts(analysis: Analysis) -> str:
-    """How many of the planned runs have a score."""
+    """Describe the number of planned runs that have a score."""
     plan, runs = analysis.comparison.plan, analysis.comparison.runs
     finished = len(runs) - len(analysis.comparison.missing)
     shape = f"{_number(plan.methods, 'method')}, {_number(plan.tasks, 'task')}, {_number(plan.seeds, 'seed')}"
@@ -28,7 +28,7 @@ def counts(analysis: Analysis) -> str:
 
 
 def versions(scores: Sequence[Score]) -> str:
-    """The packages that scores depend on; all versions of a package where runs differ."""
+    """List the packages that scores depend on; all versions of a package where runs differ."""
     found: dict[str, set[str]] = {}
     for score in scores:
         for name, number in score.versions:
@@ -37,7 +37,7 @@ def versions(scores: Sequence[Score]) -> str:
 
 
 def footer(runs: Sequence[Run]) -> str:
-    """One line for a figure: its runs, environments, versions and protocol."""
+    """Describe a figure's runs, environments, versions and protocol in one line."""
     scores = [run.last for run in runs if run.last is not None]
     seeds = sorted({run.planned.seed for run in runs if run.last is not None})
     numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else _either(seeds)
@@ -51,7 +51,7 @@ def footer(runs: Sequence[Run]) -> str:
 
 
 def lines(analysis: Analysis) -> list[str]:
-    """How the scores and intervals were made, one sentence or two each."""
+    """List how scores and intervals were computed, one item each."""
     plan = analysis.comparison.plan
     most = max((cell.count for cell in analysis.cells.values()), default=0)
     found = [
@@ -82,13 +82,13 @@ def lines(analysis: Analysis) -> list[str]:
 
 
 def _asked(runs: Sequence[Run]) -> str:
-    """What the agents of a figure are asked for, in short."""
+    """Describe the target returns of a figure's agents in short."""
     planned = [run.planned for run in runs]
     return "target return as stated" if any(_chooses(p) or _predicts(p) for p in planned) else "fixed target return"
 
 
 def _other_targets(analysis: Analysis) -> list[str]:
-    """The methods that are not asked for one return fixed beforehand."""
+    """Describe the methods whose target return is not fixed beforehand."""
     plan, found = analysis.comparison.plan, []
     if chosen := _labels(analysis, {run.method for run in plan.runs if _chooses(run)}):
         found.append(
@@ -115,7 +115,7 @@ def _predicts(run: PlannedRun) -> bool:
 
 
 def task_table(analysis: Analysis) -> Table:
-    """Where each task's scores come from."""
+    """Tabulate the source of each task's scores."""
     rows = []
     for scores in analysis.tasks:
         found = scored(analysis, scores.task.name)
@@ -139,7 +139,7 @@ def task_table(analysis: Analysis) -> Table:
 
 
 def method_table(analysis: Analysis) -> Table:
-    """The settings in which the methods of a task differ."""
+    """Tabulate the settings in which the methods of a task differ."""
     plan = analysis.comparison.plan
     grouped: dict[tuple[str, ...], list[str]] = {}
     for task in plan.tasks:
@@ -153,7 +153,7 @@ def method_table(analysis: Analysis) -> Table:
 
 
 def _differences(plan: Plan, task: str) -> tuple[str, ...]:
-    """For each method its settings in a task, without those that all methods share."""
+    """Format for each method its settings in a task, without those that all methods share."""
     first: dict[str, PlannedRun] = {}
     for run in plan.runs:
         if run.task == task:
@@ -178,7 +178,7 @@ def _steps(runs: Sequence[Run]) -> str:
 
 
 def _episode_seeds(runs: Sequence[Run]) -> str:
-    """The first and the last one of all runs' evaluations."""
+    """Format the first and last episode seed of all runs' evaluations."""
     found = [run.last for run in runs if run.last is not None]
     if not found:
         return ""

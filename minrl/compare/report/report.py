@@ -1,4 +1,4 @@
-"""The report on a comparison's folder: tables, plots and a page, made of the run folders alone."""
+"""The report on a comparison: tables, plots and a page, from the run folders alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ COST_MARKDOWN, COST = "cost.md", "cost.csv"
 
 
 def write_report(folder: Path) -> str:
-    """Write everything into `report` within a comparison's folder; the main tables for the terminal.
+    """Write all files of the report into `report` of a comparison's folder; return the main tables as text.
 
     Runs that are missing, failed or skipped are named, and the rest is reported. `report.md`, `scores.csv` and
     `statistics.csv` say what scores and protocol say alone: they do not change where runs were interrupted. What
@@ -53,7 +53,7 @@ def write_report(folder: Path) -> str:
 
 
 def _plots(analysis: Analysis) -> list[Plot]:
-    """Those that the runs have something for."""
+    """Draw the plots that the runs have data for."""
     found = [
         score_plots.intervals(analysis),
         score_plots.profiles(analysis),
@@ -67,7 +67,7 @@ def _plots(analysis: Analysis) -> list[Plot]:
 
 
 def _markdown(analysis: Analysis, found: Sequence[Table], warnings: Sequence[str], plots: Sequence[Plot]) -> str:
-    """Without a time, a date or a place, so that the same scores give the same text."""
+    """Write the report as Markdown, without times or paths, so that equal scores give equal text."""
     notes = "".join(f"- {line}\n" for line in protocol.lines(analysis))
     pictures = "\n\n".join(f"![{plot.title}: {plot.caption}]({plot.name}.png)" for plot in plots)
     parts = [f"# {analysis.comparison.plan.title}\n", *(f"{text}\n" for text in _summary(analysis, warnings))]
@@ -77,7 +77,7 @@ def _markdown(analysis: Analysis, found: Sequence[Table], warnings: Sequence[str
 
 
 def _page(analysis: Analysis, found: Sequence[Table], warnings: Sequence[str], plots: Sequence[Plot]) -> str:
-    """The plots after the tables that they show."""
+    """Write the HTML page: plots after the tables that they show."""
     by_title = {table.title: table for table in found if table.rows}
     by_name = {plot.name: plot for plot in plots}
     order = ("Scores", "Over all tasks", "scores", "profiles", "Each task", "improvement", "Probability of improvement",

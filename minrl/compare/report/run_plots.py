@@ -1,4 +1,4 @@
-"""Plots of what runs did: learning curves, return achieved against return asked, cost against score."""
+"""Plots of runs: learning curves, achieved over target return, score over cost."""
 
 from collections.abc import Sequence, Sized
 from typing import Any
@@ -31,7 +31,7 @@ Point = tuple[int, str, float, Estimate]  # a method's index, its label, its cos
 
 
 def curves(analysis: Analysis, over: Over) -> Plot | None:
-    """A panel for each task; None where no log holds an evaluation."""
+    """Plot learning curves, a panel for each task; None where no log holds an evaluation."""
     panels = []
     for scores in analysis.tasks:
         found = learning_curves(analysis, scores, over)
@@ -47,7 +47,7 @@ def curves(analysis: Analysis, over: Over) -> Plot | None:
 
 
 def targets(analysis: Analysis) -> Plot | None:
-    """Return achieved against return asked for; None where no run has tried several targets."""
+    """Plot achieved over target return; None where no run has tried several targets."""
     panels, runs = [], [run for run in analysis.runs if run.targets()]
     for scores in analysis.tasks:
         found = {}
@@ -64,7 +64,7 @@ def targets(analysis: Analysis) -> Plot | None:
 
 
 def cost(analysis: Analysis) -> Plot | None:
-    """Score over training time and over time per action: of all tasks on one scale, else of each task."""
+    """Plot score over training time and over time per action: over all tasks on one scale, else of each task."""
     panels = []
     if analysis.totals:
         runs = {m: [run for run in analysis.overall_runs if run.planned.method == m] for m in analysis.totals}
@@ -118,7 +118,7 @@ def _curve_panel(analysis: Analysis, scores: TaskScores, found: TaskCurves, over
 
 
 def _targets(runs: Sequence[Run]) -> Targets | None:
-    """Over seeds; only the targets that every run has tried."""
+    """Average the target sweep over seeds; only targets that every run has tried."""
     tried = [dict(run.targets()) for run in runs]
     asked = sorted(set.intersection(*map(set, tried))) if tried else []
     if len(asked) < 2:
@@ -186,7 +186,7 @@ def _cost_panel(title: str, what: str, ylabel: str, found: Sequence[Point]) -> P
 
 
 def _scale_costs(axes: Any, numbers: Sequence[float]) -> None:
-    """Logarithmic where the largest is several times the smallest."""
+    """Use a logarithmic axis where the largest value exceeds three times the smallest."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     if max(numbers) > 3 * min(numbers):
@@ -197,5 +197,5 @@ def _scale_costs(axes: Any, numbers: Sequence[float]) -> None:
 
 
 def _alpha(curves: Sized) -> float:
-    """Of a band: fainter where many lie on one another."""
+    """Return the opacity of a band, lower where many overlap."""
     return min(0.16, 1.0 / (1 + len(curves)))

@@ -1,4 +1,4 @@
-"""Plots of final scores: with intervals, as performance profiles, and as probabilities of improvement.
+"""Plots of final scores: intervals, performance profiles, probabilities of improvement.
 
 Shapes: K thresholds.
 """
@@ -31,7 +31,7 @@ Named = tuple[int, str, Estimate]  # a method's index, its label, its number
 
 
 def intervals(analysis: Analysis) -> Plot | None:
-    """Interquartile means over all tasks and in each of them; None without a score."""
+    """Plot interquartile means over all tasks and in each of them; None without a score."""
     panels = []
     if analysis.totals:
         found = [(i, label, analysis.totals[m].middle) for i, m, label in _methods(analysis) if m in analysis.totals]
@@ -52,7 +52,7 @@ def intervals(analysis: Analysis) -> Plot | None:
 
 
 def profiles(analysis: Analysis) -> Plot | None:
-    """The share of runs above each score, over all tasks on one scale; None where there are none."""
+    """Plot the share of runs above each score, over all tasks on one scale; None without such tasks."""
     total = analysis.overall
     if not total.tasks:
         return None
@@ -89,7 +89,7 @@ def profiles(analysis: Analysis) -> Plot | None:
 
 
 def improvements(analysis: Analysis) -> Plot | None:
-    """Each pair's probability of improvement; None with a single method."""
+    """Plot each pair's probability of improvement; None with a single method."""
     labels = analysis.labels
     index = {method: i for i, method, _ in _methods(analysis)}
     found: list[Named] = [
@@ -161,5 +161,5 @@ def _area(shares: Array) -> float:
 
 
 def _methods(analysis: Analysis) -> list[tuple[int, str, str]]:
-    """Index, name and label of each method."""
+    """List index, name and label of each method."""
     return [(i, name, label) for i, (name, label) in enumerate(analysis.labels.items())]

@@ -14,7 +14,7 @@ BEST = "best checkpoint (optimistic)"
 
 
 def tables(analysis: Analysis) -> list[Table]:
-    """All tables that follow from the scores alone, those without rows left out."""
+    """Build all tables that depend on scores alone, without empty ones."""
     found = [
         score_table(analysis),
         overall_table(analysis),
@@ -29,7 +29,7 @@ def tables(analysis: Analysis) -> list[Table]:
 
 
 def score_table(analysis: Analysis) -> Table:
-    """A row for each task, a column for each method, then the published figures."""
+    """Tabulate scores: a row for each task, a column for each method, then published scores."""
     labels, published = analysis.labels, _published(analysis)
     head = ["task", "score", *labels.values(), *(f"{name} (published)" for name in published)]
     rows = []
@@ -48,7 +48,7 @@ def score_table(analysis: Analysis) -> Table:
 
 
 def overall_table(analysis: Analysis) -> Table:
-    """A row for each method: interquartile mean and mean over all tasks on one scale."""
+    """Tabulate interquartile mean and mean over all tasks on one scale, a row for each method."""
     total = analysis.overall
     rows = [
         (
@@ -70,7 +70,7 @@ def overall_table(analysis: Analysis) -> Table:
 
 
 def detail_table(analysis: Analysis) -> Table:
-    """A row for each task and method, with the best checkpoint in a column of its own."""
+    """Tabulate each task and method, with the best checkpoint in a separate column."""
     rows = []
     for scores in analysis.tasks:
         for method, label in analysis.labels.items():
@@ -99,7 +99,7 @@ def detail_table(analysis: Analysis) -> Table:
 
 
 def improvement_table(analysis: Analysis) -> Table:
-    """A row for each pair of methods."""
+    """Tabulate the probability of improvement of each pair of methods."""
     labels = analysis.labels
     rows = [
         (f"{labels[f.method]} above {labels[f.other]}", _interval(f.probability, 2), str(f.tasks))
@@ -115,7 +115,9 @@ def improvement_table(analysis: Analysis) -> Table:
 
 
 def test_table(analysis: Analysis) -> Table:
-    """A row for each pair of methods, a column for each task in which any pair has seeds enough, and one for all."""
+    """Tabulate paired tests: a row for each pair, a column for each task that any pair has enough seeds for, and one
+    for all.
+    """
     names = {scores.task.name: scores.task.label for scores in analysis.tasks} | {OVERALL: "all tasks"}
     decided = {test.where for test in analysis.tests if test.result.can_decide}
     columns = [name for name in names if name in decided]
@@ -139,7 +141,7 @@ def test_table(analysis: Analysis) -> Table:
 
 
 def warnings(analysis: Analysis) -> list[str]:
-    """Where the seeds do not allow a paired test: one sentence for each number of pairs."""
+    """List where too few seeds rule out a paired test: one sentence for each number of pairs."""
     names = {scores.task.name: scores.task.label for scores in analysis.tasks} | {OVERALL: "all tasks together"}
     decided = {test.where for test in analysis.tests if test.result.can_decide}
     too_few: dict[int, dict[str, None]] = {}
@@ -152,7 +154,7 @@ def warnings(analysis: Analysis) -> list[str]:
 
 
 def _too_few(where: Sequence[str], pairs: int) -> str:
-    """Return in plain words that so many pairs of runs decide nothing there."""
+    """State that this number of paired runs decides nothing there."""
     needed = pairs_needed()
     places = where[0] if len(where) == 1 else f"{', '.join(where[:-1])} and {where[-1]}"
     if pairs == 0:
@@ -166,7 +168,7 @@ def _too_few(where: Sequence[str], pairs: int) -> str:
 
 
 def missing_table(analysis: Analysis) -> Table:
-    """The planned runs that have no score, by task and reason."""
+    """Tabulate the planned runs that have no score, by task and reason."""
     by_method: dict[tuple[str, str, str, str], list[int]] = {}
     for run in analysis.comparison.missing:
         key = (run.planned.task, run.state, run.reason, run.planned.method)
@@ -187,7 +189,7 @@ def _published(analysis: Analysis) -> list[str]:
 
 
 def _mean_row(analysis: Analysis, published: Sequence[str]) -> list[str]:
-    """Means over the tasks on one scale; a published one where it has a score in each of them on that scale."""
+    """Average over the tasks on one scale; published scores where they cover all of these tasks on that scale."""
     tasks = analysis.overall.tasks
     ours = [f"{analysis.totals[m].mean.value:.1f}" if m in analysis.totals else NONE for m in analysis.labels]
     theirs = []

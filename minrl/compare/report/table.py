@@ -1,4 +1,4 @@
-"""A table as Markdown, HTML and plain text: the same words in all three."""
+"""A table as Markdown, HTML and plain text."""
 
 import textwrap
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ NONE = "\N{EN DASH}"  # in a cell that has no number
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a head, rows of as many cells, and a note below."""
+    """Title, header, rows of cells, and a note below."""
 
     title: str
     head: Sequence[str]
@@ -18,14 +18,14 @@ class Table:
     note: str = ""
 
     def to_markdown(self) -> str:
-        """With the title as a heading of the second level."""
+        """Format as Markdown, the title as a second-level heading."""
         rule = ["---", *["---:" if self._is_number(i) else "---" for i in range(1, len(self.head))]]
         cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (self.head, rule, *self.rows)]
         body = "\n".join("| " + " | ".join(row) + " |" for row in cells)
         return "\n\n".join(part for part in (f"## {self.title}", body, self.note) if part) + "\n"
 
     def to_html(self) -> str:
-        """In a box of its own that scrolls where the screen is narrow."""
+        """Format as HTML, in a box that scrolls on narrow screens."""
         right = [' class="number"' if self._is_number(i) else "" for i in range(len(self.head))]
         head = "".join(f'<th scope="col"{c}>{escape(h)}</th>' for h, c in zip(self.head, right, strict=True))
         body = []
@@ -41,7 +41,7 @@ class Table:
         )
 
     def to_text(self) -> str:
-        """In columns, for the terminal."""
+        """Format in aligned columns, for the terminal."""
         widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
         align = [str.rjust if self._is_number(i) else str.ljust for i in range(len(self.head))]
         lines = [
@@ -51,6 +51,6 @@ class Table:
         return "\n".join([self.title, *lines, *textwrap.wrap(self.note, 120)])
 
     def _is_number(self, column: int) -> bool:
-        """Whether the cells of a column are numbers or empty, with what belongs to them."""
+        """Return True if all cells of a column begin with a number or are empty."""
         cells = [row[column] for row in self.rows if row[column].strip(NONE)]
         return column > 0 and bool(cells) and all(cell.lstrip("+-")[:1].isdigit() for cell in cells)

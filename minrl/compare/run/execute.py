@@ -1,4 +1,4 @@
-"""One run of a comparison: trained, gone on with or left alone, its words in a file of its own."""
+"""One run of a comparison: trained, resumed or skipped, its output in a log file."""
 
 import gc
 import os
@@ -22,7 +22,7 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt at a run ended: well, by a signal or by an error."""
+    """Ending of an attempt at a run: success, a signal or an error."""
 
     seconds: float
     signal: int | None = None
@@ -30,7 +30,7 @@ class Outcome:
 
 
 def execute(run: PlannedRun, family: Family, out: Path) -> Outcome:
-    """Train the run into its folder below `out`, or go on with it; what it prints goes into its `log.txt`."""
+    """Train the run into its folder below `out`, or resume it; its output goes into `log.txt`."""
     begin = time.perf_counter()
     signal, error = None, None
     try:
@@ -65,13 +65,13 @@ def _train(run: PlannedRun, family: Family, folder: Path) -> int:
 
 
 def built(run: PlannedRun, family: Family) -> tuple[Any, Any]:
-    """The run's tables [AGENT] and [train] as the dataclasses of their settings."""
+    """Build the settings of a run, tables [AGENT] and [train], as dataclasses."""
     options = build(family.agents[run.agent], run.settings[run.agent], run.key)
     return options, build(family.settings, run.settings["train"], run.key)
 
 
 def changed(run: PlannedRun, family: Family, out: Path) -> str | None:
-    """What of the settings in the run's folder differs from the plan's; None where nothing does or nothing is there."""
+    """Describe a setting in the run's folder that differs from the plan's; None without a difference or a run."""
     folder = out / run.folder
     if not (folder / LAST_CHECKPOINT).exists():
         return None
@@ -88,14 +88,14 @@ def changed(run: PlannedRun, family: Family, out: Path) -> str | None:
 
 
 def _same(was: Any, now: Any) -> bool:
-    """Whether a setting is as it was; a run keeps the names of files absolute."""
+    """Return True if a setting is unchanged; runs record absolute file names."""
     if was == now:
         return True
     return isinstance(was, str) and isinstance(now, str) and Path(now).expanduser().absolute() == Path(was)
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in a line."""
+    """Format an error in one line."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     said = " ".join(str(error).split())

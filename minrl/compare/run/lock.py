@@ -1,4 +1,4 @@
-"""One process at a time in a folder; a process that dies leaves no lock behind."""
+"""A lock on a folder, for one process at a time; the lock of a dead process is released."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

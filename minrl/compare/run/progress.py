@@ -1,4 +1,4 @@
-"""How far a grid is, read from the logs of its runs wherever they are trained, and how long it will take."""
+"""Progress of a comparison, read from the logs of its runs on any machine, and the time left."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ _TAIL = 4096  # bytes: several rows of a log
 
 
 class Progress:
-    """A bar over the grid, kept by a thread of its own, and a line for each run that has ended.
+    """Progress bar over the grid, updated by a thread, and a line for each run that ends.
 
     Args:
         runs: to do.
@@ -59,13 +59,13 @@ class Progress:
         self._bar.close()
 
     def ended(self, run: PlannedRun, text: str) -> None:
-        """Say what became of a run."""
+        """Print the result of a run."""
         self._ended.add(run.key)
         counted = f"[{self.finished + len(self._ended)}/{self.finished + len(self.runs)}]"
         self.say(f"{counted} {run.task} · {run.method} · seed {run.seed}: {text}{self._left()}")
 
     def say(self, line: str) -> None:
-        """A line beside the bar."""
+        """Print a line beside the bar."""
         with self._bar.external_write_mode(file=self._terminal):
             print(line, file=self._terminal, flush=True)
 
@@ -76,7 +76,7 @@ class Progress:
                 self._bar.set_description_str(f"{len(self._ended)} of {len(self.runs)} runs{self._left()}")
 
     def _left(self) -> str:
-        """The time that is left if the rest goes as what was done; one run is taken to be as long as another."""
+        """Estimate the time left, taking all runs as equally long."""
         complete = self._complete()
         if len(self._ended) == len(self.runs) or complete <= self._before:
             return ""
@@ -92,7 +92,7 @@ class Progress:
 
 
 def last_step(log: Path, counter: str) -> float:
-    """The step of the last whole row of a run's log, 0 where there is none."""
+    """Read the step of the last complete row of a run's log, 0 without one."""
     try:
         with log.open("rb") as file:
             names = file.readline().decode().strip().split(",")
@@ -105,14 +105,14 @@ def last_step(log: Path, counter: str) -> float:
 
 
 def score_of(run: Path) -> str:
-    """What a run that is done reached, for a line of text."""
+    """Format the score of a finished run."""
     values = json.loads((run / SUMMARY).read_text(encoding="utf-8"))["evaluation"]
     score = values["normalized_score"]
     return f"return {values['mean_return']:.1f}" if score is None else f"score {score:.1f}"
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people."""
+    """Format a duration."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Which runs of a comparison are to do, and what became of those that were tried."""
+"""The queue of runs to do, and the record of those that failed."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ FAILED, SKIPPED = "failed", "skipped"
 
 
 class Ledger:
-    """The runs to do, in order; a run that fails is put to the end once.
+    """Queue of runs; a run that fails is retried once, at the end.
 
     Args:
         runs: to do.
@@ -35,7 +35,7 @@ class Ledger:
         return {key: entry.reason for key, entry in self._not_done.items() if entry.state == FAILED}
 
     def take(self) -> PlannedRun | None:
-        """The next run, None where none is left."""
+        """Take the next run, None if none is left."""
         if not self.pending:
             return None
         run = self.pending.popleft()
@@ -43,7 +43,7 @@ class Ledger:
         return run
 
     def close(self, run: PlannedRun, outcome: Outcome) -> bool:
-        """Note how an attempt ended; True where the run is tried again."""
+        """Record the end of an attempt; return True if the run is retried."""
         if outcome.error is None:
             self.done += 1
             return False
@@ -56,7 +56,7 @@ class Ledger:
         return True
 
     def lost(self, run: PlannedRun, reason: str) -> bool:
-        """Note that the process of a run died; as a failure only where it had saved nothing new."""
+        """Record that the process of a run died: a failure only if it had saved no new checkpoint."""
         if self._checkpoint(run) == self._reached[run.key]:
             return self.close(run, Outcome(0.0, error=reason))
         self.pending.appendleft(run)

@@ -1,4 +1,4 @@
-"""The runs of a comparison on Ray: on this machine or on a cluster, several at once.
+"""Parallel runs of a comparison on Ray, on this machine or a cluster.
 
 A run is a Ray task that trains into the comparison's folder, which every machine must see under the same path. The
 scheduler here, not Ray, tries again what was lost, as it knows from the checkpoint whether an attempt got anywhere.
@@ -33,7 +33,7 @@ _BY_CLIENT = "ray://"
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where Ray runs, and what a run gets of it.
+    """Ray cluster, and the resources of a run on it.
 
     Args:
         address: `ray://HOST:PORT`, `HOST:PORT` or `auto`; None starts Ray on this machine and ends it afterwards.
@@ -53,7 +53,7 @@ class Cluster:
             raise ValueError(f"a run needs CPUs: --cpus-per-run {self.cpus:g}, --gpus-per-run {self.gpus:g}")
 
     def run(self, ledger: Ledger, families: Mapping[str, Family], out: Path, progress: Progress) -> int | None:
-        """Do the runs of the ledger; the signal that stopped them, if one did."""
+        """Execute the runs of the queue; return the signal that stopped them, if any."""
         # In this order: Ray takes signals for itself when it starts.
         with self._joined(out) as ray, StopRequest() as request:
             scheduler = _Scheduler(ray, self, ledger, families, out, progress)
@@ -65,7 +65,7 @@ class Cluster:
 
     @contextmanager
     def _joined(self, out: Path) -> Iterator[Any]:
-        """Ray's module, connected; a ValueError where it cannot do what is asked."""
+        """Connect to Ray and yield its module; raise ValueError where it cannot provide what is requested."""
         if find_spec("ray") is None:
             raise ValueError(f"--on ray needs Ray: {install_hint('ray')}")
         # Not reported to anyone.
@@ -107,7 +107,7 @@ class Cluster:
 
 
 class _Scheduler:
-    """Keeps as many runs going as there is room for."""
+    """Scheduler that keeps as many runs going as the limit allows."""
 
     def __init__(
         self,
@@ -126,11 +126,11 @@ class _Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything is running or waiting."""
+        """True if runs are running or waiting."""
         return bool(self.running or self.ledger.pending)
 
     def turn(self) -> None:
-        """Start what there is room for, then wait a little for what ends."""
+        """Start runs up to the limit, then wait briefly for some to end."""
         while len(self.running) < self.limit and (run := self.ledger.take()) is not None:
             self.running[self.task.remote(run, self.families[run.family], self.out)] = run
         ended, _ = self.ray.wait(list(self.running), timeout=_POLL)
@@ -154,7 +154,7 @@ class _Scheduler:
         tell(run, outcome, self.ledger.close(run, outcome), self.out, self.progress)
 
     def stop(self) -> None:
-        """Ask all runs to save and end, and wait for them."""
+        """Cancel all runs, which save a checkpoint, and wait for them."""
         for reference in self.running:
             self.ray.cancel(reference, force=False)
         if self.running:
@@ -162,13 +162,13 @@ class _Scheduler:
 
 
 def _has_token() -> bool:
-    """Whether Ray would find a cluster's password: https://docs.ray.io/en/latest/ray-security/token-auth.html."""
+    """Return True if Ray would find a cluster's token: https://docs.ray.io/en/latest/ray-security/token-auth.html."""
     named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     return named or (Path.home() / ".ray" / "auth_token").exists()
 
 
 def _check_answers(address: str) -> None:
-    """A ValueError where nobody answers at HOST:PORT: Ray itself would go on asking for minutes."""
+    """Raise ValueError if nothing answers at HOST:PORT: Ray itself would retry for minutes."""
     host, separator, port = address.removeprefix(_BY_CLIENT).rpartition(":")
     if not separator:
         return  # a word of Ray's own, such as auto
@@ -183,7 +183,7 @@ def _alive(ray: Any) -> list[Any]:
 
 
 def _check_shared(ray: Any, out: Path) -> None:
-    """A ValueError where a machine of the cluster does not see the comparison's folder."""
+    """Raise ValueError if a machine of the cluster does not share the comparison's folder."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     mark = out.absolute() / f".shared.{secrets.token_hex(8)}"
@@ -202,5 +202,5 @@ def _check_shared(ray: Any, out: Path) -> None:
 
 
 def sees(path: Path) -> bool:
-    """Whether this machine has a file of that name."""
+    """Return True if this machine has the file."""
     return path.exists()

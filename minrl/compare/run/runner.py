@@ -1,4 +1,4 @@
-"""A comparison from plan to report: what is done is skipped, what was cut off goes on, what fails is told."""
+"""Execution of a comparison's plan: finished runs are skipped, interrupted ones resumed, failures reported."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ Way = Callable[[Ledger, Families, Path, Progress], int | None]
 
 @dataclass(frozen=True)
 class Survey:
-    """How things stand before anything is run."""
+    """Finished, pending and skipped runs of a plan, before anything is run."""
 
     done: tuple[PlannedRun, ...]
     to_do: tuple[PlannedRun, ...]
@@ -29,14 +29,14 @@ class Survey:
 
 @dataclass(frozen=True)
 class Finish:
-    """How a comparison ended."""
+    """Failed runs of a comparison, and the signal that stopped it."""
 
     failed: Mapping[str, str]  # keys of runs, and why
     signal: int | None  # that stopped it
 
 
 def survey(plan: Plan, families: Families, out: Path, *, download: bool = True) -> Survey:
-    """What is done, what is to do, and what cannot be done because a data set or an environment is missing.
+    """List finished runs, pending ones, and those skipped because a data set or environment is missing.
 
     Raises:
         ValueError: if no agent can be made of a method's settings on a task.
@@ -54,7 +54,7 @@ def survey(plan: Plan, families: Families, out: Path, *, download: bool = True) 
 
 
 def _missing(runs: list[PlannedRun], families: Families, download: bool) -> str | None:
-    """Why the task of these runs, one for each method, cannot be had; checks that each method fits it."""
+    """Return why the task of these runs, one for each method, is unavailable; check that each method fits it."""
     task = None
     for run in runs:
         family = families[run.family]
@@ -72,7 +72,7 @@ def _missing(runs: list[PlannedRun], families: Families, download: bool) -> str 
 
 
 def check_unchanged(plan: Plan, families: Families, out: Path, *, redo: bool) -> None:
-    """A ValueError where a run's folder holds one with other settings; with `redo` such folders are removed."""
+    """Raise ValueError if a folder holds a run with other settings; with `redo` remove such folders."""
     found = [(run, text) for run in plan.runs if (text := _changed(run, families, out)) is not None]
     if redo:
         for run, _ in found:
@@ -94,7 +94,7 @@ def _changed(run: PlannedRun, families: Families, out: Path) -> str | None:
 
 
 def compare(plan: Plan, families: Families, out: Path, way: Way, found: Survey) -> Finish:
-    """Do what is to do.
+    """Execute the pending runs.
 
     Args:
         plan: the whole comparison, which is written into the folder.
@@ -113,7 +113,7 @@ def compare(plan: Plan, families: Families, out: Path, way: Way, found: Survey) 
 
 
 def run_here(ledger: Ledger, families: Families, out: Path, progress: Progress) -> int | None:
-    """One run after another in this process."""
+    """Execute one run after another in this process."""
     with StopRequest() as request:
         try:
             with request.at_once():
@@ -128,7 +128,7 @@ def run_here(ledger: Ledger, families: Families, out: Path, progress: Progress) 
 
 
 def tell(run: PlannedRun, outcome: Outcome, again: bool, out: Path, progress: Progress) -> None:
-    """Say how an attempt at a run ended."""
+    """Report how an attempt at a run ended."""
     if outcome.error is None:
         progress.ended(run, f"{score_of(out / run.folder)}, {duration(outcome.seconds)}")
     elif again:

@@ -1,4 +1,4 @@
-"""Every figure of a comparison, computed once: the tables, the plots and the page show the same numbers."""
+"""All statistics of a comparison, computed once for tables, plots and page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ OVERALL = "overall"
 
 @dataclass(frozen=True)
 class Cell:
-    """One method in one task."""
+    """Scores of one method in one task."""
 
     count: int  # of seeds
     mean: float
@@ -25,7 +25,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Total:
-    """One method over all tasks of the common scale."""
+    """Scores of one method over all tasks of the common scale."""
 
     middle: Estimate  # interquartile mean
     mean: Estimate
@@ -33,7 +33,7 @@ class Total:
 
 @dataclass(frozen=True)
 class Improvement:
-    """How likely a run of `method` scores above one of `other`."""
+    """Probability that a run of `method` scores above one of `other`."""
 
     method: str
     other: str
@@ -43,7 +43,7 @@ class Improvement:
 
 @dataclass(frozen=True)
 class Test:
-    """A paired test of two methods in a task, or over all of them."""
+    """Paired test of two methods in a task, or over all tasks."""
 
     method: str
     other: str
@@ -54,7 +54,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The runs and all that was computed of them."""
+    """Runs of a comparison and the statistics computed from them."""
 
     comparison: Comparison
     tasks: Sequence[TaskScores]
@@ -71,19 +71,19 @@ class Analysis:
 
     @property
     def runs(self) -> list[Run]:
-        """Those with a score."""
+        """The runs with a score."""
         return [run for run in self.comparison.runs if run.last is not None]
 
     @property
     def overall_runs(self) -> list[Run]:
-        """Those that the figures over all tasks are of."""
+        """The runs that enter the statistics over all tasks."""
         seeds, methods = self.overall.seeds, self.overall.methods
         planned = [(run, run.planned) for run in self.runs]
         return [run for run, p in planned if p.method in methods and p.seed in seeds.get(p.task, ())]
 
 
 def analyse(comparison: Comparison) -> Analysis:
-    """Scores, intervals, probabilities and tests of a comparison's finished runs."""
+    """Compute scores, intervals, probabilities and tests of a comparison's finished runs."""
     methods = [method.name for method in comparison.plan.methods]
     tasks = task_scores(comparison)
     total = overall(tasks, methods)
@@ -113,7 +113,7 @@ def _total(total: Overall, method: str) -> Total:
 
 
 def _improvement(tasks: Sequence[TaskScores], method: str, other: str) -> Improvement | None:
-    """Of all tasks, whatever their scale: which run of two scores higher does not depend on it."""
+    """Compare over all tasks: which of two runs scores higher does not depend on the task's scale."""
     both = [(values(s.shown[method]), values(s.shown[other])) for s in tasks if s.shown[method] and s.shown[other]]
     if not both:
         return None
@@ -122,7 +122,7 @@ def _improvement(tasks: Sequence[TaskScores], method: str, other: str) -> Improv
 
 
 def _tests(tasks: Sequence[TaskScores], total: Overall, method: str, other: str) -> list[Test]:
-    """In each task in its own unit, then over the tasks of the common scale."""
+    """Test in each task in its own unit, then over the tasks of the common scale."""
     tests = []
     for scores in tasks:
         ours, theirs = scores.shown[method], scores.shown[other]

@@ -26,7 +26,7 @@ Points = tuple[Array, Array, Array]  # of a run: steps, places on the axis, valu
 
 @dataclass(frozen=True)
 class Curve:
-    """One method in one task."""
+    """Learning curve of one method in one task."""
 
     x: Array  # (P,)
     mean: Array  # (P,) over seeds
@@ -36,7 +36,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class TaskCurves:
-    """The curves of a task by method, and what they show."""
+    """Learning curves of a task by method, and the quantity that they show."""
 
     column: str  # of the log
     what: str
@@ -44,7 +44,7 @@ class TaskCurves:
 
 
 def learning_curves(analysis: Analysis, scores: TaskScores, over: Over) -> TaskCurves:
-    """The curves of all methods that have finished runs in a task; none where the logs hold no evaluation."""
+    """Compute the curves of all methods that have finished runs in a task; none where the logs hold no evaluation."""
     runs = {m: [r for r in analysis.comparison.of(scores.task.name, m) if r.last is not None] for m in analysis.labels}
     logs = {m: [(run, run.log()) for run in found] for m, found in runs.items()}
     column = _column(scores, [log for found in logs.values() for _, log in found])
@@ -65,7 +65,7 @@ def _column(scores: TaskScores, logs: Sequence[Sequence[Row]]) -> str:
 
 
 def _points(run: Run, log: Sequence[Row], column: str, over: Over) -> Points | None:
-    """Of a run's log, by ascending steps; None without any, or without a clock where seconds are asked for."""
+    """Extract a run's points from its log, ascending steps; None without any, or without a clock for seconds."""
     pairs = sorted((row[run.counter], row[column]) for row in log if column in row)
     if not pairs:
         return None
@@ -75,7 +75,7 @@ def _points(run: Run, log: Sequence[Row], column: str, over: Over) -> Points | N
 
 
 def _seconds(run: Run, log: Sequence[Row], steps: Array) -> Array | None:
-    """The training time at some steps; where the log holds no clock, shares of the whole; None without either."""
+    """Interpolate the training time at steps; without a clock in the log, shares of the total; None without either."""
     clock = sorted((row[run.counter], row[SECONDS]) for row in log if SECONDS in row)
     if clock:
         times: Array = np.interp(steps, *np.array(clock, dtype=np.float64).T)
@@ -86,7 +86,9 @@ def _seconds(run: Run, log: Sequence[Row], steps: Array) -> Array | None:
 
 
 def _mean(runs: Sequence[Points]) -> Curve:
-    """Over the stretch of steps that all runs share, straight between the points of each; the ends without any."""
+    """Average over the steps that all runs share, linearly interpolated; over their last points where none are
+    shared.
+    """
     first, last = max(steps[0] for steps, _, _ in runs), min(steps[-1] for steps, _, _ in runs)
     if first > last:
         runs, first = [(np.array([last]), places[-1:], values[-1:]) for _, places, values in runs], last

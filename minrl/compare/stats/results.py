@@ -1,4 +1,4 @@
-"""What the runs of a comparison have left in their folders."""
+"""Results of a comparison's runs, read from their folders."""
 
 import json
 import math
@@ -17,7 +17,7 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class Score:
-    """What one evaluation gave."""
+    """Result of one evaluation."""
 
     step: int
     environment: str
@@ -31,7 +31,7 @@ class Score:
 
     @classmethod
     def of(cls, evaluation: dict[str, Any], step: int) -> "Score":
-        """From an evaluation's plain values; a ValueError where the return is not finite."""
+        """Build from an evaluation's plain values; raise ValueError if the return is not finite."""
         score = cls(
             step=step,
             environment=str(evaluation["environment"]),
@@ -50,7 +50,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took; None where its summary does not say."""
+    """Resources that a run took; None where its summary does not say."""
 
     seconds: float | None  # of training alone
     cpu_seconds: float | None
@@ -63,7 +63,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Run:
-    """A planned run and what came of it."""
+    """Planned run and its result."""
 
     planned: PlannedRun
     folder: Path
@@ -79,11 +79,11 @@ class Run:
         return STEP if self.planned.family == "offline" else TIMESTEPS
 
     def log(self) -> list[Row]:
-        """The rows of its log."""
+        """Read the rows of its log."""
         return read_log(self.folder, self.counter)
 
     def targets(self) -> list[tuple[float, float]]:
-        """Return asked for and mean return achieved, for each target tried on the last weights; empty without any."""
+        """Return (target return, mean achieved return) of each target tried on the last weights; empty without any."""
         try:
             rows = read_targets(self.folder)
             last = max((int(row["step"]) for row in rows), default=0)
@@ -95,14 +95,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The plan and its runs, in its order."""
+    """Comparison's plan and runs, in the plan's order."""
 
     folder: Path
     plan: Plan
     runs: tuple[Run, ...]
 
     def of(self, task: str, method: str | None = None) -> list[Run]:
-        """The runs of a task, or those of one method in it."""
+        """Return the runs of a task, or of one method in it."""
         return [r for r in self.runs if r.planned.task == task and method in (None, r.planned.method)]
 
     @property
@@ -112,7 +112,7 @@ class Comparison:
 
 
 def read_comparison(folder: Path) -> Comparison:
-    """What is in a comparison's folder, whether its runs are done or not; a ValueError where there is no grid."""
+    """Read a comparison's folder, whether its runs are finished or not; raise ValueError without a grid."""
     plan, state = read_plan(folder), read_state(folder)
     runs = []
     for planned in plan.runs:
@@ -144,7 +144,7 @@ def _read_run(planned: PlannedRun, folder: Path) -> Run:
 
 
 def _best(folder: Path) -> Score | None:
-    """The evaluation that the best checkpoint was chosen by."""
+    """Read the evaluation that selected the best checkpoint."""
     try:
         saved = checkpoint.read(folder / BEST_CHECKPOINT)
         return Score.of(saved.note["evaluation"], saved.step)

@@ -1,4 +1,4 @@
-"""Scores of a comparison: in each task as they are shown, and over tasks on one scale.
+"""Scores of a comparison: within each task, and over tasks on a common scale.
 
 Shapes: N seeds.
 """
@@ -22,7 +22,7 @@ ALL_PAIRS = 6
 
 @dataclass(frozen=True)
 class TaskScores:
-    """The scores of a task by method and seed."""
+    """Scores of a task by method and seed."""
 
     task: ComparedTask
     unit: Unit
@@ -33,13 +33,13 @@ class TaskScores:
     digits: int  # after the point, where shown
 
     def text(self, value: float) -> str:
-        """A score with the digits that mean something."""
+        """Format a score with its significant digits."""
         return f"{value:.{self.digits}f}"
 
 
 @dataclass(frozen=True)
 class Overall:
-    """What the figures over all tasks are of: in each task the seeds that every method has finished."""
+    """Scores over all tasks: in each task the seeds that every method has finished."""
 
     tasks: tuple[TaskScores, ...]
     methods: tuple[str, ...]
@@ -49,17 +49,17 @@ class Overall:
 
     @property
     def runs(self) -> int:
-        """How many there are of each method."""
+        """Number of runs of each method."""
         return sum(len(scores) for scores in self.strata[self.methods[0]]) if self.methods else 0
 
 
 def task_scores(comparison: Comparison) -> list[TaskScores]:
-    """The scores of each task, in the order of the plan."""
+    """Collect the scores of each task, in the plan's order."""
     return [_of_task(comparison, task) for task in comparison.plan.tasks]
 
 
 def overall(tasks: Sequence[TaskScores], methods: Sequence[str]) -> Overall:
-    """The tasks on the common scale, and in each the seeds that all methods share that have any score there."""
+    """Collect the tasks on the common scale, and in each the seeds that all methods with any score there share."""
     scaled = [scores for scores in tasks if scores.common]
     taking_part = tuple(m for m in methods if any(scores.common.get(m) for scores in scaled))
     left_out = [_no_scale(scores) for scores in tasks if not scores.common]
@@ -83,19 +83,19 @@ def overall(tasks: Sequence[TaskScores], methods: Sequence[str]) -> Overall:
 
 
 def pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Which methods are compared with which: all with all, or with the first one where they are many."""
+    """List the pairs of methods to compare: all, or each with the first one where they are many."""
     if len(methods) <= ALL_PAIRS:
         return list(combinations(methods, 2))
     return [(methods[0], other) for other in methods[1:]]
 
 
 def common_seeds(scores: Sequence[BySeed]) -> list[int]:
-    """The seeds that all of them hold, ascending."""
+    """Return the seeds that all of them hold, ascending."""
     return sorted(set.intersection(*map(set, scores))) if scores else []
 
 
 def values(scores: BySeed) -> Array:
-    """(N,) in the order of the seeds."""
+    """Return scores (N,) in the order of the seeds."""
     return np.array([scores[seed] for seed in sorted(scores)], dtype=np.float64)
 
 
@@ -124,7 +124,7 @@ def _by_seed(runs: Sequence[Run], which: Literal["last", "best"], unit: Unit) ->
 
 
 def in_unit(score: Score, unit: Unit) -> float:
-    """An evaluation's score as its task shows it."""
+    """Return an evaluation's score in the task's unit."""
     if unit == "return" or score.normalized is None:
         return score.mean_return
     return score.normalized

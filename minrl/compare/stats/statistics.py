@@ -33,7 +33,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval, which needs three seeds or more in every task."""
+    """Statistic and its 95 % interval, which needs three seeds or more in every task."""
 
     value: float
     low: float | None = None
@@ -41,13 +41,13 @@ class Estimate:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there were seeds enough for one."""
+        """True with enough seeds for an interval."""
         return self.low is not None
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A two-sided sign-flip test of paired differences."""
+    """Two-sided sign-flip test of paired differences."""
 
     pairs: int  # those that differ: the others say nothing
     difference: float  # mean over all pairs
@@ -56,34 +56,35 @@ class PairedTest:
 
     @property
     def can_decide(self) -> bool:
-        """Whether the pairs suffice for p < 0.05."""
+        """True if the pairs suffice for p < 0.05."""
         return self.p is not None
 
 
 def check_installed() -> None:
-    """A ValueError that says what to install where scipy is missing."""
+    """Raise ValueError with an install hint where scipy is missing."""
     _scipy()
 
 
 def mean_and_error(values: Array) -> tuple[float, float | None]:
-    """Mean of (N,) and its standard error, which a single value does not have."""
+    """Compute the mean of (N,) and its standard error, None for a single value."""
     error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     return float(np.mean(values)), error
 
 
 def interquartile_mean(strata: Strata) -> Estimate:
-    """Mean of all runs of all tasks without the lowest and the highest quarter; of fewer than four the plain mean."""
+    """Average all runs of all tasks without the lowest and highest quarter; of fewer than four the plain mean."""
     trimmed = _scipy().trim_mean
     return _estimate(strata, lambda *drawn: trimmed(np.concatenate(drawn, axis=-1), 0.25, axis=-1))
 
 
 def mean(strata: Strata) -> Estimate:
-    """Mean over tasks of the mean over seeds, as the field's tables average."""
+    """Average the means over seeds over the tasks."""
     return _estimate(strata, lambda *drawn: np.mean([np.mean(scores, axis=-1) for scores in drawn], axis=0))
 
 
 def probability_of_improvement(ours: Strata, theirs: Strata) -> Estimate:
-    """How likely a run of ours scores above one of theirs in the same task, mean over tasks; a tie counts half.
+    """Estimate the probability that a run of ours beats one of theirs in the same task, averaged over tasks; a tie
+    counts half.
 
     For one task it is the Mann-Whitney statistic over the number of pairs.
 
@@ -95,7 +96,7 @@ def probability_of_improvement(ours: Strata, theirs: Strata) -> Estimate:
 
 
 def performance_profile(strata: Strata, thresholds: Array) -> tuple[Array, tuple[Array, Array] | None]:
-    """The share of runs that score above each threshold.
+    """Compute the share of runs that score above each threshold.
 
     Returns:
         the shares (K,), and the ends of their pointwise 95 % intervals, None without three seeds in every task.
@@ -110,7 +111,7 @@ def performance_profile(strata: Strata, thresholds: Array) -> tuple[Array, tuple
 
 
 def paired_test(ours: Strata, theirs: Strata) -> PairedTest:
-    """Whether the mean difference of paired runs is more than their signs at random would give.
+    """Test whether paired runs differ in the mean, by flipping the signs of their differences.
 
     Run i of a task on one side is paired with run i on the other. Where the two methods are alike in every task, the
     sign of each difference is a coin: the p-value is the share of all flips (of 9,999 random ones where there are
@@ -133,12 +134,12 @@ def paired_test(ours: Strata, theirs: Strata) -> PairedTest:
 
 
 def pairs_needed(tests: int = 1) -> int:
-    """The fewest pairs whose smallest p stays below 0.05 for so many tests (Bonferroni): six for one."""
+    """Return the fewest pairs whose smallest p stays below 0.05 over `tests` tests (Bonferroni): six for one."""
     return next(pairs for pairs in count(1) if tests * 2.0 / 2.0**pairs < SIGNIFICANCE)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values adjusted for their number m (Holm 1979): p_(i) becomes max_{j <= i} min(1, (m - j + 1) p_(j))."""
+    """Adjust p-values for their number m (Holm 1979): p_(i) becomes max_{j <= i} min(1, (m - j + 1) p_(j))."""
     tests, largest = len(p_values), 0.0
     adjusted = [0.0] * tests
     for rank, index in enumerate(sorted(range(tests), key=lambda i: p_values[i])):
@@ -162,7 +163,7 @@ def _estimate(strata: Strata, statistic: Callable[..., Array]) -> Estimate:
 
 
 def _interval(strata: Strata, statistic: Callable[..., Array], resamples: int) -> tuple[Array, Array] | None:
-    """Return the ends of the interval; None where a stratum has too few runs to be drawn anew.
+    """Return the ends of the interval; None where a task has too few runs to be resampled.
 
     Of two runs half of all resamples repeat one of them, a quarter each: the percentiles are the two runs themselves,
     an interval that holds the true mean of normally distributed scores half of the time and not 95 %.

@@ -26,7 +26,7 @@ from minrl.runs.attempt import attempt
 from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 from minrl.runs.log import NOT_TENSORBOARD, TIMESTEPS, open_log
 from minrl.runs.tensorboard import begin_session, end_session, hyperparameters, online_layout
-from minrl.runs.video import keep, record_episode
+from minrl.runs.video import record_episode, save_video
 from minrl.system.config import to_plain
 from minrl.system.signals import Stopped, StopRequest
 
@@ -182,7 +182,7 @@ class Run:
 
     def _evaluate(self) -> bool:
         """Evaluate the weights as they are and keep the best; True where that gave something to log."""
-        config, result, film = self.config, None, None
+        config, result, video = self.config, None, None
         self.evaluation = self.failure = None
         try:
             with random_states_kept(), self.request.at_once():
@@ -196,8 +196,8 @@ class Run:
                         progress=True,
                     )
                 if config.video and result is not None:
-                    with attempt("film", self.step, self.out):
-                        film = record_episode(self.agent, self.agent.task.known_environment(), config.first_episode)
+                    with attempt("video", self.step, self.out):
+                        video = record_episode(self.agent, self.agent.task.known_environment(), config.first_episode)
         except Stopped:
             return False
         if result is None:
@@ -214,9 +214,9 @@ class Run:
             checkpoint.save(self.out / BEST_CHECKPOINT, self.agent, step=self.step, note=note)
         self.log.record("eval/mean_reward", result.mean_return)
         self.log.record("eval/mean_ep_length", float(np.mean(result.lengths)))
-        if film is not None:
-            self.log.record("eval/episode", film, exclude=NOT_TENSORBOARD)
-            keep(film, self.out, self.step)
+        if video is not None:
+            self.log.record("eval/episode", video, exclude=NOT_TENSORBOARD)
+            save_video(video, self.out, self.step)
         return True
 
     def _write_row(self) -> None:

@@ -13,7 +13,7 @@ from minrl.data.task import Task
 from minrl.data.trust import checked
 from minrl.runs import checkpoint
 from minrl.runs.folder import CONFIG, LAST_CHECKPOINT
-from minrl.runs.threads import described, use_threads
+from minrl.runs.threads import describe_threads, use_threads
 from minrl.system.config import build, write_toml
 from minrl.system.device import device_named
 from minrl.system.malloc import tune_cpu
@@ -130,7 +130,7 @@ def _prepared(
         environments.close()
         raise
     if device.type == "cpu":
-        print(f"minrl: {described(threads, config.threads)}")
+        print(f"minrl: {describe_threads(threads, config.threads)}")
     seed_environments(environments, config, step)
     if agent_config.pretrained is not None and not agent_config.origin:
         start: Any = model.policy.pretrained

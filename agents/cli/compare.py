@@ -4,12 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from minrl.compare.grid.plan import Plan
+from minrl.compare.grid.plan import ComparisonPlan
 from minrl.compare.grid.read import read_grid
 from minrl.compare.report.report import write_report
-from minrl.compare.run.lock import alone_in
+from minrl.compare.run.lock import folder_lock
 from minrl.compare.run.ray import Cluster
-from minrl.compare.run.runner import Families, Survey, Way, check_unchanged, compare, run_here, survey
+from minrl.compare.run.runner import Backend, Families, Survey, check_unchanged, compare, run_here, survey
 from minrl.compare.stats.statistics import check_installed
 from minrl.runs.folder import GRID
 from minrl.system.shipped_configs import find_config
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare as the flags say; 0, 1 where a run failed, 128 + n after signal n."""
     if arguments.report_only:
         return _report(arguments)
-    way = _way(arguments)
+    backend = _backend(arguments)
     kinds = families()
     plan = read_grid(find_config(arguments.grid, "grid"), kinds, seeds=arguments.seeds)
     out = _out(arguments)
@@ -86,19 +86,19 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     check_installed()
     out.mkdir(parents=True, exist_ok=True)
-    with alone_in(out, patience=0):
+    with folder_lock(out, patience=0):
         check_unchanged(plan, kinds, out, redo=arguments.redo)
-        return _compare(plan, kinds, out, way)
+        return _compare(plan, kinds, out, backend)
 
 
-def _compare(plan: Plan, kinds: Families, out: Path, way: Way) -> int:
+def _compare(plan: ComparisonPlan, kinds: Families, out: Path, backend: Backend) -> int:
     found = survey(plan, kinds, out)
     for reason in dict.fromkeys(found.skipped.values()):
         print(f"skipped: {reason}", file=sys.stderr)
     if not found.done and not found.to_do:
         raise ValueError("nothing to compare: no data set or environment of the grid can be had here")
     print(f"{plan.title}: {_counts(plan, found)}; runs in {out}", flush=True)
-    finish = compare(plan, kinds, out, way, found)
+    finish = compare(plan, kinds, out, backend, found)
     if finish.signal is not None:
         print("stopped, and what was running has saved; the same command goes on, --report-only reports what is done")
         return 128 + finish.signal
@@ -108,13 +108,13 @@ def _compare(plan: Plan, kinds: Families, out: Path, way: Way) -> int:
     return 1 if finish.failed else 0
 
 
-def _counts(plan: Plan, found: Survey) -> str:
+def _counts(plan: ComparisonPlan, found: Survey) -> str:
     size = f"methods x tasks x seeds = {len(plan.methods)} x {len(plan.tasks)} x {len(plan.seeds)}"
     parts = {"done": found.done, "to do": found.to_do, "skipped": found.skipped}
     return f"{size}, " + ", ".join(f"{len(runs)} {name}" for name, runs in parts.items() if runs or name != "skipped")
 
 
-def _way(arguments: argparse.Namespace) -> Way:
+def _backend(arguments: argparse.Namespace) -> Backend:
     cluster = Cluster(arguments.address, arguments.workers, arguments.cpus_per_run, arguments.gpus_per_run)
     if arguments.on == "ray":
         return cluster.run
@@ -134,7 +134,7 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _list(found: Survey, plan: Plan, out: Path) -> None:
+def _list(found: Survey, plan: ComparisonPlan, out: Path) -> None:
     done = {run.key for run in found.done}
     print(f"{plan.title}: {_counts(plan, found)}; runs in {out}")
     for run in plan.runs:

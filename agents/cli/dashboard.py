@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from minrl.runs.dashboard import CHARTS, Mirror, launch
+from minrl.runs.dashboard import CHARTS, RunLinks, launch
 from minrl.system.signals import StopRequest
 
 # Seconds between two looks for new runs.
@@ -32,21 +32,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     if arguments.port is not None and not 0 <= arguments.port <= 65535:
         raise ValueError(f"port must lie in 0 to 65535, got {arguments.port}")
-    with StopRequest() as request, TemporaryDirectory(prefix="minrl_dashboard_") as links:
-        mirror = Mirror(arguments.folder, Path(links))
-        title = f"minrl: {mirror.name}"
-        address = launch(Path(links), mirror.runs, title, host=arguments.host, port=arguments.port)
-        count = len(mirror.runs)
+    with StopRequest() as request, TemporaryDirectory(prefix="minrl_dashboard_") as folder:
+        links = RunLinks(arguments.folder, Path(folder))
+        title = f"minrl: {links.name}"
+        address = launch(Path(folder), links.runs, title, host=arguments.host, port=arguments.port)
+        count = len(links.runs)
         print(f"{count} {'run' if count == 1 else 'runs'} of {arguments.folder}; Ctrl-C ends this", flush=True)
         print(f"charts                 {address}{CHARTS}")
         print(f"settings and results   {address}#hparams")
         print(f"all curves             {address}?smoothing=0#timeseries", flush=True)
-        if mirror.has_pictures():
+        if links.has_pictures():
             print(f"pictures               {address}#images", flush=True)
         looked = time.monotonic()
         while request.signal is None:
             time.sleep(0.1)
             if time.monotonic() - looked > _PAUSE:
-                mirror.update()
+                links.update()
                 looked = time.monotonic()
     return 0

@@ -16,7 +16,7 @@ from minrl.data.task import Task
 from minrl.evaluate import evaluate
 from minrl.runs import checkpoint
 from minrl.runs.summary import evaluation_table
-from minrl.runs.threads import described, use_threads
+from minrl.runs.threads import describe_threads, use_threads
 from minrl.system.config import key_value
 
 
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows = [result.to_dict() for result in results]
         print(json.dumps(head | (rows[0] if len(rows) == 1 else {"targets": rows})))
     else:
-        print(f"{arguments.path}: {label}, step {saved.step} ({described(threads, arguments.threads)})\n")
+        print(f"{arguments.path}: {label}, step {saved.step} ({describe_threads(threads, arguments.threads)})\n")
         print(evaluation_table(results))
     return 0
 

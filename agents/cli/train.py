@@ -13,7 +13,7 @@ from typing import Any
 from minrl.agent import Agent
 from minrl.runs import checkpoint
 from minrl.system.config import add_flags, build, from_flags, read_toml
-from minrl.training.offline import Result, TrainConfig, resume, train
+from minrl.training.offline import RunResult, TrainConfig, resume, train
 
 from . import flag_hints, train_ppo
 from .evaluate import stdout_left_alone
@@ -154,7 +154,7 @@ def _scores(folder: Path) -> dict[str, Any]:
     return {"run": str(folder), "agent": agent, **summary, **evaluation}
 
 
-def finish(result: Result, path: Path) -> int:
+def finish(result: RunResult, path: Path) -> int:
     """Say how the run ended; the exit code."""
     from minrl.training.report import write_report
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minrl.runs import checkpoint
-from minrl.runs.learning_curve import Axes
+from minrl.runs.learning_curve import CurvePanel
 from minrl.runs.log import TIMESTEPS
 from minrl.runs.summary import finish
 from minrl.system.config import add_flags, build, from_flags, read_toml
@@ -129,7 +129,7 @@ def end(result: Result, path: Path) -> int:
                 "training_cpu_seconds": result.cpu_seconds,
                 "steps_per_second": rate,
             },
-            panels=[Axes(TIMESTEPS, "environment steps", "return", ("rollout/ep_rew_mean", "eval/mean_reward"))],
+            panels=[CurvePanel(TIMESTEPS, "environment steps", "return", ("rollout/ep_rew_mean", "eval/mean_reward"))],
         )
     )
     return 0 if result.failure is None else 1

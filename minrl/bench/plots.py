@@ -7,7 +7,7 @@ from typing import Any
 
 from minrl.bench import latency, length
 from minrl.bench.results import Point
-from minrl.runs.figures import line
+from minrl.runs.figures import line_style
 from minrl.system.files import replacing
 
 _LAYER = f"B={length.BATCH}, D={length.WIDTH}"
@@ -36,7 +36,7 @@ def draw(points: Sequence[Point], folder: Path, machine: str) -> list[Path]:
     written = []
     # The same colour and marker for a curve in every plot.
     names = dict.fromkeys(point.curve for point in points)
-    looks = {name: line(index) for index, name in enumerate(names)}
+    looks = {name: line_style(index) for index, name in enumerate(names)}
     for plot, (title, note, xlabel, ylabel) in TITLES.items():
         curves = _curves(points, plot)
         if not curves:

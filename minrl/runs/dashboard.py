@@ -27,7 +27,7 @@ _EVENTS = "tfevents"  # in the names of TensorBoard's files
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]  # as WSGI has it
 
 
-class Mirror:
+class RunLinks:
     """Links to the event files of all runs in a folder, in a folder of TensorBoard's own.
 
     There a run has the name of its place below the folder, a lone run that of the folder itself, and beside the

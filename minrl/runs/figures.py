@@ -80,7 +80,7 @@ class Plot:
     footer: str  # of what: runs, environments, versions and protocol
 
 
-def is_possible() -> bool:
+def has_matplotlib() -> bool:
     """Return True if matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
@@ -95,7 +95,7 @@ def marker(index: int) -> str:
     return MARKERS[(index + index // len(LIGHT)) % len(MARKERS)]
 
 
-def line(index: int, points: int = 0, below: int = 0) -> dict[str, Any]:
+def line_style(index: int, points: int = 0, below: int = 0) -> dict[str, Any]:
     """Return the colour, marker and dashes of method number `index`, the same in every figure.
 
     Args:
@@ -113,7 +113,7 @@ def line(index: int, points: int = 0, below: int = 0) -> dict[str, Any]:
     return style
 
 
-def coinciding(curves: Sequence[tuple[Array, Array]]) -> list[int]:
+def count_coinciding(curves: Sequence[tuple[Array, Array]]) -> list[int]:
     """Count for each curve the later curves that coincide with it.
 
     Two curves do where they differ by less than 2 % of the range of all values over half of the shared stretch.
@@ -136,7 +136,7 @@ def _coincide(one: tuple[Array, Array], other: tuple[Array, Array], near: float)
     return bool(np.mean(distance <= near) >= 0.5)
 
 
-def keep_possible(axes: Any, axis: str, values: Iterable[float], highest: float | None = None) -> None:
+def limit_axis(axes: Any, axis: str, values: Iterable[float], highest: float | None = None) -> None:
     """Limit an axis to values that its quantity can take.
 
     Args:
@@ -154,12 +154,12 @@ def keep_possible(axes: Any, axis: str, values: Iterable[float], highest: float 
     (axes.set_xlim if axis == "x" else axes.set_ylim)(low, high)
 
 
-def grid(axes: Any, which: str = "both") -> None:
+def draw_grid(axes: Any, which: str = "both") -> None:
     """Draw thin grid lines behind the data."""
     axes.grid(axis=which, color=INK, alpha=0.14, linewidth=0.6)
 
 
-def short(value: float, position: int) -> str:
+def tick_label(value: float, position: int) -> str:
     """Format a tick label, thousands as k, so that long labels do not overlap."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
@@ -167,7 +167,7 @@ def short(value: float, position: int) -> str:
     return f"{value:g}"
 
 
-def label_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
+def label_curve_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
     """Label each curve at the right edge, at the height of its last point as far as there is room.
 
     Args:
@@ -177,7 +177,7 @@ def label_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
     low, high = axes.get_ylim()
     gap = _LABEL / (axes.get_position().height * axes.figure.get_figheight())
     order = sorted(ends, key=lambda end: end[2])
-    names = [wrapped(label) for _, label, _ in order]
+    names = [wrap_name(label) for _, label, _ in order]
     # From the middle of one to that of the next.
     gaps = [gap * (2 + one.count("\n") + other.count("\n")) / 2 for one, other in pairwise(names)]
     places: list[float] = []
@@ -195,7 +195,7 @@ def label_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
         axes.text(1.065, place, name, transform=axes.transAxes, va="center", fontsize=8.5, linespacing=1.0)
 
 
-def wrapped(name: str) -> str:
+def wrap_name(name: str) -> str:
     """Wrap a method's name to the width that a label has beside a diagram."""
     return "\n".join(textwrap.wrap(name, LONGEST))
 

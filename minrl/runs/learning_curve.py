@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from minrl.runs.figures import INK, coinciding, keep_possible, line
+from minrl.runs.figures import INK, count_coinciding, limit_axis, line_style
 from minrl.runs.folder import LEARNING_CURVE
 from minrl.runs.log import EVALUATED, read_log
 from minrl.system.files import replacing
@@ -23,7 +23,7 @@ Points = tuple[list[float], list[float]]  # steps and values
 
 
 @dataclass(frozen=True)
-class Axes:
+class CurvePanel:
     """A panel of the learning curve: columns of the log over one that counts steps."""
 
     counter: str
@@ -33,7 +33,7 @@ class Axes:
     lines: Mapping[str, float] = field(default_factory=dict)  # values to compare with, by name
 
 
-def write_curve(out: Path, title: str, panels: Sequence[Axes]) -> bool:
+def write_curve(out: Path, title: str, panels: Sequence[CurvePanel]) -> bool:
     """Write the learning curve into the run's folder; False without matplotlib or without data."""
     if find_spec("matplotlib") is None:
         return False
@@ -45,7 +45,7 @@ def write_curve(out: Path, title: str, panels: Sequence[Axes]) -> bool:
     return True
 
 
-def draw(out: Path, title: str, panels: Sequence[Axes]) -> Any:
+def draw(out: Path, title: str, panels: Sequence[CurvePanel]) -> Any:
     """Draw the figure; None where the log has none of the curves."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -61,25 +61,25 @@ def draw(out: Path, title: str, panels: Sequence[Axes]) -> Any:
     return figure
 
 
-def _curves(out: Path, panel: Axes) -> dict[str, Points]:
+def _curves(out: Path, panel: CurvePanel) -> dict[str, Points]:
     log = read_log(out, panel.counter)
     found = {name: [(row[panel.counter], row[name]) for row in log if name in row] for name in panel.curves}
     return {name: ([x for x, _ in points], [y for _, y in points]) for name, points in found.items() if points}
 
 
-def _draw_panel(axes: Any, panel: Axes, curves: dict[str, Points]) -> None:
+def _draw_panel(axes: Any, panel: CurvePanel, curves: dict[str, Points]) -> None:
     import numpy as np
 
-    below = coinciding([(np.array(x), np.array(y)) for x, y in curves.values()])
+    below = count_coinciding([(np.array(x), np.array(y)) for x, y in curves.values()])
     for (name, (x, y)), later in zip(curves.items(), below, strict=True):
-        style = line(panel.curves.index(name), len(x), later)
+        style = line_style(panel.curves.index(name), len(x), later)
         if not name.startswith(EVALUATED) and len(x) > 1:
             style["marker"] = ""
         axes.plot(x, y, label=NAMES.get(name, name), **style)
     for place, (name, value) in enumerate(panel.lines.items()):
         axes.axhline(value, color=INK, alpha=0.6, linewidth=1, linestyle=("--", ":")[place % 2], label=name)
-    keep_possible(axes, "x", [0.0])
-    keep_possible(axes, "y", [value for _, y in curves.values() for value in y] + list(panel.lines.values()))
+    limit_axis(axes, "x", [0.0])
+    limit_axis(axes, "y", [value for _, y in curves.values() for value in y] + list(panel.lines.values()))
     axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
     axes.grid(alpha=0.3)
     if len(curves) + len(panel.lines) > 1:

@@ -140,7 +140,7 @@ def _wait_for_a_later_second(folder: Path) -> None:
         time.sleep(1 - time.time() % 1)
 
 
-class Window:
+class LossWindow:
     """Losses and gradient norms since the last row of the log; on a GPU they are read only for a row."""
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ class Window:
         self.losses, self.norms, self._begin, self._counted = [], [], now, 0
         return loss, norm, rate
 
-    def leave_out(self, seconds: float) -> None:
+    def exclude_time(self, seconds: float) -> None:
         """Exclude time that was not spent on gradient steps from the rate."""
         self._begin += seconds
 

@@ -19,7 +19,7 @@ from minrl.agent import Actor, parameter_count
 from minrl.evaluate import Evaluation
 from minrl.play import Player
 from minrl.runs.folder import LEARNING_CURVE, SUMMARY
-from minrl.runs.learning_curve import Axes, write_curve
+from minrl.runs.learning_curve import CurvePanel, write_curve
 from minrl.system.files import replacing
 
 
@@ -32,7 +32,7 @@ def finish(
     rows: Sequence[tuple[str, str]],
     speed: Sequence[tuple[str, str]],
     numbers: Mapping[str, Any],
-    panels: Sequence[Axes],
+    panels: Sequence[CurvePanel],
 ) -> str:
     """Write summary and learning curve (given matplotlib) of a run and return its table for the terminal.
 

@@ -41,7 +41,7 @@ def use_threads(asked: int, model: nn.Module | None = None, steps: int = 1, *, p
     return wanted
 
 
-def described(threads: int, asked: int) -> str:
+def describe_threads(threads: int, asked: int) -> str:
     """Return the line that states the number of threads and how to change it."""
     count = f"{threads} CPU {'thread' if threads == 1 else 'threads'}"
     return count if asked else f"{count}, by the model's size (--threads N for others)"

@@ -72,11 +72,11 @@ def record_episode(agent: Actor, environment: EnvironmentInfo, seed: int) -> Pic
     return animation(frames, rate / stride)
 
 
-def keep(film: Picture, folder: Path, step: int) -> None:
+def save_video(video: Picture, folder: Path, step: int) -> None:
     """Write the video of `step` into the videos of a run's folder."""
     (folder / VIDEOS).mkdir(exist_ok=True)
     with replacing(folder / VIDEOS / f"step_{step}.gif") as temporary:
-        temporary.write_bytes(film.data)
+        temporary.write_bytes(video.data)
 
 
 def animation(frames: list[npt.NDArray[np.uint8]], rate: float) -> Picture:

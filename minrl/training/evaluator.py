@@ -15,16 +15,16 @@ from minrl.runs import checkpoint
 from minrl.runs.attempt import attempt
 from minrl.runs.folder import BEST_CHECKPOINT
 from minrl.runs.log import Picture
-from minrl.runs.video import keep, record_episode
+from minrl.runs.video import record_episode, save_video
 from minrl.system.signals import Stopped, StopRequest
 from minrl.training.config import TrainConfig
-from minrl.training.target_search import TargetChoice
-from minrl.training.target_sweep import spread_targets, tags, write_targets
+from minrl.training.target_search import TargetSearch
+from minrl.training.target_sweep import curve_names, spread_targets, write_targets
 from minrl.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class Assessment:
+class StepMetrics:
     """Metrics of one evaluation and validation during training."""
 
     evaluation: Evaluation | None
@@ -33,7 +33,7 @@ class Assessment:
     failure: str | None = None  # of the evaluation, where it raised
 
 
-class Assessor:
+class Evaluator:
     """Evaluation of the agent's weights during training; leaves the random state of training untouched.
 
     Args:
@@ -53,7 +53,7 @@ class Assessor:
         everything = [learned] if held_out is None else [learned, held_out]
         returns = np.concatenate([episodes.returns for episodes in everything])
         self.targets = [] if agent.target_return is None else spread_targets(returns)
-        self.choice = TargetChoice(agent, learned, config, out) if config.choose_target else None
+        self.search = TargetSearch(agent, learned, config, out) if config.choose_target else None
         self.validation = None
         if held_out is not None:
             self.validation = Validation(agent, held_out, batch_size=config.batch_size, length=config.length)
@@ -89,32 +89,32 @@ class Assessor:
             "unit": self.agent.loss_unit,
         }
 
-    def assess(self, step: int, request: StopRequest) -> Assessment | None:
+    def evaluate_step(self, step: int, request: StopRequest) -> StepMetrics | None:
         """Validate and evaluate as due after `step`; None if a signal interrupted it."""
         values = self.validation.measure() if self.validation is not None and self.validates_at(step) else {}
         if not self.evaluates_at(step):
-            return Assessment(None, values, {})
-        result, asked, film = None, list[Evaluation](), None
+            return StepMetrics(None, values, {})
+        result, asked, video = None, list[Evaluation](), None
         try:
             with torch.random.fork_rng(enabled=True), request.at_once():
                 with attempt("evaluation", step, self.out) as tried:
-                    if self.choice is not None and step == self.config.steps:
-                        self.choice.make()
+                    if self.search is not None and step == self.config.steps:
+                        self.search.run()
                     (result,) = self._evaluate()
                 if result is not None and self.sweeps_at(step):
                     with attempt("evaluation at several target returns", step, self.out):
                         asked = self._evaluate(self.targets)
                 if result is not None and self.config.video:
-                    with attempt("film", step, self.out):
-                        film = record_episode(
+                    with attempt("video", step, self.out):
+                        video = record_episode(
                             self.agent, self.agent.task.known_environment(), self.config.first_episode
                         )
         except Stopped:
             return None
         if result is None:
-            return Assessment(None, values | {"eval/failed": 1.0}, {}, failure=tried.error)
-        curves = self._kept(step, result, asked, film)
-        return Assessment(result, values | _values(result), curves)
+            return StepMetrics(None, values | {"eval/failed": 1.0}, {}, failure=tried.error)
+        curves = self._write(step, result, asked, video)
+        return StepMetrics(result, values | _values(result), curves)
 
     def _is_turn(self, step: int, every: int) -> bool:
         return step > 0 and (step == self.config.steps or step % every == 0)
@@ -131,28 +131,28 @@ class Assessor:
             progress=True,
         )
 
-    def _kept(
-        self, step: int, result: Evaluation, asked: list[Evaluation], film: Picture | None
+    def _write(
+        self, step: int, result: Evaluation, asked: list[Evaluation], video: Picture | None
     ) -> dict[str, float | Picture]:
         """Write best checkpoint, target sweep and video of an evaluation; return TensorBoard's curves of it."""
         if result.mean_return > self.best:
             self.best = result.mean_return
             label = {"evaluation": result.to_dict(), "label": "best of the evaluations during training"}
-            checkpoint.save(self.out / BEST_CHECKPOINT, self.agent, step=step, note=note() | label)
+            checkpoint.save(self.out / BEST_CHECKPOINT, self.agent, step=step, note=provenance() | label)
         curves: dict[str, float | Picture] = {
-            name: evaluation.mean_return for name, evaluation in zip(tags(self.targets), asked, strict=False)
+            name: evaluation.mean_return for name, evaluation in zip(curve_names(self.targets), asked, strict=False)
         }
         if asked:
             picture = write_targets(self.out, step, asked)
             if picture is not None:
                 curves["eval/targets"] = picture
-        if film is not None:
-            keep(film, self.out, step)
-            curves["eval/episode"] = film
+        if video is not None:
+            save_video(video, self.out, step)
+            curves["eval/episode"] = video
         return curves
 
 
-def note() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
     """Return the package versions that a checkpoint records."""
     return {"versions": package_versions()}
 

@@ -20,19 +20,19 @@ from minrl.evaluate import Evaluation
 from minrl.kernels import matmul
 from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
-from minrl.runs.log import NOT_TENSORBOARD, STEP, Window, open_log, silent_log
+from minrl.runs.log import NOT_TENSORBOARD, STEP, LossWindow, open_log, silent_log
 from minrl.runs.tensorboard import begin_session, end_session, hyperparameters, offline_layout
 from minrl.system.config import to_plain
 from minrl.system.distributed import Group
 from minrl.system.signals import StopRequest
 from minrl.training.config import TrainConfig
-from minrl.training.evaluator import Assessment, Assessor, note
+from minrl.training.evaluator import Evaluator, StepMetrics, provenance
 from minrl.training.optimizer import Optimizer, Schedule
 from minrl.training.validation import ACTION_ERROR
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """Outcome of a training run."""
 
     agent: Agent
@@ -52,7 +52,7 @@ class Result:
         return self.seconds / self.step if self.step else None
 
 
-class Run:
+class TrainingRun:
     """Training run between two gradient steps.
 
     Args:
@@ -92,26 +92,26 @@ class Run:
             autocast=autocast,
             group=group,
         )
-        self.assessor = Assessor(agent, config, out, episodes, held_out)
+        self.evaluator = Evaluator(agent, config, out, episodes, held_out)
         self.held_out = 0 if held_out is None else held_out.num_episodes
         self.step = 0
         self.memory: Tensor | None = None
         self.failure: str | None = None  # of the last evaluation
-        self.window = Window()
+        self.window = LossWindow()
         self.seconds = self.cpu_seconds = 0.0
         self.recorded = 0  # steps of trajectories in a batch of all processes
         torch.manual_seed(config.seed + group.rank)
 
-    def go(self) -> Result:
+    def train(self) -> RunResult:
         """Train to the last step or until a signal.
 
         A checkpoint is saved before the evaluation of the same step; a run that is cut off in between
         evaluates again when it is resumed.
         """
-        repeats = self.assessor.is_due(self.step)
+        repeats = self.evaluator.is_due(self.step)
         log = open_log(self.out, step=self.step, repeats_evaluation=repeats) if self.group.is_first else silent_log()
         parts = {self.agent.name: to_plain(self.agent.config), "train": to_plain(self.config)}
-        begin_session(log, hyperparameters(parts), offline_layout(**self.assessor.charts()))
+        begin_session(log, hyperparameters(parts), offline_layout(**self.evaluator.charts()))
         # Where standard error is no terminal the log's tables tell how far the run is.
         hidden = None if self.group.is_first else True
         bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=hidden)
@@ -119,7 +119,7 @@ class Run:
             with StopRequest() as request, bar:
                 evaluation = self._loop(log, bar, request)
             unknown = evaluation is None and self.failure is None
-            broken_off = self.group.is_first and self.assessor.evaluates_at(self.step) and unknown
+            broken_off = self.group.is_first and self.evaluator.evaluates_at(self.step) and unknown
             is_whole = self.step == self.config.steps and not broken_off
             if is_whole:
                 end_session(log)
@@ -127,7 +127,7 @@ class Run:
             log.close()
         self.agent.load_state_dict(self.optimizer.acting_weights())
         self.group.barrier()
-        return Result(
+        return RunResult(
             agent=self.agent.eval(),
             step=self.step,
             evaluation=evaluation,
@@ -144,8 +144,8 @@ class Run:
         if self.step == 0:
             self.save()
         while True:
-            if self.assessor.is_due(self.step):
-                evaluation = self._assess(log, request)
+            if self.evaluator.is_due(self.step):
+                evaluation = self._evaluate(log, request)
                 if config.choose_target and self.step == config.steps:
                     self.save()  # with the target that was chosen
             stop = self._asked_to_stop(request)
@@ -207,7 +207,7 @@ class Run:
         flag = torch.tensor(float(request.signal is not None), device=self.device)
         return bool(self.group.sum(flag).item() > 0)
 
-    def _assess(self, log: Logger, request: StopRequest) -> Evaluation | None:
+    def _evaluate(self, log: Logger, request: StopRequest) -> Evaluation | None:
         """Evaluate the acting weights and log the metrics; None without an evaluation or if one was interrupted."""
         if not self.group.is_first:
             return None
@@ -217,17 +217,17 @@ class Run:
         trained = {name: value.clone() for name, value in self.agent.state_dict().items()}
         self.agent.load_state_dict(self.optimizer.acting_weights())
         try:
-            found = self.assessor.assess(self.step, request)
+            found = self.evaluator.evaluate_step(self.step, request)
         finally:
             self.agent.load_state_dict(trained)
-            self.window.leave_out(time.perf_counter() - begin)
+            self.window.exclude_time(time.perf_counter() - begin)
         if found is None:
             return None
         self.failure = found.failure
-        self._write_assessment(log, found)
+        self._log_metrics(log, found)
         return found.evaluation
 
-    def _write_assessment(self, log: Logger, found: Assessment) -> None:
+    def _log_metrics(self, log: Logger, found: StepMetrics) -> None:
         log.record(STEP, self.step)
         for name, value in found.values.items():
             log.record(name, value, exclude="stdout" if name.startswith(ACTION_ERROR) else None)
@@ -252,7 +252,7 @@ class Run:
                 "sampler": self.sampler.state_dict(),
                 "window": self.window.state_dict(),
                 "processes": processes,
-                "best": self.assessor.best,
+                "best": self.evaluator.best,
                 "seconds": self.seconds,
                 "cpu_seconds": self.cpu_seconds,
             }
@@ -262,7 +262,7 @@ class Run:
                 step=self.step,
                 weights=self.optimizer.acting_weights(),
                 training=training,
-                note=note() | {"label": "last checkpoint"},
+                note=provenance() | {"label": "last checkpoint"},
             )
         self.group.barrier()
 
@@ -279,7 +279,7 @@ class Run:
         self.optimizer.load_state_dict(training["optimizer"])
         self.sampler.load_state_dict(training["sampler"])
         self.window.load_state_dict(training["window"], self.device)
-        self.step, self.assessor.best = saved.step, training["best"]
+        self.step, self.evaluator.best = saved.step, training["best"]
         self.seconds, self.cpu_seconds = training["seconds"], training.get("cpu_seconds", math.nan)
         self.memory = None if mine["memory"] is None else mine["memory"].to(self.device)
         torch.set_rng_state(mine["torch"])

@@ -17,7 +17,7 @@ from minrl.data.episode import Episodes
 from minrl.data.task import Task
 from minrl.runs import checkpoint
 from minrl.runs.folder import CONFIG, LAST_CHECKPOINT
-from minrl.runs.threads import described, use_threads
+from minrl.runs.threads import describe_threads, use_threads
 from minrl.runs.video import check_renders
 from minrl.system.config import build, write_toml
 from minrl.system.device import device_named
@@ -26,17 +26,17 @@ from minrl.system.malloc import tune_cpu
 from minrl.system.mujoco import quiet_mujoco
 from minrl.training.config import TrainConfig
 from minrl.training.data_set import HOW_TO_EVALUATE, check_environment_of_file, training_data
-from minrl.training.loop import Result, Run
+from minrl.training.loop import RunResult, TrainingRun
 from minrl.training.optimizer import Schedule
-from minrl.training.relabel_returns import relabelled, task_of
-from minrl.training.validation import split
+from minrl.training.relabel_returns import relabel, relabelled_task
+from minrl.training.validation import split_episodes
 
 _log = logging.getLogger("minrl.training.offline")
 
-__all__ = ["Result", "TrainConfig", "new_agent", "resume", "train"]
+__all__ = ["RunResult", "TrainConfig", "new_agent", "resume", "train"]
 
 
-def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) -> Result:
+def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) -> RunResult:
     """Train a new agent into the folder `out`.
 
     Raises:
@@ -51,14 +51,14 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out names a folder")
     config = replace(config, data=_absolute(config.data))
-    device, group = _prepare(config)
+    device, group = _set_up(config)
     try:
         whole = training_data(config)
-        episodes, held_out = split(whole, config.validation, config.seed)
+        episodes, held_out = split_episodes(whole, config.validation, config.seed)
         if config.relabel_returns:
             # What is wrong with the settings shows before the value is learned.
             new_agent(kind, agent_config, Task.of(episodes))
-            episodes, held_out = relabelled(episodes, held_out, seed=config.seed, out=out, group=group, resumed=False)
+            episodes, held_out = relabel(episodes, held_out, seed=config.seed, out=out, group=group, resumed=False)
         torch.manual_seed(config.seed)
         agent = new_agent(kind, agent_config, _task_of(config, episodes)).to(device)
         agent.fit_normalization(episodes)
@@ -69,13 +69,13 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
         if group.is_first:
             out.mkdir(parents=True, exist_ok=True)
             write_toml(out / CONFIG, {kind.name: agent_config, "train": config})
-        _share_out(agent, config, group)
-        return replace(Run(agent, episodes, held_out, config, out, group).go(), data=whole)
+        _set_threads(agent, config, group)
+        return replace(TrainingRun(agent, episodes, held_out, config, out, group).train(), data=whole)
     finally:
         group.leave()
 
 
-def resume(out: Path, environment: str | None = None, steps: int | None = None) -> Result:
+def resume(out: Path, environment: str | None = None, steps: int | None = None) -> RunResult:
     """Resume the run in `out` from its last checkpoint, with the same numbers as without the interruption.
 
     Args:
@@ -97,28 +97,28 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
         planned = build(TrainConfig, saved.training["config"], f"checkpoint {out}")
         config = extended(planned, steps, saved.step, out)
         check_environment_of_file(config, environment, str(out))
-        device, group = _prepare(config)
+        device, group = _set_up(config)
         # A set whose keys have another order than when the run began, or than older versions read them in.
         known = Task.from_dict(saved.task)
         whole = with_columns_of(training_data(config), known.observation_space, known.action_space)
-        episodes, held_out = split(whole, config.validation, config.seed)
+        episodes, held_out = split_episodes(whole, config.validation, config.seed)
         if config.relabel_returns:
-            episodes, held_out = relabelled(episodes, held_out, seed=config.seed, out=folder, group=group, resumed=True)
+            episodes, held_out = relabel(episodes, held_out, seed=config.seed, out=folder, group=group, resumed=True)
         agent = checkpoint.restore(saved, str(out)).to(device)
         if not isinstance(agent, Agent):
             raise ValueError(f"the {agent.name} agent of {out} does not learn from a data set")
         _check_same_data(agent.task, _task_of(config, episodes), out)
         # The data set is the user's own: its environment needs no check, as a checkpoint's does.
         agent.task = replace(agent.task, environment=episodes.environment, from_file=False)
-        run = Run(agent, episodes, held_out, config, folder, group)
+        run = TrainingRun(agent, episodes, held_out, config, folder, group)
         run.restore(saved)
         if config != planned:
-            _replan(run, agent, planned, config)
+            _write_new_steps(run, agent, planned, config)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"checkpoint {out} cannot be resumed: {type(error).__name__}: {error}") from error
     try:
-        _share_out(agent, config, group)
-        return replace(run.go(), data=whole)
+        _set_threads(agent, config, group)
+        return replace(run.train(), data=whole)
     finally:
         group.leave()
 
@@ -132,7 +132,7 @@ def extended(planned: TrainConfig, steps: int | None, done: int, out: Path) -> T
     return replace(planned, steps=steps)
 
 
-def _replan(run: Run, agent: Agent, planned: TrainConfig, config: TrainConfig) -> None:
+def _write_new_steps(run: TrainingRun, agent: Agent, planned: TrainConfig, config: TrainConfig) -> None:
     """Record the new number of steps for later resumes, and print what the learning rate does."""
     run.save()
     if not run.group.is_first:
@@ -180,7 +180,7 @@ def _check_environment(task: Task, video: bool) -> None:
 
 
 def _task_of(config: TrainConfig, episodes: Episodes) -> Task:
-    return task_of(episodes) if config.relabel_returns else Task.of(episodes)
+    return relabelled_task(episodes) if config.relabel_returns else Task.of(episodes)
 
 
 def _check_same_data(task: Task, now: Task, out: Path) -> None:
@@ -192,15 +192,15 @@ def _check_same_data(task: Task, now: Task, out: Path) -> None:
         raise ValueError(f"{now.dataset} is no longer the data set that {out} was trained on")
 
 
-def _share_out(agent: Agent, config: TrainConfig, group: Group) -> None:
+def _set_threads(agent: Agent, config: TrainConfig, group: Group) -> None:
     """Set the number of threads that suits the agent and its batches, and print it."""
     steps = config.batch_size * (getattr(agent.config, "context", None) or config.length)
     threads = use_threads(config.threads, agent, steps)
     if group.is_first and next(agent.parameters()).device.type == "cpu":
-        print(f"minrl: {described(threads, config.threads)}")
+        print(f"minrl: {describe_threads(threads, config.threads)}")
 
 
-def _prepare(config: TrainConfig) -> tuple[torch.device, Group]:
+def _set_up(config: TrainConfig) -> tuple[torch.device, Group]:
     if not config.data:
         raise ValueError("no data set: give --data minari:NAME, d4rl:NAME or hdf5:FILE")
     # Until there is an agent: what is learned for its labels is small.

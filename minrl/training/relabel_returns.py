@@ -34,7 +34,7 @@ EXPECTILE = 0.7
 STEPS, ROWS, WIDTH, RATE = 2000, 512, 128, 1e-3
 
 
-def relabelled(
+def relabel(
     episodes: Episodes, held_out: Episodes | None, *, seed: int, out: Path, group: Group, resumed: bool
 ) -> tuple[Episodes, Episodes | None]:
     """Relabel the returns-to-go of episodes with a value that is learned from `episodes` alone.
@@ -45,19 +45,19 @@ def relabelled(
         ValueError: if the labels in the folder are of other data.
     """
     sets = [episodes] if held_out is None else [episodes, held_out]
-    mine = _first_labels(sets, seed, out, resumed) if group.is_first else None
+    mine = _labels(sets, seed, out, resumed) if group.is_first else None
     cuts = np.cumsum([part.num_steps for part in sets])[:-1]
     labels = np.split(group.gather(mine)[0], cuts)
     found = [replace(part, returns_to_go=own) for part, own in zip(sets, labels, strict=True)]
     return found[0], found[1] if len(found) > 1 else None
 
 
-def task_of(episodes: Episodes) -> Task:
+def relabelled_task(episodes: Episodes) -> Task:
     """Return the task of relabelled episodes: its best return is the largest relabelled return of an episode."""
-    return replace(Task.of(episodes), best_return=float(first_labels(episodes).max()))
+    return replace(Task.of(episodes), best_return=float(initial_returns(episodes).max()))
 
 
-def first_labels(episodes: Episodes) -> FloatArray:
+def initial_returns(episodes: Episodes) -> FloatArray:
     """Return the return-to-go at the start of each episode, (E,)."""
     labels: FloatArray = episodes.returns_to_go[episodes.offsets[:-1]]
     return labels
@@ -135,7 +135,7 @@ class Value(nn.Module):
         return value
 
 
-def raised(episodes: Episodes, values: npt.NDArray[np.float64]) -> FloatArray:
+def raise_returns(episodes: Episodes, values: npt.NDArray[np.float64]) -> FloatArray:
     """Compute R_t = r_t + max(R_{t+1}, V_{t+1}) within each episode, R and V zero after its end: (N,) values ->
     (N,).
     """
@@ -150,7 +150,7 @@ def raised(episodes: Episodes, values: npt.NDArray[np.float64]) -> FloatArray:
     return result
 
 
-def _first_labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool) -> FloatArray:
+def _labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool) -> FloatArray:
     """Read the labels of all sets, end to end, from the run's folder, or learn and write them."""
     path = out / RETURNS_TO_GO
     if resumed and path.is_file():
@@ -162,7 +162,7 @@ def _first_labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool)
         torch.manual_seed(seed)
         value = Value(sets[0])
     value.learn(sets[0], seed)
-    labels = np.concatenate([raised(part, value.of(part)) for part in sets])
+    labels = np.concatenate([raise_returns(part, value.of(part)) for part in sets])
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / RELABEL_SUMMARY) as temporary:
         temporary.write_text(json.dumps(_quality(sets[0], value, labels), indent=1) + "\n", encoding="utf-8")

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from minrl.data.episode import Episodes
-from minrl.runs.learning_curve import Axes
+from minrl.runs.learning_curve import CurvePanel
 from minrl.runs.log import STEP, read_log
 from minrl.runs.summary import finish, program
 from minrl.training import relabel_returns, target_search
-from minrl.training.offline import Result
+from minrl.training.offline import RunResult
 from minrl.training.validation import LOSS
 
 
-def write_report(result: Result, out: Path) -> str:
+def write_report(result: RunResult, out: Path) -> str:
     """Write the report of an offline run and return it as a table: data set, losses, scores, speed."""
     agent = result.agent
     assert result.data is not None
@@ -38,7 +38,7 @@ def write_report(result: Result, out: Path) -> str:
     losses = ("train/loss", LOSS) if result.held_out else ("train/loss",)
     label = "loss" if result.held_out else "training loss"
     panels = [
-        Axes(STEP, "gradient steps", f"{label} ({unit})" if unit else label, losses),
+        CurvePanel(STEP, "gradient steps", f"{label} ({unit})" if unit else label, losses),
         score_panel(out, episodes),
     ]
     numbers: dict[str, Any] = {
@@ -57,7 +57,7 @@ def write_report(result: Result, out: Path) -> str:
     )
 
 
-def _why_not_evaluated(result: Result, out: Path) -> str:
+def _why_not_evaluated(result: RunResult, out: Path) -> str:
     command = f"{program('minrl')} evaluate {shlex.quote(str(out))}"
     if result.agent.task.environment is not None:
         return f"none, as --evaluate-every is 0; {command} evaluates"
@@ -67,14 +67,14 @@ def _why_not_evaluated(result: Result, out: Path) -> str:
     )
 
 
-def score_panel(out: Path, episodes: Episodes) -> Axes:
+def score_panel(out: Path, episodes: Episodes) -> CurvePanel:
     """Return the panel of a run's scores beside the mean and the best of its data."""
     data = {"data, mean": float(episodes.returns.mean()), "data, best": float(episodes.returns.max())}
     score = "eval/normalized_score"
     if not any(score in row for row in read_log(out)):
-        return Axes(STEP, "gradient steps", "return", ("eval/mean_reward",), data)
+        return CurvePanel(STEP, "gradient steps", "return", ("eval/mean_reward",), data)
     normalised = {name: float(episodes.normalized_score(value)) for name, value in data.items()}
-    return Axes(STEP, "gradient steps", "normalised score", (score,), normalised)
+    return CurvePanel(STEP, "gradient steps", "normalised score", (score,), normalised)
 
 
 def _scored(episodes: Episodes, value: float) -> str:

@@ -11,7 +11,7 @@ from minrl.evaluate import evaluate
 from minrl.runs.folder import TARGET_CHOICE
 from minrl.system.files import replacing
 from minrl.training.config import TrainConfig
-from minrl.training.relabel_returns import first_labels
+from minrl.training.relabel_returns import initial_returns
 
 # Beyond the seeds of any evaluation's episodes, which lie below it where a target is chosen; twice it is the first
 # number that environments in C, with signed integers of 32 bits, cannot take.
@@ -20,7 +20,7 @@ SEED_OFFSET = 2**30
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
-class TargetChoice:
+class TargetSearch:
     """Grid search over a few target returns, of which the agent gets the best.
 
     Args:
@@ -43,9 +43,9 @@ class TargetChoice:
             most = SEED_OFFSET // config.evaluate_episodes - 1
             raise ValueError(f"choose_target: with {config.evaluate_episodes} episodes seed must be at most {most}")
         self.agent, self.config, self.out = agent, config, out
-        self.candidates = candidates(episodes, agent.most_asked)
+        self.candidates = candidate_targets(episodes, agent.most_asked)
 
-    def make(self) -> None:
+    def run(self) -> None:
         """Evaluate each candidate for as many episodes as an evaluation has; give the agent the best.
 
         Run seed s plays episodes `SEED_OFFSET` + s n to `SEED_OFFSET` + (s + 1) n - 1, with n episodes an evaluation:
@@ -69,9 +69,9 @@ class TargetChoice:
             temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def candidates(episodes: Episodes, most: float) -> list[float]:
+def candidate_targets(episodes: Episodes, most: float) -> list[float]:
     """Return the target returns to try, ascending: from the data's mean to its best, beyond it where `most` allows."""
-    labels = first_labels(episodes)
+    labels = initial_returns(episodes)
     mean, best = float(labels.mean(dtype=np.float64)), float(labels.max())
     values = [float(np.float32(mean + place * (best - mean))) for place in PLACES]
     return sorted({value for value in values if value <= most} | {min(best, most)})

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minrl.evaluate import Evaluation
-from minrl.runs.figures import keep_possible
+from minrl.runs.figures import limit_axis
 from minrl.runs.folder import TARGETS, TARGETS_PLOT, read_targets
 from minrl.runs.log import Picture
 from minrl.system.files import replacing
@@ -25,7 +25,7 @@ def spread_targets(returns: npt.NDArray[np.float64]) -> list[float]:
     return sorted(set(np.linspace(worst, best, _COUNT).clip(worst, best).tolist()))
 
 
-def tags(targets: Sequence[float]) -> list[str]:
+def curve_names(targets: Sequence[float]) -> list[str]:
     """Return the log's column of each target, with as many digits (six or more) as tell the targets apart."""
     for digits in range(6, 18):
         names = [f"{target:.{digits}g}" for target in targets]
@@ -73,8 +73,8 @@ def _plot(results: Sequence[Evaluation], step: int) -> Picture:
         xlabel="return asked for",
         ylabel="return achieved (mean ± standard error)" if known else "return achieved",
     )
-    keep_possible(axes, "x", asked)
-    keep_possible(axes, "y", [*asked, *achieved])
+    limit_axis(axes, "x", asked)
+    limit_axis(axes, "y", [*asked, *achieved])
     axes.grid(alpha=0.3)
     axes.legend()
     file = io.BytesIO()

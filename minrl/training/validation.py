@@ -20,7 +20,7 @@ LOSS, ACTION_ERROR = "validation/loss", "validation/action_error"
 _STREAM = 1
 
 
-def split(episodes: Episodes, share: float, seed: int) -> tuple[Episodes, Episodes | None]:
+def split_episodes(episodes: Episodes, share: float, seed: int) -> tuple[Episodes, Episodes | None]:
     """Split off a random `share` of the episodes (rounded, at least one) as held out; None for share 0.
 
     Both keep the order of the data set; the same seed holds out the same ones.

@@ -25,8 +25,8 @@ from minrl.compare.report.report import write_report
 from minrl.compare.stats.analysis import Analysis, analyse
 from minrl.compare.stats.results import read_comparison
 from minrl.data import load
-from minrl.runs.figures import LIGHT, MARKERS, Plot, coinciding, keep_possible, line
-from minrl.runs.learning_curve import Axes, draw
+from minrl.runs.figures import LIGHT, MARKERS, Plot, count_coinciding, limit_axis, line_style
+from minrl.runs.learning_curve import CurvePanel, draw
 from minrl.runs.log import STEP
 from minrl.runs.summary import title_of
 from minrl.training.report import score_panel
@@ -93,7 +93,8 @@ def test_a_method_has_one_colour_and_marker_everywhere(trained: Path) -> None:
     assert len(set(MARKERS)) == len(MARKERS)
     assert "D" not in MARKERS  # a published score
     assert all(
-        (line(i, 400)["color"], line(i, 400)["marker"]) == (line(i)["color"], line(i)["marker"]) for i in range(8)
+        (line_style(i, 400)["color"], line_style(i, 400)["marker"]) == (line_style(i)["color"], line_style(i)["marker"])
+        for i in range(8)
     )
 
 
@@ -116,11 +117,11 @@ def test_curves_that_coincide_are_both_visible(folder: Path) -> None:
 
 def test_which_curves_coincide() -> None:
     x = np.linspace(0.0, 1.0, 11)
-    assert coinciding([(x, x), (x, x), (x, 1 - x), (x, x)]) == [2, 1, 0, 0]
-    assert coinciding([(x, x), (x + 2, x)]) == [0, 0]
+    assert count_coinciding([(x, x), (x, x), (x, 1 - x), (x, x)]) == [2, 1, 0, 0]
+    assert count_coinciding([(x, x), (x + 2, x)]) == [0, 0]
     # Over the half that they share, with points at other places.
-    assert coinciding([(x, x), (x[1::2], x[1::2] + 0.001)]) == [1, 0]
-    assert coinciding([(x, x), (x, x + 0.5)]) == [0, 0]
+    assert count_coinciding([(x, x), (x[1::2], x[1::2] + 0.001)]) == [1, 0]
+    assert count_coinciding([(x, x), (x, x + 0.5)]) == [0, 0]
 
 
 def test_axes_keep_to_what_is_possible(trained: Path) -> None:
@@ -141,7 +142,7 @@ def test_negative_returns_keep_their_room() -> None:
     axes = Figure().add_subplot()
     axes.plot([0, 1], [-5.0, 3.0])
     before = axes.get_ylim()
-    keep_possible(axes, "y", [-5.0, 3.0])
+    limit_axis(axes, "y", [-5.0, 3.0])
     assert axes.get_ylim() == before
 
 
@@ -228,16 +229,16 @@ def test_the_learning_curve_says_of_what_it_is(trained: Path) -> None:
 
 def test_a_curve_of_losses_alone(trained: Path) -> None:
     run = trained / "runs/hopper/mingru/seed_0"
-    figure = draw(run, "a title with $ signs", [Axes(STEP, "gradient steps", "loss", ("train/loss",))])
+    figure = draw(run, "a title with $ signs", [CurvePanel(STEP, "gradient steps", "loss", ("train/loss",))])
     (axes,) = figure.axes
     assert axes.get_ylim()[0] >= 0
-    assert draw(run, "nothing", [Axes(STEP, "gradient steps", "loss", ("no/such/column",))]) is None
+    assert draw(run, "nothing", [CurvePanel(STEP, "gradient steps", "loss", ("no/such/column",))]) is None
 
 
 def test_no_bars_on_a_logarithmic_axis() -> None:
     axes = Figure().add_subplot()
     curves = {"minGRU": [(1.0, 30.0), (64.0, 90.0)], "LSTM": [(1.0, 50.0), (64.0, 200.0)]}
-    bench_plots._draw(axes, curves, {name: line(i) for i, name in enumerate(curves)})
+    bench_plots._draw(axes, curves, {name: line_style(i) for i, name in enumerate(curves)})
     assert axes.get_yscale() == "log"
     assert len(axes.patches) == 0
     assert looks(axes) == {(LIGHT[0], MARKERS[0]), (LIGHT[1], MARKERS[1])}

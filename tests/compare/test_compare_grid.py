@@ -7,7 +7,7 @@ import pytest
 
 from minrl.agents.__main__ import main
 from minrl.agents.cli.families import families
-from minrl.compare.grid.plan import Plan, read_plan, write_plan
+from minrl.compare.grid.plan import ComparisonPlan, read_plan, write_plan
 from minrl.compare.grid.read import read_grid
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -16,7 +16,7 @@ TASK = '[tasks.t]\ndata = "minari:a/b-v0"\n'
 ONLINE = '[tasks.o]\nenv = "CartPole-v1"\n'
 
 
-def plan_of(text: str, folder: Path, **options: Any) -> Plan:
+def plan_of(text: str, folder: Path, **options: Any) -> ComparisonPlan:
     path = folder / "grid.toml"
     path.write_text(text, encoding="utf-8")
     return read_grid(path, FAMILIES, **options)

@@ -20,7 +20,7 @@ from minrl.agents.__main__ import main
 from minrl.agents.cli.families import families
 from minrl.compare.grid.read import read_grid
 from minrl.compare.run.execute import Outcome
-from minrl.compare.run.queue import Ledger
+from minrl.compare.run.queue import RunQueue
 from minrl.compare.run.ray import sees
 from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
@@ -172,24 +172,24 @@ def test_a_cluster_that_cannot_do_it(
 def test_a_worker_that_dies_without_progress_is_a_failure(tmp_path: Path) -> None:
     """Else a run that kills its worker would never end; a death is free as long as each attempt saves something new."""
     plan = read_grid(grid(tmp_path, 'cells = ["mingru"]\nseeds = 2\n[tasks.o]\nenv = "CartPole-v1"'), families())
-    ledger = Ledger(plan.runs, {}, tmp_path)
+    queue = RunQueue(plan.runs, {}, tmp_path)
     saved = tmp_path / plan.runs[0].folder / LAST_CHECKPOINT
     saved.parent.mkdir(parents=True)
     for attempt in range(5):
-        run = ledger.take()
+        run = queue.take()
         assert run == plan.runs[0]
         saved.touch()
         os.utime(saved, ns=(0, attempt + 1))
-        assert ledger.lost(run, "its worker died")
-    assert ledger.take() == plan.runs[0]
-    assert ledger.lost(plan.runs[0], "its worker died")
+        assert queue.lost(run, "its worker died")
+    assert queue.take() == plan.runs[0]
+    assert queue.lost(plan.runs[0], "its worker died")
     # The second of the grid goes first now.
-    assert ledger.take() == plan.runs[1]
-    assert not ledger.close(plan.runs[1], Outcome(1.0))
-    assert ledger.take() == plan.runs[0]
-    assert not ledger.lost(plan.runs[0], "its worker died")
-    assert ledger.take() is None
-    assert ledger.failed == {plan.runs[0].key: "its worker died"}
+    assert queue.take() == plan.runs[1]
+    assert not queue.close(plan.runs[1], Outcome(1.0))
+    assert queue.take() == plan.runs[0]
+    assert not queue.lost(plan.runs[0], "its worker died")
+    assert queue.take() is None
+    assert queue.failed == {plan.runs[0].key: "its worker died"}
 
 
 def test_a_folder_that_another_machine_does_not_see(tmp_path: Path) -> None:

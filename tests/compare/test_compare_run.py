@@ -18,7 +18,7 @@ from gymnasium import spaces
 from worlds import cartpole, own_folders
 
 from minrl.agents.__main__ import main
-from minrl.compare.run.lock import alone_in
+from minrl.compare.run.lock import folder_lock
 from minrl.compare.run.progress import last_step
 from minrl.kernels.matmul import library
 from minrl.runs import checkpoint
@@ -273,7 +273,7 @@ def test_one_comparison_at_a_time_in_a_folder(
 ) -> None:
     path, out = grid(tmp_path, f'cells = ["mingru"]\n[tasks.t]\ndata = "{cartpole}"'), tmp_path / "out"
     out.mkdir()
-    with alone_in(out, patience=0):
+    with folder_lock(out, patience=0):
         assert main(["compare", str(path), "--out", str(out)]) == 2
     assert f"another process is at work in {out}: wait for it or stop it" in capsys.readouterr().err
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from minrl.agents.cli.families import families
-from minrl.compare.grid.plan import Plan
+from minrl.compare.grid.plan import ComparisonPlan
 from minrl.compare.grid.read import read_grid
 
 TASKS = '[tasks.hopper]\ndata = "minari:minrl/hopper/medium-replay-v0"\n'
 ONLINE = '[tasks.pole]\nenv = "CartPole-v1"\n'
 
 
-def read(folder: Path, text: str) -> Plan:
+def read(folder: Path, text: str) -> ComparisonPlan:
     (folder / "grid.toml").write_text(text)
     return read_grid(folder / "grid.toml", families())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minrl.agents.__main__ import main
-from minrl.compare.grid.plan import ComparedTask, Method, Plan, PlannedRun, write_plan
+from minrl.compare.grid.plan import ComparedTask, ComparisonPlan, Method, PlannedRun, write_plan
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,7 +49,7 @@ def write_grid(
         for method in methods
     ]
     sources = {"DT": "the paper of the Decision Transformer"}
-    write_plan(Plan("A comparison", tuple(tasks), tuple(methods), tuple(seeds), tuple(runs), sources), folder)
+    write_plan(ComparisonPlan("A comparison", tuple(tasks), tuple(methods), tuple(seeds), tuple(runs), sources), folder)
 
 
 def copy_run(source: Path, target: Path, score: float) -> None:

@@ -13,7 +13,7 @@ from ppo_runs import words
 from worlds import cartpole, minrl, own_folders
 
 from minrl.agents.__main__ import main
-from minrl.runs.dashboard import Mirror
+from minrl.runs.dashboard import RunLinks
 from minrl.runs.log import read_log
 from minrl.training.offline import resume
 
@@ -138,6 +138,6 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (run / "events.out.tfevents.1.x.1.0").touch()
     (run / "loop").symlink_to(tmp_path / "runs")
     (tmp_path / "into").mkdir()
-    mirror = Mirror(tmp_path / "runs", tmp_path / "into")
-    assert list(mirror.runs) == ["a"]
+    links = RunLinks(tmp_path / "runs", tmp_path / "into")
+    assert list(links.runs) == ["a"]
     assert [path.name for path in run.iterdir() if path.name != "loop"] == ["events.out.tfevents.1.x.1.0"]

@@ -14,7 +14,7 @@ from worlds import TINY, cartpole, minrl, own_folders
 from minrl.agents.__main__ import main
 from minrl.agents.cli.families import families
 from minrl.agents.clone import CloneAgent, CloneConfig
-from minrl.compare.grid.plan import ComparedTask, Method, Plan, PlannedRun, is_done, write_plan
+from minrl.compare.grid.plan import ComparedTask, ComparisonPlan, Method, PlannedRun, is_done, write_plan
 from minrl.compare.run.execute import execute
 from minrl.compare.stats.results import read_comparison
 from minrl.runs import checkpoint
@@ -114,8 +114,8 @@ def test_a_comparison_counts_such_a_run_as_failed(
     values = {name: value for name, value in PPO.items() if name not in ("width", "depth")}
     settings = {"ppo": {"width": 8, "depth": 1}, "train": values | {"env": fragile, "steps": 64}}
     planned = PlannedRun("fragile", "mingru", 0, "online", "ppo", settings)
-    write_plan(Plan("", (ComparedTask("fragile", "online", fragile, "Fragile"),), (Method("mingru", ""),), (0,),
-                    (planned,), {}), tmp_path)  # fmt: skip
+    tasks, methods = (ComparedTask("fragile", "online", fragile, "Fragile"),), (Method("mingru", ""),)
+    write_plan(ComparisonPlan("", tasks, methods, (0,), (planned,), {}), tmp_path)
     outcome = execute(planned, families()["online"], tmp_path)
     assert outcome.signal is None
     assert str(outcome.error).startswith("its evaluation failed: see ")

@@ -16,7 +16,15 @@ from minrl.data.task import Task
 from minrl.runs.folder import RELABEL_SUMMARY, RETURNS_TO_GO
 from minrl.system.distributed import Group
 from minrl.training import relabel_returns
-from minrl.training.relabel_returns import EXPECTILE, Value, first_labels, raised, relabelled, report_rows, task_of
+from minrl.training.relabel_returns import (
+    EXPECTILE,
+    Value,
+    initial_returns,
+    raise_returns,
+    relabel,
+    relabelled_task,
+    report_rows,
+)
 
 ALONE = Group(0, 1)
 
@@ -47,7 +55,7 @@ def crossing(count: int = 20) -> Episodes:
 
 
 def labels_of(episodes: Episodes, out: Path, seed: int = 0, **options: Any) -> Episodes:
-    return relabelled(episodes, None, seed=seed, out=out, group=ALONE, **{"resumed": False, **options})[0]
+    return relabel(episodes, None, seed=seed, out=out, group=ALONE, **{"resumed": False, **options})[0]
 
 
 def test_the_recursion() -> None:
@@ -60,9 +68,9 @@ def test_the_recursion() -> None:
         for t in range(stop - 1, start - 1, -1):
             following = wanted[t] = episodes.rewards[t] + max(following, value)
             value = values[t]
-    assert np.allclose(raised(episodes, values), wanted, rtol=1e-5, atol=1e-4)
+    assert np.allclose(raise_returns(episodes, values), wanted, rtol=1e-5, atol=1e-4)
     assert not np.allclose(wanted, episodes.returns_to_go, atol=1.0)
-    nothing = raised(episodes, np.full(episodes.num_steps, -1e9))
+    nothing = raise_returns(episodes, np.full(episodes.num_steps, -1e9))
     assert np.allclose(nothing, episodes.returns_to_go, rtol=1e-5, atol=1e-4)
 
 
@@ -76,8 +84,8 @@ def test_the_first_half_of_one_way_and_the_second_of_another(tmp_path: Path) -> 
     assert right == pytest.approx(11.0, abs=1e-5)  # nothing is better than what it did
     assert left == pytest.approx(1 + 10 * EXPECTILE, abs=0.3)
     assert np.array_equal(after.rewards, before.rewards)
-    assert task_of(after).best_return == pytest.approx(11.0)
-    assert first_labels(after).shape == (40,)
+    assert relabelled_task(after).best_return == pytest.approx(11.0)
+    assert initial_returns(after).shape == (40,)
 
 
 def test_what_is_told_of_the_value(tmp_path: Path) -> None:
@@ -114,7 +122,7 @@ def test_held_out_episodes_teach_nothing(tmp_path: Path) -> None:
     learned, held_out = episodes.select(range(15)), episodes.select(range(15, 20))
     richer = replace(held_out, rewards=held_out.rewards + 100, returns_to_go=held_out.returns_to_go + 100)
     pairs = [
-        relabelled(learned, other, seed=0, out=tmp_path / name, group=ALONE, resumed=False)
+        relabel(learned, other, seed=0, out=tmp_path / name, group=ALONE, resumed=False)
         for name, other in (("plain", held_out), ("richer", richer))
     ]
     assert np.array_equal(pairs[0][0].returns_to_go, pairs[1][0].returns_to_go)
@@ -134,4 +142,4 @@ def test_a_value_goes_no_further_than_the_data() -> None:
     late = replace(episodes, offsets=np.array([0, episodes.num_steps]), final_observations=np.zeros((1, 3)),
                    terminated=np.array([True]), truncated=np.array([False]))  # fmt: skip
     assert value.of(late).max() <= most + 1e-6
-    assert task_of(episodes).best_return == pytest.approx(Task.of(episodes).best_return, rel=1e-6)
+    assert relabelled_task(episodes).best_return == pytest.approx(Task.of(episodes).best_return, rel=1e-6)

@@ -22,8 +22,8 @@ from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT, TARGET_CHOICE
 from minrl.system.signals import StopRequest
 from minrl.training.config import TrainConfig
-from minrl.training.evaluator import Assessor
-from minrl.training.target_search import TargetChoice, candidates, report_rows
+from minrl.training.evaluator import Evaluator
+from minrl.training.target_search import TargetSearch, candidate_targets, report_rows
 
 seeds_played: list[int] = []
 
@@ -95,14 +95,14 @@ def bell() -> Any:
 def test_the_best_of_the_candidates_is_asked_for(bell: Any, tmp_path: Path) -> None:
     """From the data's mean, 0.5, to its best, 1: 0.625 is the nearest to what is rewarded."""
     agent = Literal(Task.of(bell), most_asked=1.0)
-    choice = TargetChoice(agent, bell, TrainConfig(seed=3, evaluate_episodes=4), tmp_path)
-    assert choice.candidates == [0.5, 0.625, 0.75, 0.875, 1.0]
-    choice.make()
+    search = TargetSearch(agent, bell, TrainConfig(seed=3, evaluate_episodes=4), tmp_path)
+    assert search.candidates == [0.5, 0.625, 0.75, 0.875, 1.0]
+    search.run()
     assert agent.target_return == 0.625
     found = json.loads((tmp_path / TARGET_CHOICE).read_text())
     assert found["chosen"] == 0.625
     means = [row["mean_return"] for row in found["candidates"]]
-    assert means == pytest.approx([-((c - 0.6) ** 2) for c in choice.candidates], abs=1e-6)
+    assert means == pytest.approx([-((c - 0.6) ** 2) for c in search.candidates], abs=1e-6)
     # Run seed 3 with 4 episodes has the fourth four, of a kind of its own.
     assert set(seeds_played) == {2**30 + seed for seed in (12, 13, 14, 15)}
     text = dict(report_rows(tmp_path))["target chosen"]
@@ -118,10 +118,10 @@ def test_no_two_runs_play_an_episode_twice(bell: Any, tmp_path: Path, count: int
         config = TrainConfig(seed=seed, evaluate_episodes=count, choose_target=True, steps=1)
         seeds_played.clear()
         agent: Any = ReadyLiteral(bell_task, 1.0)
-        assessor = Assessor(agent, config, tmp_path / str(seed), bell, None)
+        evaluator = Evaluator(agent, config, tmp_path / str(seed), bell, None)
         (tmp_path / str(seed)).mkdir()
         with StopRequest() as request:
-            assert assessor.assess(1, request) is not None
+            assert evaluator.evaluate_step(1, request) is not None
         own = set(seeds_played)
         assert len(own) == 2 * count  # those of the choice, those of the evaluation and its sweep
         played += own
@@ -130,15 +130,15 @@ def test_no_two_runs_play_an_episode_twice(bell: Any, tmp_path: Path, count: int
 
 def test_a_seed_whose_episodes_would_be_those_of_a_choice_is_refused(bell: Any, tmp_path: Path) -> None:
     largest = 2**30 // 4 - 1
-    TargetChoice(Literal(Task.of(bell), 1.0), bell, TrainConfig(seed=largest, evaluate_episodes=4), tmp_path)
+    TargetSearch(Literal(Task.of(bell), 1.0), bell, TrainConfig(seed=largest, evaluate_episodes=4), tmp_path)
     with pytest.raises(ValueError, match=f"with 4 episodes seed must be at most {largest}"):
-        TargetChoice(Literal(Task.of(bell), 1.0), bell, TrainConfig(seed=largest + 1, evaluate_episodes=4), tmp_path)
+        TargetSearch(Literal(Task.of(bell), 1.0), bell, TrainConfig(seed=largest + 1, evaluate_episodes=4), tmp_path)
 
 
 def test_candidates_lie_in_the_data_unless_the_agent_asks_beyond(bell: Any) -> None:
-    assert candidates(bell, np.inf) == [0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25]
-    assert candidates(bell, 0.9) == [0.5, 0.625, 0.75, 0.875, 0.9]
-    assert candidates(bell.select([1, 1]), np.inf) == [1.0]
+    assert candidate_targets(bell, np.inf) == [0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25]
+    assert candidate_targets(bell, 0.9) == [0.5, 0.625, 0.75, 0.875, 0.9]
+    assert candidate_targets(bell.select([1, 1]), np.inf) == [1.0]
 
 
 def test_agents_that_are_asked_for_nothing_are_refused(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_agents_that_are_asked_for_nothing_are_refused(tmp_path: Path) -> None:
     predicts = DecisionAgent(DecisionConfig(width=8, depth=1, return_expectile=0.9), task)
     for agent in (clone, predicts):
         with pytest.raises(ValueError, match=f"the {agent.name} agent with these settings is asked for no return"):
-            TargetChoice(agent, episodes, TrainConfig(), tmp_path)
+            TargetSearch(agent, episodes, TrainConfig(), tmp_path)
 
 
 def test_asking_is_saved(tmp_path: Path) -> None:

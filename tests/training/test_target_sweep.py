@@ -23,7 +23,7 @@ from minrl.runs.folder import TARGETS, TARGETS_PLOT, read_targets
 from minrl.runs.log import STEP, read_log
 from minrl.training.offline import Result, TrainConfig, resume, train
 from minrl.training.report import write_report
-from minrl.training.target_sweep import spread_targets, tags
+from minrl.training.target_sweep import curve_names, spread_targets
 
 __all__ = ["cartpole", "own_folders"]
 
@@ -47,14 +47,14 @@ def test_targets_are_spread_over_the_data() -> None:
 def test_targets_lie_in_the_data_and_their_curves_apart(worst: float, best: float) -> None:
     """Quarters of the way, by fractions."""
     asked = spread_targets(np.array([best, worst]))
-    assert (asked[0], asked[-1], len(asked), len(set(tags(asked)))) == (worst, best, 5, 5)
+    assert (asked[0], asked[-1], len(asked), len(set(curve_names(asked)))) == (worst, best, 5, 5)
     exact = [Fraction(worst) + (Fraction(best) - Fraction(worst)) * i / 4 for i in range(5)]
     assert max(abs(Fraction(a) - e) for a, e in zip(asked, exact, strict=True)) <= Fraction(np.spacing(abs(best)) * 2)
 
 
 def test_curves_keep_short_names_where_these_tell_targets_apart() -> None:
-    assert tags([20.5, -3.0]) == ["eval/target_20.5_mean_reward", "eval/target_-3_mean_reward"]
-    assert tags([1234567.0, 2.0]) == ["eval/target_1.23457e+06_mean_reward", "eval/target_2_mean_reward"]
+    assert curve_names([20.5, -3.0]) == ["eval/target_20.5_mean_reward", "eval/target_-3_mean_reward"]
+    assert curve_names([1234567.0, 2.0]) == ["eval/target_1.23457e+06_mean_reward", "eval/target_2_mean_reward"]
 
 
 def test_several_returns_are_asked_for_at_the_end(cartpole: str, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_several_returns_are_asked_for_at_the_end(cartpole: str, tmp_path: Path)
     with Image.open(tmp_path / "run" / TARGETS_PLOT) as plot:
         assert plot.size == (480, 400)
     events = EventAccumulator(str(tmp_path / "run")).Reload()
-    for name, row in zip(tags(asked), written, strict=True):
+    for name, row in zip(curve_names(asked), written, strict=True):
         (point,) = events.Scalars(name)
         assert (point.step, point.value) == (20, pytest.approx(row["mean_return"]))
     (picture,) = events.Images("eval/targets")

@@ -23,7 +23,7 @@ from minrl.data.task import Task
 from minrl.runs import checkpoint
 from minrl.runs.log import STEP, read_log
 from minrl.system.distributed import Group
-from minrl.training.loop import Run
+from minrl.training.loop import TrainingRun
 from minrl.training.offline import TrainConfig, resume, train
 from minrl.training.validation import ACTION_ERROR, LOSS, Validation, action_errors, batches, dimension_names, split
 
@@ -186,7 +186,7 @@ def test_nothing_is_learned_from_what_is_held_out(cartpole: str, tmp_path: Path)
     torch.manual_seed(0)
     agent = DecisionAgent(SMALL, Task.of(learned))
     agent.fit_normalization(learned)
-    Run(agent, learned, None, config_for(cartpole), tmp_path, Group(0, 1)).go()
+    TrainingRun(agent, learned, None, config_for(cartpole), tmp_path, Group(0, 1)).train()
     assert (agent.target_return, agent.return_scale) == (result.agent.target_return, result.agent.return_scale)
     weights = agent.state_dict()
     assert [name for name, value in result.agent.state_dict().items() if not torch.equal(value, weights[name])] == []

@@ -74,7 +74,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """Tasks, methods, seeds and all runs of a comparison."""
 
     title: str
@@ -116,7 +116,7 @@ def check_name(name: str, where: str) -> None:
         )
 
 
-def write_plan(plan: Plan, folder: Path, *, products: str = "torch") -> None:
+def write_plan(plan: ComparisonPlan, folder: Path, *, products: str = "torch") -> None:
     """Write `grid.toml`: the grid with every setting of every run, and the matmul library."""
     tables: dict[str, Any] = {
         "matrix_products": products,
@@ -135,7 +135,7 @@ def write_plan(plan: Plan, folder: Path, *, products: str = "torch") -> None:
         temporary.write_text(tomli_w.dumps(tables), encoding="utf-8")
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path) -> ComparisonPlan:
     """Read the plan of a comparison's folder."""
     path = folder / GRID
     if not path.is_file():
@@ -153,7 +153,7 @@ def read_plan(folder: Path) -> Plan:
             for task in tasks
             for method in methods
         )
-        return Plan(tables["title"], tasks, methods, seeds, runs, tables["published"])
+        return ComparisonPlan(tables["title"], tasks, methods, seeds, runs, tables["published"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from minrl.cells import CELLS
 from minrl.compare.grid.family import Family
-from minrl.compare.grid.plan import ComparedTask, Method, Plan, PlannedRun, check_name
+from minrl.compare.grid.plan import ComparedTask, ComparisonPlan, Method, PlannedRun, check_name
 from minrl.compare.grid.settings import LAYER, TRAIN, chosen_agent, merged, read_layer
 from minrl.compare.grid.sweep import Variant, variants
 from minrl.compare.grid.values import Tables, check_keys, choice_of, numbers_of, seeds_of, table_of, tables_of, text_of
@@ -18,7 +18,7 @@ _METHOD = ("label", "cell", "tasks")
 _SEEDS = 3
 
 
-def read_grid(path: Path, families: Mapping[str, Family], *, seeds: int | None = None) -> Plan:
+def read_grid(path: Path, families: Mapping[str, Family], *, seeds: int | None = None) -> ComparisonPlan:
     """Read a grid file into a plan.
 
     Args:
@@ -37,7 +37,7 @@ class _Grid:
         self.path, self.where, self.tables, self.families = path, str(path), tables, families
         check_keys(tables, [*_GRID, *families], self.where)
 
-    def plan(self, count: int | None) -> Plan:
+    def plan(self, count: int | None) -> ComparisonPlan:
         """Build the plan, runs ordered by seed."""
         seeds = seeds_of(self.tables.get("seeds", _SEEDS) if count is None else count, self.where)
         tasks = [self._task(*named) for named in tables_of(self.tables, "tasks", self.where).items()]
@@ -51,7 +51,7 @@ class _Grid:
             for seed in seeds
             for task, name, agent, tables in settings
         ]
-        return Plan(
+        return ComparisonPlan(
             title=text_of(self.tables, "title", self.path.stem, self.where),
             tasks=tuple(tasks),
             methods=tuple(method for method, _, _ in methods),

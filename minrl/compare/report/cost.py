@@ -6,7 +6,7 @@ from statistics import fmean, median
 
 from minrl.compare.report.table import NONE, Table
 from minrl.compare.stats.analysis import Analysis
-from minrl.compare.stats.results import Cost, Run
+from minrl.compare.stats.results import Cost, RunRecord
 
 Pick = Callable[[Cost], float | None]
 # Of each column: the name in the CSV, the head of the table, the number of a run, and how it is shown.
@@ -35,7 +35,7 @@ def costs(analysis: Analysis) -> list[MethodCost]:
     found = []
     for task in analysis.comparison.plan.tasks:
         for method in analysis.labels:
-            done = [run.cost for run in analysis.comparison.of(task.name, method) if run.cost is not None]
+            done = [run.cost for run in analysis.comparison.runs_of(task.name, method) if run.cost is not None]
             if done:
                 numbers = tuple(_mean(done, pick) for _, _, pick, _ in COLUMNS)
                 devices = ", ".join(sorted({_device(cost) for cost in done}))
@@ -66,12 +66,12 @@ def cost_table(analysis: Analysis) -> Table:
     return Table("Cost", head, cells, note)
 
 
-def training_seconds(runs: Sequence[Run]) -> float | None:
+def training_seconds(runs: Sequence[RunRecord]) -> float | None:
     """Average over runs; None where no run knows."""
     return _mean([run.cost for run in runs if run.cost is not None], lambda cost: cost.seconds)
 
 
-def action_milliseconds(runs: Sequence[Run]) -> float | None:
+def action_milliseconds(runs: Sequence[RunRecord]) -> float | None:
     """Return the median over runs; None where no run knows."""
     known = [run.cost.seconds_per_action for run in runs if run.cost is not None and run.cost.seconds_per_action]
     return 1e3 * median(known) if known else None

@@ -9,7 +9,7 @@ from minrl.compare.stats.analysis import OVERALL, Analysis
 from minrl.compare.stats.scores import in_unit
 from minrl.compare.stats.statistics import Estimate
 
-Cell = str | int | float | None
+Value = str | int | float | None
 
 
 def scores_csv(analysis: Analysis) -> str:
@@ -21,7 +21,7 @@ def scores_csv(analysis: Analysis) -> str:
     rows = []
     for run in analysis.comparison.runs:
         planned, last, best, scores = run.planned, run.last, run.best, tasks[run.planned.task]
-        row: list[Cell] = [planned.task, planned.method, planned.seed, run.state]
+        row: list[Value] = [planned.task, planned.method, planned.seed, run.state]
         if last is not None:
             row += [in_unit(last, scores.unit), scores.unit]
             row.append(scores.common[planned.method][planned.seed] if scores.common else None)
@@ -37,7 +37,7 @@ def scores_csv(analysis: Analysis) -> str:
 def statistics_csv(analysis: Analysis) -> str:
     """Write a row for each statistic: of one task or all, of a method or a pair."""
     head = ("measure", "task", "method", "other", "value", "low", "high", "count", "p", "p_adjusted")
-    rows: list[list[Cell]] = []
+    rows: list[list[Value]] = []
     for (task, method), cell in analysis.cells.items():
         rows.append(["mean", task, method, None, cell.mean, None, None, cell.count, None, None])
         rows.append(["standard_error", task, method, None, cell.error, None, None, cell.count, None, None])
@@ -52,7 +52,7 @@ def statistics_csv(analysis: Analysis) -> str:
         rows.append(["probability_of_improvement", OVERALL, found.method, found.other, *ends, found.tasks, None, None])
     for test in analysis.tests:
         result = test.result
-        row: list[Cell] = ["paired_difference", test.where, test.method, test.other, result.difference, None, None]
+        row: list[Value] = ["paired_difference", test.where, test.method, test.other, result.difference, None, None]
         rows.append([*row, result.pairs, result.p, test.adjusted])
     return _text(head, rows)
 
@@ -67,7 +67,7 @@ def _ends(estimate: Estimate) -> tuple[float, float | None, float | None]:
     return estimate.value, estimate.low, estimate.high
 
 
-def _text(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+def _text(head: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
     output = StringIO()
     writer = csv.writer(output, lineterminator="\n")
     writer.writerow(head)

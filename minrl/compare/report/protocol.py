@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
-from minrl.compare.grid.plan import Plan, PlannedRun
+from minrl.compare.grid.plan import ComparisonPlan, PlannedRun
 from minrl.compare.report.table import Table
 from minrl.compare.stats import statistics
 from minrl.compare.stats.analysis import Analysis
-from minrl.compare.stats.results import Run, Score
+from minrl.compare.stats.results import RunRecord, Score
 
 # With fewer seeds of a task than this, intervals are said to be too narrow.
 FEW_SEEDS = 10
@@ -15,7 +15,7 @@ FEW_SEEDS = 10
 
 def scored(analysis: Analysis, task: str | None = None) -> list[Score]:
     """Return the last evaluations of all runs, or of those of a task, that have one."""
-    runs = analysis.comparison.runs if task is None else analysis.comparison.of(task)
+    runs = analysis.comparison.runs if task is None else analysis.comparison.runs_of(task)
     return [run.last for run in runs if run.last is not None]
 
 
@@ -36,7 +36,7 @@ def versions(scores: Sequence[Score]) -> str:
     return ", ".join(f"{name} {' and '.join(sorted(numbers))}" for name, numbers in sorted(found.items()))
 
 
-def footer(runs: Sequence[Run]) -> str:
+def footer(runs: Sequence[RunRecord]) -> str:
     """Describe a figure's runs, environments, versions and protocol in one line."""
     scores = [run.last for run in runs if run.last is not None]
     seeds = sorted({run.planned.seed for run in runs if run.last is not None})
@@ -81,7 +81,7 @@ def lines(analysis: Analysis) -> list[str]:
     return found
 
 
-def _asked(runs: Sequence[Run]) -> str:
+def _asked(runs: Sequence[RunRecord]) -> str:
     """Describe the target returns of a figure's agents in short."""
     planned = [run.planned for run in runs]
     return "target return as stated" if any(_chooses(p) or _predicts(p) for p in planned) else "fixed target return"
@@ -119,7 +119,7 @@ def task_table(analysis: Analysis) -> Table:
     rows = []
     for scores in analysis.tasks:
         found = scored(analysis, scores.task.name)
-        runs = analysis.comparison.of(scores.task.name)
+        runs = analysis.comparison.runs_of(scores.task.name)
         rows.append(
             (
                 scores.task.label,
@@ -152,7 +152,7 @@ def method_table(analysis: Analysis) -> Table:
     return Table("Methods", ("method", "tasks", "settings in which the methods differ"), rows, note)
 
 
-def _differences(plan: Plan, task: str) -> tuple[str, ...]:
+def _differences(plan: ComparisonPlan, task: str) -> tuple[str, ...]:
     """Format for each method its settings in a task, without those that all methods share."""
     first: dict[str, PlannedRun] = {}
     for run in plan.runs:
@@ -171,13 +171,13 @@ def _flat(run: PlannedRun) -> Mapping[str, str]:
             for table in tables.values() for name, value in table.items() if name != "seed"}  # fmt: skip
 
 
-def _steps(runs: Sequence[Run]) -> str:
+def _steps(runs: Sequence[RunRecord]) -> str:
     kind = "gradient" if runs and runs[0].planned.family == "offline" else "environment"
     done = sorted({run.last.step for run in runs if run.last is not None}) or sorted({r.planned.steps for r in runs})
     return f"{_either(f'{step:,}' for step in done)} {kind}"
 
 
-def _episode_seeds(runs: Sequence[Run]) -> str:
+def _episode_seeds(runs: Sequence[RunRecord]) -> str:
     """Format the first and last episode seed of all runs' evaluations."""
     found = [run.last for run in runs if run.last is not None]
     if not found:

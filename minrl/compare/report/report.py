@@ -32,7 +32,7 @@ def write_report(folder: Path) -> str:
     """
     statistics.check_installed()
     analysis = analyse(read_comparison(folder))
-    plots = _plots(analysis) if figures.is_possible() else []
+    plots = _plots(analysis) if figures.has_matplotlib() else []
     found, warnings, out = score_tables.tables(analysis), score_tables.warnings(analysis), folder / REPORT
     out.mkdir(exist_ok=True)
     cost = cost_table(analysis)
@@ -96,6 +96,6 @@ def _terminal(analysis: Analysis, found: Sequence[Table], warnings: Sequence[str
     shown = ("Scores", "Over all tasks", "Runs without a score")
     parts = [table.to_text() for table in found if table.title in shown]
     ending = _summary(analysis, warnings)
-    if not figures.is_possible():
+    if not figures.has_matplotlib():
         ending.append(NO_PLOTS)
     return "\n\n".join([*parts, "\n".join([*ending, f"report: {out / PAGE} and {out / MARKDOWN}"])])

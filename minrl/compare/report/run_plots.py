@@ -9,21 +9,21 @@ from minrl.compare.report.cost import action_milliseconds, training_seconds
 from minrl.compare.report.protocol import footer
 from minrl.compare.stats.analysis import Analysis
 from minrl.compare.stats.curves import Over, TaskCurves, learning_curves
-from minrl.compare.stats.results import Run
+from minrl.compare.stats.results import RunRecord
 from minrl.compare.stats.scores import TaskScores
 from minrl.compare.stats.statistics import Estimate, mean_and_error
 from minrl.runs.figures import (
     INK,
     Panel,
     Plot,
-    coinciding,
     colour,
-    grid,
-    keep_possible,
-    label_ends,
-    line,
+    count_coinciding,
+    draw_grid,
+    label_curve_ends,
+    limit_axis,
+    line_style,
     marker,
-    short,
+    tick_label,
 )
 
 Targets = tuple[list[float], list[float], list[float]]  # returns asked for, means achieved, standard errors
@@ -74,7 +74,7 @@ def cost(analysis: Analysis) -> Plot | None:
         for scores in analysis.tasks:
             name = scores.task.name
             scored = {m: analysis.cells[name, m].middle for m in analysis.labels if (name, m) in analysis.cells}
-            runs = {m: analysis.comparison.of(name, m) for m in scored}
+            runs = {m: analysis.comparison.runs_of(name, m) for m in scored}
             panels += _cost_panels(analysis, scores.task.label, f"interquartile mean, {scores.unit}", scored, runs)
     estimates = [e for m in analysis.labels for e in _shown(analysis, m)]
     interval = " with its 95 % bootstrap interval" if any(e.has_interval for e in estimates) else ""
@@ -95,19 +95,19 @@ def _curve_panel(analysis: Analysis, scores: TaskScores, found: TaskCurves, over
     unit = "gradient steps" if scores.task.family == "offline" else "environment steps"
 
     def draw(axes: Any) -> None:
-        below = coinciding([(curve.x, curve.mean) for curve in found.curves.values()])
+        below = count_coinciding([(curve.x, curve.mean) for curve in found.curves.values()])
         for (method, curve), later in zip(found.curves.items(), below, strict=True):
-            style = line(index[method], len(curve.x), later)
+            style = line_style(index[method], len(curve.x), later)
             axes.plot(curve.x, curve.mean, **style)
             low, high = curve.mean - curve.error, curve.mean + curve.error
             axes.fill_between(curve.x, low, high, color=style["color"], alpha=_alpha(found.curves), linewidth=0)
         axes.set(xlabel=unit if over == "steps" else "seconds of training", ylabel=found.what)
         axes.locator_params(axis="x", nbins=4)
-        axes.xaxis.set_major_formatter(short)
-        keep_possible(axes, "x", [0.0])
-        keep_possible(axes, "y", [float(y) for curve in found.curves.values() for y in curve.mean])
-        grid(axes)
-        label_ends(axes, [(index[m], analysis.labels[m], float(c.mean[-1])) for m, c in found.curves.items()])
+        axes.xaxis.set_major_formatter(tick_label)
+        limit_axis(axes, "x", [0.0])
+        limit_axis(axes, "y", [float(y) for curve in found.curves.values() for y in curve.mean])
+        draw_grid(axes)
+        label_curve_ends(axes, [(index[m], analysis.labels[m], float(c.mean[-1])) for m, c in found.curves.items()])
 
     ends = ", ".join(
         f"{analysis.labels[m]} {scores.text(c.mean[-1])} ± {scores.text(c.error[-1])} ({c.seeds} seeds)"
@@ -117,7 +117,7 @@ def _curve_panel(analysis: Analysis, scores: TaskScores, found: TaskCurves, over
     return Panel(scores.task.label, alt, draw, len(found.curves))
 
 
-def _targets(runs: Sequence[Run]) -> Targets | None:
+def _targets(runs: Sequence[RunRecord]) -> Targets | None:
     """Average the target sweep over seeds; only targets that every run has tried."""
     tried = [dict(run.targets()) for run in runs]
     asked = sorted(set.intersection(*map(set, tried))) if tried else []
@@ -129,16 +129,16 @@ def _targets(runs: Sequence[Run]) -> Targets | None:
 
 def _target_panel(title: str, found: dict[tuple[int, str], Targets]) -> Panel:
     def draw(axes: Any) -> None:
-        below = coinciding([(np.array(asked), np.array(means)) for asked, means, _ in found.values()])
+        below = count_coinciding([(np.array(asked), np.array(means)) for asked, means, _ in found.values()])
         for ((index, _), (asked, means, errors)), later in zip(found.items(), below, strict=True):
-            axes.errorbar(asked, means, yerr=errors, capsize=2, **line(index, len(asked), later))
+            axes.errorbar(asked, means, yerr=errors, capsize=2, **line_style(index, len(asked), later))
         ends = [min(asked[0] for asked, _, _ in found.values()), max(asked[-1] for asked, _, _ in found.values())]
         axes.plot(ends, ends, color=INK, linewidth=1, linestyle=":")
         axes.set(xlabel="return asked for", ylabel="return achieved")
-        keep_possible(axes, "x", [place for asked, _, _ in found.values() for place in asked])
-        keep_possible(axes, "y", [*ends, *(mean for _, means, _ in found.values() for mean in means)])
-        grid(axes)
-        label_ends(axes, [(index, label, means[-1]) for (index, label), (_, means, _) in found.items()])
+        limit_axis(axes, "x", [place for asked, _, _ in found.values() for place in asked])
+        limit_axis(axes, "y", [*ends, *(mean for _, means, _ in found.values() for mean in means)])
+        draw_grid(axes)
+        label_curve_ends(axes, [(index, label, means[-1]) for (index, label), (_, means, _) in found.items()])
 
     words = "; ".join(
         f"{label}: " + ", ".join(f"asked for {a:.0f}, achieved {m:.0f}" for a, m in zip(asked, means, strict=True))
@@ -148,7 +148,7 @@ def _target_panel(title: str, found: dict[tuple[int, str], Targets]) -> Panel:
 
 
 def _cost_panels(
-    analysis: Analysis, title: str, ylabel: str, scored: dict[str, Estimate], runs: dict[str, list[Run]]
+    analysis: Analysis, title: str, ylabel: str, scored: dict[str, Estimate], runs: dict[str, list[RunRecord]]
 ) -> list[Panel]:
     panels = []
     index = {method: i for i, method in enumerate(analysis.labels)}
@@ -176,10 +176,10 @@ def _cost_panel(title: str, what: str, ylabel: str, found: Sequence[Point]) -> P
         axes.set(xlabel=what, ylabel=ylabel)
         axes.margins(x=0.15)
         _scale_costs(axes, [number for _, _, number, _ in found])
-        keep_possible(axes, "x", [number for _, _, number, _ in found])
-        keep_possible(axes, "y", [end for *_, score in found for end in (score.value, score.low or 0.0)])
-        grid(axes)
-        label_ends(axes, [(index, label, score.value) for index, label, _, score in found])
+        limit_axis(axes, "x", [number for _, _, number, _ in found])
+        limit_axis(axes, "y", [end for *_, score in found for end in (score.value, score.low or 0.0)])
+        draw_grid(axes)
+        label_curve_ends(axes, [(index, label, score.value) for index, label, _, score in found])
 
     words = ", ".join(f"{label} {number:.3g} and {score.value:.3g}" for _, label, number, score in found)
     return Panel(title, f"{title}. {what} and {ylabel}: {words}.", draw, len(found))
@@ -193,7 +193,7 @@ def _scale_costs(axes: Any, numbers: Sequence[float]) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(short)
+    axes.xaxis.set_major_formatter(tick_label)
 
 
 def _alpha(curves: Sized) -> float:

@@ -16,14 +16,14 @@ from minrl.runs.figures import (
     INK,
     Panel,
     Plot,
-    coinciding,
     colour,
-    grid,
-    keep_possible,
-    label_ends,
-    line,
+    count_coinciding,
+    draw_grid,
+    label_curve_ends,
+    limit_axis,
+    line_style,
     marker,
-    wrapped,
+    wrap_name,
 )
 
 _THRESHOLDS = 101
@@ -66,17 +66,17 @@ def profiles(analysis: Analysis) -> Plot | None:
     ]
 
     def draw(axes: Any) -> None:
-        below = coinciding([(thresholds, shares) for _, _, (shares, _) in found])
+        below = count_coinciding([(thresholds, shares) for _, _, (shares, _) in found])
         for (index, label, (shares, band)), later in zip(found, below, strict=True):
-            style = line(index, len(thresholds), later)
+            style = line_style(index, len(thresholds), later)
             axes.plot(thresholds, shares, label=label, drawstyle="steps-pre", clip_on=False, **style)
             if band is not None:
                 axes.fill_between(thresholds, *band, color=colour(index), alpha=0.15, linewidth=0, step="pre")
         axes.set(xlabel="score, 0 to 100", ylabel="share of runs above it", ylim=(0, 1))
         axes.set_xlim(thresholds[0], thresholds[-1])
-        keep_possible(axes, "x", every)
-        grid(axes)
-        label_ends(axes, [(index, label, _area(shares)) for index, label, (shares, _) in found])
+        limit_axis(axes, "x", every)
+        draw_grid(axes)
+        label_curve_ends(axes, [(index, label, _area(shares)) for index, label, (shares, _) in found])
 
     heights = ", ".join(f"{label} {_area(shares):.2f}" for _, label, (shares, _) in found)
     alt = f"Share of runs above each score from {thresholds[0]:.0f} to {thresholds[-1]:.0f}; mean height: {heights}."
@@ -115,7 +115,7 @@ def _interval_panel(
     title: str, axis: str, found: Sequence[Named], published: Mapping[str, float], digits: int
 ) -> Panel:
     labels = [label for _, label, _ in found] + [f"{name} (published)" for name in published]
-    names = list(map(wrapped, labels))
+    names = list(map(wrap_name, labels))
 
     def draw(axes: Any) -> None:
         _draw_intervals(axes, found)
@@ -124,7 +124,7 @@ def _interval_panel(
             axes.plot(list(published.values()), list(places), "D", color=INK, markerfacecolor="none", markersize=5)
         axes.set_yticks(range(len(names)), names)
         axes.set(xlabel=axis, ylim=(len(names) - 0.5, -0.5))
-        keep_possible(axes, "x", [end for *_, e in found for end in (e.value, e.low or 0.0)] + list(published.values()))
+        limit_axis(axes, "x", [end for *_, e in found for end in (e.value, e.low or 0.0)] + list(published.values()))
 
     words = _words(found, digits) + "".join(f", {name} (published) {value:g}" for name, value in published.items())
     return Panel(title, f"{title}, {axis}: {words}.", draw, sum(1 + name.count("\n") for name in names))
@@ -139,7 +139,7 @@ def _draw_intervals(axes: Any, found: Sequence[Named]) -> None:
     axes.set_yticks(range(len(found)), [label for _, label, _ in found])
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    grid(axes, "x")
+    draw_grid(axes, "x")
 
 
 def _any_interval(estimates: Sequence[Estimate]) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from minrl.compare.report import protocol
 from minrl.compare.report.table import NONE, Table
-from minrl.compare.stats.analysis import OVERALL, Analysis, Cell, Test
+from minrl.compare.stats.analysis import OVERALL, Analysis, TableCell, Test
 from minrl.compare.stats.scores import ALL_PAIRS, TaskScores
 from minrl.compare.stats.statistics import FEWEST, SIGNIFICANCE, Estimate, pairs_needed
 
@@ -199,7 +199,7 @@ def _mean_row(analysis: Analysis, published: Sequence[str]) -> list[str]:
     return [f"mean over {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}", "0 to 100", *ours, *theirs]
 
 
-def _mean(scores: TaskScores, cell: Cell | None) -> str:
+def _mean(scores: TaskScores, cell: TableCell | None) -> str:
     return NONE if cell is None else f"{_plus_minus(scores, cell.mean, cell.error)} ({cell.count})"
 
 

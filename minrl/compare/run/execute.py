@@ -12,7 +12,7 @@ from typing import Any
 
 from minrl.compare.grid.family import Family
 from minrl.compare.grid.plan import PlannedRun, is_done
-from minrl.compare.run.lock import alone_in
+from minrl.compare.run.lock import folder_lock
 from minrl.runs.folder import CONFIG, LAST_CHECKPOINT, LOG
 from minrl.system.config import build, read_toml
 
@@ -50,7 +50,7 @@ def _logged(run: PlannedRun, family: Family, folder: Path) -> int:
     with (folder / LOG).open("a", buffering=1, encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         print(f"{run.key}: process {os.getpid()} on {socket.gethostname()}")
         try:
-            with alone_in(folder, patience=_PATIENCE):
+            with folder_lock(folder, patience=_PATIENCE):
                 return 0 if is_done(folder) else _train(run, family, folder)
         except Exception:
             traceback.print_exc()
@@ -58,19 +58,19 @@ def _logged(run: PlannedRun, family: Family, folder: Path) -> int:
 
 
 def _train(run: PlannedRun, family: Family, folder: Path) -> int:
-    options, settings = built(run, family)
+    options, settings = build_settings(run, family)
     if (folder / LAST_CHECKPOINT).exists():
         return family.resume(settings, folder)
     return family.start(run.agent, options, settings, folder)
 
 
-def built(run: PlannedRun, family: Family) -> tuple[Any, Any]:
+def build_settings(run: PlannedRun, family: Family) -> tuple[Any, Any]:
     """Build the settings of a run, tables [AGENT] and [train], as dataclasses."""
     options = build(family.agents[run.agent], run.settings[run.agent], run.key)
     return options, build(family.settings, run.settings["train"], run.key)
 
 
-def changed(run: PlannedRun, family: Family, out: Path) -> str | None:
+def changed_setting(run: PlannedRun, family: Family, out: Path) -> str | None:
     """Describe a setting in the run's folder that differs from the plan's; None without a difference or a run."""
     folder = out / run.folder
     if not (folder / LAST_CHECKPOINT).exists():
@@ -79,7 +79,7 @@ def changed(run: PlannedRun, family: Family, out: Path) -> str | None:
     if run.agent not in tables:
         return f"agent = {next((name for name in tables if name != 'train'), None)}, now {run.agent}"
     kinds = {run.agent: family.agents[run.agent], "train": family.settings}
-    for (name, kind), planned in zip(kinds.items(), built(run, family), strict=True):
+    for (name, kind), planned in zip(kinds.items(), build_settings(run, family), strict=True):
         for key, was in vars(build(kind, tables.get(name, {}), str(folder))).items():
             now = getattr(planned, key)
             if not _same(was, now):

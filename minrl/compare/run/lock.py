@@ -10,7 +10,7 @@ NAME = ".lock"
 
 
 @contextmanager
-def alone_in(folder: Path, *, patience: float) -> Iterator[None]:
+def folder_lock(folder: Path, *, patience: float) -> Iterator[None]:
     """Hold the folder's lock; a ValueError where another process still holds it after `patience` seconds."""
     lock = FileLock(folder / NAME)
     try:

@@ -11,7 +11,7 @@ from minrl.runs.folder import LAST_CHECKPOINT
 FAILED, SKIPPED = "failed", "skipped"
 
 
-class Ledger:
+class RunQueue:
     """Queue of runs; a run that fails is retried once, at the end.
 
     Args:

@@ -20,8 +20,8 @@ from minrl.compare.grid.plan import PlannedRun
 from minrl.compare.run.execute import Outcome, execute, one_line
 from minrl.compare.run.matmul import VARIABLE
 from minrl.compare.run.progress import Progress
-from minrl.compare.run.queue import Ledger
-from minrl.compare.run.runner import tell
+from minrl.compare.run.queue import RunQueue
+from minrl.compare.run.runner import report_attempt
 from minrl.system.extras import install_hint
 from minrl.system.signals import StopRequest
 
@@ -52,13 +52,13 @@ class Cluster:
         if not self.cpus > 0 or not self.gpus >= 0:
             raise ValueError(f"a run needs CPUs: --cpus-per-run {self.cpus:g}, --gpus-per-run {self.gpus:g}")
 
-    def run(self, ledger: Ledger, families: Mapping[str, Family], out: Path, progress: Progress) -> int | None:
+    def run(self, queue: RunQueue, families: Mapping[str, Family], out: Path, progress: Progress) -> int | None:
         """Execute the runs of the queue; return the signal that stopped them, if any."""
         # In this order: Ray takes signals for itself when it starts.
         with self._joined(out) as ray, StopRequest() as request:
-            scheduler = _Scheduler(ray, self, ledger, families, out, progress)
+            scheduler = _Scheduler(ray, self, queue, families, out, progress)
             while scheduler.has_work and request.signal is None:
-                scheduler.turn()
+                scheduler.step()
             if request.signal is not None:
                 scheduler.stop()
         return request.signal
@@ -113,25 +113,25 @@ class _Scheduler:
         self,
         ray: Any,
         cluster: Cluster,
-        ledger: Ledger,
+        queue: RunQueue,
         families: Mapping[str, Family],
         out: Path,
         progress: Progress,
     ) -> None:
-        self.ray, self.ledger, self.families, self.out, self.progress = ray, ledger, families, out.absolute(), progress
+        self.ray, self.queue, self.families, self.out, self.progress = ray, queue, families, out.absolute(), progress
         # Without a limit Ray queues the rest, and an autoscaler sees how much there is to do.
-        self.limit = cluster.workers or len(ledger.pending) or 1
+        self.limit = cluster.workers or len(queue.pending) or 1
         self.task = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=0)(execute)
         self.running: dict[Any, PlannedRun] = {}
 
     @property
     def has_work(self) -> bool:
         """True if runs are running or waiting."""
-        return bool(self.running or self.ledger.pending)
+        return bool(self.running or self.queue.pending)
 
-    def turn(self) -> None:
+    def step(self) -> None:
         """Start runs up to the limit, then wait briefly for some to end."""
-        while len(self.running) < self.limit and (run := self.ledger.take()) is not None:
+        while len(self.running) < self.limit and (run := self.queue.take()) is not None:
             self.running[self.task.remote(run, self.families[run.family], self.out)] = run
         ended, _ = self.ray.wait(list(self.running), timeout=_POLL)
         for reference in ended:
@@ -144,14 +144,14 @@ class _Scheduler:
             # What Ray says at length ends with the reason.
             said = str(error).strip().splitlines() or [""]
             reason = f"its worker died ({type(error).__name__}: {said[-1].strip()})"
-            tell(run, Outcome(0.0, error=reason), self.ledger.lost(run, reason), self.out, self.progress)
+            report_attempt(run, Outcome(0.0, error=reason), self.queue.lost(run, reason), self.out, self.progress)
             return
         if outcome.signal is not None:
             # Someone stopped the worker alone, which has saved its run.
             outcome = Outcome(outcome.seconds, error=f"its worker was stopped by signal {outcome.signal}")
-            tell(run, outcome, self.ledger.lost(run, str(outcome.error)), self.out, self.progress)
+            report_attempt(run, outcome, self.queue.lost(run, str(outcome.error)), self.out, self.progress)
             return
-        tell(run, outcome, self.ledger.close(run, outcome), self.out, self.progress)
+        report_attempt(run, outcome, self.queue.close(run, outcome), self.out, self.progress)
 
     def stop(self) -> None:
         """Cancel all runs, which save a checkpoint, and wait for them."""

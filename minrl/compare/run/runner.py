@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minrl.compare.grid.family import Family
-from minrl.compare.grid.plan import Plan, PlannedRun, is_done, write_plan
-from minrl.compare.run.execute import Outcome, built, changed, execute, one_line
+from minrl.compare.grid.plan import ComparisonPlan, PlannedRun, is_done, write_plan
+from minrl.compare.run.execute import Outcome, build_settings, changed_setting, execute, one_line
 from minrl.compare.run.matmul import matrix_products, settled_products
 from minrl.compare.run.progress import Progress, duration, score_of
-from minrl.compare.run.queue import Ledger
+from minrl.compare.run.queue import RunQueue
 from minrl.system.signals import Stopped, StopRequest
 
 Families = Mapping[str, Family]
-# Does the runs of a ledger one way or another; the signal that stopped it, if one did.
-Way = Callable[[Ledger, Families, Path, Progress], int | None]
+# Does the runs of a queue one way or another; the signal that stopped it, if one did.
+Backend = Callable[[RunQueue, Families, Path, Progress], int | None]
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Finish:
+class ComparisonOutcome:
     """Failed runs of a comparison, and the signal that stopped it."""
 
     failed: Mapping[str, str]  # keys of runs, and why
     signal: int | None  # that stopped it
 
 
-def survey(plan: Plan, families: Families, out: Path, *, download: bool = True) -> Survey:
+def survey(plan: ComparisonPlan, families: Families, out: Path, *, download: bool = True) -> Survey:
     """List finished runs, pending ones, and those skipped because a data set or environment is missing.
 
     Raises:
@@ -58,7 +58,7 @@ def _missing(runs: list[PlannedRun], families: Families, download: bool) -> str 
     task = None
     for run in runs:
         family = families[run.family]
-        options, settings = built(run, family)
+        options, settings = build_settings(run, family)
         if task is None:
             try:
                 task = family.find(settings, download)
@@ -71,7 +71,7 @@ def _missing(runs: list[PlannedRun], families: Families, download: bool) -> str 
     return None
 
 
-def check_unchanged(plan: Plan, families: Families, out: Path, *, redo: bool) -> None:
+def check_unchanged(plan: ComparisonPlan, families: Families, out: Path, *, redo: bool) -> None:
     """Raise ValueError if a folder holds a run with other settings; with `redo` remove such folders."""
     found = [(run, text) for run in plan.runs if (text := _changed(run, families, out)) is not None]
     if redo:
@@ -88,46 +88,46 @@ def check_unchanged(plan: Plan, families: Families, out: Path, *, redo: bool) ->
 
 def _changed(run: PlannedRun, families: Families, out: Path) -> str | None:
     try:
-        return changed(run, families[run.family], out)
+        return changed_setting(run, families[run.family], out)
     except ValueError as error:
         return one_line(error)
 
 
-def compare(plan: Plan, families: Families, out: Path, way: Way, found: Survey) -> Finish:
+def compare(plan: ComparisonPlan, families: Families, out: Path, backend: Backend, found: Survey) -> ComparisonOutcome:
     """Execute the pending runs.
 
     Args:
         plan: the whole comparison, which is written into the folder.
         families: of tasks.
         out: the comparison's folder.
-        way: how the runs are done.
+        backend: how the runs are done.
         found: what `survey` says of the plan.
     """
     products = settled_products(out)
     write_plan(plan, out, products=products)
-    ledger = Ledger(found.to_do, found.skipped, out)
+    queue = RunQueue(found.to_do, found.skipped, out)
     finished = len(found.done)
     with matrix_products(products), Progress(found.to_do, families, out, finished=finished) as progress:
-        signal = way(ledger, families, out, progress)
-    return Finish(ledger.failed, signal)
+        signal = backend(queue, families, out, progress)
+    return ComparisonOutcome(queue.failed, signal)
 
 
-def run_here(ledger: Ledger, families: Families, out: Path, progress: Progress) -> int | None:
+def run_here(queue: RunQueue, families: Families, out: Path, progress: Progress) -> int | None:
     """Execute one run after another in this process."""
     with StopRequest() as request:
         try:
             with request.at_once():
-                while (run := ledger.take()) is not None:
+                while (run := queue.take()) is not None:
                     outcome = execute(run, families[run.family], out)
                     if outcome.signal is not None:
                         return outcome.signal
-                    tell(run, outcome, ledger.close(run, outcome), out, progress)
+                    report_attempt(run, outcome, queue.close(run, outcome), out, progress)
         except Stopped:
             return request.signal
     return None
 
 
-def tell(run: PlannedRun, outcome: Outcome, again: bool, out: Path, progress: Progress) -> None:
+def report_attempt(run: PlannedRun, outcome: Outcome, again: bool, out: Path, progress: Progress) -> None:
     """Report how an attempt at a run ended."""
     if outcome.error is None:
         progress.ended(run, f"{score_of(out / run.folder)}, {duration(outcome.seconds)}")

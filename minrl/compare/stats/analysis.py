@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from minrl.compare.stats import statistics
-from minrl.compare.stats.results import Comparison, Run
+from minrl.compare.stats.results import Comparison, RunRecord
 from minrl.compare.stats.scores import Overall, TaskScores, common_seeds, overall, pairs, task_scores, values
 from minrl.compare.stats.statistics import Estimate, PairedTest
 
@@ -12,7 +12,7 @@ OVERALL = "overall"
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """Scores of one method in one task."""
 
     count: int  # of seeds
@@ -59,7 +59,7 @@ class Analysis:
     comparison: Comparison
     tasks: Sequence[TaskScores]
     overall: Overall
-    cells: Mapping[tuple[str, str], Cell]  # by task and method, those with a score
+    cells: Mapping[tuple[str, str], TableCell]  # by task and method, those with a score
     totals: Mapping[str, Total]  # by method, those that take part
     improvements: Sequence[Improvement]
     tests: Sequence[Test]
@@ -70,12 +70,12 @@ class Analysis:
         return {method.name: method.label for method in self.comparison.plan.methods}
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[RunRecord]:
         """The runs with a score."""
         return [run for run in self.comparison.runs if run.last is not None]
 
     @property
-    def overall_runs(self) -> list[Run]:
+    def overall_runs(self) -> list[RunRecord]:
         """The runs that enter the statistics over all tasks."""
         seeds, methods = self.overall.seeds, self.overall.methods
         planned = [(run, run.planned) for run in self.runs]
@@ -99,12 +99,12 @@ def analyse(comparison: Comparison) -> Analysis:
     )
 
 
-def _cell(scores: TaskScores, method: str) -> Cell:
+def _cell(scores: TaskScores, method: str) -> TableCell:
     last = values(scores.shown[method])
     mean, error = statistics.mean_and_error(last)
     best = values(scores.best[method])
     best_mean, best_error = statistics.mean_and_error(best) if len(best) else (None, None)
-    return Cell(len(last), mean, error, statistics.interquartile_mean([last]), best_mean, best_error)
+    return TableCell(len(last), mean, error, statistics.interquartile_mean([last]), best_mean, best_error)
 
 
 def _total(total: Overall, method: str) -> Total:

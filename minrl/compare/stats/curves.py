@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from minrl.compare.stats.analysis import Analysis
-from minrl.compare.stats.results import Row, Run
+from minrl.compare.stats.results import Row, RunRecord
 from minrl.compare.stats.scores import TaskScores
 from minrl.compare.stats.statistics import Array
 
@@ -45,7 +45,9 @@ class TaskCurves:
 
 def learning_curves(analysis: Analysis, scores: TaskScores, over: Over) -> TaskCurves:
     """Compute the curves of all methods that have finished runs in a task; none where the logs hold no evaluation."""
-    runs = {m: [r for r in analysis.comparison.of(scores.task.name, m) if r.last is not None] for m in analysis.labels}
+    runs = {
+        m: [r for r in analysis.comparison.runs_of(scores.task.name, m) if r.last is not None] for m in analysis.labels
+    }
     logs = {m: [(run, run.log()) for run in found] for m, found in runs.items()}
     column = _column(scores, [log for found in logs.values() for _, log in found])
     curves = {}
@@ -64,7 +66,7 @@ def _column(scores: TaskScores, logs: Sequence[Sequence[Row]]) -> str:
     return ROLLOUT if fewest < FEWEST and rolls and evaluation == RETURN else evaluation
 
 
-def _points(run: Run, log: Sequence[Row], column: str, over: Over) -> Points | None:
+def _points(run: RunRecord, log: Sequence[Row], column: str, over: Over) -> Points | None:
     """Extract a run's points from its log, ascending steps; None without any, or without a clock for seconds."""
     pairs = sorted((row[run.counter], row[column]) for row in log if column in row)
     if not pairs:
@@ -74,7 +76,7 @@ def _points(run: Run, log: Sequence[Row], column: str, over: Over) -> Points | N
     return None if places is None else (steps, places, values)
 
 
-def _seconds(run: Run, log: Sequence[Row], steps: Array) -> Array | None:
+def _seconds(run: RunRecord, log: Sequence[Row], steps: Array) -> Array | None:
     """Interpolate the training time at steps; without a clock in the log, shares of the total; None without either."""
     clock = sorted((row[run.counter], row[SECONDS]) for row in log if SECONDS in row)
     if clock:

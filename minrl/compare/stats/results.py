@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from minrl.compare.grid.plan import Plan, PlannedRun, failure_of, read_plan, read_state
+from minrl.compare.grid.plan import ComparisonPlan, PlannedRun, failure_of, read_plan, read_state
 from minrl.runs import checkpoint
 from minrl.runs.folder import BEST_CHECKPOINT, SUMMARY, read_targets
 from minrl.runs.log import STEP, TIMESTEPS, read_log
@@ -30,7 +30,7 @@ class Score:
     versions: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, evaluation: dict[str, Any], step: int) -> "Score":
+    def from_evaluation(cls, evaluation: dict[str, Any], step: int) -> "Score":
         """Build from an evaluation's plain values; raise ValueError if the return is not finite."""
         score = cls(
             step=step,
@@ -62,7 +62,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """Planned run and its result."""
 
     planned: PlannedRun
@@ -98,15 +98,15 @@ class Comparison:
     """Comparison's plan and runs, in the plan's order."""
 
     folder: Path
-    plan: Plan
-    runs: tuple[Run, ...]
+    plan: ComparisonPlan
+    runs: tuple[RunRecord, ...]
 
-    def of(self, task: str, method: str | None = None) -> list[Run]:
+    def runs_of(self, task: str, method: str | None = None) -> list[RunRecord]:
         """Return the runs of a task, or of one method in it."""
         return [r for r in self.runs if r.planned.task == task and method in (None, r.planned.method)]
 
     @property
-    def missing(self) -> list[Run]:
+    def missing(self) -> list[RunRecord]:
         """The runs that have no score."""
         return [run for run in self.runs if run.last is None]
 
@@ -119,35 +119,37 @@ def read_comparison(folder: Path) -> Comparison:
         noted = state.get(planned.key)
         run = _read_run(planned, folder / planned.folder)
         if run.state == "not run" and noted is not None:
-            run = Run(planned, run.folder, "failed" if noted.state == "failed" else "skipped", noted.reason)
+            run = RunRecord(planned, run.folder, "failed" if noted.state == "failed" else "skipped", noted.reason)
         runs.append(run)
     return Comparison(folder, plan, tuple(runs))
 
 
-def _read_run(planned: PlannedRun, folder: Path) -> Run:
+def _read_run(planned: PlannedRun, folder: Path) -> RunRecord:
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return Run(planned, folder, "not run", "not run yet")
+        return RunRecord(planned, folder, "not run", "not run yet")
     except (OSError, ValueError) as error:
-        return Run(planned, folder, "failed", f"{SUMMARY} cannot be read: {error}")
+        return RunRecord(planned, folder, "failed", f"{SUMMARY} cannot be read: {error}")
     cost = _cost(summary)
     if (failure := failure_of(summary)) is not None:
-        return Run(planned, folder, "failed", failure, cost=cost)
+        return RunRecord(planned, folder, "failed", failure, cost=cost)
     if summary.get("evaluation") is None:
-        return Run(planned, folder, "done", "done, but not evaluated: no environment or evaluate_every = 0", cost=cost)
+        return RunRecord(
+            planned, folder, "done", "done, but not evaluated: no environment or evaluate_every = 0", cost=cost
+        )
     try:
-        last = Score.of(summary["evaluation"], int(summary["step"]))
+        last = Score.from_evaluation(summary["evaluation"], int(summary["step"]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        return Run(planned, folder, "failed", f"{SUMMARY} holds no score: {error}", cost=cost)
-    return Run(planned, folder, "done", "", last, _best(folder), cost)
+        return RunRecord(planned, folder, "failed", f"{SUMMARY} holds no score: {error}", cost=cost)
+    return RunRecord(planned, folder, "done", "", last, _best(folder), cost)
 
 
 def _best(folder: Path) -> Score | None:
     """Read the evaluation that selected the best checkpoint."""
     try:
         saved = checkpoint.read(folder / BEST_CHECKPOINT)
-        return Score.of(saved.note["evaluation"], saved.step)
+        return Score.from_evaluation(saved.note["evaluation"], saved.step)
     except (KeyError, TypeError, ValueError, IndexError, OSError):
         return None
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from minrl.compare.grid.plan import ComparedTask
-from minrl.compare.stats.results import Comparison, Run, Score
+from minrl.compare.stats.results import Comparison, RunRecord, Score
 from minrl.compare.stats.statistics import Array, Strata
 
 Unit = Literal["normalised score", "return"]
@@ -100,12 +100,12 @@ def values(scores: BySeed) -> Array:
 
 
 def _of_task(comparison: Comparison, task: ComparedTask) -> TaskScores:
-    runs = [run for run in comparison.of(task.name) if run.last is not None]
+    runs = [run for run in comparison.runs_of(task.name) if run.last is not None]
     is_normalized = bool(runs) and all(run.last is not None and run.last.normalized is not None for run in runs)
     unit: Unit = "normalised score" if is_normalized else "return"
     methods = [method.name for method in comparison.plan.methods]
-    shown = {m: _by_seed(comparison.of(task.name, m), "last", unit) for m in methods}
-    best = {m: _by_seed(comparison.of(task.name, m), "best", unit) for m in methods}
+    shown = {m: _by_seed(comparison.runs_of(task.name, m), "last", unit) for m in methods}
+    best = {m: _by_seed(comparison.runs_of(task.name, m), "best", unit) for m in methods}
     common, scale = _common(task, unit, shown)
     everything = [v for scores in (*shown.values(), *best.values()) for v in scores.values()]
     largest = max((abs(v) for v in [*everything, *task.published.values()]), default=0.0)
@@ -118,7 +118,7 @@ def _digits(task: ComparedTask, is_normalized: bool, largest: float) -> int:
     return 2 if largest >= 10 else 3
 
 
-def _by_seed(runs: Sequence[Run], which: Literal["last", "best"], unit: Unit) -> BySeed:
+def _by_seed(runs: Sequence[RunRecord], which: Literal["last", "best"], unit: Unit) -> BySeed:
     found = {run.planned.seed: run.last if which == "last" else run.best for run in runs if run.last is not None}
     return {seed: in_unit(score, unit) for seed, score in found.items() if score is not None}
 

@@ -22,7 +22,7 @@ class Attempt:
 def attempt(work: str, step: int, folder: Path) -> Iterator[Attempt]:
     """Suppress an exception of the block: report it on standard error, append its traceback to `errors.txt` of the run.
 
-    Signals and the end of the interpreter pass. With MINRL_DEBUG in the environment everything does.
+    Signals and interpreter exit pass. With MINRL_DEBUG in the environment every exception does.
 
     Args:
         work: noun for the message, such as "evaluation".
@@ -32,7 +32,7 @@ def attempt(work: str, step: int, folder: Path) -> Iterator[Attempt]:
     result = Attempt()
     try:
         yield result
-    except Exception as error:  # an environment is foreign code and fails in any way
+    except Exception as error:  # environments are foreign code and raise any type
         if os.environ.get("MINRL_DEBUG"):
             raise
         result.error = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")

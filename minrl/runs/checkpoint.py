@@ -31,9 +31,9 @@ class Checkpoint:
     agent: str
     config: dict[str, Any]
     task: dict[str, Any]
-    weights: dict[str, Any]  # those that act: averaged ones where averaging is on
+    weights: dict[str, Any]  # of the acting agent: averaged ones where averaging is on
     step: int
-    training: dict[str, Any]  # optimiser, sampler, random states; empty in a file that only acts
+    training: dict[str, Any]  # optimizer, sampler, random states; empty in a file that only acts
     note: dict[str, Any]  # scores and versions
 
 
@@ -46,10 +46,10 @@ def save(
     training: dict[str, Any] | None = None,
     note: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint to a temporary name and rename it, so that a file is whole or not there.
+    """Write a checkpoint to a temporary name and rename it, so that it is complete or absent.
 
     Raises:
-        OSError: if it cannot be written; what was there before is kept.
+        OSError: if it cannot be written; the previous file is kept.
     """
     content = {
         "format": FORMAT,
@@ -66,14 +66,17 @@ def save(
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except RuntimeError as error:  # torch's word for a full disk
+    except RuntimeError as error:  # torch's error for a full disk
         raise OSError(errno.EIO, f"checkpoint cannot be written ({' '.join(str(error).split())})", str(path)) from error
 
 
 def read(path: Path | str) -> Checkpoint:
     """Read the checkpoint at `path`, a file or a run's folder (its last checkpoint).
 
-    Only tensors and plain values are accepted: a file that holds code is refused and nothing of it runs.
+    Only tensors and plain values are accepted: a file with code is refused and none of it runs.
+
+    Raises:
+        ValueError: if there is none, or it is damaged.
     """
     path = Path(path)
     file = path / LAST_CHECKPOINT if path.is_dir() else path
@@ -81,7 +84,7 @@ def read(path: Path | str) -> Checkpoint:
         raise ValueError(f"no checkpoint at {file}; a run's folder holds {LAST_CHECKPOINT} once its first one is saved")
     try:
         with warnings.catch_warnings():
-            # What torch warns of in a file that is none, the error says.
+            # The error below covers torch's warning about files that are no checkpoint.
             warnings.simplefilter("ignore", UserWarning)
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -90,7 +93,7 @@ def read(path: Path | str) -> Checkpoint:
         raise ValueError(f"{file} is cut short or no checkpoint") from error
     except PermissionError:
         raise
-    except Exception as error:  # torch's reader fails in many ways on bytes that are no checkpoint
+    except Exception as error:  # torch raises many types on bytes that are no checkpoint
         raise ValueError(f"checkpoint {file} is damaged or cut short; nothing was loaded") from error
     if not isinstance(content, dict) or "format" not in content or "agent" not in content:
         raise ValueError(f"{file} is no checkpoint of minrl")

@@ -28,14 +28,14 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]  #
 
 
 class RunLinks:
-    """Links to the event files of all runs in a folder, in a folder of TensorBoard's own.
+    """Folder of links to the event files of all runs, as TensorBoard's log folder.
 
-    There a run has the name of its place below the folder, a lone run that of the folder itself, and beside the
-    runs' own events lie those that speak of all of them; nothing is written where the runs are.
+    A run is named by its path below `folder`, a single run by the folder itself. Events about all runs together are
+    written here, none into the runs' folders.
 
     Args:
-        folder: a run, or what holds runs at any depth.
-        into: an empty folder.
+        folder: of a run, or of runs at any depth.
+        into: empty folder for the links.
 
     Raises:
         ValueError: if there is no folder, or no run in it.
@@ -54,7 +54,7 @@ class RunLinks:
         self._describe()
 
     def update(self) -> None:
-        """Link what has come since."""
+        """Link new event files."""
         for file in _event_files(self.root):
             inner = file.parent.relative_to(self.root)
             name = self.name if inner == Path() else inner.as_posix()
@@ -65,7 +65,7 @@ class RunLinks:
                 link.symlink_to(file.resolve())
 
     def has_pictures(self) -> bool:
-        """Return True if a run has shown return achieved over return asked, or a video."""
+        """Return True if a run has a plot of achieved over target return, or a video."""
         return any((place / name).exists() for place in self.runs.values() for name in (TARGETS_PLOT, VIDEOS))
 
     def _describe(self) -> None:
@@ -86,21 +86,21 @@ class RunLinks:
         writer.close()
 
 
-# The page of all custom charts, below TensorBoard's address.
+# Path of the page of all custom charts, below TensorBoard's address.
 CHARTS = "charts"
-# The key under which TensorBoard's pages keep in the browser whether charts are scaled without outliers.
+# Key in the browser's storage under which TensorBoard keeps whether charts ignore outliers.
 _OUTLIERS = "_ignoreYOutliers"
 
 
 def launch(logdir: Path, runs: Iterable[str], title: str, *, host: str, port: int | None) -> str:
-    """Start TensorBoard in a thread of this process; its address.
+    """Start TensorBoard in a thread of this process and return its address.
 
     Args:
-        logdir: what it shows.
-        runs: their names, looked at anew at each request of the page `CHARTS`.
-        title: of the browser's window.
-        host: name or address of this machine to listen at.
-        port: to listen at, 0 for any that is free; by default the first free one from 6006 on.
+        logdir: with the event files.
+        runs: their names, read again at each request of the page `CHARTS`.
+        title: of the browser window.
+        host: name or address to listen at.
+        port: to listen at, 0 for any free one; by default the first free one from 6006 on.
 
     Raises:
         ValueError: if it cannot listen there.
@@ -120,7 +120,7 @@ def launch(logdir: Path, runs: Iterable[str], title: str, *, host: str, port: in
     )
     said = io.StringIO()
     try:
-        # On standard error it says which of its two readers it has chosen, and why it leaves for a wrong host.
+        # TensorBoard prints its choice of a reader, and the reason of an exit, on standard error.
         with contextlib.redirect_stderr(said):
             address: str = board.launch()
     except program.TensorBoardPortInUseError as error:
@@ -133,10 +133,10 @@ def launch(logdir: Path, runs: Iterable[str], title: str, *, host: str, port: in
 
 
 def _with_charts(board: Application, runs: Iterable[str]) -> Application:
-    """Wrap `board` so that it serves the page `CHARTS` besides, which leads to the custom charts of all runs.
+    """Wrap `board` so that it also serves the page `CHARTS`, which redirects to the custom charts of all runs.
 
-    Of more than 40 runs TensorBoard ticks none, and it scales charts without what it takes for outliers: those are the
-    one point of a single evaluation and the best score of a few. Only the browser's storage turns that off.
+    TensorBoard selects none of more than 40 runs, and ignores outliers when it scales charts: among them are the only
+    point of a single evaluation and the best score of a few. Only the browser's storage turns that off.
     """
 
     def answer(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
@@ -151,17 +151,16 @@ def _with_charts(board: Application, runs: Iterable[str]) -> Application:
 
 
 def _charts_page(runs: Iterable[str]) -> str:
-    """Return the page that sets TensorBoard's scaling of charts in the browser and goes on to the charts of `runs`."""
+    """Return the page that turns off outlier scaling in the browser and redirects to the charts of `runs`."""
     ticked = json.dumps(dict.fromkeys(runs, True), separators=(",", ":"))
-    # In whole groups of three bytes: an equals sign at the end would be read as one of the address.
+    # Padded to a multiple of three bytes: base64's equals sign would be read as part of the address.
     state = base64.b64encode(ticked.ljust(-(-len(ticked) // 3) * 3).encode("ascii")).decode("ascii")
-    # TensorBoard smooths curves unless it is told not to, and a few evaluations are no noise. The address is relative,
-    # so that it holds behind a proxy too.
+    # No smoothing, which TensorBoard does by default: evaluations are few. The address is relative, for proxies.
     place = f"./#custom_scalars&_smoothingWeight=0&runSelectionState={state}"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>minrl: charts</title>\n</head>\n'
         f'<body>\n<a href="{place}">charts</a>\n<script>\n'
-        # A browser that keeps no storage shows the charts all the same.
+        # A browser without storage shows the charts too.
         f'try {{ localStorage.setItem("{_OUTLIERS}", "false"); }} catch (error) {{ console.warn(error); }}\n'
         f"location.replace({json.dumps(place)});\n</script>\n</body>\n</html>\n"
     )

@@ -21,7 +21,7 @@ from minrl.system.files import replacing
 
 Array = npt.NDArray[np.float64]
 
-# Of lines and text; in a page it stands for the page's own text colour.
+# Of lines and text; a page replaces it by its text colour.
 INK = "#1b1f24"
 # On a light background and, in the same order, on a dark one.
 LIGHT = ("#0072b2", "#d55e00", "#00845f", "#b3569a", "#8f6b00", "#3b8ec2", "#6f4ba0", "#5f6b76")
@@ -32,9 +32,9 @@ WIDTH, HEIGHT = 4.4, 3.0  # of a panel, in inches
 _COLUMNS = 3
 _LINE, _MARKER = 1.8, 4.5  # points: width of a curve, size of its markers
 _RIM = 2.4  # by which a curve is wider than the one on it
-_MARKED = 25  # points of a curve that have markers, at most
+_MAX_MARKERS = 25  # of a curve
 _LABEL = 0.175  # inches that a line of a direct label takes
-LONGEST = 20  # letters of a name beside a diagram before it goes on in a second line
+MAX_NAME = 20  # characters of a name in one line beside a diagram
 
 _RC: Any = {
     "font.family": "sans-serif",
@@ -64,9 +64,9 @@ class Panel:
     """Diagram on one pair of axes."""
 
     title: str
-    alt: str  # what it shows, in words and numbers
+    alt: str  # text alternative, with the numbers
     draw: Callable[[Any], None]  # on matplotlib's axes
-    rows: int = 0  # that need room of their own, such as names beside an axis
+    rows: int = 0  # of text that need room, such as names beside an axis
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Plot:
     title: str
     caption: str  # how to read it
     panels: Sequence[Panel]
-    footer: str  # of what: runs, environments, versions and protocol
+    footer: str  # runs, environments, versions and protocol
 
 
 def has_matplotlib() -> bool:
@@ -100,15 +100,15 @@ def line_style(index: int, points: int = 0, below: int = 0) -> dict[str, Any]:
 
     Args:
         index: of the method.
-        points: of its curve; where they are many, some of them have the marker.
-        below: how many curves that are drawn later coincide with this one, which is wider than they are.
+        points: of its curve; above 25 only some have the marker.
+        below: number of later curves that coincide with this one, which is drawn wider.
     """
     style: dict[str, Any] = {"color": colour(index), "marker": marker(index)}
     style |= {"linestyle": "-" if index < len(LIGHT) else "--", "linewidth": _LINE + _RIM * below}
     style |= {"markersize": _MARKER + 1.5 * _RIM * below, "alpha": 0.55 if below else 1.0}
-    if points > _MARKED:
-        # Each method begins elsewhere, so that markers do not hide one another.
-        step = -(-points // _MARKED)
+    if points > _MAX_MARKERS:
+        # Each method starts at another point, so that markers do not hide one another.
+        step = -(-points // _MAX_MARKERS)
         style["markevery"] = (index % step, step)
     return style
 
@@ -116,10 +116,10 @@ def line_style(index: int, points: int = 0, below: int = 0) -> dict[str, Any]:
 def count_coinciding(curves: Sequence[tuple[Array, Array]]) -> list[int]:
     """Count for each curve the later curves that coincide with it.
 
-    Two curves do where they differ by less than 2 % of the range of all values over half of the shared stretch.
+    Two curves coincide if they differ by less than 2 % of the range of all values over half of their common x range.
 
     Args:
-        curves: places and values, each (P,), in the order in which they are drawn.
+        curves: x and y, each (P,), in drawing order.
     """
     values = np.concatenate([y for _, y in curves]) if curves else np.zeros(1)
     near = 0.02 * max(float(np.ptp(values)), 1e-12)
@@ -142,8 +142,8 @@ def limit_axis(axes: Any, axis: str, values: Iterable[float], highest: float | N
     Args:
         axes: with everything drawn.
         axis: "x" or "y".
-        values: what is shown; where none is negative the axis begins at 0 or above.
-        highest: that a value can have.
+        values: shown; if none is negative, the axis starts at 0 or above.
+        highest: possible value.
     """
     limits = axes.get_xlim() if axis == "x" else axes.get_ylim()
     low, high = limits
@@ -172,13 +172,13 @@ def label_curve_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
 
     Args:
         axes: with all curves drawn.
-        ends: of each curve its method's index, its label and its last value.
+        ends: method's index, label and last value of each curve.
     """
     low, high = axes.get_ylim()
     gap = _LABEL / (axes.get_position().height * axes.figure.get_figheight())
     order = sorted(ends, key=lambda end: end[2])
     names = [wrap_name(label) for _, label, _ in order]
-    # From the middle of one to that of the next.
+    # Between the centres of neighbours.
     gaps = [gap * (2 + one.count("\n") + other.count("\n")) / 2 for one, other in pairwise(names)]
     places: list[float] = []
     for i, (_, _, value) in enumerate(order):
@@ -197,7 +197,7 @@ def label_curve_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
 
 def wrap_name(name: str) -> str:
     """Wrap a method's name to the width that a label has beside a diagram."""
-    return "\n".join(textwrap.wrap(name, LONGEST))
+    return "\n".join(textwrap.wrap(name, MAX_NAME))
 
 
 def write_files(plot: Plot, folder: Path) -> None:

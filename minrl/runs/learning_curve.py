@@ -11,7 +11,7 @@ from minrl.runs.folder import LEARNING_CURVE
 from minrl.runs.log import EVALUATED, read_log
 from minrl.system.files import replacing
 
-# What the columns of a log are called in a legend.
+# Legend entries of the log's columns.
 NAMES = {
     "train/loss": "learned from",
     "validation/loss": "held out",
@@ -29,7 +29,7 @@ class CurvePanel:
     counter: str
     xlabel: str
     ylabel: str
-    curves: tuple[str, ...]  # those of evaluations, and of held-out episodes, have a marker at each point
+    curves: tuple[str, ...]  # evaluations and validations have a marker at each point
     lines: Mapping[str, float] = field(default_factory=dict)  # values to compare with, by name
 
 

@@ -22,9 +22,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from minrl.runs.folder import PROGRESS
 
-# What counts the steps of a run: gradient steps offline, environment steps online.
+# Columns that count the steps of a run: gradient steps offline, environment steps online.
 STEP, TIMESTEPS = "train/n_updates", "time/total_timesteps"
-# Columns of rows between gradient steps.
+# Prefixes of columns that evaluations and validations log.
 EVALUATED = ("eval/", "validation/")
 
 
@@ -54,7 +54,7 @@ def open_log(
 
 
 def annotate(log: Logger, *summaries: Summary) -> None:
-    """Write what TensorBoard shows beside curves (layouts, hyper-parameters) into the events of `log`, at once."""
+    """Write summaries other than curves (layouts, hyper-parameters) into the event files of `log`, and flush."""
     for curves in log.output_formats:
         if isinstance(curves, _Curves):
             for summary in summaries:
@@ -70,12 +70,12 @@ def silent_log() -> Logger:
 def read_log(folder: Path, counter: str = STEP) -> list[dict[str, float]]:
     """Read the rows of a run's `progress.csv` in order, without empty cells and without a truncated last line.
 
-    `counter` is the column that holds the step, which every whole row has.
+    `counter` is the column of the step, which every complete row has.
     """
     path = folder / PROGRESS
     if not path.is_file():
         return []
-    # A kill cuts off the last line, which may then look like a row with other numbers.
+    # A kill truncates the last line, which may then look like a row with other values.
     with path.open(newline="", encoding="utf-8") as file:
         lines = [line for line in file if line.endswith("\n")]
     rows = [{k: _number(v) for k, v in row.items() if k and v} for row in csv.DictReader(lines)]
@@ -104,7 +104,7 @@ def _csv(path: Path, step: int, repeats_evaluation: bool, counter: str) -> CSVOu
 class _Curves(TensorBoardOutputFormat):
     """Stable-Baselines3's TensorBoard writer, with pictures, that purges events after the resumed step.
 
-    A picture goes in as the file that it is; the browser plays a GIF.
+    Pictures are written as their files are; browsers play GIFs.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -130,18 +130,18 @@ class _Curves(TensorBoardOutputFormat):
 def _wait_for_a_later_second(folder: Path) -> None:
     """Wait until the next event file's name sorts after those in `folder`.
 
-    A name holds the second of its opening and then the process, and TensorBoard reads files in the order of their
-    names: of two files of one second the older could be read last, and its start would hide the newer one's points.
+    A name holds the second of its creation and then the process, and TensorBoard reads files in the order of names: of
+    two files of one second the older could be read last, and its purge would hide the newer one's points.
     """
     opened = [name.split(".")[3] for name in (path.name for path in folder.glob("events.out.tfevents.*"))]
     latest = max((int(second) for second in opened if second.isdecimal()), default=0)
-    # A file of another machine may come from the future; that is not waited for.
+    # A file of another machine may lie in the future: do not wait for that.
     while latest == int(time.time()):
         time.sleep(1 - time.time() % 1)
 
 
 class LossWindow:
-    """Losses and gradient norms since the last row of the log; on a GPU they are read only for a row."""
+    """Losses and gradient norms since the last row of the log; read from a GPU only once a row."""
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []

@@ -37,13 +37,13 @@ def finish(
     """Write summary and learning curve (given matplotlib) of a run and return its table for the terminal.
 
     Args:
-        agent: what was learned.
+        agent: that was trained.
         evaluation: of its last weights.
         out: the run's folder.
         failure: of that evaluation, in place of a result.
         rows: of the table, before the evaluation.
         speed: rows after it.
-        numbers: what the summary holds of the training.
+        numbers: of the training, for the summary.
         panels: of the learning curve.
     """
     shown = [*rows]
@@ -125,7 +125,7 @@ def _evaluation_rows(result: Evaluation) -> list[tuple[str, str]]:
         rows.append(("made with", ", ".join(parts)))
     if result.target_return is not None:
         cap = "" if result.capped_at is None else f", capped at {result.capped_at:.1f}, the best return of the data"
-        rows.append(("return asked for", f"{result.target_return:.1f}{cap}"))
+        rows.append(("target return", f"{result.target_return:.1f}{cap}"))
     rows.append(("return", _with_error(result.mean_return, result.standard_error)))
     if values["normalized_score"] is not None:
         score = _with_error(values["normalized_score"], values["normalized_standard_error"])

@@ -12,20 +12,20 @@ from torch.utils.tensorboard.summary import custom_scalars
 from minrl.runs.log import annotate
 
 Value = bool | float | str
-# The categories of charts, each chart with the regular expressions of its curves' names. All families of runs have
-# the same categories in the same order: TensorBoard merges the layouts of several runs by their titles.
+# Category -> chart -> regular expressions of its curves' names. All kinds of runs have the same categories in the same
+# order: TensorBoard merges the layouts of several runs by titles.
 Layout = dict[str, dict[str, list[str]]]
 
-# Settings that change no number that is learned.
+# Settings that do not change what is learned.
 _BOOKKEEPING = {
     *("device", "threads", "tune_cpu", "log_every", "checkpoint_every", "evaluate_every", "evaluate_episodes"),
     *("target_sweep", "validate_every", "video", "vectorization", "exact_resume", "origin"),
 }
-# What a run is called by.
+# Settings that name a run.
 _NAMING = ("agent", "cell", "data", "env", "seed", "width")
-# TensorBoard shows so many columns of settings, and as many of final values, until more are ticked.
+# Columns of settings, and of final values, that TensorBoard shows by default.
 _SHOWN = 5
-# Curves whose last values are columns, in this order, and the columns' titles.
+# Curves whose last values are columns of the table, in this order, and the columns' titles.
 METRICS = {
     "eval/normalized_score": "normalised score",
     "eval/mean_reward": "return",
@@ -40,8 +40,8 @@ METRICS = {
 def hyperparameters(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]:
     """Collect the settings that decide what a run learns from the tables of its `config.toml`.
 
-    Options of a cell or an environment are columns of their own, such as `cell_options.expand`. The seed is a name
-    and no quantity.
+    Options of a cell or an environment are separate columns, such as `cell_options.expand`. The seed is text,
+    not a quantity.
     """
     (agent,) = tables.keys() - {"train"}
     values: dict[str, Value] = {"agent": agent}
@@ -58,7 +58,7 @@ def hyperparameters(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]
 def begin_session(log: Logger, values: Mapping[str, Value], layout: Layout) -> None:
     """Write hyper-parameters and charts into the event files of `log`.
 
-    A resumed run may write them again: TensorBoard takes one session for each folder, and its first values.
+    A resumed run may write them again: TensorBoard takes the first values of a folder.
     """
     start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
     for name, value in values.items():
@@ -79,9 +79,9 @@ def end_session(log: Logger) -> None:
 
 
 def experiment(runs: Iterable[Mapping[str, Value]], metrics: Iterable[str]) -> Summary:
-    """Return the columns of the table of several runs: every hyper-parameter of any of them, and last `metrics`.
+    """Return the columns of the table of several runs: all their hyper-parameters, then `metrics`.
 
-    Shown first are the settings that were swept, in which runs of one agent differ, then what names a run.
+    First come the settings that were swept, in which runs of one agent differ, then those that name a run.
     """
     runs = list(runs)
     values = {
@@ -90,7 +90,7 @@ def experiment(runs: Iterable[Mapping[str, Value]], metrics: Iterable[str]) -> S
     swept = _swept(runs)
     differing = [name for name in _NAMING if len(set(values.get(name, ()))) > 1]
     order = dict.fromkeys([*differing, *(name for name in _NAMING if name in values)])
-    # TensorBoard puts what is said to differ before the rest, in the order of the alphabet.
+    # TensorBoard sorts columns marked as differing before the rest, alphabetically.
     first = {*swept, *[name for name in order if name not in swept][: max(0, _SHOWN - len(swept))]}
     infos = [_info(name, given, differs=name in first) for name, given in values.items()]
     names = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=METRICS[tag]) for tag in metrics]
@@ -101,7 +101,7 @@ def experiment(runs: Iterable[Mapping[str, Value]], metrics: Iterable[str]) -> S
 
 
 def _swept(runs: Sequence[Mapping[str, Value]]) -> list[str]:
-    """Return the settings, the seed aside, in which runs of one agent differ or which some of them lack."""
+    """Return the settings, without the seed, in which runs of one agent differ or which some of them lack."""
     found: dict[str, None] = {}
     for agent in dict.fromkeys(run.get("agent") for run in runs):
         alike = [run for run in runs if run.get("agent") == agent]
@@ -120,17 +120,17 @@ def offline_layout(*, plays: bool, scores: bool, sweeps: bool, validates: bool, 
     """Return the charts of a run that learns from a data set.
 
     Args:
-        plays: whether it is evaluated in an environment.
-        scores: whether its returns are normalised there.
-        sweeps: whether it is asked for several returns in more than one evaluation. Of a single one the chart would
-            be dots one above the other; `eval/targets` among the images shows return achieved over return asked.
-        validates: whether episodes are held out.
+        plays: it is evaluated in an environment.
+        scores: its returns are normalised.
+        sweeps: more than one evaluation sweeps target returns. A single sweep is the image `eval/targets`: achieved
+            over target return.
+        validates: episodes are held out.
         unit: of the loss.
     """
     played = {
         **({"normalised score": ["eval/normalized_score"]} if scores else {}),
         "return": ["eval/mean_reward"],
-        **({"return achieved for each return asked": ["eval/target_.*_mean_reward"]} if sweeps else {}),
+        **({"return achieved for each target return": ["eval/target_.*_mean_reward"]} if sweeps else {}),
         "episode length": ["eval/mean_ep_length"],
     }
     unit = f" ({unit})" if unit else ""
@@ -197,7 +197,7 @@ def _info(name: str, values: list[Value], *, differs: bool) -> api_pb2.HParamInf
         info.type = api_pb2.DATA_TYPE_FLOAT64
         info.domain_interval.min_value, info.domain_interval.max_value = float(min(values)), float(max(values))
         return info
-    # Of a text no list of values: TensorBoard hides what is in none of them, and with it every run that begins later.
+    # No list of values for text: TensorBoard would hide runs that start later with other values.
     info.type = api_pb2.DATA_TYPE_BOOL if kinds == {"bool"} else api_pb2.DATA_TYPE_STRING
     if kinds == {"bool"}:
         info.domain_discrete.extend([False, True])

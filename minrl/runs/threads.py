@@ -5,39 +5,39 @@ from torch import nn
 
 from minrl.agent import parameter_count
 
-# Parameters times time steps of a batch, the multiply-adds of a forward pass, from which torch's choice of threads is
-# left alone. A gradient step costs 0.15 ns of CPU time for each (0.3 s at 2e9, AVX-512) in some hundred operations: at
-# 5e9 they take 5 ms each, as long as the turns that a scheduler gives. Shorter ones wait for a thread whose core
-# another program has: on two busy cores a step of 3.4e8 took 2.0 s with one thread and 16.3 s with two (0.07 and 1.07 s
-# of CPU time).
+# Multiply-adds of a forward pass (parameters times time steps of a batch) from which torch chooses its threads. A
+# gradient step takes 0.15 ns of CPU time for each (0.3 s at 2e9, AVX-512) in some hundred operations: at 5e9 an
+# operation takes 5 ms, as long as a scheduler's time slice. Shorter ones wait for threads whose core another program
+# occupies: on two busy cores a step of 3.4e8 took 2.0 s with one thread and 16.3 s with two (0.07 and 1.07 s of CPU
+# time).
 LARGE = 5e9
 
 
 class _Choice:
     """Thread count that this module set last, and the count before that."""
 
-    told: int | None = None
-    before = 1
+    chosen: int | None = None
+    before = 1  # the program's own
 
 
 def use_threads(asked: int, model: nn.Module | None = None, steps: int = 1, *, places: int = 1) -> int:
     """Set the number of torch's threads, `asked` or (for 0) one that suits the work, and return it.
 
-    Small models get one thread. Models whose batches cost `LARGE` multiply-adds or more get as many as torch would
-    take, or as the program had told it.
+        Small models get one thread. Models whose batches cost `LARGE` multiply-adds or more get torch's default, or the
+        number that the program had set.
 
-    Args:
-        asked: threads; 0 to choose.
-        model: what computes; None for work that is small in any case.
-        steps: time steps of a batch, over all its rows.
-        places: numbers of an observation, at so many of which the kernels of convolutions over images are taken.
+        Args:
+            asked: threads; 0 to choose.
+    model: that computes; None for small work.
+            steps: time steps of a batch, over all its rows.
+            places: elements of an observation: at most that often a convolution over images applies its weights.
     """
     now = torch.get_num_threads()
-    if now != _Choice.told:
+    if now != _Choice.chosen:
         _Choice.before = now
     wanted = asked or (_Choice.before if model is not None and _work(model, places) * steps >= LARGE else 1)
     torch.set_num_threads(wanted)
-    _Choice.told = wanted
+    _Choice.chosen = wanted
     return wanted
 
 

@@ -1,6 +1,6 @@
 """Videos of episodes as animated GIFs.
 
-Shapes: H, W size of a picture.
+Shapes: H, W size of a frame in pixels.
 """
 
 import io
@@ -24,7 +24,7 @@ from minrl.runs.log import Picture
 from minrl.system.files import replacing
 from minrl.system.mujoco import quiet_mujoco
 
-# A GIF counts time in hundredths of a second, and browsers slow down what shows more than 50 pictures in one.
+# Frames per second. A GIF counts time in 1/100 s, and browsers slow down GIFs of more than 50 frames per second.
 _RATE = 25.0
 _MOST_FRAMES = 500
 _LARGEST = 320  # pixels
@@ -41,15 +41,15 @@ def check_renders(environment: EnvironmentInfo, modes: Sequence[str]) -> None:
         with closing(_rendered(environment)) as world:
             world.reset(seed=0)
             frame: Any = world.render()
-    except Exception as error:  # what is missing (pygame, a display, a driver) shows in many ways
+    except Exception as error:  # a missing pygame, display or driver raises many types
         hint = (
-            " (MuJoCo draws without a display by EGL, or with MUJOCO_GL=osmesa by OSMesa: one must be installed)"
+            " (MuJoCo renders without a display by EGL, or with MUJOCO_GL=osmesa by OSMesa: install one of them)"
             if "GL" in str(error)
             else ""
         )
         raise ValueError(f"{failed}: {' '.join(str(error).split())}{hint}") from error
     if np.ndim(frame) != 3:
-        raise ValueError(f"{failed}: it gives a {type(frame).__name__} in place of a picture")
+        raise ValueError(f"{failed}: it returns a {type(frame).__name__} instead of an image")
 
 
 def record_episode(agent: Actor, environment: EnvironmentInfo, seed: int) -> Picture:
@@ -94,9 +94,9 @@ def animation(frames: list[npt.NDArray[np.uint8]], rate: float) -> Picture:
 
 def _rendered(environment: EnvironmentInfo) -> Any:
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        # Pygame draws into memory; where it looks for a display in vain, it complains about that.
+        # Pygame renders off screen; without this it warns about the missing display.
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        # MuJoCo would look for one too.
+        # MuJoCo would look for a display too.
         os.environ.setdefault("MUJOCO_GL", "egl")
     return ScalarReward(make_environment(environment, render_mode="rgb_array"))
 

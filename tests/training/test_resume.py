@@ -19,7 +19,7 @@ from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.runs import checkpoint
 from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 from minrl.runs.log import read_log
-from minrl.training.offline import Result, TrainConfig, resume, train
+from minrl.training.offline import RunResult, TrainConfig, resume, train
 
 __all__ = ["cartpole", "own_folders"]
 
@@ -77,7 +77,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert [n for n in last[0] if not torch.equal(last[0][n], last[1][n])] == []
 
 
-def whole(cartpole: str, out: Path, **settings: Any) -> Result:
+def whole(cartpole: str, out: Path, **settings: Any) -> RunResult:
     return train(DecisionAgent, AGENT, TrainConfig(data=cartpole, **SETTINGS | settings), out)
 
 

@@ -21,14 +21,14 @@ from minrl.data import load
 from minrl.evaluate import evaluate
 from minrl.runs.folder import TARGETS, TARGETS_PLOT, read_targets
 from minrl.runs.log import STEP, read_log
-from minrl.training.offline import Result, TrainConfig, resume, train
+from minrl.training.offline import RunResult, TrainConfig, resume, train
 from minrl.training.report import write_report
 from minrl.training.target_sweep import curve_names, spread_targets
 
 __all__ = ["cartpole", "own_folders"]
 
 
-def run(data: str, out: Path, **settings: Any) -> Result:
+def run(data: str, out: Path, **settings: Any) -> RunResult:
     defaults = {"steps": 20, "batch_size": 2, "length": 32, "log_every": 5, "threads": 1}
     defaults |= {"evaluate_every": 10, "evaluate_episodes": 3}
     return train(DecisionAgent, DecisionConfig(width=8, depth=1), TrainConfig(data=data, **defaults | settings), out)

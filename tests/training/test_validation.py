@@ -25,7 +25,15 @@ from minrl.runs.log import STEP, read_log
 from minrl.system.distributed import Group
 from minrl.training.loop import TrainingRun
 from minrl.training.offline import TrainConfig, resume, train
-from minrl.training.validation import ACTION_ERROR, LOSS, Validation, action_errors, batches, dimension_names, split
+from minrl.training.validation import (
+    ACTION_ERROR,
+    LOSS,
+    Validation,
+    action_errors,
+    batches,
+    dimension_names,
+    split_episodes,
+)
 
 __all__ = ["cartpole", "own_folders"]
 
@@ -39,25 +47,25 @@ def config_for(data: str, **options: Any) -> TrainConfig:
 
 def test_a_split_shares_no_episode_and_loses_none() -> None:
     episodes = drift_episodes(count=20)
-    learned, held_out = split(episodes, 0.3, seed=4)
+    learned, held_out = split_episodes(episodes, 0.3, seed=4)
     assert held_out is not None
     assert (len(learned), len(held_out)) == (14, 6)
     ours, theirs = (set(map(tuple, part.final_observations.tolist())) for part in (learned, held_out))
     assert ours | theirs == set(map(tuple, episodes.final_observations.tolist()))
     assert not ours & theirs
-    again, other = split(episodes, 0.3, seed=4)[1], split(episodes, 0.3, seed=5)[1]
+    again, other = split_episodes(episodes, 0.3, seed=4)[1], split_episodes(episodes, 0.3, seed=5)[1]
     assert again is not None
     assert other is not None
     assert np.array_equal(again.observations, held_out.observations)
     assert not np.array_equal(other.final_observations, held_out.final_observations)
-    assert len(split(episodes, 0.001, seed=0)[0]) == 19
+    assert len(split_episodes(episodes, 0.001, seed=0)[0]) == 19
 
 
 def test_no_share_is_the_data_set_itself() -> None:
     episodes = drift_episodes(count=3)
-    assert split(episodes, 0.0, seed=0) == (episodes, None)
+    assert split_episodes(episodes, 0.0, seed=0) == (episodes, None)
     with pytest.raises(ValueError, match=r"validation=0.9 of the 3 episodes of drift leaves none to learn from"):
-        split(episodes, 0.9, seed=0)
+        split_episodes(episodes, 0.9, seed=0)
 
 
 @pytest.mark.parametrize("window", [None, 7])
@@ -182,7 +190,7 @@ def test_a_run_without_an_environment_has_a_validation_loss(
 def test_nothing_is_learned_from_what_is_held_out(cartpole: str, tmp_path: Path) -> None:
     """The run is the one on the rest of the data alone, to the bit, normalisation and targets included."""
     result = train(DecisionAgent, SMALL, config_for(cartpole, validation=0.5, validate_every=7), tmp_path / "half")
-    learned, _ = split(load(cartpole), 0.5, seed=0)
+    learned, _ = split_episodes(load(cartpole), 0.5, seed=0)
     torch.manual_seed(0)
     agent = DecisionAgent(SMALL, Task.of(learned))
     agent.fit_normalization(learned)

@@ -72,7 +72,7 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
     planned = build(OnlineConfig, saved.training["config"], where)
     if steps is not None and steps < saved.step:
         raise ValueError(
-            f"{out} has made {saved.step} steps already: --steps N says how many it makes in all, got {steps}"
+            f"{out} has made {saved.step} steps already: --steps N is the total number of steps, got {steps}"
         )
     config = planned if steps is None else replace(planned, steps=steps)
     agent_config = build(PPOConfig, saved.config, where)

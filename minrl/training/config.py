@@ -15,8 +15,8 @@ class TrainConfig:
     eval_env: str = field(
         default="",
         metadata={
-            "help": "environment to evaluate in, in place of the data set's own; MODULE:ID imports MODULE. It has the "
-            "spaces of a flat HDF5 file that does not say them"
+            "help": "environment to evaluate in, instead of the data set's own; MODULE:ID imports MODULE. It has the "
+            "spaces of a flat HDF5 file that does not state them"
         },
     )
     env_kwargs: dict[str, Any] = field(
@@ -28,12 +28,12 @@ class TrainConfig:
     action_space: str = field(
         default="", metadata={"help": "space of the recorded actions, such as 'Discrete(3)' or 'Box(-1, 1, (2,))'"}
     )
-    seed: int = field(default=0, metadata={"help": "of weights, batches, dropout and held-out episodes"})
+    seed: int = field(default=0, metadata={"help": "seed of weights, batches, dropout and held-out episodes"})
     steps: int = field(default=10_000, metadata={"help": "gradient steps"})
-    batch_size: int = field(default=4, metadata={"help": "rows of a batch, for each process"})
-    length: int = field(default=1000, metadata={"help": "steps of a row of whole trajectories end to end"})
+    batch_size: int = field(default=4, metadata={"help": "rows of a batch, per process"})
+    length: int = field(default=1000, metadata={"help": "steps of a row, which holds trajectories end to end"})
     carry: bool = field(
-        default=True, metadata={"help": "carry the memory where a trajectory is cut between two batches"}
+        default=True, metadata={"help": "carry the hidden state where a trajectory is cut between two batches"}
     )
     learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
     warmup: float = field(default=0.05, metadata={"help": "share of the steps in which the learning rate rises"})
@@ -44,7 +44,7 @@ class TrainConfig:
     clip: float = field(default=0.25, metadata={"help": "largest norm of the gradient"})
     average: float = field(default=0.0, metadata={"help": "decay of averaged weights (EMA), 0 for none"})
     precision: Literal["auto", "float32", "bfloat16"] = field(
-        default="auto", metadata={"help": "of matrix products; auto: bfloat16 on a GPU that has it"}
+        default="auto", metadata={"help": "precision of matmuls; auto: bfloat16 on a GPU that has it"}
     )
     device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
     threads: int = field(
@@ -52,48 +52,49 @@ class TrainConfig:
         metadata={"help": "CPU threads, 0: one for small models, as many as torch chooses for large ones"},
     )
     tune_cpu: bool = field(
-        default=False, metadata={"help": "keep freed memory for the next tensor (glibc): faster, and never given back"}
+        default=False,
+        metadata={"help": "keep freed memory for later tensors (glibc): faster, but never freed"},
     )
-    log_every: int = field(default=100, metadata={"help": "steps between two rows of the log"})
-    checkpoint_every: int = field(default=1000, metadata={"help": "steps between two checkpoints"})
+    log_every: int = field(default=100, metadata={"help": "steps between rows of the log"})
+    checkpoint_every: int = field(default=1000, metadata={"help": "steps between checkpoints"})
     evaluate_every: int = field(
         default=1000,
-        metadata={"help": "steps between two evaluations, 0 for none; one follows the last step"},
+        metadata={"help": "steps between evaluations, 0 for none; one follows the last step"},
     )
     evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
     evaluate_max_steps: int | None = field(
         default=None,
         metadata={
-            "help": "cut an evaluation's episode off after so many steps (unset: the environment's own limit, or "
-            f"{DEFAULT_MAX_STEPS} where it states none)"
+            "help": "truncate evaluation episodes after this many steps (unset: the environment's own limit, or "
+            f"{DEFAULT_MAX_STEPS} if it has none)"
         },
     )
     target_sweep: Literal["last", "all", "none"] = field(
         default="last",
         metadata={
-            "help": "evaluations in which an agent that is asked for a return is also asked for five, from the worst "
-            "to the best of the data (targets.json)"
+            "help": "evaluations of a return-conditioned agent that also try five target returns, from the worst "
+            "to the best return of the data (targets.json)"
         },
     )
     validation: float = field(
         default=0.0,
-        metadata={"help": "share of the episodes held out: loss and action errors on what is not learned from"},
+        metadata={"help": "share of the episodes held out for validation of loss and action errors"},
     )
     validate_every: int = field(
-        default=1000, metadata={"help": "steps between two passes over held-out episodes; one follows the last step"}
+        default=1000, metadata={"help": "steps between passes over held-out episodes; one follows the last step"}
     )
     relabel_returns: bool = field(
         default=False,
-        metadata={"help": "raise returns-to-go to what a value learned from the data expects on the way (QDT)"},
+        metadata={"help": "raise returns-to-go to a value function learned from the data (QDT)"},
     )
     choose_target: bool = field(
         default=False,
         metadata={
-            "help": "after the last step ask for the return, of a few between the mean and the best of the data, that "
-            "does best in episodes of other seeds than the evaluation's"
+            "help": "after the last step choose the target return, of a few between mean and best of the data, that "
+            "scores best in episodes of other seeds than the evaluation's"
         },
     )
-    video: bool = field(default=False, metadata={"help": "show one episode of each evaluation as an animated GIF"})
+    video: bool = field(default=False, metadata={"help": "record one episode of each evaluation as an animated GIF"})
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "steps", "batch_size", "length", "log_every", "checkpoint_every", "evaluate_episodes")
@@ -108,15 +109,15 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.choose_target and not self.evaluate_every:
-            raise ValueError("choose_target plays episodes: it needs evaluate_every above 0")
+            raise ValueError("choose_target evaluates the agent: it needs evaluate_every above 0")
         if self.video and not self.evaluate_every:
-            raise ValueError("video shows evaluations: it needs evaluate_every above 0")
+            raise ValueError("video records evaluations: it needs evaluate_every above 0")
 
     @property
     def first_episode(self) -> int:
         """Return the number, which is also the seed, of the first evaluation episode of the run.
 
-        With n episodes each, run seed s has s n to (s + 1) n - 1, for sweeps over targets and videos too: runs of other
-        seeds and as many episodes share none.
+        With n episodes each, run seed s has s n to (s + 1) n - 1, for target sweeps and videos too: runs of other seeds
+        and as many episodes share none.
         """
         return self.seed * self.evaluate_episodes

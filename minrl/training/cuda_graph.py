@@ -9,14 +9,14 @@ from minrl.agent import Batch
 
 Step = Callable[[Batch, Tensor | None], tuple[Tensor, ...]]
 
-# Steps that run as they are before one is recorded: libraries set themselves up and allocators settle.
+# Eager steps before the capture: libraries initialise and allocators settle.
 _WARM_UP = 3
 
 
 class CapturedStep:
     """Training step replayed from one CUDA graph; first calls and other batch shapes run eagerly.
 
-    `step` must not read values back to the host, and must change its own state in place.
+    `step` must not read values back to the host, and must update its own state in place.
     """
 
     def __init__(self, step: Step) -> None:
@@ -28,7 +28,7 @@ class CapturedStep:
     def __call__(self, batch: Batch, memory: Tensor | None) -> tuple[Tensor, ...]:
         """Run the step and return its results in tensors that later replays do not overwrite.
 
-        From the third call on there is always a memory or never: what the third one uses is compiled by then.
+        From the third call on `memory` is given always or never, so that the warm-up compiles what the capture uses.
         """
         self.calls += 1
         if self.calls <= _WARM_UP:
@@ -41,7 +41,7 @@ class CapturedStep:
             self._record(batch, memory)
         assert self.graph is not None
         given = _tensors(batch, memory)
-        if [x.shape for x in given] != [x.shape for x in self.inputs]:  # a copy would broadcast without a word
+        if [x.shape for x in given] != [x.shape for x in self.inputs]:  # copy_ would broadcast silently
             return self.step(batch, memory)
         for held, value in zip(self.inputs, given, strict=True):
             held.copy_(value)

@@ -12,10 +12,10 @@ HOW_TO_EVALUATE = "--eval-env ID (MODULE:ID imports MODULE first; --env-kwargs K
 
 
 def training_data(config: TrainConfig, *, download: bool = True) -> Episodes:
-    """Load the data set of `config` with the spaces and the environment that it states in place of the set's own.
+    """Load the data set of `config`, with the spaces and environment that `config` states instead of the set's own.
 
     Raises:
-        ValueError: if the set cannot be had, a stated space does not fit it, or settings of an environment are
+        ValueError: if the set is unavailable, a stated space does not fit it, or settings of an environment are
             given where there is none.
     """
     environment = evaluation_environment(config)
@@ -28,7 +28,7 @@ def training_data(config: TrainConfig, *, download: bool = True) -> Episodes:
     )
     if environment is None and config.env_kwargs:
         if episodes.environment is None:
-            raise ValueError(f"env_kwargs: {episodes.name} names no environment; say it: {HOW_TO_EVALUATE}")
+            raise ValueError(f"env_kwargs: {episodes.name} names no environment; name it: {HOW_TO_EVALUATE}")
         return replace(episodes, environment=episodes.environment.changed(config.env_kwargs))
     return episodes
 
@@ -43,11 +43,11 @@ def check_environment_of_file(config: TrainConfig, named: str | None, where: str
 
     Args:
         config: read from the checkpoint.
-        named: the environment's id, where the user says it again.
+        named: the environment's id, if the user repeats it.
         where: the run.
 
     Raises:
-        ValueError: if the user names another one, or names none and no installed package registers it.
+        ValueError: if the user names another one, or none and no installed package registers it.
     """
     environment = evaluation_environment(config)
     if named is not None and (environment is None or named != environment.id):

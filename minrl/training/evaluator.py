@@ -29,19 +29,19 @@ class StepMetrics:
 
     evaluation: Evaluation | None
     values: dict[str, float]
-    curves: dict[str, float | Picture]  # for TensorBoard alone
-    failure: str | None = None  # of the evaluation, where it raised
+    curves: dict[str, float | Picture]  # for TensorBoard only
+    failure: str | None = None  # error of the evaluation
 
 
 class Evaluator:
     """Evaluation of the agent's weights during training; leaves the random state of training untouched.
 
     Args:
-        agent: what is trained.
+        agent: that is trained.
         config: of its training.
-        out: the run's folder, which keeps the best weights, the films and the returns asked for.
-        learned: the episodes that the agent learns from.
-        held_out: those that it does not; None where it learns from all.
+        out: the run's folder, for best checkpoint, videos and target sweeps.
+        learned: episodes that the agent is trained on.
+        held_out: the other episodes, None without any.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Evaluator:
     ) -> None:
         self.agent, self.config, self.out = agent, config, out
         self.best = -math.inf
-        # Those of all episodes, so that runs that hold out different ones are asked for the same returns.
+        # Of all episodes, so that runs with different held-out episodes sweep the same targets.
         everything = [learned] if held_out is None else [learned, held_out]
         returns = np.concatenate([episodes.returns for episodes in everything])
         self.targets = [] if agent.target_return is None else spread_targets(returns)

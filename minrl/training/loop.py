@@ -1,6 +1,6 @@
 """The training loop of all offline agents; resumed on a CPU it gives the same bits as uninterrupted.
 
-Shapes: B batch, S memory size.
+Shapes: B batch, S state size.
 """
 
 import math
@@ -37,14 +37,14 @@ class RunResult:
 
     agent: Agent
     step: int
-    evaluation: Evaluation | None  # of the last weights; None where the run was stopped or has no environment
-    signal: int | None  # that asked it to stop
+    evaluation: Evaluation | None  # of the last weights; None if stopped or without environment
+    signal: int | None  # that stopped it
     seconds: float  # of gradient steps alone, over the whole run
-    cpu_seconds: float  # the same of all threads; not a number where an older version began the run
+    cpu_seconds: float  # the same, of all threads; NaN if an older version began the run
     held_out: int  # episodes
-    is_first: bool  # of the processes that trained together: the one that writes and speaks
-    failure: str | None = None  # of the evaluation of the last weights, where it raised
-    data: Episodes | None = None  # all that was learned from or held out
+    is_first: bool  # of the processes that trained together: the one that writes and prints
+    failure: str | None = None  # error of the evaluation of the last weights
+    data: Episodes | None = None  # trained on and held out
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -56,9 +56,9 @@ class TrainingRun:
     """Training run between two gradient steps.
 
     Args:
-        agent: what is trained.
-        episodes: what it learns from.
-        held_out: what its loss is measured on besides; None for nothing.
+        agent: that is trained.
+        episodes: that it is trained on.
+        held_out: for validation, None for no validation.
         config: of the training.
         out: the run's folder.
         group: the processes that train together.
@@ -75,8 +75,7 @@ class TrainingRun:
     ) -> None:
         self.agent, self.config, self.out, self.group = agent, config, out, group
         self.device = next(agent.parameters()).device
-        # Every process draws the whole batch and takes its rows, so that the batches do not depend on
-        # how many processes share them.
+        # Every process draws the whole batch and takes its rows: batches do not depend on the number of processes.
         self.sampler: Sampler = agent.sampler(
             episodes, batch_size=config.batch_size * group.size, length=config.length, seed=config.seed
         )
@@ -105,14 +104,14 @@ class TrainingRun:
     def train(self) -> RunResult:
         """Train to the last step or until a signal.
 
-        A checkpoint is saved before the evaluation of the same step; a run that is cut off in between
+        A checkpoint is saved before the evaluation of the same step; a run interrupted in between
         evaluates again when it is resumed.
         """
         repeats = self.evaluator.is_due(self.step)
         log = open_log(self.out, step=self.step, repeats_evaluation=repeats) if self.group.is_first else silent_log()
         parts = {self.agent.name: to_plain(self.agent.config), "train": to_plain(self.config)}
         begin_session(log, hyperparameters(parts), offline_layout(**self.evaluator.charts()))
-        # Where standard error is no terminal the log's tables tell how far the run is.
+        # Where standard error is no terminal, the log's tables show the progress.
         hidden = None if self.group.is_first else True
         bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=hidden)
         try:
@@ -203,7 +202,7 @@ class TrainingRun:
     def _asked_to_stop(self, request: StopRequest) -> bool:
         if self.group.size == 1:
             return request.signal is not None
-        # A signal may reach the processes between different steps; they must stop after the same one.
+        # A signal may reach the processes at different steps; they must stop after the same one.
         flag = torch.tensor(float(request.signal is not None), device=self.device)
         return bool(self.group.sum(flag).item() > 0)
 
@@ -233,7 +232,7 @@ class TrainingRun:
             log.record(name, value, exclude="stdout" if name.startswith(ACTION_ERROR) else None)
         for name, curve in found.curves.items():
             log.record(name, curve, exclude=NOT_TENSORBOARD)
-        # TensorBoard has it from the row of the training step.
+        # TensorBoard has the time from the row of the training step.
         log.record("time/time_elapsed", round(self.seconds, 2), exclude="tensorboard")
         log.dump(self.step)
 

@@ -40,7 +40,7 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
     """Train a new agent into the folder `out`.
 
     Raises:
-        ValueError: if `out` already holds a run, the data set cannot be had, a setting is impossible, or the
+        ValueError: if `out` already holds a run, the data set is unavailable, a setting is impossible, or the
             environment of the evaluations cannot be made.
         OSError: if `out` cannot be written.
         FloatingPointError: if the loss is no longer finite; the last checkpoint is kept.
@@ -56,7 +56,7 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
         whole = training_data(config)
         episodes, held_out = split_episodes(whole, config.validation, config.seed)
         if config.relabel_returns:
-            # What is wrong with the settings shows before the value is learned.
+            # Errors in the settings show before the value is trained.
             new_agent(kind, agent_config, Task.of(episodes))
             episodes, held_out = relabel(episodes, held_out, seed=config.seed, out=out, group=group, resumed=False)
         torch.manual_seed(config.seed)
@@ -80,10 +80,10 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
 
     Args:
         out: the run's folder.
-        environment: the id of the environment that the run names in place of the data set's, for one that no
-            installed package registers: nothing that only a file names is imported.
-        steps: the last step, where it is not to be the planned one. From the checkpoint on the learning rate is that
-            of a run planned for so many steps: after a cosine that has come to zero it rises again.
+        environment: id of the run's evaluation environment, needed if no installed package registers it: modules that
+            only a file names are not imported.
+        steps: new last step. From the checkpoint on, the learning rate is that of a run of `steps` steps: after a
+            cosine that has reached zero it rises again.
 
     Raises:
         ValueError: if there is no checkpoint to go on from, it lies beyond `steps`, or it does not fit the data set.
@@ -98,7 +98,7 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
         config = extended(planned, steps, saved.step, out)
         check_environment_of_file(config, environment, str(out))
         device, group = _set_up(config)
-        # A set whose keys have another order than when the run began, or than older versions read them in.
+        # The set's keys may have another order than when the run began.
         known = Task.from_dict(saved.task)
         whole = with_columns_of(training_data(config), known.observation_space, known.action_space)
         episodes, held_out = split_episodes(whole, config.validation, config.seed)
@@ -108,7 +108,7 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
         if not isinstance(agent, Agent):
             raise ValueError(f"the {agent.name} agent of {out} does not learn from a data set")
         _check_same_data(agent.task, _task_of(config, episodes), out)
-        # The data set is the user's own: its environment needs no check, as a checkpoint's does.
+        # The data set is the user's own: unlike a checkpoint's, its environment needs no check.
         agent.task = replace(agent.task, environment=episodes.environment, from_file=False)
         run = TrainingRun(agent, episodes, held_out, config, folder, group)
         run.restore(saved)
@@ -128,7 +128,7 @@ def extended(planned: TrainConfig, steps: int | None, done: int, out: Path) -> T
     if steps is None:
         return planned
     if steps < done:
-        raise ValueError(f"{out} has made {done} steps already: --steps N says how many it makes in all, got {steps}")
+        raise ValueError(f"{out} has made {done} steps already: --steps N is the total number of steps, got {steps}")
     return replace(planned, steps=steps)
 
 
@@ -165,8 +165,8 @@ def _check_environment(task: Task, video: bool) -> None:
     """Create the environment once, so that errors in it show before training."""
     if task.environment is None:
         if video:
-            raise ValueError(f"--video: {task.dataset} names no environment, so there is nothing to show")
-        _log.warning("%s names no environment, so the run is not evaluated; say it: %s", task.dataset, HOW_TO_EVALUATE)
+            raise ValueError(f"--video: {task.dataset} names no environment, so there is nothing to record")
+        _log.warning("%s names no environment, so the run is not evaluated; name it: %s", task.dataset, HOW_TO_EVALUATE)
         return
     quiet_mujoco()
     try:
@@ -203,7 +203,7 @@ def _set_threads(agent: Agent, config: TrainConfig, group: Group) -> None:
 def _set_up(config: TrainConfig) -> tuple[torch.device, Group]:
     if not config.data:
         raise ValueError("no data set: give --data minari:NAME, d4rl:NAME or hdf5:FILE")
-    # Until there is an agent: what is learned for its labels is small.
+    # Until there is an agent: the network that relabels returns is small.
     use_threads(config.threads)
     if config.tune_cpu:
         tune_cpu()

@@ -37,9 +37,9 @@ class Schedule:
 def newest_share(decay: float, step: int) -> float:
     """Return the weight of the newest parameters in the average after gradient step `step`, counted from 0.
 
-    A running average with decay d that begins at the weights of step 0 holds a share d ** t of them after t steps:
-    37 % after 1000 with 0.999. Dividing what training has added by its weights' sum, 1 - d ** t, as Adam does with its
-    moments (arXiv 1412.6980, section 3), is to add the newest weights with the share (1 - d) / (1 - d ** t).
+    A running average with decay d that starts at the initial weights holds a share d ** t of them after t steps: 37 %
+    after 1000 with 0.999. Adam's bias correction (arXiv 1412.6980, section 3), division of the rest by its weight
+    1 - d ** t, is the same as averaging the newest weights in with the share (1 - d) / (1 - d ** t).
     """
     return (1 - decay) / -math.expm1((step + 1) * math.log(decay))
 
@@ -47,8 +47,8 @@ def newest_share(decay: float, step: int) -> float:
 def decayed_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split the trained parameters into a group with weight decay and one without.
 
-    Decay is for matrices and convolutions. Without it are biases, norms and embeddings, as in minGPT's
-    `configure_optimizers`, and what a cell names in `Cell.undecayed`.
+    Matrices and convolutions decay; biases, norms and embeddings do not, as in minGPT's `configure_optimizers`, nor do
+    the parameters in `Cell.undecayed`.
     """
     decayed = {id(parameter) for part in module.modules() for parameter in _decayed(part)}
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -70,9 +70,9 @@ class Optimizer:
     """AdamW on an agent's loss, with gradient clipping, averaged weights and gradients summed over processes.
 
     Args:
-        agent: what is trained.
+        agent: that is trained.
         schedule: of the learning rate.
-        weight_decay: of the parameters that `decayed_groups` gives it to.
+        weight_decay: of the first group of `decayed_groups`.
         clip: largest norm of the whole gradient.
         average: decay per step of the averaged weights, 0 for none; they hold no share of the initial weights.
         autocast: run the network in bfloat16 (recurrences stay in float32).
@@ -94,18 +94,18 @@ class Optimizer:
         self.group = group or Group(0, 1)
         self.device = next(agent.parameters()).device
         on_gpu = self.device.type == "cuda"
-        # A recorded step reads the learning rate from the GPU.
+        # A captured step reads the learning rate from the GPU.
         rate = torch.tensor(schedule.peak, device=self.device) if on_gpu else schedule.peak
         groups = decayed_groups(agent, weight_decay)
         self.adam = torch.optim.AdamW(groups, lr=rate, fused=True, capturable=on_gpu)
         quicken(self.adam)
-        # A walk through all modules at every step takes as long as their gradients' norms.
+        # Listed once: a walk through all modules takes as long as the gradients' norms.
         self.parameters = list(agent.parameters())
         self.average = average
         self.averaged = {n: p.detach().clone() for n, p in agent.named_parameters()} if average else {}
-        # In a tensor, as a recorded step reads it from the GPU.
+        # A tensor, as a captured step reads it from the GPU.
         self.newest_share = torch.ones((), device=self.device)
-        # Sums over processes are not recorded, nor cells that read values back.
+        # Sums over processes cannot be captured, nor cells that read values back to the host.
         alone = self.group.size == 1
         recordable = alone and not any(isinstance(m, Cell) and m.reads_back for m in agent.modules())
         self._run: Step = CapturedStep(self._step) if on_gpu and recordable else self._step
@@ -155,13 +155,13 @@ class Optimizer:
         """Restore what `state_dict` returned; raise ValueError for averages that include the initial weights."""
         if state["averaged"] and not state.get("averaged_without_initial"):
             raise ValueError(
-                "its averaged weights are of an older version and hold a share of the initial weights, which cannot be "
-                "taken out: begin the run anew"
+                "its averaged weights were saved by an older version and include the initial weights, which cannot be "
+                "removed: start the run anew"
             )
         self.agent.load_state_dict(state["weights"])
         self.adam.load_state_dict(state["adam"])
         for group in self.adam.param_groups:
-            if isinstance(group["lr"], Tensor):  # a checkpoint is read to the CPU, a recorded step reads the GPU
+            if isinstance(group["lr"], Tensor):  # a checkpoint is read to the CPU, a captured step reads the GPU
                 group["lr"] = group["lr"].to(self.device)
         for name, value in state["averaged"].items():
             self.averaged[name].copy_(value)

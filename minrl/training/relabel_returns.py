@@ -1,11 +1,11 @@
 """Return relabelling: returns-to-go raised to a learned value, so that good parts of bad episodes count as good.
 
 After Q-learning Decision Transformer (Yamagata et al. 2023, arXiv 2209.03993, section 4): R_t = r_t + max(R_{t+1},
-V(s_{t+1})), backwards. Differences: the value is an expectile of the returns-to-go that the data earned from like
-states, as Implicit Q-learning's (arXiv 2110.06169) is of its Q, so that no action outside the data is asked about; one
-step of improvement on the data's policy, which needs no bootstrapping (arXiv 2106.08909); undiscounted, with the time
-step as an input, as returns-to-go end with the episode. Like every conditioning on returns it takes luck for skill
-where much is left to chance, and as the largest of many estimates a label is rather too high than too low.
+V(s_{t+1})), backwards in time. Differences: V is an expectile of the returns-to-go of similar states in the data, as
+Implicit Q-learning's (arXiv 2110.06169) is of its Q, so that no action outside the data is evaluated; it is one step of
+improvement on the behaviour policy, without bootstrapping (arXiv 2106.08909); it is undiscounted, with the time step as
+an input, as returns-to-go end with the episode. Like all return conditioning it mistakes luck for skill in stochastic
+environments, and as a maximum of estimates a label is biased upwards.
 
 Shapes: N steps of all episodes, E episodes, O flat observation width, M rows of a batch.
 """
@@ -39,10 +39,10 @@ def relabel(
 ) -> tuple[Episodes, Episodes | None]:
     """Relabel the returns-to-go of episodes with a value that is learned from `episodes` alone.
 
-    The labels are kept in the run's folder; a run that is `resumed` reads them from there.
+    The labels are saved in the run's folder, from which a `resumed` run reads them.
 
     Raises:
-        ValueError: if the labels in the folder are of other data.
+        ValueError: if the labels in the folder belong to other data.
     """
     sets = [episodes] if held_out is None else [episodes, held_out]
     mine = _labels(sets, seed, out, resumed) if group.is_first else None
@@ -73,7 +73,7 @@ def report_rows(out: Path) -> list[tuple[str, str]]:
     best = f"best return {found['best_return_relabelled']:.1f}"
     return [
         ("returns-to-go raised", f"{raised}; {best}"),
-        ("value behind them", f"explains {found['explained_variance']:.0%} of the variance of returns-to-go"),
+        ("value function", f"explains {found['explained_variance']:.0%} of the variance of returns-to-go"),
     ]
 
 
@@ -81,7 +81,7 @@ class Value(nn.Module):
     """Network that estimates the return-to-go from an observation and its time step.
 
     Args:
-        episodes: whose observations, lengths and returns are the units.
+        episodes: that observations, times and returns are standardised by.
     """
 
     def __init__(self, episodes: Episodes) -> None:
@@ -91,7 +91,7 @@ class Value(nn.Module):
         self.longest = int(episodes.lengths.max())
         self.center = float(np.mean(episodes.returns_to_go, dtype=np.float64))
         self.scale = float(np.std(episodes.returns_to_go, dtype=np.float64)) or 1.0
-        # At each time step no more than the data earned from there, where a network that extrapolates might go.
+        # Upper bound at each time step, against extrapolation: the best return-to-go of the data.
         self.most = np.full(self.longest, -np.inf)
         np.maximum.at(self.most, _times(episodes), episodes.returns_to_go)
         self.layers = nn.Sequential(
@@ -127,8 +127,8 @@ class Value(nn.Module):
     def of(self, episodes: Episodes) -> npt.NDArray[np.float64]:
         """Return the value of every step in units of the rewards, (N,)."""
         times, parts = _times(episodes), []
-        for begin in range(0, episodes.num_steps, _PIECE):
-            rows = slice(begin, begin + _PIECE)
+        for begin in range(0, episodes.num_steps, _CHUNK):
+            rows = slice(begin, begin + _CHUNK)
             parts.append(self(torch.tensor(episodes.observations[rows]), torch.from_numpy(times[rows])))
         values = torch.cat(parts).double().numpy() * self.scale + self.center
         value: npt.NDArray[np.float64] = np.minimum(values, self.most[np.minimum(times, self.longest - 1)])
@@ -194,4 +194,4 @@ def _times(episodes: Episodes) -> npt.NDArray[np.int64]:
     return np.arange(episodes.num_steps) - np.repeat(episodes.offsets[:-1], episodes.lengths)
 
 
-_PIECE = 1 << 14  # steps valued at once
+_CHUNK = 1 << 14  # steps of a forward pass

@@ -27,7 +27,7 @@ def write_report(result: RunResult, out: Path) -> str:
         ("data set, best return", _scored(episodes, float(episodes.returns.max()))),
     ]
     if result.held_out:
-        rows.append(("held out", f"{result.held_out} episodes, from which nothing is learned"))
+        rows.append(("held out", f"{result.held_out} episodes, for validation only"))
     rows += relabel_returns.report_rows(out) + target_search.report_rows(out)
     if unit := result.agent.loss_unit:
         rows.append(("loss", f"in {unit}{', action errors in the unit of the action' if result.held_out else ''}"))
@@ -63,7 +63,7 @@ def _why_not_evaluated(result: RunResult, out: Path) -> str:
         return f"none, as --evaluate-every is 0; {command} evaluates"
     return (
         f"none, as the data set names no environment; {command} --env ID evaluates in one (MODULE:ID imports MODULE), "
-        "and a run with --eval-env ID is evaluated on the way"
+        "and --eval-env ID evaluates during training"
     )
 
 

@@ -13,10 +13,9 @@ from minrl.system.files import replacing
 from minrl.training.config import TrainConfig
 from minrl.training.relabel_returns import initial_returns
 
-# Beyond the seeds of any evaluation's episodes, which lie below it where a target is chosen; twice it is the first
-# number that environments in C, with signed integers of 32 bits, cannot take.
+# Above the seeds of all evaluations; twice it is the first seed that a signed 32-bit integer cannot hold.
 SEED_OFFSET = 2**30
-# From the mean return of the data to its best, and beyond where the agent asks for as much.
+# From the mean return of the data (0) to its best (1), and beyond if the agent accepts it.
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
@@ -24,21 +23,21 @@ class TargetSearch:
     """Grid search over a few target returns, of which the agent gets the best.
 
     Args:
-        agent: trained or to be trained.
-        episodes: that it learns from.
-        config: of its training, whose seed and number of episodes count.
-        out: the run's folder, which keeps what was found.
+        agent: whose target return is set.
+        episodes: that it is trained on.
+        config: of its training, for seed and number of episodes.
+        out: the run's folder, for the result.
 
     Raises:
-        ValueError: for an agent that is not asked for any return or has no environment to play in, and for a seed so
-            large that the episodes of the choice could be those of an evaluation.
+        ValueError: if the agent takes no target return or has no environment, or the seed is so large that the search
+            could use an evaluation's episodes.
     """
 
     def __init__(self, agent: Actor, episodes: Episodes, config: TrainConfig, out: Path) -> None:
         if agent.target_return is None or not isinstance(agent, AsksForReturn):
-            raise ValueError(f"choose_target: the {agent.name} agent with these settings is asked for no return")
+            raise ValueError(f"choose_target: the {agent.name} agent with these settings takes no target return")
         if agent.task.environment is None:
-            raise ValueError(f"choose_target plays episodes, and {agent.task.dataset} names no environment")
+            raise ValueError(f"choose_target evaluates the agent, and {agent.task.dataset} names no environment")
         if config.first_episode + config.evaluate_episodes > SEED_OFFSET:
             most = SEED_OFFSET // config.evaluate_episodes - 1
             raise ValueError(f"choose_target: with {config.evaluate_episodes} episodes seed must be at most {most}")
@@ -49,7 +48,7 @@ class TargetSearch:
         """Evaluate each candidate for as many episodes as an evaluation has; give the agent the best.
 
         Run seed s plays episodes `SEED_OFFSET` + s n to `SEED_OFFSET` + (s + 1) n - 1, with n episodes an evaluation:
-        those of another seed play others, as do their evaluations.
+        runs of other seeds play other episodes, as in their evaluations.
         """
         assert isinstance(self.agent, AsksForReturn)
         played = evaluate(
@@ -86,5 +85,5 @@ def report_rows(out: Path) -> list[tuple[str, str]]:
     rows = found["candidates"]
     asked = ", ".join(f"{row['target_return']:.0f} ({row['mean_return']:.0f})" for row in rows)
     seeds = rows[0]["seeds"]
-    place = f"{len(seeds)} episodes each, seeds {seeds[0]} to {seeds[-1]}, which the evaluation does not have"
+    place = f"{len(seeds)} episodes each, seeds {seeds[0]} to {seeds[-1]}, none of them the evaluation's"
     return [("targets tried (return)", asked), ("target chosen", f"{found['chosen']:.1f}: best mean of {place}")]

@@ -21,7 +21,7 @@ _COUNT = 5
 def spread_targets(returns: npt.NDArray[np.float64]) -> list[float]:
     """Return five target returns evenly from the worst to the best of the data (E,); fewer where these agree."""
     worst, best = float(returns.min()), float(returns.max())
-    # Rounding inside linspace may step over the end by one unit in the last place.
+    # Rounding in linspace may exceed the end by one unit in the last place.
     return sorted(set(np.linspace(worst, best, _COUNT).clip(worst, best).tolist()))
 
 
@@ -38,7 +38,7 @@ def write_targets(folder: Path, step: int, results: Sequence[Evaluation]) -> Pic
     """Add the rows of `step`, drop those of later steps (before a resume), and plot the newest.
 
     Returns:
-        The picture that lies beside the rows; None where matplotlib is missing.
+        The plot, which is saved beside the rows; None without matplotlib.
     """
     rows = [row for row in read_targets(folder) if row["step"] < step]
     rows += [{"step": step} | result.to_dict() for result in results]
@@ -62,7 +62,7 @@ def _plot(results: Sequence[Evaluation], step: int) -> Picture:
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     ends = [min(asked), max(asked)]
-    axes.plot(ends, ends, linestyle="--", color="0.6", label="as asked")
+    axes.plot(ends, ends, linestyle="--", color="0.6", label="achieved = target")
     errors = [result.standard_error for result in results]
     known = [error for error in errors if error is not None]  # none for single episodes
     axes.errorbar(
@@ -70,8 +70,8 @@ def _plot(results: Sequence[Evaluation], step: int) -> Picture:
     )
     axes.set_title(f"{results[0].environment}, step {step}, {len(results[0].returns)} episodes each", fontsize="medium")
     axes.set(
-        xlabel="return asked for",
-        ylabel="return achieved (mean ± standard error)" if known else "return achieved",
+        xlabel="target return",
+        ylabel="achieved return (mean ± standard error)" if known else "achieved return",
     )
     limit_axis(axes, "x", asked)
     limit_axis(axes, "y", [*asked, *achieved])

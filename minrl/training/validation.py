@@ -16,7 +16,7 @@ from minrl.data.episode import Episodes
 from minrl.data.spaces import AnySpace, leaves
 
 LOSS, ACTION_ERROR = "validation/loss", "validation/action_error"
-# Held-out episodes are drawn from a stream of their own: batches come in the same order whatever is held out.
+# A separate random stream for held-out episodes, so that the order of batches does not depend on them.
 _STREAM = 1
 
 
@@ -26,14 +26,14 @@ def split_episodes(episodes: Episodes, share: float, seed: int) -> tuple[Episode
     Both keep the order of the data set; the same seed holds out the same ones.
 
     Raises:
-        ValueError: if nothing would be left to learn from.
+        ValueError: if no episode would be left to train on.
     """
     if share == 0:
         return episodes, None
     count = max(1, round(share * episodes.num_episodes))
     if count >= episodes.num_episodes:
         raise ValueError(
-            f"validation={share:g} of the {episodes.num_episodes} episodes of {episodes.name} leaves none to learn from"
+            f"validation={share:g} of the {episodes.num_episodes} episodes of {episodes.name} leaves none to train on"
         )
     order = np.random.default_rng([seed, _STREAM]).permutation(episodes.num_episodes)
     return episodes.select(np.sort(order[count:])), episodes.select(np.sort(order[:count]))
@@ -44,15 +44,15 @@ class Validation:
     the zero state, or consecutive windows.
 
     Args:
-        agent: what is judged; its sampler tells what it trains on.
+        agent: that is validated; its sampler determines the form of the batches.
         episodes: held out.
-        batch_size, length: of the training batches; a batch here holds at most as many steps.
+        batch_size, length: of the training batches; batches here hold at most as many steps.
     """
 
     def __init__(self, agent: Agent, episodes: Episodes, *, batch_size: int, length: int) -> None:
         self.agent = agent
         sampler = agent.sampler(episodes, batch_size=1, length=length, seed=0)
-        # An agent that learns from its best episodes alone is judged by the best of those held out.
+        # An agent that trains on the best episodes only is validated on the best held-out ones.
         self.episodes: Episodes = getattr(sampler, "episodes", episodes)
         self.window = sampler.length if isinstance(sampler, Windows) else None
         self.budget = batch_size * (length if self.window is None else self.window)
@@ -61,7 +61,7 @@ class Validation:
         """Measure the mean training loss of a step, without dropout, and the mean error of each dimension of actions.
 
         The loss is in the agent's `loss_unit`. The error of a column of a Box is absolute, in the unit of the action;
-        that of a choice or of a yes or no is the share of wrong ones.
+        that of a discrete or binary action is the share of wrong ones.
         """
         device = next(self.agent.parameters()).device
         total, count, errors = 0.0, 0.0, torch.zeros(0)
@@ -82,7 +82,7 @@ class Validation:
 def batches(episodes: Episodes, budget: int, window: int | None = None) -> Iterator[NumpyBatch]:
     """Yield each step of the episodes once, in padded batches of at most `budget` steps where one row allows it.
 
-    A row is an episode, or the next `window` steps of one; rows of like length lie together.
+    A row is an episode, or the next `window` steps of one; rows of similar length are batched together.
     """
     starts, firsts, counts = [], [], []
     for offset, length in zip(episodes.offsets[:-1].tolist(), episodes.lengths.tolist(), strict=True):

@@ -109,10 +109,13 @@ def test_options_on_the_command_line(cartpole: str, tmp_path: Path, capsys: pyte
     assert command("run", "--relabel-returns", "--choose-target") == 0
     shown = capsys.readouterr().out
     seeds = f"seeds {2**30} to {2**30 + 1}"
-    for text in ("returns-to-go raised", "value behind them", "targets tried (return)", seeds):
+    for text in ("returns-to-go raised", "value function", "targets tried (return)", seeds):
         assert text in shown
     for wrong, message in (
-        (["--choose-target", "--evaluate-every", 0], "choose_target plays episodes: it needs evaluate_every above 0"),
+        (
+            ["--choose-target", "--evaluate-every", 0],
+            "choose_target evaluates the agent: it needs evaluate_every above 0",
+        ),
         (["--choose-target", "--return-expectile", 0.9], "choose_target: the decision agent with these settings"),
         (["--relabel-returns", "--cell", "mingro"], 'did you mean "mingru"'),
     ):

@@ -90,7 +90,7 @@ def test_fewer_steps_than_were_made(
     capsys.readouterr()
     assert main(["train", "--resume", str(tmp_path / "run"), "--steps", "3"]) == 2
     error = capsys.readouterr().err
-    assert f"has made {8 if kind == 'offline' else 64} steps already: --steps N says how many it makes in all" in error
+    assert f"has made {8 if kind == 'offline' else 64} steps already: --steps N is the total number of steps" in error
     assert error.count("\n") == 1
     assert (tmp_path / "run/config.toml").read_bytes() == before
 

@@ -147,7 +147,7 @@ def test_agents_that_are_asked_for_nothing_are_refused(tmp_path: Path) -> None:
     clone = CloneAgent(CloneConfig(width=8, depth=1), task)
     predicts = DecisionAgent(DecisionConfig(width=8, depth=1, return_expectile=0.9), task)
     for agent in (clone, predicts):
-        with pytest.raises(ValueError, match=f"the {agent.name} agent with these settings is asked for no return"):
+        with pytest.raises(ValueError, match=f"the {agent.name} agent with these settings takes no target return"):
             TargetSearch(agent, episodes, TrainConfig(), tmp_path)
 
 

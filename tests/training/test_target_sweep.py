@@ -1,4 +1,4 @@
-"""What a run shows beside its curves: the returns that it was asked for, a film, the seconds of training."""
+"""Target sweeps, videos and seconds of training of a run."""
 
 import json
 from fractions import Fraction
@@ -116,7 +116,7 @@ def test_a_film_of_each_evaluation(cartpole: str, tmp_path: Path) -> None:
 
 
 def test_nothing_to_film(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="video shows evaluations: it needs evaluate_every above 0"):
+    with pytest.raises(ValueError, match="video records evaluations: it needs evaluate_every above 0"):
         TrainConfig(data=cartpole, video=True, evaluate_every=0)
     with h5py.File(tmp_path / "flat.hdf5", "w") as file:
         for name, width in (("observations", (20, 2)), ("actions", (20, 1)), ("rewards", (20,))):
@@ -126,7 +126,7 @@ def test_nothing_to_film(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFi
     flags = ["--data", f"hdf5:{tmp_path / 'flat.hdf5'}", "--video", "--steps", "2"]
     assert main(["train", "decision", *flags, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert "names no environment, so there is nothing to show" in error
+    assert "names no environment, so there is nothing to record" in error
     assert error.count("\n") == 1
 
 

@@ -162,7 +162,7 @@ def test_an_old_average_is_not_gone_on_with(cartpole: str, tmp_path: Path) -> No
     saved = torch.load(path, weights_only=True)
     del saved["training"]["optimizer"]["averaged_without_initial"]
     torch.save(saved, path)
-    with pytest.raises(ValueError, match=r"averaged weights are of an older version .* begin the run anew"):
+    with pytest.raises(ValueError, match=r"averaged weights were saved by an older version .* start the run anew"):
         resume(tmp_path / "run")
 
 

@@ -137,7 +137,7 @@ def test_without_an_environment_the_run_says_that_it_is_not_evaluated_and_how(pl
     assert sum("guessed" in text for text in done.err.splitlines()) == 1
     refused = place.train("--env-kwargs", "worth=3.0", "--out", "other")
     assert refused.code == 2
-    assert "names no environment; say it: --eval-env ID" in refused.err
+    assert "names no environment; name it: --eval-env ID" in refused.err
 
 
 def test_spaces_can_be_said_without_an_environment(place: Place) -> None:

@@ -64,7 +64,7 @@ def test_a_split_shares_no_episode_and_loses_none() -> None:
 def test_no_share_is_the_data_set_itself() -> None:
     episodes = drift_episodes(count=3)
     assert split_episodes(episodes, 0.0, seed=0) == (episodes, None)
-    with pytest.raises(ValueError, match=r"validation=0.9 of the 3 episodes of drift leaves none to learn from"):
+    with pytest.raises(ValueError, match=r"validation=0.9 of the 3 episodes of drift leaves none to train on"):
         split_episodes(episodes, 0.9, seed=0)
 
 

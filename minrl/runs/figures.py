@@ -21,11 +21,10 @@ from minrl.system.files import replacing
 
 Array = npt.NDArray[np.float64]
 
-# Of lines and text; a page replaces it by its text colour.
-INK = "#1b1f24"
-# On a light background and, in the same order, on a dark one.
-LIGHT = ("#0072b2", "#d55e00", "#00845f", "#b3569a", "#8f6b00", "#3b8ec2", "#6f4ba0", "#5f6b76")
-DARK = ("#5db4ec", "#ff9345", "#35c9a0", "#ec9fd3", "#e3bd45", "#a5d8ff", "#bda2ee", "#b9c3cd")
+INK = "#1b1f24"  # text; a page sets its own colour by CSS
+# Axes and methods: contrast of 3 or more on white, and on the dark ground of a page (WCAG 2.2, 1.4.11).
+GREY = "#767e87"
+COLOURS = ("#0072b2", "#d55e00", "#00845f", "#b3569a", "#8f6b00", "#3b8ec2", "#8560b5", "#6e7a86")
 # None is a diamond, which stands for published scores.
 MARKERS = "osp^vPX*"
 WIDTH, HEIGHT = 4.4, 3.0  # of a panel, in inches
@@ -46,11 +45,13 @@ _RC: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "axes.edgecolor": INK,
+    "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
     "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
     "lines.linewidth": _LINE,
     "lines.markersize": _MARKER,
     # Text stays text: it can be searched, read aloud, and takes the page's own font.
@@ -87,12 +88,12 @@ def has_matplotlib() -> bool:
 
 def colour(index: int) -> str:
     """Return the colour of method number `index`; after eight they repeat with other markers."""
-    return LIGHT[index % len(LIGHT)]
+    return COLOURS[index % len(COLOURS)]
 
 
 def marker(index: int) -> str:
     """Return the marker of method number `index`."""
-    return MARKERS[(index + index // len(LIGHT)) % len(MARKERS)]
+    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
 def line_style(index: int, points: int = 0, below: int = 0) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def line_style(index: int, points: int = 0, below: int = 0) -> dict[str, Any]:
         below: number of later curves that coincide with this one, which is drawn wider.
     """
     style: dict[str, Any] = {"color": colour(index), "marker": marker(index)}
-    style |= {"linestyle": "-" if index < len(LIGHT) else "--", "linewidth": _LINE + _RIM * below}
+    style |= {"linestyle": "-" if index < len(COLOURS) else "--", "linewidth": _LINE + _RIM * below}
     style |= {"markersize": _MARKER + 1.5 * _RIM * below, "alpha": 0.55 if below else 1.0}
     if points > _MAX_MARKERS:
         # Each method starts at another point, so that markers do not hide one another.
@@ -156,7 +157,7 @@ def limit_axis(axes: Any, axis: str, values: Iterable[float], highest: float | N
 
 def draw_grid(axes: Any, which: str = "both") -> None:
     """Draw thin grid lines behind the data."""
-    axes.grid(axis=which, color=INK, alpha=0.14, linewidth=0.6)
+    axes.grid(axis=which, color=GREY, alpha=0.25, linewidth=0.6)
 
 
 def tick_label(value: float, position: int) -> str:

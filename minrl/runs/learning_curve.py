@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from minrl.runs.figures import INK, count_coinciding, limit_axis, line_style
+from minrl.runs.figures import GREY, count_coinciding, limit_axis, line_style
 from minrl.runs.folder import LEARNING_CURVE
 from minrl.runs.log import EVALUATED, read_log
 from minrl.system.files import replacing
@@ -77,7 +77,7 @@ def _draw_panel(axes: Any, panel: CurvePanel, curves: dict[str, Points]) -> None
             style["marker"] = ""
         axes.plot(x, y, label=NAMES.get(name, name), **style)
     for place, (name, value) in enumerate(panel.lines.items()):
-        axes.axhline(value, color=INK, alpha=0.6, linewidth=1, linestyle=("--", ":")[place % 2], label=name)
+        axes.axhline(value, color=GREY, linewidth=1, linestyle=("--", ":")[place % 2], label=name)
     limit_axis(axes, "x", [0.0])
     limit_axis(axes, "y", [value for _, y in curves.values() for value in y] + list(panel.lines.values()))
     axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)

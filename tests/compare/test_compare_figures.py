@@ -25,7 +25,7 @@ from minrl.compare.report.report import write_report
 from minrl.compare.stats.analysis import Analysis, analyse
 from minrl.compare.stats.results import read_comparison
 from minrl.data import load
-from minrl.runs.figures import LIGHT, MARKERS, Plot, count_coinciding, limit_axis, line_style
+from minrl.runs.figures import COLOURS, MARKERS, Plot, count_coinciding, limit_axis, line_style
 from minrl.runs.learning_curve import CurvePanel, draw
 from minrl.runs.log import STEP
 from minrl.runs.summary import title_of
@@ -81,7 +81,7 @@ def looks(axes: Any) -> set[tuple[str, str]]:
 
 def test_a_method_has_one_colour_and_marker_everywhere(trained: Path) -> None:
     analysis = analysis_of(trained)
-    methods = {(LIGHT[0], MARKERS[0]), (LIGHT[1], MARKERS[1])}
+    methods = {(COLOURS[0], MARKERS[0]), (COLOURS[1], MARKERS[1])}
     seen = set()
     for plot in plots_of(analysis):
         for axes in drawn(plot):
@@ -109,7 +109,7 @@ def test_curves_that_coincide_are_both_visible(folder: Path) -> None:
         axes = next(drawn(plot))
         marked = [found for found in axes.lines if found.get_marker() in MARKERS and len(found.get_xdata()) > 1]
         lines = {to_hex(found.get_color()): found for found in marked}
-        below, above = lines[LIGHT[0]], lines[LIGHT[1]]
+        below, above = lines[COLOURS[0]], lines[COLOURS[1]]
         np.testing.assert_array_equal(below.get_ydata(), above.get_ydata())
         assert below.get_linewidth() >= above.get_linewidth() + 2
         assert below.get_markersize() > above.get_markersize() + 2
@@ -241,4 +241,4 @@ def test_no_bars_on_a_logarithmic_axis() -> None:
     bench_plots._draw(axes, curves, {name: line_style(i) for i, name in enumerate(curves)})
     assert axes.get_yscale() == "log"
     assert len(axes.patches) == 0
-    assert looks(axes) == {(LIGHT[0], MARKERS[0]), (LIGHT[1], MARKERS[1])}
+    assert looks(axes) == {(COLOURS[0], MARKERS[0]), (COLOURS[1], MARKERS[1])}

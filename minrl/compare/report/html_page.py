@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from minrl.compare.report.table import Table
-from minrl.runs.figures import DARK, INK, LIGHT, Panel, Plot, panel_svg
+from minrl.runs.figures import INK, Panel, Plot, panel_svg
 from minrl.system.extras import install_hint
 
 # What a page says without matplotlib.
@@ -43,26 +43,15 @@ def _plot_section(plot: Plot) -> str:
 
 def _figure(plot: Plot, panel: Panel, index: int) -> str:
     heading = f"<figcaption>{escape(panel.title)}</figcaption>" if panel.title != plot.title else ""
-    drawing = _in_page_colours(panel_svg(panel, f"{plot.name}-{index}"))
+    drawing = panel_svg(panel, f"{plot.name}-{index}")
     return f'<figure>{heading}<div role="img" aria-label="{escape(panel.alt)}">{drawing}</div></figure>\n'
 
 
-def _in_page_colours(drawing: str) -> str:
-    """The drawing's own colours as the page's variables, so that it turns dark with the page."""
-    drawing = drawing.replace(INK, "currentColor").replace("<svg ", '<svg aria-hidden="true" ', 1)
-    for index, colour in enumerate(LIGHT):
-        drawing = drawing.replace(colour, f"var(--series-{index})")
-    return drawing
-
-
 def _style() -> str:
-    light, dark = (
-        " ".join(f"--series-{index}: {colour};" for index, colour in enumerate(colours)) for colours in (LIGHT, DARK)
-    )
     return f"""
-:root {{ --ground: #ffffff; --ink: {INK}; --faint: #57606a; --line: #d0d7de; --band: #f6f8fa; {light} }}
+:root {{ --ground: #ffffff; --ink: {INK}; --faint: #57606a; --line: #d0d7de; --band: #f6f8fa; }}
 @media (prefers-color-scheme: dark) {{
-  :root {{ --ground: #14171b; --ink: #e6e9ec; --faint: #9aa4ae; --line: #343a41; --band: #1d2126; {dark} }}
+  :root {{ --ground: #14171b; --ink: #e6e9ec; --faint: #9aa4ae; --line: #343a41; --band: #1d2126; }}
 }}
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }}
@@ -85,6 +74,7 @@ tr > th:first-child {{ position: sticky; left: 0; background: var(--ground); pad
 figure {{ margin: 0; padding: .6rem; background: var(--band); border-radius: 8px; }}
 figcaption {{ font-weight: 600; font-size: .9rem; }}
 figure svg {{ display: block; width: 100%; height: auto; max-width: 34rem; }}
+figure svg text {{ fill: currentColor !important; }}
 ul {{ padding-left: 1.2rem; max-width: 60rem; }}
 li {{ margin-bottom: .4rem; }}
 """

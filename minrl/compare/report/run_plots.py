@@ -13,7 +13,7 @@ from minrl.compare.stats.results import RunRecord
 from minrl.compare.stats.scores import TaskScores
 from minrl.compare.stats.statistics import Estimate, mean_and_error
 from minrl.runs.figures import (
-    INK,
+    GREY,
     Panel,
     Plot,
     colour,
@@ -133,7 +133,7 @@ def _target_panel(title: str, found: dict[tuple[int, str], Targets]) -> Panel:
         for ((index, _), (asked, means, errors)), later in zip(found.items(), below, strict=True):
             axes.errorbar(asked, means, yerr=errors, capsize=2, **line_style(index, len(asked), later))
         ends = [min(asked[0] for asked, _, _ in found.values()), max(asked[-1] for asked, _, _ in found.values())]
-        axes.plot(ends, ends, color=INK, linewidth=1, linestyle=":")
+        axes.plot(ends, ends, color=GREY, linewidth=1, linestyle=":")
         axes.set(xlabel="return asked for", ylabel="return achieved")
         limit_axis(axes, "x", [place for asked, _, _ in found.values() for place in asked])
         limit_axis(axes, "y", [*ends, *(mean for _, means, _ in found.values() for mean in means)])

@@ -13,7 +13,7 @@ from minrl.compare.stats import statistics
 from minrl.compare.stats.analysis import Analysis
 from minrl.compare.stats.statistics import Array, Estimate
 from minrl.runs.figures import (
-    INK,
+    GREY,
     Panel,
     Plot,
     colour,
@@ -100,7 +100,7 @@ def improvements(analysis: Analysis) -> Plot | None:
 
     def draw(axes: Any) -> None:
         _draw_intervals(axes, found)
-        axes.axvline(0.5, color=INK, linewidth=1, linestyle=":")
+        axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
         axes.set(xlim=(0, 1), xlabel="probability of improvement")
 
     alt = f"Probabilities of improvement: {_words(found, 2)}."
@@ -121,7 +121,7 @@ def _interval_panel(
         _draw_intervals(axes, found)
         places = range(len(found), len(found) + len(published))
         if published:
-            axes.plot(list(published.values()), list(places), "D", color=INK, markerfacecolor="none", markersize=5)
+            axes.plot(list(published.values()), list(places), "D", color=GREY, markerfacecolor="none", markersize=5)
         axes.set_yticks(range(len(names)), names)
         axes.set(xlabel=axis, ylim=(len(names) - 0.5, -0.5))
         limit_axis(axes, "x", [end for *_, e in found for end in (e.value, e.low or 0.0)] + list(published.values()))

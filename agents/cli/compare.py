@@ -33,31 +33,31 @@ a grid in short:
   [offline.train]
   steps = 1000
   [sweep]
-  learning_rate = [1e-3, 3e-3]     # lists multiply; each combination is a method of its own
+  learning_rate = [1e-3, 3e-3]     # each combination of the lists' values is a method
 
-Settings lie in layers, each over the one before: the agent's defaults, [offline.*] or [online.*],
+Settings come in layers, later ones override: the agent's defaults, [offline.*] or [online.*],
 [tasks.NAME.*], [methods.NAME.offline.*] or [methods.NAME.online.*], [methods.NAME.tasks.TASK.*];
-* is a table of `minrl train --config` (decision, clone, ppo, train). A layer may also name such
-a file, config = "FILE", under its own tables, and an agent, agent = "clone".
+* is a table of `minrl train --config` (decision, clone, ppo, train). A layer may also name
+a config file, config = "FILE", which its own tables override, and an agent, agent = "clone".
 
-The same command again skips what is done and goes on with what was cut off, to the same numbers."""
+The same command again skips finished runs and resumes interrupted ones, with the same results."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The grid, where to, and how."""
+    """Add the flags of `minrl compare`."""
     parser.usage = "minrl compare GRID.toml [--out FOLDER] [--seeds N] [--on here|ray] [flags]"
     parser.epilog = EXAMPLES
     parser.add_argument(
         "grid",
         metavar="GRID",
         type=Path,
-        help="a grid's file or a grid that ships; with --report-only a folder will do",
+        help="a grid file or a shipped grid; with --report-only also a comparison's folder",
     )
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="for runs and report (default: runs/compare/GRID)")
-    parser.add_argument("--seeds", metavar="N", type=int, help="so many seeds, instead of the grid's")
-    parser.add_argument("--redo", action="store_true", help="remove runs whose settings have changed, train them anew")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and what is done, and run nothing")
-    parser.add_argument("--report-only", action="store_true", help="write the report of what is there, and run nothing")
+    parser.add_argument("--seeds", metavar="N", type=int, help="number of seeds, instead of the grid's")
+    parser.add_argument("--redo", action="store_true", help="remove and retrain runs whose settings have changed")
+    parser.add_argument("--dry-run", action="store_true", help="list runs and their state, run nothing")
+    parser.add_argument("--report-only", action="store_true", help="write the report of finished runs, run nothing")
     where = parser.add_argument_group("where runs are trained")
     where.add_argument(
         "--on", choices=("here", "ray"), default="here", help="one after another in this process, or on Ray"
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare as the flags say; 0, 1 where a run failed, 128 + n after signal n."""
+    """Run a comparison and write its report; return 0, 1 if a run failed, 128 + n after signal n."""
     if arguments.report_only:
         return _report(arguments)
     backend = _backend(arguments)
@@ -96,11 +96,11 @@ def _compare(plan: ComparisonPlan, kinds: Families, out: Path, backend: Backend)
     for reason in dict.fromkeys(found.skipped.values()):
         print(f"skipped: {reason}", file=sys.stderr)
     if not found.done and not found.to_do:
-        raise ValueError("nothing to compare: no data set or environment of the grid can be had here")
+        raise ValueError("nothing to compare: no data set or environment of the grid is available here")
     print(f"{plan.title}: {_counts(plan, found)}; runs in {out}", flush=True)
     finish = compare(plan, kinds, out, backend, found)
     if finish.signal is not None:
-        print("stopped, and what was running has saved; the same command goes on, --report-only reports what is done")
+        print("stopped, running work is saved; the same command resumes, --report-only reports finished runs")
         return 128 + finish.signal
     print(f"\n{write_report(out)}")
     for key, reason in finish.failed.items():
@@ -142,5 +142,5 @@ def _list(found: Survey, plan: ComparisonPlan, out: Path) -> None:
         if run.key in found.skipped:
             state = f"skipped: {found.skipped[run.key]}"
         elif state == "to do" and (out / run.folder).exists():
-            state = "cut off, goes on"
+            state = "interrupted, resumes"
         print(f"  {run.key}  {run.agent}, {run.steps} steps: {state}")

@@ -21,11 +21,12 @@ import minrl
 from minrl.bench import plots as bench_plots
 from minrl.compare.grid.plan import ComparedTask
 from minrl.compare.report import run_plots, score_plots, score_tables
+from minrl.compare.report.html_page import page
 from minrl.compare.report.report import write_report
 from minrl.compare.stats.analysis import Analysis, analyse
 from minrl.compare.stats.results import read_comparison
 from minrl.data import load
-from minrl.runs.figures import COLOURS, MARKERS, Plot, count_coinciding, limit_axis, line_style
+from minrl.runs.figures import COLOURS, GREY, MARKERS, Plot, count_coinciding, limit_axis, line_style
 from minrl.runs.learning_curve import CurvePanel, draw
 from minrl.runs.log import STEP
 from minrl.runs.summary import title_of
@@ -77,6 +78,21 @@ def looks(axes: Any) -> set[tuple[str, str]]:
     """Colour and marker of everything that has a marker."""
     marked = [found for found in axes.lines if found.get_marker() not in ("", "None", None)]
     return {(to_hex(found.get_color()), found.get_marker()) for found in marked if found.get_marker() != "D"}
+
+
+def luminance(colour: str) -> float:
+    """Compute the relative luminance of WCAG 2.2 from #rrggbb."""
+    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", *sorted(set(re.findall(r"--band: (#\w{6})", page("", [], [], []))))])
+def test_colours_stand_out_on_light_and_dark_grounds(ground: str) -> None:
+    assert luminance("#ffffff") == pytest.approx(1.0)
+    for colour in (GREY, *COLOURS):
+        low, high = sorted((luminance(colour), luminance(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 3, colour
 
 
 def test_a_method_has_one_colour_and_marker_everywhere(trained: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_cluster_by_its_address(cartpole: str, tmp_path: Path, cluster: str) -
     assert_same(tmp_path / "here", tmp_path / "ray")
     done = minrl("compare", path, "--out", tmp_path / "none", *flags[:-1], "2")
     assert done.returncode == 2
-    assert "no machine of the Ray cluster has what a run asks for: 1 CPUs and 2 GPUs" in done.stderr
+    assert "no machine of the Ray cluster has the 1 CPUs and 2 GPUs of a run" in done.stderr
 
 
 def process_of(run: Path) -> int:
@@ -147,7 +147,7 @@ def test_a_signal_saves_what_the_workers_do(cartpole: str, tmp_path: Path) -> No
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
-    assert said.splitlines()[-1].startswith("stopped, and what was running has saved")
+    assert said.splitlines()[-1].startswith("stopped, running work is saved")
     # Between two of the run's own checkpoints.
     assert 0 < checkpoint.read(run).step < 5_000
 
@@ -155,7 +155,7 @@ def test_a_signal_saves_what_the_workers_do(cartpole: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (("--gpus-per-run", "64"), "no machine of the Ray cluster has what a run asks for: 1 CPUs and 64 GPUs"),
+        (("--gpus-per-run", "64"), "no machine of the Ray cluster has the 1 CPUs and 64 GPUs of a run"),
         (("--address", "127.0.0.1:1"), "no Ray cluster answers at 127.0.0.1:1: [Errno 111]"),
     ],
 )

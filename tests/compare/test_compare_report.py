@@ -223,7 +223,7 @@ def test_returns_asked_for_are_read_and_drawn(trained: Path, drawn: Path) -> Non
         assert len(asked) >= 2
         assert asked == sorted(asked)
     text = (drawn / "report/report.html").read_text()
-    assert "minGRU: asked for 10, achieved 5, asked for 20, achieved 10; GRU: asked for 10" in text
+    assert "minGRU: target 10, achieved 5, target 20, achieved 10; GRU: target 10" in text
 
 
 class Page(HTMLParser):
@@ -268,8 +268,8 @@ def test_every_figure_names_runs_environments_versions_and_protocol(drawn: Path)
 @pytest.mark.parametrize(
     ("table", "setting", "said"),
     [
-        ("train", {"choose_target": True}, "GRU: the target return is chosen after the last step"),
-        ("decision", {"return_expectile": 0.9}, "GRU: asked for no target, but at every step for the return"),
+        ("train", {"choose_target": True}, "GRU: the target return is selected after the last step"),
+        ("decision", {"return_expectile": 0.9}, "GRU: no fixed target return, but at every step the return"),
     ],
 )
 def test_other_targets_are_told(folder: Path, table: str, setting: dict[str, object], said: str) -> None:

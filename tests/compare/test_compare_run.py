@@ -1,4 +1,4 @@
-"""A comparison in one process: skips what is done, goes on with what was cut off, tells what failed."""
+"""A comparison in one process: finished runs are skipped, interrupted ones resumed, failures reported."""
 
 import os
 import shutil
@@ -107,7 +107,7 @@ def test_a_signal_saves_and_stops(number: signal.Signals, cartpole: str, tmp_pat
     process.send_signal(number)
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert said.splitlines()[-1].startswith("stopped, and what was running has saved; the same command goes on")
+    assert said.splitlines()[-1].startswith("stopped, running work is saved; the same command resumes")
     assert "Traceback" not in errors
     assert 0 < checkpoint.read(out / "runs/data/mingru/seed_0").step < 4000
     assert runs(out) == []
@@ -201,9 +201,7 @@ env = "CartPole-v1"
     command = ["compare", str(grid(tmp_path, text)), "--out", str(out)]
     assert main(command) == (0 if once else 1)
     said = capsys.readouterr()
-    assert (
-        "runs/flaky/mingru/seed_0 failed and will be tried again: RuntimeError: the simulator has crashed" in said.out
-    )
+    assert "runs/flaky/mingru/seed_0 failed and will be retried: RuntimeError: the simulator has crashed" in said.out
     log = (out / "runs/flaky/mingru/seed_0/log.txt").read_text()
     assert log.count("Traceback") == (1 if once else 2)
     assert "good/mingru/seed_0" in runs(out)
@@ -235,7 +233,7 @@ env = "NoSuchWorld-v0"
     out = tmp_path / "out"
     command = ["compare", str(grid(tmp_path, text)), "--out", str(out)]
     assert main(command) == 2
-    assert "nothing to compare: no data set or environment of the grid can be had here" in capsys.readouterr().err
+    assert "nothing to compare: no data set or environment of the grid is available here" in capsys.readouterr().err
     grid(tmp_path, f'{text}\n[tasks.here]\ndata = "{cartpole}"')
     assert main(command) == 0
     said = capsys.readouterr()

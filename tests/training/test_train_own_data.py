@@ -176,4 +176,4 @@ def test_a_comparison_learns_from_a_file_and_plays_in_an_environment(place: Plac
         'cells = ["mingru"]\n[tasks.aim]\ndata = "hdf5:own data.hdf5"\nenv = "aimtasks:Aim-v0"\n'
         '[tasks.aim.train]\neval_env = "CartPole-v1"\n'
     )
-    assert "says eval_env twice" in place.minrl("compare", "twice.toml", "--out", "twice").err
+    assert "sets eval_env twice" in place.minrl("compare", "twice.toml", "--out", "twice").err

@@ -25,8 +25,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 class ComparedTask:
     """Task of a comparison: a data set, or an environment.
 
-    Scores are the data set's normalised ones; `low` and `high` are the returns that count as 0 and 100 where it has
-    none.
+    Scores are normalised by the data set's reference scores, or without them by `low` and `high`, the returns that
+    count as 0 and 100.
     """
 
     name: str
@@ -81,7 +81,7 @@ class ComparisonPlan:
     tasks: tuple[ComparedTask, ...]
     methods: tuple[Method, ...]
     seeds: tuple[int, ...]
-    runs: tuple[PlannedRun, ...]  # seed by seed, so that a grid cut short holds few seeds of everything
+    runs: tuple[PlannedRun, ...]  # by seed, so that an interrupted comparison has few seeds of everything
     sources: Mapping[str, str] = field(default_factory=dict)  # published method -> where its scores are from
 
 
@@ -112,7 +112,7 @@ def check_name(name: str, where: str) -> None:
     """Raise ValueError if `name` cannot name a folder."""
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f'{where}: "{name}" names a folder, so give it letters, digits and . _ + = - alone (and a label)'
+            f'{where}: "{name}" names a folder: use letters, digits and . _ + = - (and a label for other text)'
         )
 
 

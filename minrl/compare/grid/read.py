@@ -24,7 +24,7 @@ def read_grid(path: Path, families: Mapping[str, Family], *, seeds: int | None =
     Args:
         path: the file; relative names of config files and of `hdf5:` data sets in it start from its folder.
         families: of tasks, by name.
-        seeds: that many, counted from 0, instead of the file's.
+        seeds: number of seeds, counted from 0, instead of the file's.
 
     Raises:
         ValueError: if the file cannot be read, a key is unknown or a setting impossible; one line that says where.
@@ -70,7 +70,7 @@ class _Grid:
         given = [source for source in families if source in table]
         if not given:
             raise ValueError(f"{where} names its {' or its '.join(families)}")
-        # With both it learns from the first and is evaluated in the other.
+        # With both, it learns from the first and is evaluated in the other.
         family = families[given[0]]
         own = self.families[family]
         check_keys(table, [*_TASK, *own.keys, *LAYER, *own.agents], where)
@@ -127,7 +127,7 @@ class _Grid:
         place = f"[sweep] of {self.where}"
         found = []
         for name, table in bases.items():
-            # A method's own name says nothing where there is no other.
+            # The name of a single method is redundant.
             kept = bool(name) and not (swept and len(bases) == 1 and "label" not in table)
             own = [(name, text_of(table, "label", name, name))] if kept else []
             for variant in variants(swept, place, tables):
@@ -145,7 +145,7 @@ class _Grid:
             read_layer(table, where, self.path.parent, family) for table, where in self._layers(task, name, method)
         ]
         if "cell" in method:
-            # Under the method's own tables, over all that is said of the task.
+            # Below the method's own tables, above the task's.
             layers.insert(2, {agent: {"cell": method["cell"]} for agent in family.agents})
         try:
             if variant.values:
@@ -164,7 +164,7 @@ class _Grid:
         if said:
             train = table_of(own, TRAIN, f"[tasks.{task.name}] of {self.where}")
             if twice := sorted(set(said) & set(train)):
-                raise ValueError(f"[tasks.{task.name}] of {self.where} says {twice[0]} twice")
+                raise ValueError(f"[tasks.{task.name}] of {self.where} sets {twice[0]} twice")
             own[TRAIN] = {**train, **said}
         tasks = table_of(method, "tasks", method_place)
         yield table_of(self.tables, key, self.where), f"[{key}] of {self.where}"

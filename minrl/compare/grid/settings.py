@@ -1,8 +1,8 @@
 """The settings of a run, merged from layers; later layers override earlier ones.
 
-Over an agent's own defaults lie, each over the one before: a comparison's defaults, the grid's table [offline] or
-[online], the task's table, the method's [methods.NAME.offline] or [methods.NAME.online], and
-[methods.NAME.tasks.TASK]. A layer may name an agent and a config file, over which its own tables lie.
+From first to last: the agent's defaults, a comparison's defaults, the grid's table [offline] or [online], the task's
+table, the method's [methods.NAME.offline] or [methods.NAME.online], and [methods.NAME.tasks.TASK]. A layer may name an
+agent and a config file, which its own tables override.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ def read_layer(table: Tables, where: str, folder: Path, family: Family) -> Table
 
     Args:
         table: as it stands in the grid.
-        where: it stands there.
-        folder: from which the name of a config file starts.
+        where: place of the layer, for errors.
+        folder: that config file names are relative to.
         family: of the task.
 
     Raises:

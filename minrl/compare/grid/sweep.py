@@ -12,7 +12,7 @@ from minrl.compare.grid.values import Tables
 from minrl.system.config import check
 from minrl.system.names import nearest
 
-Place = tuple[str, ...]  # of a setting: its key, after its table where that is named, before an option's key
+Place = tuple[str, ...]  # of a setting: [table], key, [option]
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,17 @@ class Variant:
     """Combination of the values of a sweep."""
 
     values: Mapping[Place, Any]
-    where: str  # the sweep stands
-    tables: Collection[str]  # by whose names a place may begin
+    where: str  # place of the sweep, for errors
+    tables: Collection[str]  # with which a place may begin
 
     @property
     def name(self) -> str:
-        """Return what differs, as a folder's name."""
+        """The swept values as a folder's name."""
         return re.sub(r"[^A-Za-z0-9._+=-]", "-", "+".join(f"{name}={value}" for name, value in self._named()))
 
     @property
     def label(self) -> str:
-        """Return what differs, for tables and plots."""
+        """The swept values for tables and plots."""
         return ", ".join(f"{name} {value}" for name, value in self._named())
 
     def _named(self) -> Iterator[tuple[str, str]]:
@@ -66,7 +66,7 @@ class Variant:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as text that reads well within a folder's name: lists and tables without their brackets."""
+    """Format a value for a folder's name: lists and tables without brackets."""
     if isinstance(value, dict):
         return ",".join(f"{key}={_shown(part)}" for key, part in value.items())
     if isinstance(value, list):

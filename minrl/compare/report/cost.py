@@ -9,7 +9,7 @@ from minrl.compare.stats.analysis import Analysis
 from minrl.compare.stats.results import Cost, RunRecord
 
 Pick = Callable[[Cost], float | None]
-# Of each column: the name in the CSV, the head of the table, the number of a run, and how it is shown.
+# Each column's name in the CSV, header in the table, value of a run, and format.
 COLUMNS: tuple[tuple[str, str, Pick, str], ...] = (
     ("training_seconds", "training, s", lambda cost: cost.seconds, ".4g"),
     ("training_cpu_seconds", "of the CPU, s", lambda cost: cost.cpu_seconds, ".4g"),
@@ -59,8 +59,8 @@ def cost_table(analysis: Analysis) -> Table:
     ]
     head = ("task", "method", "runs", *(COLUMNS[i][1] for i in known), "device")
     note = (
-        "Means over runs. Training is the time of gradient steps, online with the acting; evaluations are left out. "
-        "An action is one of a single environment, on the device of the training. Times of runs that shared a machine "
+        "Means over runs. Training is the time of gradient steps, online with acting, without evaluations. "
+        "Actions are for a single environment, on the device of the training. Times of runs that shared a machine "
         "with other work are too long."
     )
     return Table("Cost", head, cells, note)

@@ -7,7 +7,7 @@ from minrl.compare.report.table import Table
 from minrl.runs.figures import INK, Panel, Plot, panel_svg
 from minrl.system.extras import install_hint
 
-# What a page says without matplotlib.
+# Shown in place of plots without matplotlib.
 NO_PLOTS = f"There are no plots, as matplotlib is not installed: {install_hint('plot')}, then the same command again."
 
 
@@ -17,8 +17,8 @@ def page(title: str, summary: Sequence[str], sections: Sequence[Plot | Table], n
     Args:
         title: of the comparison.
         summary: paragraphs under the title.
-        sections: in the order in which they are shown.
-        notes: how the figures were made, one sentence or two each.
+        sections: in display order.
+        notes: on the protocol, one or two sentences each.
     """
     body = [f"<section>{s.to_html()}</section>" if isinstance(s, Table) else _plot_section(s) for s in sections]
     paragraphs = "\n".join(f'<p class="summary">{escape(text)}</p>' for text in summary)

@@ -9,7 +9,7 @@ from minrl.compare.stats import statistics
 from minrl.compare.stats.analysis import Analysis
 from minrl.compare.stats.results import RunRecord, Score
 
-# With fewer seeds of a task than this, intervals are said to be too narrow.
+# Below this number of seeds the report warns that intervals are too narrow.
 FEW_SEEDS = 10
 
 
@@ -56,16 +56,16 @@ def lines(analysis: Analysis) -> list[str]:
     most = max((cell.count for cell in analysis.cells.values()), default=0)
     found = [
         f"{counts(analysis)}; a cell of a table shows the number of its seeds in brackets.",
-        "A score is the mean return of the last checkpoint's evaluation, asked for one target return fixed beforehand "
+        "A score is the mean return of the last checkpoint's evaluation, at one target return fixed beforehand "
         "(in the table of tasks), where the agent takes one. Runs of one seed are evaluated in the same episodes, "
         "whatever their method.",
         *_other_targets(analysis),
-        "Best checkpoint: the best of the evaluations during training, chosen by the very return that is shown, which "
-        "is therefore too high. It enters no other figure.",
-        "± is the standard error over seeds. The interquartile mean leaves out the lowest and the highest quarter of "
+        "Best checkpoint: the best of the evaluations during training, selected by the return that is shown, which "
+        "is therefore biased upwards. It enters no other figure.",
+        "± is the standard error over seeds. The interquartile mean omits the lowest and the highest quarter of "
         "the runs; of fewer than four runs it is the mean.",
-        f"[ ] are 95 % percentile intervals of a stratified bootstrap ({statistics.RESAMPLES:,} resamples, seeds drawn "
-        f"anew within each task, fixed random numbers; scipy {version('scipy')}). They need {statistics.FEWEST} seeds.",
+        f"[ ] are 95 % percentile intervals of a stratified bootstrap ({statistics.RESAMPLES:,} resamples of seeds "
+        f"within each task, fixed random numbers; scipy {version('scipy')}). They need {statistics.FEWEST} seeds.",
     ]
     if statistics.FEWEST <= most < FEW_SEEDS:
         held = statistics.COVERAGE
@@ -92,12 +92,12 @@ def _other_targets(analysis: Analysis) -> list[str]:
     plan, found = analysis.comparison.plan, []
     if chosen := _labels(analysis, {run.method for run in plan.runs if _chooses(run)}):
         found.append(
-            f"{chosen}: the target return is chosen after the last step, of a few between the mean and the best of the "
-            "data, by as many episodes for each as an evaluation has, of seeds that no evaluation has "
-            "(target_choice.json of each run): that many more episodes in the environment than the others have."
+            f"{chosen}: the target return is selected after the last step from a few between mean and best of the "
+            "data, each tried for as many episodes as an evaluation has, with seeds that no evaluation uses "
+            "(target_choice.json of each run): additional episodes in the environment that other methods do not have."
         )
     if predicted := _labels(analysis, {run.method for run in plan.runs if _predicts(run)}):
-        found.append(f"{predicted}: asked for no target, but at every step for the return that the agent predicts.")
+        found.append(f"{predicted}: no fixed target return, but at every step the return that the agent predicts.")
     return found
 
 
@@ -133,7 +133,7 @@ def task_table(analysis: Analysis) -> Table:
                 scores.scale or "none",
             )
         )
-    head = ("task", "data set or environment", "evaluated in", "steps", "episodes", "return asked for",
+    head = ("task", "data set or environment", "evaluated in", "steps", "episodes", "target return",
             "episode seeds", "score shown", "scale over tasks")  # fmt: skip
     return Table("Tasks", head, rows)
 
@@ -148,7 +148,7 @@ def method_table(analysis: Analysis) -> Table:
     for texts, tasks in grouped.items():
         where = "all tasks" if len(grouped) == 1 else ", ".join(tasks)
         rows += [(analysis.labels[m.name], where, text) for m, text in zip(plan.methods, texts, strict=True)]
-    note = "All other settings of a task's runs are equal; grid.toml and each run's config.toml hold every one."
+    note = "All other settings of a task's runs are equal; grid.toml and each run's config.toml list them all."
     return Table("Methods", ("method", "tasks", "settings in which the methods differ"), rows, note)
 
 

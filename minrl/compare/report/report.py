@@ -22,9 +22,9 @@ COST_MARKDOWN, COST = "cost.md", "cost.csv"
 def write_report(folder: Path) -> str:
     """Write all files of the report into `report` of a comparison's folder; return the main tables as text.
 
-    Runs that are missing, failed or skipped are named, and the rest is reported. `report.md`, `scores.csv` and
-    `statistics.csv` say what scores and protocol say alone: they do not change where runs were interrupted. What
-    clocks say stands in `cost.md`, `cost.csv`, the plots and the page.
+    Missing, failed and skipped runs are listed, the rest is reported. `report.md`, `scores.csv` and `statistics.csv`
+    depend on scores and protocol alone, so that interrupted and resumed runs give the same text. Measured times are in
+    `cost.md`, `cost.csv`, the plots and the page.
 
     Raises:
         ValueError: if the folder holds no comparison, or scipy is missing.

@@ -26,8 +26,8 @@ from minrl.runs.figures import (
     tick_label,
 )
 
-Targets = tuple[list[float], list[float], list[float]]  # returns asked for, means achieved, standard errors
-Point = tuple[int, str, float, Estimate]  # a method's index, its label, its cost, its score
+Targets = tuple[list[float], list[float], list[float]]  # target returns, mean achieved returns, standard errors
+Point = tuple[int, str, float, Estimate]  # index, label, cost and score of a method
 
 
 def curves(analysis: Analysis, over: Over) -> Plot | None:
@@ -39,9 +39,9 @@ def curves(analysis: Analysis, over: Over) -> Plot | None:
             panels.append(_curve_panel(analysis, scores, found, over))
     title = f"Learning curves over {'steps' if over == 'steps' else 'seconds of training'}"
     caption = (
-        "Evaluations while training, mean over seeds; bands are ± one standard error."
+        "Evaluations during training, mean over seeds; bands are ± one standard error."
         if over == "steps"
-        else "As over steps, each point at the mean time that training alone took to that step; evaluations take none."
+        else "As over steps, each point at the mean training time until that step, without evaluations."
     )
     return Plot(f"curves_{over}", title, caption, panels, footer(analysis.runs)) if panels else None
 
@@ -57,10 +57,10 @@ def targets(analysis: Analysis) -> Plot | None:
                 found[index, label] = means
         if found:
             panels.append(_target_panel(scores.task.label, found))
-    caption = "Mean over seeds ± one standard error, last checkpoints; on the dotted line an agent does as it is asked."
-    return (
-        Plot("targets", "Return achieved against return asked for", caption, panels, footer(runs)) if panels else None
+    caption = (
+        "Mean over seeds ± one standard error, last checkpoints; on the dotted line the agent achieves its target."
     )
+    return Plot("targets", "Achieved over target return", caption, panels, footer(runs)) if panels else None
 
 
 def cost(analysis: Analysis) -> Plot | None:
@@ -134,14 +134,14 @@ def _target_panel(title: str, found: dict[tuple[int, str], Targets]) -> Panel:
             axes.errorbar(asked, means, yerr=errors, capsize=2, **line_style(index, len(asked), later))
         ends = [min(asked[0] for asked, _, _ in found.values()), max(asked[-1] for asked, _, _ in found.values())]
         axes.plot(ends, ends, color=GREY, linewidth=1, linestyle=":")
-        axes.set(xlabel="return asked for", ylabel="return achieved")
+        axes.set(xlabel="target return", ylabel="achieved return")
         limit_axis(axes, "x", [place for asked, _, _ in found.values() for place in asked])
         limit_axis(axes, "y", [*ends, *(mean for _, means, _ in found.values() for mean in means)])
         draw_grid(axes)
         label_curve_ends(axes, [(index, label, means[-1]) for (index, label), (_, means, _) in found.items()])
 
     words = "; ".join(
-        f"{label}: " + ", ".join(f"asked for {a:.0f}, achieved {m:.0f}" for a, m in zip(asked, means, strict=True))
+        f"{label}: " + ", ".join(f"target {a:.0f}, achieved {m:.0f}" for a, m in zip(asked, means, strict=True))
         for (_, label), (asked, means, _) in found.items()
     )
     return Panel(title, f"{title}. {words}.", draw, len(found))

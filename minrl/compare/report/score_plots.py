@@ -27,7 +27,7 @@ from minrl.runs.figures import (
 )
 
 _THRESHOLDS = 101
-Named = tuple[int, str, Estimate]  # a method's index, its label, its number
+Named = tuple[int, str, Estimate]  # index, label and estimate of a method
 
 
 def intervals(analysis: Analysis) -> Plot | None:
@@ -83,7 +83,7 @@ def profiles(analysis: Analysis) -> Plot | None:
     bands = (
         "Bands are pointwise 95 % bootstrap intervals; names" if any(b is not None for *_, (_, b) in found) else "Names"
     )
-    caption = f"Higher is better. {bands} stand in the order of the mean height."
+    caption = f"Higher is better. {bands} are ordered by mean height."
     panel = Panel("Performance profiles", alt, draw, len(found))
     return Plot("profiles", "Performance profiles", caption, [panel], footer(analysis.overall_runs))
 
@@ -106,7 +106,7 @@ def improvements(analysis: Analysis) -> Plot | None:
     alt = f"Probabilities of improvement: {_words(found, 2)}."
     interval = ", with 95 % bootstrap intervals" if _any_interval([estimate for *_, estimate in found]) else ""
     caption = f"How likely a run of the one scores above a run of the other in the same task{interval}."
-    # Another heading than the table's beside it.
+    # A heading other than the table's.
     title = "Which method scores higher"
     return Plot("improvement", title, caption, [Panel(title, alt, draw, len(found))], footer(analysis.runs))
 

@@ -8,9 +8,8 @@ from minrl.compare.stats.analysis import OVERALL, Analysis, TableCell, Test
 from minrl.compare.stats.scores import ALL_PAIRS, TaskScores
 from minrl.compare.stats.statistics import FEWEST, SIGNIFICANCE, Estimate, pairs_needed
 
-# With more columns than this, methods become the rows.
+# With more columns than this, the table is transposed.
 WIDEST = 9
-BEST = "best checkpoint (optimistic)"
 
 
 def tables(analysis: Analysis) -> list[Table]:
@@ -43,7 +42,7 @@ def score_table(analysis: Analysis) -> Table:
         head, *rows = [list(column) for column in zip(head, *rows, strict=True)]
     note = "Last checkpoint: mean ± standard error over seeds, in brackets the number of seeds."
     if published:
-        note += " Columns marked as published are others' figures, by their protocols and in their environments."
+        note += " Published scores are of other authors, with their protocols and environments."
     return Table("Scores", head, rows, note)
 
 
@@ -61,9 +60,9 @@ def overall_table(analysis: Analysis) -> Table:
         for method, found in analysis.totals.items()
     ]
     head = ("method", "interquartile mean [95 %]", "mean [95 %]", "tasks", "runs")
-    note = "On the scale where 0 and 100 are each task's reference scores or the returns that the grid gives."
+    note = "On the scale where 0 and 100 are each task's reference scores or the returns given by the grid."
     if rows and not next(iter(analysis.totals.values())).middle.has_interval:
-        note += f" No intervals: they need {FEWEST} seeds or more in every task."
+        note += f" No intervals: they need at least {FEWEST} seeds in every task."
     if total.left_out:
         note += f" Left out: {'; '.join(total.left_out)}."
     return Table("Over all tasks", head, rows, note)
@@ -106,8 +105,8 @@ def improvement_table(analysis: Analysis) -> Table:
         for f in analysis.improvements
     ]
     note = (
-        "How likely a run of the one scores above a run of the other in the same task, mean over the tasks in which "
-        "both have runs; a tie counts half. An interval that holds 0.5 decides nothing."
+        "Probability that a run of the first method scores above one of the second, mean over the tasks in which "
+        "both have runs; a tie counts half. An interval that includes 0.5 decides nothing."
     )
     return Table(
         "Probability of improvement", ("pair", "probability [95 %]", "tasks"), rows, note + _few_pairs(analysis)
@@ -132,8 +131,8 @@ def test_table(analysis: Analysis) -> Table:
     ]
     count = sum(test.adjusted is not None for test in analysis.tests)
     note = (
-        "Mean difference, and the p-value of a two-sided sign-flip test for itself. Paired are the runs of one task "
-        "and one seed, which share the evaluation's episodes. The test over all tasks asks whether the methods differ "
+        "Mean difference, and the unadjusted p-value of a two-sided sign-flip test. Pairs are the runs of one task "
+        "and seed, which share the evaluation's episodes. The test over all tasks is whether the methods differ "
         f"in any of them. A star marks p < {SIGNIFICANCE:g} after Holm's adjustment for the number of tests here, "
         f"{count}, for which a test needs {pairs_needed(count)} pairs."
     )
@@ -158,7 +157,7 @@ def _too_few(where: Sequence[str], pairs: int) -> str:
     needed = pairs_needed()
     places = where[0] if len(where) == 1 else f"{', '.join(where[:-1])} and {where[-1]}"
     if pairs == 0:
-        return f"Which method is better in {places} cannot be said: the runs have the same scores."
+        return f"Which method is better in {places} is undecided: the runs have the same scores."
     runs = "One run of each method is" if pairs == 1 else f"{pairs} runs of each method are"
     return (
         f"{runs} too few to say which method is better in {places}: even where one method's runs all score higher, "
@@ -230,4 +229,4 @@ def _single_seed(analysis: Analysis) -> str:
 def _few_pairs(analysis: Analysis) -> str:
     if len(analysis.labels) <= ALL_PAIRS:
         return ""
-    return f" Of {len(analysis.labels)} methods each is compared with the first one alone."
+    return f" Of {len(analysis.labels)} methods each is compared with the first one only."

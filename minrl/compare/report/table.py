@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-NONE = "\N{EN DASH}"  # in a cell that has no number
+NONE = "\N{EN DASH}"  # empty cell
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from minrl.compare.run.lock import folder_lock
 from minrl.runs.folder import CONFIG, LAST_CHECKPOINT, LOG
 from minrl.system.config import build, read_toml
 
-# A process that was killed on another machine of a cluster may live a little longer than whoever waits for it.
+# Seconds to wait for a lock: a process killed on another machine of a cluster may live a little longer.
 _PATIENCE = 60.0
 
 
@@ -40,7 +40,7 @@ def execute(run: PlannedRun, family: Family, out: Path) -> Outcome:
             error = f"its evaluation failed: see {out / run.folder / LOG}"
     except Exception as caught:
         error = one_line(caught)
-    # Agents refer to themselves; a GPU keeps their memory until they are collected.
+    # Agents hold reference cycles; GPU memory is freed when they are collected.
     gc.collect()
     return Outcome(time.perf_counter() - begin, signal, error)
 

@@ -24,9 +24,9 @@ class Progress:
 
     Args:
         runs: to do.
-        families: of their tasks, by name.
+        families: of the runs' tasks, by name.
         out: the comparison's folder.
-        finished: runs that were done before.
+        finished: number of runs done before.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Progress:
         self.runs, self.families, self.out, self.finished = tuple(runs), families, out, finished
         self._ended: set[str] = set()
         self._begin, self._before = time.perf_counter(), sum(map(self._share, self.runs))
-        # The streams as they are now: while a run is trained they lead into its own file.
+        # Saved now: during a run the streams lead into its log file.
         self._terminal = sys.stdout
         self._bar: Any = tqdm(
             total=len(self.runs),

@@ -15,9 +15,9 @@ class RunQueue:
     """Queue of runs; a run that fails is retried once, at the end.
 
     Args:
-        runs: to do.
-        skipped: runs that cannot be done here, and why.
-        out: the comparison's folder, whose `state.json` is kept as things stand.
+        runs: to execute.
+        skipped: keys of runs that are unavailable here, with the reason.
+        out: the comparison's folder, whose `state.json` is kept up to date.
     """
 
     def __init__(self, runs: Iterable[PlannedRun], skipped: Mapping[str, str], out: Path) -> None:
@@ -26,7 +26,7 @@ class RunQueue:
         self.done = 0
         self._failures: dict[str, str] = {}  # of the first attempt
         self._not_done = {key: NotDone(SKIPPED, reason) for key, reason in skipped.items()}
-        self._reached: dict[str, int] = {}  # when the last checkpoint of an attempt's start was written
+        self._reached: dict[str, int] = {}  # time of the last checkpoint when an attempt started
         write_state(self._not_done, out)
 
     @property

@@ -1,7 +1,7 @@
 """Parallel runs of a comparison on Ray, on this machine or a cluster.
 
-A run is a Ray task that trains into the comparison's folder, which every machine must see under the same path. The
-scheduler here, not Ray, tries again what was lost, as it knows from the checkpoint whether an attempt got anywhere.
+A run is a Ray task that trains into the comparison's folder, which all machines must share under the same path. Lost
+runs are retried by the scheduler here, not by Ray, as the checkpoint shows whether an attempt made progress.
 """
 
 import logging
@@ -25,7 +25,7 @@ from minrl.compare.run.runner import report_attempt
 from minrl.system.extras import install_hint
 from minrl.system.signals import StopRequest
 
-# The machines of a cluster look for data sets and caches where this one does, and multiply as it does.
+# Environment variables of the workers: places of data sets and caches, rendering and the matmul library.
 _FORWARDED = ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "MINRL_CACHE", "MUJOCO_GL", VARIABLE)
 _POLL, _ANSWER, _FAREWELL = 1.0, 10.0, 120.0  # seconds
 _BY_CLIENT = "ray://"
@@ -36,8 +36,8 @@ class Cluster:
     """Ray cluster, and the resources of a run on it.
 
     Args:
-        address: `ray://HOST:PORT`, `HOST:PORT` or `auto`; None starts Ray on this machine and ends it afterwards.
-        workers: runs at once; None for as many as there are CPUs for.
+        address: `ray://HOST:PORT`, `HOST:PORT` or `auto`; None starts and ends a local Ray.
+        workers: runs at once; None for as many as fit the CPUs.
         cpus, gpus: of a run; a fraction of a GPU lets several runs share it.
     """
 
@@ -50,11 +50,11 @@ class Cluster:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers must be at least 1, got {self.workers}")
         if not self.cpus > 0 or not self.gpus >= 0:
-            raise ValueError(f"a run needs CPUs: --cpus-per-run {self.cpus:g}, --gpus-per-run {self.gpus:g}")
+            raise ValueError(f"a run needs CPUs: got --cpus-per-run {self.cpus:g}, --gpus-per-run {self.gpus:g}")
 
     def run(self, queue: RunQueue, families: Mapping[str, Family], out: Path, progress: Progress) -> int | None:
         """Execute the runs of the queue; return the signal that stopped them, if any."""
-        # In this order: Ray takes signals for itself when it starts.
+        # In this order: Ray installs signal handlers when it starts.
         with self._joined(out) as ray, StopRequest() as request:
             scheduler = _Scheduler(ray, self, queue, families, out, progress)
             while scheduler.has_work and request.signal is None:
@@ -68,10 +68,10 @@ class Cluster:
         """Connect to Ray and yield its module; raise ValueError where it cannot provide what is requested."""
         if find_spec("ray") is None:
             raise ValueError(f"--on ray needs Ray: {install_hint('ray')}")
-        # Not reported to anyone.
+        # No usage reports.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if (self.address or "").startswith(_BY_CLIENT) and _has_token():
-            # Ray starts a cluster with its token where there is one; over ray:// it sends it only when told to.
+            # Ray starts a cluster with its token if there is one; over ray:// it sends it only in this mode.
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         import ray
 
@@ -79,7 +79,7 @@ class Cluster:
         options: dict[str, Any] = {"runtime_env": {"env_vars": forwarded}, "log_to_driver": False}
         if self.address is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            # What a local Ray counts as CPUs is how many runs are wanted at once.
+            # A local Ray gets as many CPUs as the runs at once need, whatever the machine has.
             count = self.workers if self.workers is not None else max(1, int(cores / self.cpus))
             options |= {"address": "local", "num_cpus": max(1, round(count * self.cpus)), "include_dashboard": False}
         else:
@@ -87,7 +87,7 @@ class Cluster:
             options["address"] = self.address
         try:
             ray.init(logging_level=logging.ERROR, **options)
-        except Exception as error:  # what is wrong shows in many ways
+        except Exception as error:  # Ray raises many types
             where = "on this machine" if self.address is None else f"at {self.address}"
             raise ValueError(f"Ray cannot be used {where}: {one_line(error)}") from error
         try:
@@ -101,7 +101,7 @@ class Cluster:
         most = {name: max(node["Resources"].get(name, 0.0) for node in _alive(ray)) for name in ("CPU", "GPU")}
         if most["CPU"] < self.cpus or most["GPU"] < self.gpus:
             raise ValueError(
-                f"no machine of the Ray cluster has what a run asks for: {self.cpus:g} CPUs and {self.gpus:g} GPUs; "
+                f"no machine of the Ray cluster has the {self.cpus:g} CPUs and {self.gpus:g} GPUs of a run; "
                 f"the largest have {most['CPU']:g} and {most['GPU']:g}"
             )
 
@@ -119,7 +119,7 @@ class _Scheduler:
         progress: Progress,
     ) -> None:
         self.ray, self.queue, self.families, self.out, self.progress = ray, queue, families, out.absolute(), progress
-        # Without a limit Ray queues the rest, and an autoscaler sees how much there is to do.
+        # Without a limit Ray queues the rest, so that an autoscaler sees the demand.
         self.limit = cluster.workers or len(queue.pending) or 1
         self.task = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=0)(execute)
         self.running: dict[Any, PlannedRun] = {}
@@ -141,13 +141,13 @@ class _Scheduler:
         try:
             outcome: Outcome = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
-            # What Ray says at length ends with the reason.
+            # The last line of Ray's message is the reason.
             said = str(error).strip().splitlines() or [""]
             reason = f"its worker died ({type(error).__name__}: {said[-1].strip()})"
             report_attempt(run, Outcome(0.0, error=reason), self.queue.lost(run, reason), self.out, self.progress)
             return
         if outcome.signal is not None:
-            # Someone stopped the worker alone, which has saved its run.
+            # The worker alone was stopped; it has saved a checkpoint.
             outcome = Outcome(outcome.seconds, error=f"its worker was stopped by signal {outcome.signal}")
             report_attempt(run, outcome, self.queue.lost(run, str(outcome.error)), self.out, self.progress)
             return
@@ -171,7 +171,7 @@ def _check_answers(address: str) -> None:
     """Raise ValueError if nothing answers at HOST:PORT: Ray itself would retry for minutes."""
     host, separator, port = address.removeprefix(_BY_CLIENT).rpartition(":")
     if not separator:
-        return  # a word of Ray's own, such as auto
+        return  # a keyword of Ray, such as auto
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER).close()
     except (OSError, ValueError) as error:
@@ -194,8 +194,8 @@ def _check_shared(ray: Any, out: Path) -> None:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             if not ray.get(task.options(scheduling_strategy=there).remote(mark)):
                 raise ValueError(
-                    f"{out.absolute()} is not there on {node['NodeManagerHostname']}: runs are trained into the "
-                    f"comparison's folder, so give --out a path that all machines of the cluster share"
+                    f"{out.absolute()} is missing on {node['NodeManagerHostname']}: runs are trained into the "
+                    f"comparison's folder, so --out must be a path that all machines of the cluster share"
                 )
     finally:
         mark.unlink()

@@ -14,7 +14,7 @@ from minrl.compare.run.queue import RunQueue
 from minrl.system.signals import Stopped, StopRequest
 
 Families = Mapping[str, Family]
-# Does the runs of a queue one way or another; the signal that stopped it, if one did.
+# Executes the runs of a queue; returns the signal that stopped it, if any.
 Backend = Callable[[RunQueue, Families, Path, Progress], int | None]
 
 
@@ -24,14 +24,14 @@ class Survey:
 
     done: tuple[PlannedRun, ...]
     to_do: tuple[PlannedRun, ...]
-    skipped: Mapping[str, str]  # keys of runs whose task cannot be had here, and why
+    skipped: Mapping[str, str]  # keys of runs whose task is unavailable, with the reason
 
 
 @dataclass(frozen=True)
 class ComparisonOutcome:
     """Failed runs of a comparison, and the signal that stopped it."""
 
-    failed: Mapping[str, str]  # keys of runs, and why
+    failed: Mapping[str, str]  # keys of runs, with the reason
     signal: int | None  # that stopped it
 
 
@@ -82,7 +82,7 @@ def check_unchanged(plan: ComparisonPlan, families: Families, out: Path, *, redo
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise ValueError(
             f"{out / run.folder} holds a run with other settings ({text}{more}): "
-            f"choose another --out, or train such runs anew with --redo, which removes them"
+            f"choose another --out, or --redo to remove and retrain such runs"
         )
 
 
@@ -97,11 +97,11 @@ def compare(plan: ComparisonPlan, families: Families, out: Path, backend: Backen
     """Execute the pending runs.
 
     Args:
-        plan: the whole comparison, which is written into the folder.
+        plan: of the comparison, written into the folder.
         families: of tasks.
         out: the comparison's folder.
-        backend: how the runs are done.
-        found: what `survey` says of the plan.
+        backend: that executes the runs.
+        found: by `survey`.
     """
     products = settled_products(out)
     write_plan(plan, out, products=products)
@@ -132,6 +132,6 @@ def report_attempt(run: PlannedRun, outcome: Outcome, again: bool, out: Path, pr
     if outcome.error is None:
         progress.ended(run, f"{score_of(out / run.folder)}, {duration(outcome.seconds)}")
     elif again:
-        progress.say(f"{run.key} failed and will be tried again: {outcome.error}")
+        progress.say(f"{run.key} failed and will be retried: {outcome.error}")
     else:
         progress.ended(run, f"failed: {outcome.error}")

@@ -19,9 +19,9 @@ from minrl.compare.stats.statistics import Array
 Over = Literal["steps", "seconds"]
 SECONDS = "time/time_elapsed"
 NORMALIZED, RETURN, ROLLOUT = "eval/normalized_score", "eval/mean_reward", "rollout/ep_rew_mean"
-# With fewer evaluations than this a run shows the return of its training instead, where it has one.
+# With fewer evaluations than this a run's curve is the return of its training episodes, where there is one.
 FEWEST = 3
-Points = tuple[Array, Array, Array]  # of a run: steps, places on the axis, values, each (K,)
+Points = tuple[Array, Array, Array]  # of a run: steps, x, values, each (K,)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TaskCurves:
     """Learning curves of a task by method, and the quantity that they show."""
 
     column: str  # of the log
-    what: str
+    what: str  # its name for the axis
     curves: dict[str, Curve]
 
 

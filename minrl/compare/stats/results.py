@@ -23,7 +23,7 @@ class Score:
     environment: str
     target_return: float | None
     mean_return: float
-    normalized: float | None  # 0 a random agent, 100 an expert, where the data set has reference scores
+    normalized: float | None  # 0 a random agent, 100 an expert; None without reference scores
     standard_error: float | None  # of the mean return, over episodes; None for a single one
     episodes: int
     first_seed: int
@@ -68,7 +68,7 @@ class RunRecord:
     planned: PlannedRun
     folder: Path
     state: State
-    reason: str = ""  # why there is no score
+    reason: str = ""  # of a missing score
     last: Score | None = None
     best: Score | None = None
     cost: Cost | None = None

@@ -26,11 +26,11 @@ class TaskScores:
 
     task: ComparedTask
     unit: Unit
-    scale: str  # what counts as 0 and 100 where tasks are put together; empty where nothing says so
+    scale: str  # description of 0 and 100 on the common scale; empty without one
     shown: Mapping[str, BySeed]  # of the last checkpoints, in `unit`
     best: Mapping[str, BySeed]  # of the best checkpoints, in `unit`
     common: Mapping[str, BySeed]  # of the last checkpoints on the common scale; empty without one
-    digits: int  # after the point, where shown
+    digits: int  # after the point
 
     def text(self, value: float) -> str:
         """Format a score with its significant digits."""
@@ -145,5 +145,5 @@ def _no_scale(scores: TaskScores) -> str:
         return f"{scores.task.label}: no finished run"
     return (
         f"{scores.task.label}: no reference scores (low and high in the grid's [tasks.{scores.task.name}], the returns "
-        f"that count as 0 and 100, would bring it in)"
+        f"that count as 0 and 100, would include it)"
     )

@@ -1,8 +1,8 @@
 """Statistics of a comparison: interquartile means, bootstrap intervals, probabilities of improvement, paired tests.
 
 The measures of *Deep Reinforcement Learning at the Edge of the Statistical Precipice* (Agarwal et al., NeurIPS 2021),
-computed by scipy. Intervals are percentile intervals of a stratified bootstrap: the strata are the tasks, within each
-of them the seeds are drawn anew with replacement. The random numbers are fixed, so that the digits repeat.
+computed by scipy. Intervals are percentile intervals of a stratified bootstrap: strata are tasks, within which seeds
+are resampled with replacement. The random numbers are fixed, so that results repeat to the digit.
 
 Shapes: N seeds of a task, M seeds of the same task on the other side, K thresholds.
 """
@@ -22,9 +22,9 @@ Strata = Sequence[Array]  # for each task the scores (N,) of its seeds
 
 CONFIDENCE, SIGNIFICANCE = 0.95, 0.05
 RESAMPLES, PROFILE_RESAMPLES, PERMUTATIONS = 10_000, 2_000, 9_999
-# How often, in %, an interval of normally distributed scores holds the true interquartile mean: by tasks and seeds.
-# Three seeds of one task: the interval runs from the lowest score to the highest, as all three are drawn alike in one
-# of 27 resamples, more than 2.5 %; all three lie on one side of the mean in one of four cases.
+# Coverage in % of the intervals of normally distributed scores, by numbers of tasks and seeds.
+# Three seeds of one task: the interval is from the lowest score to the highest, as one of 27 resamples repeats a score
+# three times, more than 2.5 %; all three lie on one side of the mean in one of four cases.
 COVERAGE = {(1, 3): 75, (1, 5): 90, (6, 3): 87, (6, 5): 92}
 FEWEST = 3  # runs of a task for an interval
 _BATCH = 1_000  # resamples in memory at once
@@ -49,10 +49,10 @@ class Estimate:
 class PairedTest:
     """Two-sided sign-flip test of paired differences."""
 
-    pairs: int  # those that differ: the others say nothing
+    pairs: int  # those that differ: equal ones carry no information
     difference: float  # mean over all pairs
-    smallest: float  # p that so many pairs can reach
-    p: float | None  # None where even the smallest misses the level
+    smallest: float  # possible p with this number of pairs
+    p: float | None  # None if the smallest is not below 0.05
 
     @property
     def can_decide(self) -> bool:
@@ -113,9 +113,9 @@ def performance_profile(strata: Strata, thresholds: Array) -> tuple[Array, tuple
 def paired_test(ours: Strata, theirs: Strata) -> PairedTest:
     """Test whether paired runs differ in the mean, by flipping the signs of their differences.
 
-    Run i of a task on one side is paired with run i on the other. Where the two methods are alike in every task, the
-    sign of each difference is a coin: the p-value is the share of all flips (of 9,999 random ones where there are
-    more) whose mean lies as far from zero. With n pairs that differ it cannot be smaller than 2 / 2^n.
+    Run i of a task on one side is paired with run i on the other. If the methods do not differ in any task, the sign of
+    each difference is random: the p-value is the share of all sign flips (of 9,999 random ones if there are more) whose
+    mean lies as far from zero. With n pairs that differ it is at least 2 / 2^n.
 
     Args:
         ours: for each task (N,).
@@ -165,8 +165,8 @@ def _estimate(strata: Strata, statistic: Callable[..., Array]) -> Estimate:
 def _interval(strata: Strata, statistic: Callable[..., Array], resamples: int) -> tuple[Array, Array] | None:
     """Return the ends of the interval; None where a task has too few runs to be resampled.
 
-    Of two runs half of all resamples repeat one of them, a quarter each: the percentiles are the two runs themselves,
-    an interval that holds the true mean of normally distributed scores half of the time and not 95 %.
+    With two runs half of all resamples repeat one of them, a quarter each: the percentiles are the runs themselves, an
+    interval that covers the true mean of normally distributed scores half of the time, not 95 %.
     """
     if not strata or min(map(len, strata)) < FEWEST:
         return None

@@ -218,7 +218,7 @@ def test_many_methods_become_rows(known: Path) -> None:
 
 
 def test_returns_asked_for_are_read_and_drawn(trained: Path, drawn: Path) -> None:
-    for run in read_comparison(trained).of(HOPPER.name):
+    for run in read_comparison(trained).runs_of(HOPPER.name):
         asked = [target for target, _ in run.targets()]
         assert len(asked) >= 2
         assert asked == sorted(asked)

@@ -1,4 +1,4 @@
-"""The decision agent against transformers' DecisionTransformerModel: a training step and a whole action.
+"""The decision agent against transformers' DecisionTransformerModel: training step and action.
 
 Both have 11 observations, 3 actions, width 128 and 3 layers, as on Hopper.
 
@@ -28,7 +28,7 @@ ROWS = {20: 64, 1000: 1}
 
 
 def acting(settings: Settings) -> Iterator[Result]:
-    """A whole action, from the observation to the action and the next state."""
+    """Measure a whole action, from the observation to the action and the next state."""
     settings.first_threads()
     if reason := missing("transformers"):
         yield Skipped("latency", f"whole action against {PEER}", reason)
@@ -49,7 +49,7 @@ def acting(settings: Settings) -> Iterator[Result]:
 
 
 def training(settings: Settings) -> Iterator[Result]:
-    """A whole training step: loss, gradient, clipping, AdamW; the same batch on both sides."""
+    """Measure a whole training step: loss, gradient, clipping, AdamW; the same batch on both sides."""
     threads = settings.first_threads()
     what = "training step of the decision agent (minGRU)"
     agent = make_agent(settings)
@@ -86,7 +86,7 @@ def _long_over_short(settings: Settings, times: dict[str, Times], threads: int) 
 
 
 def make_agent(settings: Settings) -> DecisionAgent:
-    """A minGRU agent with one token a step, as `minrl train decision` makes it."""
+    """Build a minGRU agent with one token per step, as `minrl train decision` does."""
     bound = np.full(ACTION, 1.0, dtype=np.float32)
     task = Task(
         dataset="random numbers",
@@ -104,7 +104,7 @@ def make_agent(settings: Settings) -> DecisionAgent:
 
 
 def make_peer(settings: Settings) -> Any:
-    """The Decision Transformer in its published size (arXiv 2106.01345, table 9)."""
+    """Build the Decision Transformer in its published size (arXiv 2106.01345, table 9)."""
     from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
     config = DecisionTransformerConfig(
@@ -128,7 +128,7 @@ def make_peer(settings: Settings) -> Any:
 
 
 def make_batch(settings: Settings, rows: int, steps: int) -> Batch:
-    """Random numbers in the shape of a batch; an episode opens in each row."""
+    """Draw a batch of random values; an episode starts in each row."""
     device = settings.device
     reset = torch.zeros(rows, steps, dtype=torch.bool, device=device)
     reset[:, 0] = True
@@ -144,13 +144,13 @@ def make_batch(settings: Settings, rows: int, steps: int) -> Batch:
 
 
 def training_step(agent: DecisionAgent, batch: Batch) -> Call:
-    """A step of our training loop."""
+    """Return a step of our training loop."""
     optimizer = Optimizer(agent.train(), Schedule(1e-4, 1000, 0.0, "constant"), weight_decay=1e-4, clip=0.25)
     return lambda: optimizer.update(batch, None, 0)
 
 
 def peer_training_step(model: Any, batch: Batch) -> Call:
-    """The same for the peer, its optimiser fused as ours is."""
+    """Return a training step of the peer, with a fused optimizer like ours."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
 
@@ -164,7 +164,7 @@ def peer_training_step(model: Any, batch: Batch) -> Call:
 
 
 def acting_step(agent: DecisionAgent, rows: int) -> Call:
-    """One action from the carried state, kept from call to call."""
+    """Return a call that takes one action and carries the state."""
     agent.eval()
     state = agent.initial_state(rows)
     start = torch.zeros(rows, dtype=torch.bool, device=state.device)
@@ -180,7 +180,7 @@ def acting_step(agent: DecisionAgent, rows: int) -> Call:
 
 
 def peer_acting_step(model: Any, steps: int, rows: int) -> Call:
-    """One action of the peer: its window of the last `steps` steps, fed anew."""
+    """Return a call that takes one action of the peer over its window of the last `steps` steps."""
     model.eval()
     window = make_batch(Settings(next(model.parameters()).device), rows, steps)
 

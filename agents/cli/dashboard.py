@@ -1,4 +1,4 @@
-"""`minrl dashboard`: runs in TensorBoard."""
+"""`minrl dashboard`: TensorBoard over a folder of runs."""
 
 import argparse
 import time
@@ -13,7 +13,7 @@ _PAUSE = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `minrl dashboard`."""
+    """Add the flags of `minrl dashboard`."""
     parser.usage = "minrl dashboard FOLDER [flags]"
     parser.epilog = (
         "examples:\n"

@@ -1,4 +1,4 @@
-"""Flags that users of other programs try, and what to use here."""
+"""Hints for flags that users know from other programs."""
 
 from collections.abc import Collection, Sequence
 

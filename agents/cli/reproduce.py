@@ -1,4 +1,4 @@
-"""`minrl reproduce`: the paper's experiments, our figures beside the paper's."""
+"""`minrl reproduce`: the experiments of the minGRU paper, our results beside the paper's."""
 
 import argparse
 import textwrap
@@ -18,7 +18,7 @@ _INDENT: Any = {"initial_indent": "  ", "subsequent_indent": " " * 27}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One further command for each experiment."""
+    """Add a subcommand for each experiment."""
     parser.usage = "minrl reproduce NAME [flags]"
     parser.description = (
         "The experiments of Were RNNs All We Needed? (arXiv 2410.01201):\n"
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _sizes() -> str:
-    """A paragraph for each size of each experiment."""
+    """Format a paragraph for each size of each experiment."""
     return "\n".join(
         textwrap.fill(f"{name:<18}{size:<7}{experiment.sizes[size]}", 96, **_INDENT)
         for name, experiment in EXPERIMENTS.items()
@@ -88,7 +88,7 @@ def _add_experiment(
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the experiment, print its table; without a name, the list of experiments."""
+    """Run the experiment and print its table; without a name, print the list of experiments."""
     if arguments.name is None:
         arguments.parser.print_help()
         return 0

@@ -1,1 +1,1 @@
-"""What `minrl bench` measures: ratios between what this package does and its peers, interleaved in one run."""
+"""Benchmarks of `minrl bench`: ratios to peer implementations, timed in turn within one run."""

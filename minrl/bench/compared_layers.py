@@ -1,4 +1,4 @@
-"""The layers that are compared: ours and its peers, all called as layer(x, reset).
+"""Layers under comparison, ours and peers, all called as layer(x, reset).
 
 Shapes: B batch, T time, D width.
 """
@@ -28,25 +28,25 @@ class OurCell(nn.Module):
         self.cell = CELLS[cell](width)
 
     def forward(self, x: Tensor, reset: Tensor) -> Tensor:
-        """(B, T, D), (B, T) -> (B, T, D)."""
+        """Scan with resets: (B, T, D), (B, T) -> (B, T, D)."""
         return self.cell.scan(x, None, reset)[0]
 
 
 class WholeSequence(nn.Module):
-    """torch's own layer over the whole sequence at once, which knows no resets."""
+    """torch's recurrent layer over the whole sequence, without resets."""
 
     def __init__(self, layer: nn.RNNBase) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor, reset: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Run over the sequence, ignoring resets: (B, T, D) -> (B, T, D)."""
         output: Tensor = self.layer(x)[0]
         return output
 
 
 class CellLoop(nn.Module):
-    """torch's cell in a loop over time, the state put to zero where an episode starts.
+    """torch's cell in a Python loop over time, state reset to zero at episode starts.
 
     Args:
         cell: of the width of its input.
@@ -60,7 +60,7 @@ class CellLoop(nn.Module):
         self.indexed = indexed
 
     def forward(self, x: Tensor, reset: Tensor) -> Tensor:
-        """(B, T, D), (B, T) -> (B, T, D)."""
+        """Step through time: (B, T, D), (B, T) -> (B, T, D)."""
         kept = (~reset).to(x.dtype).unsqueeze(-1).unbind(1)
         steps = (x[:, t] for t in range(x.shape[1])) if self.indexed else x.unbind(1)
         h = c = x.new_zeros(x.shape[0], self.cell.hidden_size)
@@ -82,7 +82,7 @@ class LogSpaceMinGRU(nn.Module):
         self.gates = nn.Linear(width, 2 * width)
 
     def forward(self, x: Tensor, reset: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Scan in log space, ignoring resets: (B, T, D) -> (B, T, D)."""
         return log_space_mingru(self.gates(x))
 
 
@@ -96,21 +96,21 @@ class MambaPy(nn.Module):
         self.block = MambaBlock(MambaConfig(d_model=width, n_layers=1))
 
     def forward(self, x: Tensor, reset: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Run the block, ignoring resets: (B, T, D) -> (B, T, D)."""
         output: Tensor = self.block(x)
         return output
 
 
 @dataclass(frozen=True)
 class Layer:
-    """How to make a layer of width D, the package that it is from, and what the tables call it."""
+    """Factory of a layer of width D, with its label in tables and its package."""
 
     make: Callable[[int], nn.Module]
     label: str
     module: str = "torch"
 
     def peer(self, on_gpu: bool = False) -> str:
-        """Its name in a table, with the version of its package."""
+        """Return its label in a table, with the version of its package."""
         label = f"cuDNN {self.label}" if on_gpu and self.label.startswith(("nn.GRU,", "nn.LSTM,")) else self.label
         return f"{label}, {version(self.module.split('.')[0])}"
 
@@ -131,12 +131,12 @@ LAYERS = {
 
 
 def make_layer(name: str, settings: Settings, width: int) -> nn.Module:
-    """A layer on the device and in the precision of the settings."""
+    """Build a layer on the device and in the precision of the settings."""
     return LAYERS[name].make(width).to(settings.device, settings.dtype)
 
 
 def unusable(name: str, settings: Settings) -> str | None:
-    """Why a layer cannot be measured here; None where it can."""
+    """Return why a layer cannot be measured here; None if it can."""
     width = 16
     return missing(LAYERS[name].module) or failure(
         lambda: forward_backward(make_layer(name, settings, width), *inputs(settings, (2, 8, width)))()
@@ -144,7 +144,7 @@ def unusable(name: str, settings: Settings) -> str | None:
 
 
 def inputs(settings: Settings, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, T, D), which asks for a gradient, reset (B, T), and the gradient (B, T, D) that comes from above."""
+    """Draw x (B, T, D), which requires a gradient, reset (B, T), and the output gradient (B, T, D)."""
     batch, steps, width = shape
     options: dict[str, Any] = {"device": settings.device, "dtype": settings.dtype}
     x = torch.randn(batch, steps, width, **options).requires_grad_()
@@ -153,6 +153,6 @@ def inputs(settings: Settings, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def forward_backward(layer: nn.Module, x: Tensor, reset: Tensor, direction: Tensor) -> Call:
-    """Outputs, and the gradients of the input and all weights."""
+    """Return a call that computes outputs and the gradients of input and weights."""
     wanted = [x, *layer.parameters()]
     return lambda: torch.autograd.grad(layer(x, reset), wanted, direction)

@@ -1,4 +1,4 @@
-"""One step of a stack in the middle of an episode, as it is taken for every action.
+"""Latency of one step of a stack within an episode, as for every action.
 
 Shapes: B batch, D width.
 """
@@ -21,16 +21,16 @@ PLOT = "latency"
 
 
 class Eager(Backbone):
-    """A backbone that steps in torch's operations."""
+    """Backbone that steps by torch operations."""
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Backbone.step`; a subclass is not one compiled call, and its cells have no kernel here."""
+        """Step as `Backbone.step` does, without compiled kernels."""
         with without_fused_kernels():
             return super().step(x, state)
 
 
 def measure(settings: Settings) -> Iterator[Result]:
-    """Figures for every batch size, with one count of threads: the first."""
+    """Measure every batch size with the first number of threads."""
     settings.first_threads()
     for batch in QUICK if settings.quick else BATCHES:
         for conv in (0, 4):
@@ -62,7 +62,7 @@ def _batch(settings: Settings, batch: int, conv: int) -> Iterator[Result]:
 
 
 def _step(model: Cell, x: Tensor) -> Call:
-    """One step, the state carried from call to call."""
+    """Return a call that makes one step and carries the state."""
     state = model.initial_state(x.shape[0])
 
     def step() -> None:

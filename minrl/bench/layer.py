@@ -1,4 +1,4 @@
-"""A whole layer, its matrix product included, forward and backward to input and weights, against its peers.
+"""A whole layer, matmul included: forward and backward to input and weights, against peers.
 
 Shapes: B batch, T time, D width.
 """
@@ -33,7 +33,7 @@ GPU_GOALS: dict[tuple[str, Shape], str] = {("GRU", (64, 512, 128)): ">= 10", ("G
 
 
 class Product(nn.Module):
-    """The matrix product of one of our layers and nothing else."""
+    """Matmul of one of our layers alone."""
 
     def __init__(self, layer: OurCell) -> None:
         super().__init__()
@@ -41,26 +41,26 @@ class Product(nn.Module):
         self.gates = layer.cell.gates
 
     def forward(self, x: Tensor, reset: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, 2D)."""
+        """Multiply: (B, T, D) -> (B, T, 2D)."""
         return matmul.layer(self.gates, x)
 
 
 class InBfloat16(nn.Module):
-    """A layer whose matrix product runs in bfloat16; its recurrence stays in float32."""
+    """Layer whose matmul runs in bfloat16; its recurrence stays in float32."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor, reset: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Run under autocast: (B, T, D) -> (B, T, D)."""
         with torch.autocast(x.device.type, torch.bfloat16):
             y: Tensor = self.layer(x, reset)
         return y.to(x.dtype)
 
 
 def measure(settings: Settings) -> Iterator[Result]:
-    """Figures for every shape and count of threads; mambapy's at a shape of its own."""
+    """Measure every shape and number of threads; mambapy has its own shape."""
     peers = ["GRU", "LSTM", "GRUCell loop", "GRUCell loop, x[:, t]", "log space"]
     reason = unusable("mambapy", settings)
     if reason:
@@ -114,7 +114,7 @@ def _faster(settings: Settings, times: dict[str, Times], ours: str, peer: str, s
 
 
 def _share(settings: Settings, times: dict[str, Times], threads: int, shape: Shape) -> Figure:
-    """What is left of the layer's time when its product's is taken away."""
+    """Compute the share of the layer's time beyond its matmul."""
     layer, product = times["minGRU"], times[PRODUCT]
     return Figure(
         group="layer",

@@ -1,4 +1,4 @@
-"""Time and peak memory of a layer, forward and backward, as sequences grow longer.
+"""Time and peak memory of a layer, forward and backward, over the sequence length.
 
 Shapes: B batch, T time, D width.
 """
@@ -94,7 +94,7 @@ def _less(settings: Settings, name: str, steps: int, ours: int, theirs: int) -> 
 
 
 def _flat(settings: Settings, lengths: tuple[int, ...], batches: dict[int, int], kept: str) -> Figure:
-    """The dearest step of any length over the cheapest, all lengths interleaved."""
+    """Compare the cost of a time step over lengths: most over least expensive, all interleaved."""
     calls: dict[str, Call] = {}
     for steps in lengths:
         x, reset, direction = inputs(settings, (batches[steps], steps, WIDTH))
@@ -120,7 +120,7 @@ def _flat(settings: Settings, lengths: tuple[int, ...], batches: dict[int, int],
 
 
 def _paper(settings: Settings) -> Iterator[Result]:
-    """Against GRU and LSTM as loops in Python, as the paper compares (section 4.1)."""
+    """Compare with GRU and LSTM as Python loops, as the paper does (section 4.1)."""
     for steps in (64,) if settings.quick else (512, 4096):
         shape = (PAPER_BATCH, steps, PAPER_WIDTH)
         x, reset, direction = inputs(settings, shape)

@@ -1,4 +1,4 @@
-"""The machine, the process and the packages that a table is from, and which peers are there."""
+"""Description of machine and packages, and availability of peers."""
 
 import importlib
 import os
@@ -18,7 +18,7 @@ _REPORTED = ("numpy", "numba", "triton", "transformers", "mambapy", "flash-linea
 
 
 def missing(module: str) -> str | None:
-    """Why `module` cannot be imported, in one line; None where it can."""
+    """Return why `module` cannot be imported, in one line; None if it can."""
     try:
         importlib.import_module(module)
     except Exception as error:  # packages with compiled kernels fail in many ways where there is no GPU
@@ -30,7 +30,7 @@ def missing(module: str) -> str | None:
 
 
 def failure(call: Callable[[], object]) -> str | None:
-    """Why `call` fails, in one line; None where it does not. For peers that are there but not for this machine."""
+    """Return the error of `call` in one line; None if it works. For peers that do not support this machine."""
     try:
         call()
     except Exception as error:  # it is theirs
@@ -39,7 +39,7 @@ def failure(call: Callable[[], object]) -> str | None:
 
 
 def version(distribution: str) -> str:
-    """`distribution` and its version."""
+    """Return `distribution` and its version."""
     if distribution == "torch":
         return f"torch {torch.__version__}"
     try:
@@ -49,14 +49,14 @@ def version(distribution: str) -> str:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def describe(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
-    """What the times depend on.
+    """Describe everything that times depend on.
 
     Args:
         device: where the measuring takes place.

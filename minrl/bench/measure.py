@@ -1,4 +1,4 @@
-"""Times of several calls, taken in turn, so that a ratio of two of them is not that of two moments of the machine."""
+"""Interleaved timing: calls are timed in turn, so that ratios do not compare two moments of the machine."""
 
 import gc
 import math
@@ -17,7 +17,7 @@ _MOST = 10_000
 
 @dataclass(frozen=True)
 class Clock:
-    """How time is told: `now` in seconds, and what it counts."""
+    """Function `now` in seconds, and the name of what it measures."""
 
     name: str
     now: Callable[[], float]
@@ -25,23 +25,23 @@ class Clock:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one call, one number for each round that it took part in."""
+    """Seconds of one call, a value for each round that it took part in."""
 
     seconds: tuple[float, ...]
 
     @property
     def minimum(self) -> float:
-        """The least: what the machine can do when nothing else disturbs."""
+        """The least: undisturbed by other load."""
         return min(self.seconds)
 
     @property
     def median(self) -> float:
-        """What it does as a rule."""
+        """The median: typical."""
         return statistics.median(self.seconds)
 
 
 def clock_of(device: torch.device) -> Clock:
-    """With one thread the processor's time, which other programs disturb less; else the clock on the wall."""
+    """Return CPU time for one thread, which other programs disturb less, else wall time."""
     if device.type == "cuda":
         return Clock("wall, GPU synchronised", _synchronised)
     if torch.get_num_threads() == 1:
@@ -57,7 +57,7 @@ def _synchronised() -> float:
 def interleaved(
     calls: Mapping[str, Call], rounds: int, *, clock: Clock, budget: float = math.inf, least: float = 2e-3
 ) -> dict[str, Times]:
-    """Time every call once in each round, one after another, the order turned by one from round to round.
+    """Time every call once per round, in an order that rotates from round to round.
 
     Each call runs at least twice before, uncounted. Calls of less than `least` seconds are repeated within a round
     and their mean counts. A call of which `rounds` would take longer than `budget` seconds takes part in as many
@@ -95,7 +95,7 @@ def interleaved(
 
 
 def _takes_part(number: int, allotted: int, rounds: int) -> bool:
-    """Whether round `number` is one of the `allotted` of `rounds`: the first, and the others evenly."""
+    """Return True if round `number` is one of `allotted` among `rounds`: the first, and others spaced evenly."""
     if number == 0 or allotted == rounds:
         return True
     later = allotted - 1
@@ -110,7 +110,7 @@ def _timed(call: Call, repeats: int, clock: Clock) -> float:
 
 
 def _repeats(call: Call, clock: Clock, least: float) -> int:
-    """How many calls make one measurement. The first, which may compile, decides nothing."""
+    """Choose the number of calls per measurement. The first call, which may compile, is ignored."""
     call()
     repeats = 1
     while (spent := _timed(call, repeats, clock)) < least and repeats < _MOST:

@@ -1,4 +1,4 @@
-"""Peak memory of a layer's forward and backward pass, from its input to its gradients.
+"""Peak memory of a layer's forward and backward pass, from input to gradients.
 
 On a CPU each layer has a process of its own (`python -m minrl.bench.memory`), in which the C library gives memory back
 at once; what counts is how far the resident memory rises above what it was before the input was made, as Linux tells
@@ -31,7 +31,7 @@ _RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", 
 
 
 def peaks(settings: Settings, name: str, batch: int, lengths: Sequence[int], width: int) -> dict[int, int]:
-    """Bytes for each length of a layer in `minrl.bench.compared_layers.LAYERS`.
+    """Measure bytes at each length for a layer of `minrl.bench.compared_layers.LAYERS`.
 
     Raises:
         RuntimeError: where they cannot be measured, with the reason.
@@ -43,7 +43,7 @@ def peaks(settings: Settings, name: str, batch: int, lengths: Sequence[int], wid
 
 
 def peaks_apart(module: str, asked: list[Any], threads: int) -> dict[int, int]:
-    """What `module`, run by itself with `asked` as its argument, prints: bytes for each length.
+    """Run `module` in a process of its own with `asked` as argument; return its output, bytes at each length.
 
     Raises:
         RuntimeError: where they cannot be measured, with the reason.
@@ -64,7 +64,7 @@ def peaks_apart(module: str, asked: list[Any], threads: int) -> dict[int, int]:
 
 
 def print_peaks(run: Callable[[int], object], lengths: Sequence[int], threads: int) -> None:
-    """What `peaks_apart` reads: the rise of this process's memory while `run` goes through a pass of each length."""
+    """Print, for `peaks_apart`, the rise of this process's memory while `run` makes a pass of each length."""
     torch.set_num_threads(threads)
     for _ in range(2):  # libraries and compiled code stay
         run(min(lengths))
@@ -72,7 +72,7 @@ def print_peaks(run: Callable[[int], object], lengths: Sequence[int], threads: i
 
 
 def allocated_peak(call: Callable[[], object], device: torch.device) -> int:
-    """Bytes that torch's allocator gives out at most while `call` runs on a GPU."""
+    """Measure the peak of torch's allocator while `call` runs on a GPU, in bytes."""
     call()  # handles and workspaces of libraries stay
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(device)
@@ -83,13 +83,13 @@ def allocated_peak(call: Callable[[], object], device: torch.device) -> int:
 
 
 def _run(settings: Settings, name: str, batch: int, steps: int, width: int) -> None:
-    """Input, weights, outputs and gradients, made and dropped."""
+    """Compute and discard input, weights, outputs and gradients."""
     x, reset, direction = inputs(settings, (batch, steps, width))
     forward_backward(make_layer(name, settings, width), x, reset, direction)()
 
 
 def resident_peak(call: Callable[[], object]) -> int:
-    """Bytes by which this process's resident memory rises, at most, while `call` runs."""
+    """Measure the peak rise of this process's resident memory while `call` runs, in bytes."""
     _give_back()
     before = _resident("VmRSS")
     _CLEAR.write_text("5", encoding="ascii")  # the peak starts anew from what is resident now
@@ -98,7 +98,7 @@ def resident_peak(call: Callable[[], object]) -> int:
 
 
 def _give_back() -> None:
-    """Leave no freed memory with the process that the next call could take unseen."""
+    """Return freed memory to the system, which the next call could otherwise reuse unnoticed."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

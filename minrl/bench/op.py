@@ -1,4 +1,4 @@
-"""The recurrence by itself, gates included, against the memory-copy limit and against other ways to compute it.
+"""The recurrence alone, gates included, against the memory-copy limit and other implementations.
 
 The limit is a copy that moves as many bytes as the operation must, reads and writes counted. minGRU forward reads the
 gates (2 numbers for each of h) and writes h: 3; backward reads gates, h and the gradient of h and writes that of the
@@ -31,7 +31,7 @@ MOVED = {("minGRU", FORWARD): 3, ("minGRU", BOTH): 9, ("minLSTM", FORWARD): 4, (
 
 
 def measure(settings: Settings) -> Iterator[Result]:
-    """Figures for every shape and count of threads; against the other forms at the first shape."""
+    """Measure every shape and number of threads; other implementations at the first shape."""
     forms, skipped = other_forms(settings)
     yield from skipped
     for threads in settings.thread_counts():
@@ -63,7 +63,7 @@ def _shape(
 def _against_copy(
     settings: Settings, times: dict[str, Times], threads: int, shape: Shape, name: str, passes: str
 ) -> Figure:
-    """Over the fastest of the copies."""
+    """Compare with the fastest copy."""
     ours, moved = f"{name}, {passes}", MOVED[name, passes]
     copy = min((key for key in times if key.startswith(f"{ours}, ")), key=lambda key: times[key].minimum)
     value, median = ratio(times, ours, copy)
@@ -100,7 +100,7 @@ def _gates(settings: Settings, shape: Shape, parts: int) -> Tensor:
 
 
 def _copies(settings: Settings, threads: int, shape: Shape, moved: int) -> dict[str, Call]:
-    """Copies that move `moved` numbers for each of h, half of them read and half written.
+    """Return copies that move `moved` elements per element of h, half read and half written.
 
     With several threads torch's waits at a barrier, which is slow where other programs run too: then there is one
     without it beside.
@@ -128,7 +128,7 @@ def _passes(name: str, form: Form, gates: Tensor) -> dict[str, Call]:
 
 
 def _backward(form: Form, gates: Tensor) -> Call:
-    """The gradient of all h to the gates."""
+    """Return a call that computes the gates' gradient from the gradient of h."""
     gates = gates.clone().requires_grad_()
     direction = torch.randn_like(form(gates.detach()))
     return lambda: torch.autograd.grad(form(gates), gates, direction)

@@ -1,4 +1,4 @@
-"""Other ways to compute the minGRU's h from its gates than `minrl.scan`, each made for resets (B, T).
+"""Other implementations of the minGRU recurrence over given gates, each built for resets (B, T).
 
 Shapes: B batch, T time, D width.
 """
@@ -19,7 +19,7 @@ Form = Callable[[Tensor], Tensor]
 
 
 def other_forms(settings: Settings) -> tuple[dict[str, Callable[[Tensor], Form]], list[Skipped]]:
-    """The peers that are there, by what the tables call them, and those that are not."""
+    """Return the available implementations by label, and the missing ones."""
     torch_version = version("torch")
     forms: dict[str, Callable[[Tensor], Form]] = {
         f"torch operations in a loop over time, {torch_version}": _of_scan(loop_scan),
@@ -43,14 +43,16 @@ def other_forms(settings: Settings) -> tuple[dict[str, Callable[[Tensor], Form]]
 
 
 def _fails(form: Callable[[Tensor], Form], settings: Settings) -> str | None:
-    """Why forward and backward do not work on a small input; None where they do."""
+    """Return why forward and backward fail on a small input; None if they work."""
     reset = torch.zeros(2, 32, dtype=torch.bool, device=settings.device)
     gates = torch.randn(2, 32, 32, device=settings.device, dtype=settings.dtype, requires_grad=True)
     return failure(lambda: torch.autograd.grad(form(reset)(gates).sum(), gates))
 
 
 def loop_scan(decay: Tensor, drive: Tensor, state: None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As `minrl.kernels.scan.reference.linear_scan`, cut up beforehand: indexing costs the gradient T times as much."""
+    """Scan as `minrl.kernels.scan.reference.linear_scan`, unbound beforehand: indexing makes the gradient T times as
+    expensive.
+    """
     if reset is not None:
         decay = decay.masked_fill(reset.unsqueeze(-1), 0.0)
     h = torch.zeros_like(drive[:, 0])
@@ -70,7 +72,7 @@ def _decay_and_drive(gates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _associative(reset: Tensor) -> Form:
-    """torch's own associative scan in its form for any device, resets as decays of zero."""
+    """Build torch's own associative scan, in its generic mode, with resets as decays of zero."""
     scan = import_module("torch._higher_order_ops.associative_scan").associative_scan
 
     def combine(first: Any, second: Any) -> tuple[Tensor, Tensor]:
@@ -86,7 +88,7 @@ def _associative(reset: Tensor) -> Form:
 
 
 def _flash_linear_attention(_: Tensor) -> Form:
-    """h_t = exp(g_t) h_{t-1} + x_t of log decays g."""
+    """Build flash-linear-attention's h_t = exp(g_t) h_{t-1} + x_t of log decays g."""
     scan = import_module("fla.ops.hgrn").chunk_hgrn
 
     def form(gates: Tensor) -> Tensor:
@@ -98,7 +100,7 @@ def _flash_linear_attention(_: Tensor) -> Form:
 
 
 def _accelerated(_: Tensor) -> Form:
-    """It takes (B, D, T) with a T that is a power of two."""
+    """Build accelerated-scan's, over (B, D, T) with T a power of two."""
     scan = import_module("accelerated_scan.warp").scan
 
     def form(gates: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Time and memory over T and step latency as PNG, where matplotlib is there."""
+"""Plots of a benchmark as PNG (given matplotlib): time and memory over T, step latency."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -65,7 +65,7 @@ def _curves(points: Sequence[Point], plot: str) -> dict[str, list[tuple[float, f
 
 
 def _draw(axes: Any, curves: dict[str, list[tuple[float, float]]], looks: dict[str, dict[str, Any]]) -> None:
-    """Draw curves over two logarithmic axes: no bars, whose length would say nothing there."""
+    """Draw curves over two logarithmic axes."""
     for name, values in curves.items():
         width = 2.5 if name in _OURS else 1.3
         axes.plot(*zip(*sorted(values), strict=True), label=name, **(looks[name] | {"linewidth": width}))

@@ -1,4 +1,4 @@
-"""The table as Markdown, everything as JSON, and the folder that holds both."""
+"""Results of a benchmark: table as Markdown, everything as JSON, in one folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ HEAD = ("what", "shape", "threads", "ratio", "of medians", "unit", "goal", "agai
 
 
 def check_folder(folder: Path) -> None:
-    """Make `folder`, which may hold an earlier run of ours but nothing else.
+    """Create `folder`, which may hold earlier results of `minrl bench` but nothing else.
 
     Raises:
         ValueError: if other files are there.
@@ -30,7 +30,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """A ValueError if there is a file at `path` that `minrl bench` has not written."""
+    """Raise ValueError if the file at `path` exists and is not from `minrl bench`."""
     if not path.exists():
         if not path.parent.is_dir():
             raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
@@ -44,7 +44,7 @@ def check_file(path: Path) -> None:
 
 
 def to_json(results: Sequence[Result], machine: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything: the machine, the settings, each figure with its times, what was left out, the plots' points."""
+    """Return machine, settings, ratios with their times, skipped measurements and plot points."""
     return {
         "format": FORMAT,
         "machine": dict(machine),
@@ -64,14 +64,14 @@ def _figure(figure: Figure) -> dict[str, Any]:
 
 
 def to_markdown(results: Sequence[Result], machine: Mapping[str, Any], threads: Sequence[int]) -> str:
-    """The machine in two lines, one table, and how to read it."""
+    """Format machine, table and notes."""
     rows = [_row(result) for result in results if isinstance(result, Figure | Skipped)]
     lines = ["| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *rows)]
     return "\n".join([_head(machine, threads), "", *lines, "", _FOOT, ""])
 
 
 def to_line(result: Result) -> str:
-    """A figure in one line while the others are still to come; empty for a point of a plot."""
+    """Format a measurement as a line of progress; empty for a point of a plot."""
     if isinstance(result, Point):
         return ""
     if isinstance(result, Skipped):
@@ -91,7 +91,7 @@ def _row(result: Figure | Skipped) -> Sequence[str]:
 
 
 def _against(figure: Figure) -> str:
-    """The peer, and the rounds where it took part in fewer than ours."""
+    """Return the peer, and its number of rounds if smaller than ours."""
     rounds = {name: len(times.seconds) for name, times in figure.times.items()}
     if len(set(rounds.values())) < 2:
         return figure.peer
@@ -99,7 +99,7 @@ def _against(figure: Figure) -> str:
 
 
 def shown(value: float, unit: str) -> str:
-    """A number with as many digits as mean something."""
+    """Format a value with its significant digits."""
     if unit == ERROR:
         return f"{value:.1e}"
     if unit == SHARE:

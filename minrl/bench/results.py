@@ -1,4 +1,4 @@
-"""What a benchmark is asked and what it answers."""
+"""Settings and results of a benchmark."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure: where, with how many threads, whether with small shapes, and in how many rounds."""
+    """Settings of a measurement: device, threads, small shapes, rounds."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     threads: tuple[int, ...] = (1,)
@@ -23,38 +23,38 @@ class Settings:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the device is a GPU."""
+        """True on a GPU."""
         return self.device.type == "cuda"
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of inputs and weights: bfloat16 on a GPU, else float32."""
+        """Precision of inputs and weights: bfloat16 on a GPU, else float32."""
         return torch.bfloat16 if self.on_gpu else torch.float32
 
     def thread_counts(self) -> Iterator[int]:
-        """Each count of threads, set while it lasts; on a GPU they do not matter and the first alone comes."""
+        """Yield each number of threads, set meanwhile; on a GPU, where they do not matter, only the first."""
         for threads in self.threads[:1] if self.on_gpu else self.threads:
             torch.set_num_threads(threads)
             yield threads
 
     def first_threads(self) -> int:
-        """The first count of threads, set: for what is measured with one count only."""
+        """Set and return the first number of threads, for measurements with one number only."""
         torch.set_num_threads(self.threads[0])
         return self.threads[0]
 
     def clock(self) -> Clock:
-        """What tells the time with the threads that are set."""
+        """Return the clock for the current number of threads."""
         return clock_of(self.device)
 
     def times(self, calls: dict[str, Call], rounds: int, budget: float = 6.0) -> dict[str, Times]:
-        """Interleaved times; `rounds` unless the user has said how many, fewer in a quick run."""
+        """Time calls interleaved; `rounds` unless the user set a number, fewer in a quick run."""
         rounds = self.rounds or (min(rounds, 3) if self.quick else rounds)
         return interleaved(calls, rounds, clock=self.clock(), budget=budget / 6 if self.quick else budget)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One ratio: `value` of the least times, `median` of the medians."""
+    """Ratio of two times: `value` of the minima, `median` of the medians."""
 
     group: str
     what: str
@@ -72,7 +72,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Skipped:
-    """What was not measured, and why."""
+    """Measurement that was not made, with the reason."""
 
     group: str
     what: str
@@ -81,7 +81,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a plot: `y` of `curve` at `x`."""
+    """Point of a plot: `y` of `curve` at `x`."""
 
     plot: str
     curve: str
@@ -94,13 +94,13 @@ Group = Callable[[Settings], Iterator[Result]]
 
 
 def size(shape: Shape, dtype: torch.dtype = torch.float32) -> str:
-    """BxTxD, with the precision where it is not float32."""
+    """Format a shape as BxTxD, with the precision if not float32."""
     text = X.join(map(str, shape))
     return text if dtype == torch.float32 else f"{text} {str(dtype).removeprefix('torch.')}"
 
 
 def ratio(times: dict[str, Times], over: str, under: str) -> tuple[float, float]:
-    """Least time over least time, and median over median."""
+    """Return the ratios of minima and of medians."""
     a, b = times[over], times[under]
     return a.minimum / b.minimum, a.median / b.median
 
@@ -109,7 +109,7 @@ def faster(
     settings: Settings, times: dict[str, Times], ours: str, theirs: str, *, group: str, what: str, shape: str,
     peer: str, goal: str = "",
 ) -> Figure:  # fmt: skip
-    """How many times as fast `ours` is as `theirs`."""
+    """Compute how many times as fast as `theirs` `ours` is."""
     value, median = ratio(times, theirs, ours)
     return Figure(
         group, what, shape, torch.get_num_threads(), value, FASTER, peer, median, goal,

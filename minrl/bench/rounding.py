@@ -1,4 +1,4 @@
-"""Rounding: float32 against the float64 loop of the equations, relative to the largest number, as T grows.
+"""Rounding errors: float32 against a float64 loop, relative to the largest value, over T.
 
 Shapes: B batch, T time, D width.
 """
@@ -22,7 +22,7 @@ _LOG_SPACE = "minGRU as published (log space)"
 
 
 def measure(settings: Settings) -> Iterator[Result]:
-    """For each cell and length one figure, the worst over the decays, outputs and gradients; all are in its details."""
+    """Measure each cell and length: the worst over decays, outputs and gradients, with all of them as details."""
     threads = settings.first_threads()
     for steps in QUICK if settings.quick else LENGTHS:
         found: dict[str, dict[str, float]] = {"minGRU": {}, "minLSTM": {}, _LOG_SPACE: {}}
@@ -59,7 +59,7 @@ def _errors(device: torch.device, steps: int, decay: float) -> dict[str, dict[st
 
 
 def _gates(device: torch.device, steps: int, centres: tuple[float, ...]) -> Tensor:
-    """Random gates (B, T, …) about their centres, then a random candidate."""
+    """Draw gates (B, T, …) around their centres, then a candidate."""
     gates = [centre + 0.5 * torch.randn(BATCH, steps, WIDTH, device=device) for centre in centres]
     return torch.cat([*gates, torch.randn(BATCH, steps, WIDTH, device=device)], dim=2)
 
@@ -73,7 +73,7 @@ def _reference(form: Callable[..., tuple[Tensor, Tensor]], reset: Tensor | None)
 
 
 def _compare(ours: Callable[[Tensor], Tensor], exact: Callable[[Tensor], Tensor], gates: Tensor) -> dict[str, float]:
-    """The largest difference over the largest number, of the outputs and of the gradients to the gates."""
+    """Return the largest difference over the largest value, for outputs and gate gradients."""
     direction = torch.randn_like(ours(gates))
     found = [_outputs_and_gradients(form, x, direction) for form, x in ((ours, gates), (exact, gates.double()))]
     names = ("outputs", "gradients")

@@ -1,4 +1,4 @@
-"""`minrl bench`: how fast, how small and how exact, as ratios against peers."""
+"""`minrl bench`: speed, memory and rounding as ratios to peers."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ import torch
 import minrl
 from minrl.bench import latency, layer, length, op, plots, report, rounding
 from minrl.bench.machine import cores, describe
-from minrl.bench.results import Group, Point, Result, Settings
+from minrl.bench.results import Group, Measurement, Point, Settings
 from minrl.system.device import device_named
 from minrl.system.extras import install_hint
 
@@ -27,7 +27,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `minrl bench`."""
+    """Add the flags of `minrl bench`."""
     parser.usage = "minrl bench [flags]"
     parser.epilog = (
         "groups:\n"
@@ -48,12 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads", metavar="N", type=int, nargs="+", default=[1, 2][: cores()],
-        help="counts of CPU threads for op and layer, the first for the rest (default: 1 2)",
+        help="numbers of CPU threads for op and layer, the first for the rest (default: 1 2)",
     )  # fmt: skip
     parser.add_argument(
         "--only", metavar="GROUP", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="groups (default: all)"
     )
-    parser.add_argument("--quick", action="store_true", help="small shapes and few rounds, to see that all works")
+    parser.add_argument("--quick", action="store_true", help="small shapes and few rounds, for a test")
     parser.add_argument("--rounds", metavar="N", type=int, help="rounds of every measurement (default: by group)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="a second copy of the JSON")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -69,9 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     kept = settings.on_gpu or minrl.tune_cpu()
     machine = describe(settings.device, kept and not settings.on_gpu)
     begin = time.monotonic()
-    results: list[Result] = []
+    results: list[Measurement] = []
     for name in dict.fromkeys(arguments.only):
-        torch.manual_seed(0)  # the same numbers whatever ran before
+        torch.manual_seed(0)  # the same values whatever ran before
         for group in GROUPS[name]:
             for result in group(settings):
                 results.append(result)
@@ -104,7 +104,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return Settings(device_named(arguments.device), threads, arguments.quick, arguments.rounds)
 
 
-def _draw(results: list[Result], folder: Path, settings: Settings, processor: str) -> list[Path]:
+def _draw(results: list[Measurement], folder: Path, settings: Settings, processor: str) -> list[Path]:
     points = [result for result in results if isinstance(result, Point)]
     if not points:
         return []

@@ -15,7 +15,7 @@ import torch
 from minrl.agent import Batch, Moment
 from minrl.bench.machine import missing, version
 from minrl.bench.measure import Call, Times
-from minrl.bench.results import Figure, Result, Settings, Skipped, faster
+from minrl.bench.results import Measurement, Ratio, Settings, Skipped, speedup
 from minrl.data.task import Task
 from minrl.training.optimizer import Optimizer, Schedule
 
@@ -23,11 +23,11 @@ from ..decision import DecisionAgent, DecisionConfig
 
 OBSERVATION, ACTION, WIDTH, DEPTH = 11, 3, 128, 3
 PEER = "DecisionTransformerModel"
-# Rows of whole trajectories that hold as many steps as 64 windows of 20.
+# Rows by their length: about as many steps as 64 windows of 20.
 ROWS = {20: 64, 1000: 1}
 
 
-def acting(settings: Settings) -> Iterator[Result]:
+def acting(settings: Settings) -> Iterator[Measurement]:
     """Measure a whole action, from the observation to the action and the next state."""
     settings.first_threads()
     if reason := missing("transformers"):
@@ -41,14 +41,14 @@ def acting(settings: Settings) -> Iterator[Result]:
         times = settings.times(calls, 20, budget=4.0)
         for steps in lengths:
             goal = {20: ">= 25", 256: ">= 300"}[steps] if batch == 1 and not settings.on_gpu else ""
-            yield faster(
+            yield speedup(
                 settings, times, "ours", str(steps),
                 group="latency", what="whole action of the decision agent (minGRU)", shape=f"B={batch}",
                 peer=f"{PEER}, K={steps}, {version('transformers')}", goal=goal,
             )  # fmt: skip
 
 
-def training(settings: Settings) -> Iterator[Result]:
+def training(settings: Settings) -> Iterator[Measurement]:
     """Measure a whole training step: loss, gradient, clipping, AdamW; the same batch on both sides."""
     threads = settings.first_threads()
     what = "training step of the decision agent (minGRU)"
@@ -61,17 +61,17 @@ def training(settings: Settings) -> Iterator[Result]:
         calls["peer"] = peer_training_step(make_peer(settings), make_batch(settings, ROWS[20], 20))
     times = settings.times(calls, 20)
     if not reason:
-        yield faster(
+        yield speedup(
             settings, times, "K=20", "peer",
             group="training", what=what, shape=f"B={ROWS[20]}, K=20", peer=f"{PEER}, {version('transformers')}",
         )  # fmt: skip
     yield _long_over_short(settings, times, threads)
 
 
-def _long_over_short(settings: Settings, times: dict[str, Times], threads: int) -> Figure:
+def _long_over_short(settings: Settings, times: dict[str, Times], threads: int) -> Ratio:
     short, long = times["K=20"], times["K=1000"]
     steps = ROWS[20] * 20 / (ROWS[1000] * 1000)
-    return Figure(
+    return Ratio(
         group="training",
         what="training on a step of data, trajectories of 1000 steps",
         shape=f"B={ROWS[1000]}, T=1000",
@@ -89,7 +89,7 @@ def make_agent(settings: Settings) -> DecisionAgent:
     """Build a minGRU agent with one token per step, as `minrl train decision` does."""
     bound = np.full(ACTION, 1.0, dtype=np.float32)
     task = Task(
-        dataset="random numbers",
+        dataset="random values",
         observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32),
         action_space=gymnasium.spaces.Box(-bound, bound),
         action_low=(-1.0,) * ACTION,

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from minrl.runs.dashboard import CHARTS, RunLinks, launch
 from minrl.system.signals import StopRequest
 
-# Seconds between two looks for new runs.
+# Seconds between searches for new runs.
 _PAUSE = 5.0
 
 
@@ -17,10 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "minrl dashboard FOLDER [flags]"
     parser.epilog = (
         "examples:\n"
-        "  minrl dashboard runs                      # all runs below a folder, a comparison's too\n"
+        "  minrl dashboard runs                      # all runs below a folder, comparisons too\n"
         "  minrl dashboard runs/hopper --port 8080\n"
-        "  minrl dashboard runs --host 0.0.0.0       # open to whoever reaches this machine\n\n"
-        "Runs that begin later show up by themselves. Ctrl-C ends it."
+        "  minrl dashboard runs --host 0.0.0.0       # reachable from other machines\n\n"
+        "Later runs appear by themselves. Ctrl-C ends it."
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="a run, or a folder of runs at any depth")
     parser.add_argument("--port", metavar="N", type=int, help="0 for any (default: the first free one from 6006 on)")
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM."""
+    """Serve TensorBoard until Ctrl-C or SIGTERM."""
     if arguments.port is not None and not 0 <= arguments.port <= 65535:
         raise ValueError(f"port must lie in 0 to 65535, got {arguments.port}")
     with StopRequest() as request, TemporaryDirectory(prefix="minrl_dashboard_") as folder:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from minrl.system.names import nearest
 
-# By the names that Stable-Baselines3, CleanRL, sb3-contrib and the Decision Transformer's code give them.
+# Names in Stable-Baselines3, CleanRL, sb3-contrib and the Decision Transformer's code.
 SYNONYMS = {
     "--lr": "--learning-rate",
     "--batch": "--batch-size",
@@ -38,7 +38,7 @@ SYNONYMS = {
     "--k": "--context",
     "--K": "--context",
 }
-# What takes the place of a flag of agents that learn otherwise.
+# Hints for flags of the other kind of agents.
 OFFLINE = {
     "--env": "it learns from a data set, --data NAME; to learn in an environment: minrl train ppo --env ID --out RUN"
 }
@@ -46,17 +46,17 @@ ONLINE = {
     "--data": "it learns in an environment, --env ID; to learn from a data set: "
     "minrl train decision --data NAME --out RUN"
 }
-# What a resumed run takes beside its folder.
+# Flags of a resumed run.
 RESUMED = ("--resume", "--steps", "--env", "--json", "--help", "-h")
 
 
 def unknown_flag(word: str, known: Collection[str], instead: dict[str, str]) -> str:
-    """Return what to say of a flag that a command does not have.
+    """Return the error message for a flag that a command does not have.
 
     Args:
         word: the flag.
-        known: those that it has.
-        instead: sentences about flags that another command has.
+        known: flags of the command.
+        instead: hints for flags of other commands.
     """
     meant = SYNONYMS.get(word, word)
     if meant in instead:
@@ -67,7 +67,7 @@ def unknown_flag(word: str, known: Collection[str], instead: dict[str, str]) -> 
 
 
 def check_resumed(words: Sequence[str]) -> None:
-    """Raise a ValueError if the arguments of `minrl train` change settings of a run that is resumed."""
+    """Raise ValueError if arguments of `minrl train` change settings of a resumed run."""
     flags = [word.partition("=")[0] for word in words]
     if "--resume" not in flags:
         return

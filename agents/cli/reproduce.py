@@ -22,15 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "minrl reproduce NAME [flags]"
     parser.description = (
         "The experiments of Were RNNs All We Needed? (arXiv 2410.01201):\n"
-        "a Markdown table of our figures beside the paper's, the numbers as JSON, and a plot."
+        "a Markdown table of our results beside the paper's, the results as JSON, and a plot."
     )
     parser.epilog = (
         "sizes:\n"
         f"{_sizes()}\n\n"
-        "The small size is the default; it takes one thread of a CPU, one model after another. Its times\n"
-        "are those of one core of a server. --full is the paper's setting, for a GPU (--device cuda) or\n"
-        "much patience. What is done is kept in --out: the same command goes on after an interruption and\n"
-        "runs nothing twice.\n\n"
+        "The small size is the default; it runs on one CPU thread, one model after another. Its times\n"
+        "are for one core of a server. --full is the paper's setting, for a GPU (--device cuda) or\n"
+        "much patience. Results are kept in --out: the same command resumes after an interruption and\n"
+        "repeats nothing.\n\n"
         "examples:\n"
         "  minrl reproduce parameter_ratios\n"
         "  minrl reproduce shakespeare --cells mingru transformer --seed 0 1 2\n"
@@ -66,16 +66,14 @@ def _add_experiment(
     experiment.add_flags(parser)
     own = tuple(action.dest for action in parser._actions if action.dest not in before)
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--full", action="store_true", help="the large size, the paper's setting where it has one")
-    sizes.add_argument("--quick", action="store_true", help="a few seconds, to see that all works")
+    sizes.add_argument("--full", action="store_true", help="the large size: the paper's setting, if it has one")
+    sizes.add_argument("--quick", action="store_true", help="a few seconds, for a test")
     parser.add_argument(
         "--out", metavar="FOLDER", type=Path, default=Path("runs/reproduce"),
         help=f"for {name}.md, {name}.json and {name}.png (default: runs/reproduce)",
     )  # fmt: skip
     parser.add_argument("--threads", metavar="N", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument(
-        "--seed", metavar="N", type=int, nargs="+", default=[0], help="one seed or several (default: 0)"
-    )
+    parser.add_argument("--seed", metavar="N", type=int, nargs="+", default=[0], help="one or more seeds (default: 0)")
     if experiment.known_cells:
         parser.add_argument(
             "--cells", metavar="CELL", nargs="+", default=list(experiment.cells), choices=experiment.known_cells,

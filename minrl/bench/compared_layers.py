@@ -16,7 +16,7 @@ from minrl.bench.results import Settings, Shape
 from minrl.cells import CELLS
 from minrl.kernels.scan.reference import log_space_mingru
 
-# The share of steps that open an episode, in every measurement with resets.
+# Share of steps that start an episode, in every measurement with resets.
 RESETS = 0.01
 
 
@@ -50,8 +50,8 @@ class CellLoop(nn.Module):
 
     Args:
         cell: of the width of its input.
-        indexed: read x[:, t] at each step, as such loops mostly do, instead of cutting x up beforehand. Its gradient
-            then costs T times as much as it need.
+        indexed: read x[:, t] at each step, as such loops mostly do, instead of unbinding x beforehand. The gradient
+            then costs T times as much as necessary.
     """
 
     def __init__(self, cell: nn.GRUCell | nn.LSTMCell, *, indexed: bool = False) -> None:
@@ -87,7 +87,7 @@ class LogSpaceMinGRU(nn.Module):
 
 
 class MambaPy(nn.Module):
-    """mambapy's Mamba block with its own defaults: twice the width inside, 16 states a channel, no resets."""
+    """mambapy's Mamba block with its defaults: inner width 2 D, 16 states per channel, no resets."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

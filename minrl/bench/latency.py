@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from minrl.backbone import Backbone
 from minrl.bench.machine import version
 from minrl.bench.measure import Call
-from minrl.bench.results import Point, Result, Settings, X, faster
+from minrl.bench.results import Measurement, Point, Settings, X, speedup
 from minrl.cells import Cell
 from minrl.scan import without_fused_kernels
 
@@ -29,7 +29,7 @@ class Eager(Backbone):
             return super().step(x, state)
 
 
-def measure(settings: Settings) -> Iterator[Result]:
+def measure(settings: Settings) -> Iterator[Measurement]:
     """Measure every batch size with the first number of threads."""
     settings.first_threads()
     for batch in QUICK if settings.quick else BATCHES:
@@ -37,7 +37,7 @@ def measure(settings: Settings) -> Iterator[Result]:
             yield from _batch(settings, batch, conv)
 
 
-def _batch(settings: Settings, batch: int, conv: int) -> Iterator[Result]:
+def _batch(settings: Settings, batch: int, conv: int) -> Iterator[Measurement]:
     fused, eager = (kind(WIDTH, DEPTH, conv=conv).to(settings.device).eval() for kind in (Backbone, Eager))
     eager.load_state_dict(fused.state_dict())
     x = torch.randn(batch, WIDTH, device=settings.device)
@@ -51,7 +51,7 @@ def _batch(settings: Settings, batch: int, conv: int) -> Iterator[Result]:
     what = f"step of {DEPTH} {X} ({'convolution + ' if conv else ''}minGRU + MLP), D={WIDTH}"
     for name in peers:
         goal = ">= 10" if batch == 1 and name.startswith("the same") and not conv and not settings.on_gpu else ""
-        yield faster(
+        yield speedup(
             settings, times, "ours", name,
             group="latency", what=what, shape=f"B={batch}", peer=f"{name}, {version('torch')}", goal=goal,
         )  # fmt: skip

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from minrl.bench.compared_layers import LAYERS, OurCell, forward_backward, inputs, make_layer, unusable
 from minrl.bench.machine import version
 from minrl.bench.measure import Times
-from minrl.bench.results import SHARE, Figure, Result, Settings, Shape, Skipped, faster, size
+from minrl.bench.results import SHARE, Measurement, Ratio, Settings, Shape, Skipped, shape_text, speedup
 from minrl.cells.mingru import MinGRU
 from minrl.kernels import matmul
 
 SHAPES: tuple[Shape, ...] = ((64, 512, 128), (16, 4096, 64))
 GPU_SHAPES: tuple[Shape, ...] = ((64, 512, 128), (64, 4096, 128))
 QUICK: tuple[Shape, ...] = ((4, 64, 32),)
-# mambapy keeps many tensors of 32 numbers for each of x: small enough for a small machine.
+# mambapy keeps many tensors of 32 elements per element of x: small enough for a small machine.
 MAMBA: Shape = (8, 512, 128)
-PRODUCT, HALF = "Linear alone", "minGRU (bfloat16 product)"
+MATMUL, HALF = "Linear alone", "minGRU (bfloat16 matmul)"
 GOALS: dict[tuple[str, Shape], str] = {
     ("GRU", (64, 512, 128)): ">= 6",
     ("GRU", (16, 4096, 64)): ">= 14",
@@ -32,7 +32,7 @@ GOALS: dict[tuple[str, Shape], str] = {
 GPU_GOALS: dict[tuple[str, Shape], str] = {("GRU", (64, 512, 128)): ">= 10", ("GRU", (64, 4096, 128)): ">= 30"}
 
 
-class Product(nn.Module):
+class MatmulOnly(nn.Module):
     """Matmul of one of our layers alone."""
 
     def __init__(self, layer: OurCell) -> None:
@@ -59,7 +59,7 @@ class InBfloat16(nn.Module):
         return y.to(x.dtype)
 
 
-def measure(settings: Settings) -> Iterator[Result]:
+def measure(settings: Settings) -> Iterator[Measurement]:
     """Measure every shape and number of threads; mambapy has its own shape."""
     peers = ["GRU", "LSTM", "GRUCell loop", "GRUCell loop, x[:, t]", "log space"]
     reason = unusable("mambapy", settings)
@@ -72,15 +72,15 @@ def measure(settings: Settings) -> Iterator[Result]:
             yield from _mamba(settings)
 
 
-def _shape(settings: Settings, threads: int, shape: Shape, peers: list[str]) -> Iterator[Result]:
+def _shape(settings: Settings, threads: int, shape: Shape, peers: list[str]) -> Iterator[Measurement]:
     x, reset, direction = inputs(settings, shape)
     layers = {name: make_layer(name, settings, shape[2]) for name in ("minGRU", "minLSTM", *peers)}
     calls = {name: forward_backward(layer, x, reset, direction) for name, layer in layers.items()}
     ours = layers["minGRU"]
     assert isinstance(ours, OurCell)
-    if not settings.on_gpu:  # there all of them run in it
+    if not settings.on_gpu:  # on a GPU all of them run in bfloat16
         calls[HALF] = forward_backward(InBfloat16(ours), x, reset, direction)
-    calls[PRODUCT] = forward_backward(Product(ours), x, reset, torch.cat([direction, direction], dim=2))
+    calls[MATMUL] = forward_backward(MatmulOnly(ours), x, reset, torch.cat([direction, direction], dim=2))
     times = settings.times(calls, 15, budget=4.0)
     goals = {} if settings.quick else GPU_GOALS if settings.on_gpu else GOALS
     for name in peers:
@@ -91,7 +91,7 @@ def _shape(settings: Settings, threads: int, shape: Shape, peers: list[str]) -> 
         yield _share(settings, times, threads, shape)
 
 
-def _mamba(settings: Settings) -> Iterator[Result]:
+def _mamba(settings: Settings) -> Iterator[Measurement]:
     shape = QUICK[0] if settings.quick else MAMBA
     x, reset, direction = inputs(settings, shape)
     layers = {name: make_layer(name, settings, shape[2]) for name in ("minGRU", "mambapy")}
@@ -99,27 +99,27 @@ def _mamba(settings: Settings) -> Iterator[Result]:
     yield _faster(settings, times, "minGRU", "mambapy", shape)
 
 
-def _faster(settings: Settings, times: dict[str, Times], ours: str, peer: str, shape: Shape, goal: str = "") -> Figure:
-    return faster(
+def _faster(settings: Settings, times: dict[str, Times], ours: str, peer: str, shape: Shape, goal: str = "") -> Ratio:
+    return speedup(
         settings,
         times,
         ours,
         peer,
         group="layer",
         what=f"{ours} layer, forward + backward",
-        shape=size(shape, settings.dtype),
+        shape=shape_text(shape, settings.dtype),
         peer=LAYERS[peer].peer(settings.on_gpu),
         goal=goal,
     )
 
 
-def _share(settings: Settings, times: dict[str, Times], threads: int, shape: Shape) -> Figure:
+def _share(settings: Settings, times: dict[str, Times], threads: int, shape: Shape) -> Ratio:
     """Compute the share of the layer's time beyond its matmul."""
-    layer, product = times["minGRU"], times[PRODUCT]
-    return Figure(
+    layer, product = times["minGRU"], times[MATMUL]
+    return Ratio(
         group="layer",
-        what="share of the minGRU layer that is not its matrix product",
-        shape=size(shape, settings.dtype),
+        what="share of the minGRU layer beyond its matmul",
+        shape=shape_text(shape, settings.dtype),
         threads=threads,
         value=1 - product.minimum / layer.minimum,
         unit=SHARE,

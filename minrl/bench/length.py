@@ -8,26 +8,26 @@ from collections.abc import Iterator
 from minrl.bench import memory
 from minrl.bench.compared_layers import LAYERS, forward_backward, inputs, make_layer, unusable
 from minrl.bench.measure import Call, Times
-from minrl.bench.results import LESS, Figure, Point, Result, Settings, Skipped, faster, size
+from minrl.bench.results import LESS, Measurement, Point, Ratio, Settings, Skipped, shape_text, speedup
 
 BATCH, WIDTH = 16, 64
 LENGTHS, QUICK = (64, 256, 1024, 4096, 16384), (64, 256)
-# Lengths of which the table has a row; the plots and the JSON have all.
+# Lengths with a row in the table; plots and JSON have all.
 SHOWN = (64, 1024, 16384)
 RUNTIME, MEMORY = "runtime", "memory"
 PEERS = ("GRU", "LSTM", "GRUCell loop", "log space", "mambapy")
-# mambapy holds many tensors of 32 numbers for each of x: 3 GB here.
+# mambapy holds many tensors of 32 elements per element of x: 3 GB here.
 LONGEST = {"mambapy": 1024}
-# Each has a process of its own, which takes seconds to start.
+# Each needs a process of its own, which takes seconds to start.
 QUICK_MEMORY = ("minGRU", "GRU", "log space")
-# Steps of the batch in all, where it is the same at every length.
+# Total steps of a batch, where it is the same at every length.
 STEPS = 1 << 16
-# The paper's batch; it does not say how wide its layers were.
+# The paper's batch size; it does not state the width of its layers.
 PAPER_BATCH, PAPER_WIDTH = 64, 64
 PAPER = {("minGRU", 512): 175, ("minGRU", 4096): 1324, ("minLSTM", 512): 235, ("minLSTM", 4096): 1361}
 
 
-def measure(settings: Settings) -> Iterator[Result]:
+def measure(settings: Settings) -> Iterator[Measurement]:
     """Time, memory, cost per step and the paper's comparison, with one count of threads: the first."""
     settings.first_threads()
     names = ["minGRU", "minLSTM"]
@@ -48,7 +48,7 @@ def measure(settings: Settings) -> Iterator[Result]:
     yield from _paper(settings)
 
 
-def _runtime(settings: Settings, steps: int, names: list[str]) -> Iterator[Result]:
+def _runtime(settings: Settings, steps: int, names: list[str]) -> Iterator[Measurement]:
     shape = (BATCH, steps, WIDTH)
     x, reset, direction = inputs(settings, shape)
     calls = {name: forward_backward(make_layer(name, settings, WIDTH), x, reset, direction) for name in names}
@@ -56,14 +56,14 @@ def _runtime(settings: Settings, steps: int, names: list[str]) -> Iterator[Resul
     for name in names:
         yield Point(RUNTIME, LAYERS[name].label, steps, times[name].minimum * 1e3)
         if name in PEERS and (settings.quick or steps in SHOWN):
-            yield faster(
+            yield speedup(
                 settings, times, "minGRU", name,
-                group="length", what="minGRU layer over T, forward + backward", shape=size(shape, settings.dtype),
+                group="length", what="minGRU layer over T, forward + backward", shape=shape_text(shape, settings.dtype),
                 peer=LAYERS[name].peer(settings.on_gpu),
             )  # fmt: skip
 
 
-def _memory(settings: Settings, lengths: tuple[int, ...], names: list[str]) -> Iterator[Result]:
+def _memory(settings: Settings, lengths: tuple[int, ...], names: list[str]) -> Iterator[Measurement]:
     found: dict[str, dict[int, int]] = {}
     for name in names:
         fitting = [steps for steps in lengths if steps <= LONGEST.get(name, steps)]
@@ -80,11 +80,11 @@ def _memory(settings: Settings, lengths: tuple[int, ...], names: list[str]) -> I
                 yield _less(settings, name, steps, found["minGRU"][steps], found[name][steps])
 
 
-def _less(settings: Settings, name: str, steps: int, ours: int, theirs: int) -> Figure:
-    return Figure(
+def _less(settings: Settings, name: str, steps: int, ours: int, theirs: int) -> Ratio:
+    return Ratio(
         group="length",
         what="peak memory of the minGRU layer, forward + backward",
-        shape=size((BATCH, steps, WIDTH), settings.dtype),
+        shape=shape_text((BATCH, steps, WIDTH), settings.dtype),
         threads=settings.threads[0],
         value=theirs / ours,
         unit=LESS,
@@ -93,7 +93,7 @@ def _less(settings: Settings, name: str, steps: int, ours: int, theirs: int) -> 
     )
 
 
-def _flat(settings: Settings, lengths: tuple[int, ...], batches: dict[int, int], kept: str) -> Figure:
+def _flat(settings: Settings, lengths: tuple[int, ...], batches: dict[int, int], kept: str) -> Ratio:
     """Compare the cost of a time step over lengths: most over least expensive, all interleaved."""
     calls: dict[str, Call] = {}
     for steps in lengths:
@@ -102,16 +102,16 @@ def _flat(settings: Settings, lengths: tuple[int, ...], batches: dict[int, int],
     times = settings.times(calls, 15)
     cost = {name: Times(tuple(s / (int(name) * batches[int(name)]) for s in t.seconds)) for name, t in times.items()}
     least, medians = {k: v.minimum for k, v in cost.items()}, {k: v.median for k, v in cost.items()}
-    dearest, cheapest = max(least, key=least.__getitem__), min(least, key=least.__getitem__)
+    worst, best = max(least, key=least.__getitem__), min(least, key=least.__getitem__)
     same = "B·T" if "steps" in kept else "B"
-    return Figure(
+    return Ratio(
         group="length",
         what=f"minGRU layer, cost of a time step, T = {lengths[0]} … {lengths[-1]}, {kept}",
         shape=f"{same}={STEPS if same == 'B·T' else BATCH}, D={WIDTH}",
         threads=settings.threads[0],
-        value=least[dearest] / least[cheapest],
-        unit="dearest ÷ cheapest T",
-        peer=f"itself: dearest at T={dearest}, cheapest at T={cheapest}",
+        value=least[worst] / least[best],
+        unit="most ÷ least expensive T",
+        peer=f"itself: most expensive at T={worst}, least at T={best}",
         median=max(medians.values()) / min(medians.values()),
         goal="" if settings.quick or same == "B" else "<= 1.2",
         clock=settings.clock().name,
@@ -119,7 +119,7 @@ def _flat(settings: Settings, lengths: tuple[int, ...], batches: dict[int, int],
     )
 
 
-def _paper(settings: Settings) -> Iterator[Result]:
+def _paper(settings: Settings) -> Iterator[Measurement]:
     """Compare with GRU and LSTM as Python loops, as the paper does (section 4.1)."""
     for steps in (64,) if settings.quick else (512, 4096):
         shape = (PAPER_BATCH, steps, PAPER_WIDTH)
@@ -132,8 +132,8 @@ def _paper(settings: Settings) -> Iterator[Result]:
         times = settings.times(calls, 9)
         for ours, loop in pairs.items():
             said = f" (the paper, on a T4: {PAPER[ours, steps]})" if (ours, steps) in PAPER else ""
-            yield faster(
+            yield speedup(
                 settings, times, ours, loop,
-                group="length", what=f"{ours} layer, forward + backward{said}", shape=size(shape, settings.dtype),
+                group="length", what=f"{ours} layer, forward + backward{said}", shape=shape_text(shape, settings.dtype),
                 peer=LAYERS[loop].peer(),
             )  # fmt: skip

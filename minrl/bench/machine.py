@@ -21,7 +21,7 @@ def missing(module: str) -> str | None:
     """Return why `module` cannot be imported, in one line; None if it can."""
     try:
         importlib.import_module(module)
-    except Exception as error:  # packages with compiled kernels fail in many ways where there is no GPU
+    except Exception as error:  # packages with compiled kernels raise many types without a GPU
         root = module.split(".")[0]
         if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] == root:
             return f"{root} is not installed"
@@ -33,7 +33,7 @@ def failure(call: Callable[[], object]) -> str | None:
     """Return the error of `call` in one line; None if it works. For peers that do not support this machine."""
     try:
         call()
-    except Exception as error:  # it is theirs
+    except Exception as error:  # foreign code
         return f"it fails here: {' '.join(str(error).split())[:120] or type(error).__name__}"
     return None
 
@@ -59,8 +59,8 @@ def describe(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
     """Describe everything that times depend on.
 
     Args:
-        device: where the measuring takes place.
-        keeps_memory: whether `minrl.tune_cpu` took effect.
+        device: of the measurements.
+        keeps_memory: `minrl.tune_cpu` took effect.
     """
     versions = {name: version(name).removeprefix(name).strip() for name in _REPORTED}
     return {
@@ -96,4 +96,4 @@ def _allocator(keeps_memory: bool) -> str:
     preloaded = [Path(path).name for path in os.environ.get("LD_PRELOAD", "").replace(":", " ").split()]
     if preloaded:
         name += f" with {', '.join(preloaded)}"
-    return f"{name}, {'told to keep freed memory' if keeps_memory else 'as it is'}"
+    return f"{name}, {'set to keep freed memory' if keeps_memory else 'default settings'}"

@@ -11,8 +11,8 @@ import torch
 
 Call = Callable[[], object]
 
-# How often a call is repeated at most within one measurement.
-_MOST = 10_000
+# Most calls in one measurement.
+_MAX_REPEATS = 10_000
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,22 @@ def interleaved(
 ) -> dict[str, Times]:
     """Time every call once per round, in an order that rotates from round to round.
 
-    Each call runs at least twice before, uncounted. Calls of less than `least` seconds are repeated within a round
-    and their mean counts. A call of which `rounds` would take longer than `budget` seconds takes part in as many
-    rounds as fit, at least one, spread over the run; all take part in the first.
+    Each call first runs at least twice, untimed. Calls of less than `least` seconds are repeated within a round and
+    averaged. A call whose `rounds` would take longer than `budget` seconds takes part in fewer, at least one, spread
+    over the run; all take part in the first.
 
     Args:
         calls: by name.
         rounds: at least 1.
-        clock: what tells the time.
-        budget: seconds for each call, all its rounds together.
+        clock: that measures.
+        budget: seconds for all rounds of a call.
         least: seconds that one measurement should last.
     """
     repeats = {name: _repeats(call, clock, least) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     allotted = dict.fromkeys(names, rounds)
-    # The collector would charge one call with what others have left.
+    # The garbage collector would charge one call for the garbage of others.
     gc.collect()
     collects = gc.isenabled()
     gc.disable()
@@ -113,7 +113,7 @@ def _repeats(call: Call, clock: Clock, least: float) -> int:
     """Choose the number of calls per measurement. The first call, which may compile, is ignored."""
     call()
     repeats = 1
-    while (spent := _timed(call, repeats, clock)) < least and repeats < _MOST:
-        # The first calls are slower than those that follow, so that it is found in several steps.
-        repeats = min(_MOST, repeats * 4, math.ceil(1.2 * repeats * least / max(spent, 1e-9)) + 1)
+    while (spent := _timed(call, repeats, clock)) < least and repeats < _MAX_REPEATS:
+        # In several steps, as the first calls are slower than later ones.
+        repeats = min(_MAX_REPEATS, repeats * 4, math.ceil(1.2 * repeats * least / max(spent, 1e-9)) + 1)
     return repeats

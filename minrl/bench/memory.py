@@ -1,8 +1,8 @@
 """Peak memory of a layer's forward and backward pass, from input to gradients.
 
-On a CPU each layer has a process of its own (`python -m minrl.bench.memory`), in which the C library gives memory back
-at once; what counts is how far the resident memory rises above what it was before the input was made, as Linux tells
-it. On a GPU it is what torch's allocator has given out at most.
+On a CPU each layer runs in a process of its own (`python -m minrl.bench.memory`), whose C library returns freed memory
+at once; the peak is the rise of resident memory above its value before the input exists, as Linux reports it. On a GPU
+it is the peak of torch's allocator.
 
 Shapes: B batch, T time, D width.
 """
@@ -26,7 +26,7 @@ from minrl.bench.compared_layers import forward_backward, inputs, make_layer
 from minrl.bench.results import Settings
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-# Every tensor of more than 64 KiB is a mapping of its own and goes back to the system when it is freed.
+# Every tensor above 64 KiB is a separate mapping, which is returned to the system when it is freed.
 _RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
 
 
@@ -49,7 +49,7 @@ def peaks_apart(module: str, asked: list[Any], threads: int) -> dict[int, int]:
         RuntimeError: where they cannot be measured, with the reason.
     """
     if not os.access(_CLEAR, os.W_OK):
-        raise RuntimeError("peak memory on a CPU is measured through /proc, as Linux has it")
+        raise RuntimeError("peak memory on a CPU is measured through Linux's /proc")
     done = subprocess.run(
         [sys.executable, "-m", module, json.dumps(asked)],
         env={**os.environ, **_RETURNING, "LD_PRELOAD": "", "OMP_NUM_THREADS": str(threads)},
@@ -66,14 +66,14 @@ def peaks_apart(module: str, asked: list[Any], threads: int) -> dict[int, int]:
 def print_peaks(run: Callable[[int], object], lengths: Sequence[int], threads: int) -> None:
     """Print, for `peaks_apart`, the rise of this process's memory while `run` makes a pass of each length."""
     torch.set_num_threads(threads)
-    for _ in range(2):  # libraries and compiled code stay
+    for _ in range(2):  # memory of libraries and compiled code is not counted
         run(min(lengths))
     print(json.dumps({steps: resident_peak(partial(run, steps)) for steps in lengths}))
 
 
 def allocated_peak(call: Callable[[], object], device: torch.device) -> int:
     """Measure the peak of torch's allocator while `call` runs on a GPU, in bytes."""
-    call()  # handles and workspaces of libraries stay
+    call()  # handles and workspaces of libraries are not counted
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -92,7 +92,7 @@ def resident_peak(call: Callable[[], object]) -> int:
     """Measure the peak rise of this process's resident memory while `call` runs, in bytes."""
     _give_back()
     before = _resident("VmRSS")
-    _CLEAR.write_text("5", encoding="ascii")  # the peak starts anew from what is resident now
+    _CLEAR.write_text("5", encoding="ascii")  # reset the peak to the current resident memory
     call()
     return _resident("VmHWM") - before
 

@@ -11,7 +11,7 @@ from minrl.runs.figures import line_style
 from minrl.system.files import replacing
 
 _LAYER = f"B={length.BATCH}, D={length.WIDTH}"
-# Of each plot: title, shapes, label of x, label of y.
+# Title, shapes, x label and y label of each plot.
 TITLES = {
     length.RUNTIME: ("Time of a layer, forward + backward", _LAYER, "sequence length T", "milliseconds"),
     length.MEMORY: ("Peak memory of a layer, forward + backward", _LAYER, "sequence length T", "MiB"),
@@ -25,8 +25,8 @@ def draw(points: Sequence[Point], folder: Path, machine: str) -> list[Path]:
 
     Args:
         points: of all plots.
-        folder: must be there.
-        machine: shown under every title.
+        folder: that exists.
+        machine: shown below every title.
     """
     if find_spec("matplotlib") is None:
         return []

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minrl.bench.results import ERROR, FASTER, SHARE, Figure, Point, Result, Skipped
+from minrl.bench.results import ERROR, FASTER, SHARE, Measurement, Point, Ratio, Skipped
 from minrl.system.files import replacing
 
 TABLE, NUMBERS = "bench.md", "bench.json"
 FORMAT = "minrl bench 1"
-# The share of the cores that are at work before the first measurement, above which the table warns.
+# Load before the first measurement, as a share of the cores, above which the table warns.
 _BUSY = 0.4
 HEAD = ("what", "shape", "threads", "ratio", "of medians", "unit", "goal", "against")
 
@@ -19,8 +19,8 @@ def check_folder(folder: Path) -> None:
     """Create `folder`, which may hold earlier results of `minrl bench` but nothing else.
 
     Raises:
-        ValueError: if other files are there.
-        OSError: if it cannot be made.
+        ValueError: if it holds other files.
+        OSError: if it cannot be created.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
@@ -40,37 +40,37 @@ def check_file(path: Path) -> None:
     except (OSError, ValueError, AttributeError):
         ours = False
     if not ours:
-        raise ValueError(f"{path} is there and not from minrl bench; it is not overwritten")
+        raise ValueError(f"{path} exists and is not from minrl bench; it is not overwritten")
 
 
-def to_json(results: Sequence[Result], machine: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(results: Sequence[Measurement], machine: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return machine, settings, ratios with their times, skipped measurements and plot points."""
     return {
         "format": FORMAT,
         "machine": dict(machine),
         "settings": dict(settings),
-        "figures": [_figure(result) for result in results if isinstance(result, Figure)],
+        "figures": [_figure(result) for result in results if isinstance(result, Ratio)],
         "skipped": [vars(result) for result in results if isinstance(result, Skipped)],
         "points": [vars(result) for result in results if isinstance(result, Point)],
     }
 
 
-def _figure(figure: Figure) -> dict[str, Any]:
+def _figure(figure: Ratio) -> dict[str, Any]:
     times = {
         name: {"minimum_seconds": t.minimum, "median_seconds": t.median, "rounds": len(t.seconds)}
         for name, t in figure.times.items()
     }
-    return {**vars(figure), "times": times, "value_text": shown(figure.value, figure.unit)}
+    return {**vars(figure), "times": times, "value_text": format_value(figure.value, figure.unit)}
 
 
-def to_markdown(results: Sequence[Result], machine: Mapping[str, Any], threads: Sequence[int]) -> str:
+def to_markdown(results: Sequence[Measurement], machine: Mapping[str, Any], threads: Sequence[int]) -> str:
     """Format machine, table and notes."""
-    rows = [_row(result) for result in results if isinstance(result, Figure | Skipped)]
+    rows = [_row(result) for result in results if isinstance(result, Ratio | Skipped)]
     lines = ["| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *rows)]
     return "\n".join([_head(machine, threads), "", *lines, "", _FOOT, ""])
 
 
-def to_line(result: Result) -> str:
+def to_line(result: Measurement) -> str:
     """Format a measurement as a line of progress; empty for a point of a plot."""
     if isinstance(result, Point):
         return ""
@@ -80,17 +80,17 @@ def to_line(result: Result) -> str:
     return " ".join(f"{what}, {shape}, threads {threads}: {value} {unit}, {against}".split())
 
 
-def _row(result: Figure | Skipped) -> Sequence[str]:
+def _row(result: Ratio | Skipped) -> Sequence[str]:
     if isinstance(result, Skipped):
         return (result.what, "", "", "not measured", "", "", "", result.reason)
-    value = shown(result.value, result.unit)
-    median = "" if result.median is None else shown(result.median, result.unit)
+    value = format_value(result.value, result.unit)
+    median = "" if result.median is None else format_value(result.median, result.unit)
     goal = result.goal.replace("<=", "≤").replace(">=", "≥")
     unit = "" if result.unit == ERROR else result.unit
     return (result.what, result.shape, str(result.threads), value, median, unit, goal, _against(result))
 
 
-def _against(figure: Figure) -> str:
+def _against(figure: Ratio) -> str:
     """Return the peer, and its number of rounds if smaller than ours."""
     rounds = {name: len(times.seconds) for name, times in figure.times.items()}
     if len(set(rounds.values())) < 2:
@@ -98,7 +98,7 @@ def _against(figure: Figure) -> str:
     return f"{figure.peer} ({rounds['peer']} of {max(rounds.values())} rounds)"
 
 
-def shown(value: float, unit: str) -> str:
+def format_value(value: float, unit: str) -> str:
     """Format a value with its significant digits."""
     if unit == ERROR:
         return f"{value:.1e}"
@@ -115,24 +115,24 @@ def _head(machine: Mapping[str, Any], threads: Sequence[int]) -> str:
     cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
     busy = machine["load"] and machine["load"][0] > _BUSY * machine["cores"]
     warning = (
-        f" **Other programs ran too (load {machine['load'][0]}): figures of several threads suffer.**" if busy else ""
+        f" **Other programs ran too (load {machine['load'][0]}): ratios of several threads suffer.**" if busy else ""
     )
     return (
         f"{device} ({cores}, {machine['vector_instructions']}), {machine['system']}, threads "
         f"{' and '.join(map(str, threads))}; allocator: {machine['allocator']}; "
-        f"our matrix products: {machine['matrix_products']}.\n"
+        f"our matmuls: {machine['matrix_products']}.\n"
         f"minrl {machine['minrl']}, Python {machine['python']}, torch {machine['torch']}, {packages}.{warning}"
     )
 
 
 _FOOT = (
-    "Every row is one interleaved run of both sides: the least time over the least time, and beside it the median over "
-    "the median. With one thread it is the processor's time that counts, with more the clock on the wall."
+    "Every row is one interleaved run of both sides: the ratio of minima, and beside it the ratio of medians. With one "
+    "thread it is CPU time, with more it is wall time."
 )
 
 
 def write(folder: Path, table: str, numbers: Mapping[str, Any], copy: Path | None) -> list[Path]:
-    """Write the table and the JSON, and the JSON once more to `copy`; what was written."""
+    """Write the table and the JSON, and the JSON also to `copy`; return the files."""
     text = json.dumps(numbers, indent=1, ensure_ascii=False) + "\n"
     files = {folder / TABLE: table, folder / NUMBERS: text}
     if copy is not None:

@@ -53,7 +53,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Ratio:
     """Ratio of two times: `value` of the minima, `median` of the medians."""
 
     group: str
@@ -81,7 +81,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Point:
-    """Point of a plot: `y` of `curve` at `x`."""
+    """Plotted value: `y` of `curve` at `x`."""
 
     plot: str
     curve: str
@@ -89,11 +89,11 @@ class Point:
     y: float
 
 
-Result = Figure | Skipped | Point
-Group = Callable[[Settings], Iterator[Result]]
+Measurement = Ratio | Skipped | Point
+Group = Callable[[Settings], Iterator[Measurement]]
 
 
-def size(shape: Shape, dtype: torch.dtype = torch.float32) -> str:
+def shape_text(shape: Shape, dtype: torch.dtype = torch.float32) -> str:
     """Format a shape as BxTxD, with the precision if not float32."""
     text = X.join(map(str, shape))
     return text if dtype == torch.float32 else f"{text} {str(dtype).removeprefix('torch.')}"
@@ -105,13 +105,13 @@ def ratio(times: dict[str, Times], over: str, under: str) -> tuple[float, float]
     return a.minimum / b.minimum, a.median / b.median
 
 
-def faster(
+def speedup(
     settings: Settings, times: dict[str, Times], ours: str, theirs: str, *, group: str, what: str, shape: str,
     peer: str, goal: str = "",
-) -> Figure:  # fmt: skip
+) -> Ratio:  # fmt: skip
     """Compute how many times as fast as `theirs` `ours` is."""
     value, median = ratio(times, theirs, ours)
-    return Figure(
+    return Ratio(
         group, what, shape, torch.get_num_threads(), value, FASTER, peer, median, goal,
         settings.clock().name, {"ours": times[ours], "peer": times[theirs]},
     )  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minrl.bench.compared_layers import RESETS
 from minrl.bench.other_scans import loop_scan
-from minrl.bench.results import ERROR, Figure, Result, Settings, size
+from minrl.bench.results import ERROR, Measurement, Ratio, Settings, shape_text
 from minrl.kernels.scan import reference
 from minrl.scan import mingru_gates, mingru_scan, minlstm_gates, minlstm_scan
 
@@ -21,7 +21,7 @@ BATCH, WIDTH = 2, 32
 _LOG_SPACE = "minGRU as published (log space)"
 
 
-def measure(settings: Settings) -> Iterator[Result]:
+def measure(settings: Settings) -> Iterator[Measurement]:
     """Measure each cell and length: the worst over decays, outputs and gradients, with all of them as details."""
     threads = settings.first_threads()
     for steps in QUICK if settings.quick else LENGTHS:
@@ -31,10 +31,10 @@ def measure(settings: Settings) -> Iterator[Result]:
                 found[name] |= {f"decay {decay}, {what}": value for what, value in errors.items()}
         for name, details in found.items():
             resets = "no resets" if name == _LOG_SPACE else "with resets"
-            yield Figure(
+            yield Ratio(
                 group="error",
                 what=f"{name}, float32 rounding, {resets}, worst of decays {', '.join(map(str, DECAYS))}",
-                shape=size((BATCH, steps, WIDTH)),
+                shape=shape_text((BATCH, steps, WIDTH)),
                 threads=threads,
                 value=max(details.values()),
                 unit=ERROR,

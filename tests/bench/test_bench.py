@@ -13,7 +13,7 @@ import torch
 from minrl.agents.__main__ import main
 from minrl.agents.cli.bench import GROUPS
 from minrl.bench import report
-from minrl.bench.results import ERROR, FASTER, SHARE, Figure, Skipped
+from minrl.bench.results import ERROR, FASTER, SHARE, Ratio, Skipped
 
 # A machine that compiles the kernels first and has other work takes minutes.
 pytestmark = pytest.mark.timeout(900)
@@ -140,11 +140,11 @@ def test_an_earlier_run_is_replaced_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_what_numbers_look_like() -> None:
-    assert report.shown(1.3449, "÷ copy") == "1.34"
-    assert report.shown(12.345, FASTER) == "12.3"
-    assert report.shown(1361.2, FASTER) == "1361"
-    assert report.shown(2.34e-7, ERROR) == "2.3e-07"
-    assert report.shown(0.1234, SHARE) == "12.3 %"
-    figure = Figure("op", "it", "B=1", 1, 2.0, FASTER, "peer", 2.5, ">= 6")
+    assert report.format_value(1.3449, "÷ copy") == "1.34"
+    assert report.format_value(12.345, FASTER) == "12.3"
+    assert report.format_value(1361.2, FASTER) == "1361"
+    assert report.format_value(2.34e-7, ERROR) == "2.3e-07"
+    assert report.format_value(0.1234, SHARE) == "12.3 %"
+    figure = Ratio("op", "it", "B=1", 1, 2.0, FASTER, "peer", 2.5, ">= 6")
     assert report.to_line(figure) == f"it, B=1, threads 1: 2.00 {FASTER}, peer"
     assert report.to_line(Skipped("op", "it", "why")) == "it: not measured, why"

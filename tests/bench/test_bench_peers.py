@@ -13,7 +13,7 @@ from minrl.bench import latency, memory, op, rounding
 from minrl.bench.compared_layers import LAYERS, CellLoop, forward_backward, inputs, make_layer, unusable
 from minrl.bench.machine import failure, missing, version
 from minrl.bench.other_scans import loop_scan, other_forms
-from minrl.bench.results import Figure, Settings
+from minrl.bench.results import Ratio, Settings
 from minrl.cells import CELLS
 from minrl.cells.gru import GRU
 from minrl.cells.lstm import LSTM
@@ -118,7 +118,7 @@ def test_rounding_is_seen() -> None:
     found = rounding._compare(lambda x: exact(x).float() * (1 + 1e-3), exact, gates)
     assert found == {"outputs": pytest.approx(1e-3, rel=1e-2), "gradients": pytest.approx(1e-3, rel=1e-2)}
     figures = list(rounding.measure(dataclasses.replace(SETTINGS, quick=True)))
-    ours = [f for f in figures if isinstance(f, Figure) and "published" not in f.what]
+    ours = [f for f in figures if isinstance(f, Ratio) and "published" not in f.what]
     assert len(ours) == 4
     assert all(0 < figure.value <= 5e-6 for figure in ours)
 

@@ -153,7 +153,7 @@ def test_nothing_done_yet_is_a_report_too(folder: Path) -> None:
 
 def test_one_seed_has_no_interval_and_says_so(folder: Path) -> None:
     write_grid(folder, (0,))
-    assert "No intervals: they need 3 seeds or more in every task" in " ".join(write_report(folder).split())
+    assert "No intervals: they need at least 3 seeds in every task" in " ".join(write_report(folder).split())
     assert (
         "One seed has no standard error. Fewer than 3 seeds have no interval."
         in (folder / "report/report.md").read_text()
@@ -213,7 +213,7 @@ def test_many_methods_become_rows(known: Path) -> None:
     write_report(known)
     text = (known / "report/report.md").read_text()
     assert "| Method 3 | 3.5 ± 0.5 (2) |" in text
-    assert "each is compared with the first one alone" in text
+    assert "each is compared with the first one only" in text
     assert len(rows(known, "scores.csv")) == 24
 
 

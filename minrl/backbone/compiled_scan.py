@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minrl.backbone.compiled_step import block_parts, block_sizes, is_known, is_norm
+from minrl.backbone.weights import block_sizes, block_weights, is_known_block, is_norm
 from minrl.cells.mingru import MinGRU
 from minrl.kernels.guard import Watch, runs_alone
 from minrl.kernels.scan import cpu
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompiledScan:
     """What a backbone is made of; the values of its weights are read anew at every scan."""
 
     run: Callable[..., tuple[Tensor, Tensor]]
@@ -40,16 +40,14 @@ class Plan:
         return None
 
 
-_plans: WeakKeyDictionary[nn.Module, Plan | None] = WeakKeyDictionary()
+_scans: WeakKeyDictionary[nn.Module, CompiledScan | None] = WeakKeyDictionary()
 
 
-def scan(
-    backbone: nn.Module, block: type[nn.Module], x: Tensor, state: Tensor | None, reset: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
-    """`Backbone.scan` for inputs that fit and blocks of type `block`; None where it is not for these kernels."""
+def scan(backbone: nn.Module, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """`Backbone.scan` for inputs that fit; None where it is not for these kernels."""
     if not runs_alone() or not (_plain(x) and (reset is None or _plain(reset)) and (state is None or _plain(state))):
         return None
-    plan = _plan_of(backbone, block)
+    plan = _plan_of(backbone)
     if plan is None or x.dtype != plan.dtype or (state is not None and state.dtype != x.dtype):
         return None
     rates = plan.rates()
@@ -62,18 +60,18 @@ def _plain(x: Tensor) -> bool:
     return type(x) in (Tensor, nn.Parameter) and x.is_cpu
 
 
-def _plan_of(backbone: nn.Module, block: type[nn.Module]) -> Plan | None:
+def _plan_of(backbone: nn.Module) -> CompiledScan | None:
     """The plan as it is, made anew where something was replaced."""
-    plan = _plans.get(backbone)
+    plan = _scans.get(backbone)
     if plan is None or not plan.watch.holds():
-        plan = _build(backbone, block)
-        _plans[backbone] = plan
+        plan = _build(backbone)
+        _scans[backbone] = plan
     return plan
 
 
-def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
+def _build(backbone: Any) -> CompiledScan | None:
     """The plan of a backbone that the kernels take, else None."""
-    weights = _weights(backbone, block_type)
+    weights = _weights(backbone)
     if weights is None or not cpu.available():
         return None
     parameters, dtype = tuple(weight for weight in weights if weight is not None), backbone.norm.weight.dtype
@@ -84,7 +82,7 @@ def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
         return None
     from minrl.kernels.backbone import node  # it imports numba
 
-    return Plan(
+    return CompiledScan(
         run=node.scan,
         stack=_stack(backbone, np.float64 if dtype == torch.float64 else np.float32),
         dtype=dtype,
@@ -94,13 +92,13 @@ def _build(backbone: Any, block_type: type[nn.Module]) -> Plan | None:
     )
 
 
-def _weights(backbone: Any, block_type: type[nn.Module]) -> tuple[Tensor | None, ...] | None:
+def _weights(backbone: Any) -> tuple[Tensor | None, ...] | None:
     """The weights in the kernels' order; None where one of the modules is not what a backbone is made with."""
-    if not all(is_known(block, block_type) and type(block.dropout) is nn.Dropout for block in backbone.blocks):
+    if not all(is_known_block(block) and type(block.dropout) is nn.Dropout for block in backbone.blocks):
         return None
     weights: list[Tensor | None] = []
     for block in backbone.blocks:
-        of_block = block_parts(block)
+        of_block = block_weights(block)
         if not _have_shapes(of_block, block, backbone.width):
             return None
         weights += of_block
@@ -126,13 +124,13 @@ def _fits(weight: Tensor, dtype: torch.dtype) -> bool:
 
 def _stack(backbone: Any, kind: Any) -> Any:
     """What `cpu_block_node` must know besides the weights, with numbers of type `kind`."""
-    from minrl.kernels.backbone import node, passes
+    from minrl.kernels.backbone import layout
     from minrl.kernels.scan import cpu_gates  # they import numba
 
     forms, column, size = [], 0, np.dtype(kind).itemsize
     for block in backbone.blocks:
         inner, hidden, taps = block_sizes(block)
-        form = passes.Form(
+        form = layout.BlockLayout(
             parts=2 if type(block.cell) is MinGRU else 3,
             candidate=cpu_gates.CANDIDATES[block.cell.candidate],
             flip=kind(block.cell.signed),
@@ -146,4 +144,4 @@ def _stack(backbone: Any, kind: Any) -> Any:
         )
         forms.append(form)
         column += block.state_size
-    return node.Stack(tuple(forms), kind(backbone.norm.eps), column)
+    return layout.StackLayout(tuple(forms), kind(backbone.norm.eps), column)

@@ -11,71 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from minrl.backbone import compiled_scan, compiled_step
+from minrl.backbone.block import Block
 from minrl.cells import CELLS, Cell
-from minrl.cells.convolution import ShortConvolution
 from minrl.cells.nan_masks import contained
 from minrl.system.names import check_options, choose
-
-
-class Block(Cell):
-    """norm -> short convolution -> cell -> residual -> norm -> MLP -> residual (arXiv 2410.01201, appendix C).
-
-    The state holds the cell's memory, then the convolution's last inputs. The convolution also stands before cells that
-    have one of their own (mamba, mamba2, mlstm, slstm, rglru), which their papers' blocks do not have.
-
-    Args:
-        cell: the sequence model, of width D.
-        conv: taps of the short causal convolution; 0 leaves it out.
-        mlp: hidden width of the MLP over D; 0 leaves it out.
-        dropout: probability on both residual branches.
-    """
-
-    def __init__(self, cell: Cell, *, conv: int = 4, mlp: float = 4.0, dropout: float = 0.0) -> None:
-        super().__init__()
-        width = cell.width
-        self.width = width
-        self.cell = cell
-        self.norm = nn.LayerNorm(width)
-        self.conv = ShortConvolution(width, conv) if conv else None
-        self.mlp = _mlp(width, round(mlp * width)) if mlp else None
-        self.dropout = nn.Dropout(dropout)
-        self.state_size = cell.state_size + (self.conv.state_size if self.conv else 0)
-
-    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`."""
-        return self(x, state, reset)  # type: ignore[no-any-return]
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
-        return self(x, state)  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.forward`."""
-        return self._run(x, state, reset) if x.dim() == 2 else self._scan(x, state, reset)
-
-    @contained
-    def _scan(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self._run(x, state, reset)
-
-    def _run(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Run a scan of x (B, T, D) or a step of x (B, D)."""
-        memory, recent = (None, None) if state is None else self._split(state)
-        y = self.norm(x)
-        if self.conv is not None:
-            y, recent = self.conv(y, recent, reset)
-        y, last = self.cell(y, memory, reset)
-        if recent is not None:
-            last = torch.cat([last, recent], dim=1)
-        return self._mix(x + self.dropout(y)), last
-
-    def _split(self, state: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.conv is None:
-            return state, None
-        size = self.cell.state_size
-        return state[:, :size], state[:, size:]
-
-    def _mix(self, x: Tensor) -> Tensor:
-        return x if self.mlp is None else x + self.dropout(self.mlp(x))
 
 
 class Backbone(Cell):
@@ -129,7 +68,7 @@ class Backbone(Cell):
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """As `Cell.step`; without gradients on a CPU it is one compiled call where there is one for these cells."""
         # There is none where a part has hooks, so that they are passed by in no case.
-        if type(self) is Backbone and (fused := compiled_step.step(self, Block, x, state)):
+        if type(self) is Backbone and (fused := compiled_step.step(self, x, state)):
             return fused
         return self(x, state)  # type: ignore[no-any-return]
 
@@ -142,7 +81,7 @@ class Backbone(Cell):
 
     @contained
     def _scan(self, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        if type(self) is Backbone and (fused := compiled_scan.scan(self, Block, x, state, reset)):
+        if type(self) is Backbone and (fused := compiled_scan.scan(self, x, state, reset)):
             return fused
         return self._run(x, state, reset)
 
@@ -179,7 +118,3 @@ def _cell(name: str, width: int, options: dict[str, Any], pattern: Sequence[str]
         options = {option: value for option, value in options.items() if not any(option in k for k in known.values())}
     check_options(families[name].__init__, options, f"cell {name!r}")
     return families[name](width, **own)
-
-
-def _mlp(width: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))

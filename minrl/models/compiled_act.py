@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from minrl.agent import Actor, Moment
-from minrl.backbone import Backbone, Block
-from minrl.backbone.compiled_step import stack_of
+from minrl.backbone import Backbone
+from minrl.backbone.weights import stack_weights
 from minrl.cells import Cell
 from minrl.kernels.guard import may_run
 from minrl.models.compiled_call import Piece, Plan, Surroundings, plan_of, run
@@ -82,7 +82,7 @@ def _build(agent: Actor, inputs: Inputs | None) -> Plan | None:
         return None
     if time is not None and time.max_norm is not None:
         return None
-    stack, pieces = stack_of(inputs.backbone, Block), _pieces(inputs.head, inputs.action_units)
+    stack, pieces = stack_weights(inputs.backbone), _pieces(inputs.head, inputs.action_units)
     if stack is None or pieces is None:
         return None
     around = Surroundings(

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minrl.backbone.compiled_step import Stack, addresses, takes
+from minrl.backbone.compiled_step import takes
+from minrl.backbone.weights import StackWeights, addresses
 from minrl.kernels.guard import Watch, plain, readable
 
 
@@ -114,7 +115,7 @@ def run(
 
 
 def plan_of(
-    agent: nn.Module, stack: Stack, around: Surroundings, attributes: Iterable[tuple[nn.Module, str]]
+    agent: nn.Module, stack: StackWeights, around: Surroundings, attributes: Iterable[tuple[nn.Module, str]]
 ) -> Plan | None:
     """The plan of an agent; it holds while nothing in it and none of `attributes` is replaced."""
     linears = (around.observation, around.returns, around.action, around.head)

@@ -12,7 +12,9 @@ import numpy as np
 
 from minrl.kernels.backbone.gemv import aligned, linear
 from minrl.kernels.backbone.step_loops import PER_BLOCK, add, copy, numbers, through_blocks, weights
-from minrl.kernels.jit.math import compiled, exponential, float32_at, inlined
+from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.math import exponential
+from minrl.kernels.jit.memory import float32_at
 
 # What an agent has beside its backbone, in the order of the addresses that follow the backbone's.
 MEAN, REST, STD, OBSERVE_W, OBSERVE_B, RETURN_W, RETURN_B, TIME_W, ACTION_W, ACTION_B, HEAD_W, HEAD_B = range(12)

@@ -9,19 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.backbone.loops import PIECE
-from minrl.kernels.backbone.norm_gelu import (
-    add,
-    add_product,
-    normalise,
-    normalise_gradients,
-    numbers,
-    scaled,
-    table,
-    tap_gradients,
-)
-from minrl.kernels.jit.math import compiled, inlined
-from minrl.kernels.scan.cpu_gates import copy_row
+from minrl.kernels.backbone.norm_gelu import normalise, normalise_gradients, scaled, tap_gradients
+from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.memory import matrix, vector
+from minrl.kernels.jit.rows import add, add_product, copy_row
+from minrl.kernels.jit.threads import ROWS_PER_ITEM
 
 _ZERO, _BYTE = np.float32(0), np.uint8(0)
 
@@ -66,17 +58,17 @@ def mix_forward() -> Callable[..., None]:
         shift_at: int, u_at: int, stats_at: int, last_at: int,
         batch: int, steps: int, width: int, taps: int, state_size: int, epsilon: Any,
     ) -> None:  # fmt: skip
-        x, u = table(x_at, batch * steps, width, epsilon), table(u_at, batch * steps, width, epsilon)
-        stats, resets = table(stats_at, batch * steps, 2, epsilon), table(reset_at, batch, steps, _BYTE)
-        recents, lasts = table(recent_at, batch, state_size, epsilon), table(last_at, batch, state_size, epsilon)
-        weight, bias = numbers(weight_at, width, epsilon), numbers(bias_at, width, epsilon)
-        tap, shift = table(taps_at, taps, width, epsilon), numbers(shift_at, width, epsilon)
-        past, pieces = taps - 1, (steps + PIECE - 1) // PIECE
-        window = np.empty((past + PIECE, width), x.dtype)
+        x, u = matrix(x_at, batch * steps, width, epsilon), matrix(u_at, batch * steps, width, epsilon)
+        stats, resets = matrix(stats_at, batch * steps, 2, epsilon), matrix(reset_at, batch, steps, _BYTE)
+        recents, lasts = matrix(recent_at, batch, state_size, epsilon), matrix(last_at, batch, state_size, epsilon)
+        weight, bias = vector(weight_at, width, epsilon), vector(bias_at, width, epsilon)
+        tap, shift = matrix(taps_at, taps, width, epsilon), vector(shift_at, width, epsilon)
+        past, pieces = taps - 1, (steps + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM
+        window = np.empty((past + ROWS_PER_ITEM, width), x.dtype)
         for item in range(first, end):
-            b, start = item // pieces, item % pieces * PIECE
+            b, start = item // pieces, item % pieces * ROWS_PER_ITEM
             reset, recent, last = resets[b], recents[b], lasts[b]
-            for t in range(start - past, min(start + PIECE, steps)):
+            for t in range(start - past, min(start + ROWS_PER_ITEM, steps)):
                 slot, n = t - start + past, b * steps + t
                 y = window[slot]
                 if t >= 0:
@@ -122,17 +114,21 @@ def mix_backward() -> Callable[..., None]:
         bias_at: int, taps_at: int, du_at: int, dlast_at: int, around_at: int, dx_at: int, drecent_at: int,
         batch: int, steps: int, width: int, taps: int, state_size: int, like: Any,
     ) -> None:  # fmt: skip
-        rows, past, pieces = batch * steps, taps - 1, (steps + PIECE - 1) // PIECE
-        x, stats, du = table(x_at, rows, width, like), table(stats_at, rows, 2, like), table(du_at, rows, width, like)
-        around, dx = table(around_at, rows, width, like), table(dx_at, rows, width, like)
-        recents, resets = table(recent_at, batch, state_size, like), table(reset_at, batch, steps, _BYTE)
-        dlasts, drecents = table(dlast_at, batch, state_size, like), table(drecent_at, batch, state_size, like)
-        weight, bias = numbers(weight_at, width, like), numbers(bias_at, width, like)
-        tap = table(taps_at, taps, width, like)
-        sums, partial = numbers(sums_at, (taps + 3) * width, like), np.empty((taps + 3, width), x.dtype)
+        rows, past, pieces = batch * steps, taps - 1, (steps + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM
+        x, stats, du = (
+            matrix(x_at, rows, width, like),
+            matrix(stats_at, rows, 2, like),
+            matrix(du_at, rows, width, like),
+        )
+        around, dx = matrix(around_at, rows, width, like), matrix(dx_at, rows, width, like)
+        recents, resets = matrix(recent_at, batch, state_size, like), matrix(reset_at, batch, steps, _BYTE)
+        dlasts, drecents = matrix(dlast_at, batch, state_size, like), matrix(drecent_at, batch, state_size, like)
+        weight, bias = vector(weight_at, width, like), vector(bias_at, width, like)
+        tap = matrix(taps_at, taps, width, like)
+        sums, partial = vector(sums_at, (taps + 3) * width, like), np.empty((taps + 3, width), x.dtype)
         y, dy = np.empty(width, x.dtype), np.empty(width, x.dtype)
         for item in range(first, end):
-            b, start = item // pieces, item % pieces * PIECE
+            b, start = item // pieces, item % pieces * ROWS_PER_ITEM
             reset, recent, dlast, drecent = resets[b], recents[b], dlasts[b], drecents[b]
             partial[:] = _ZERO
             if start == 0:
@@ -141,7 +137,7 @@ def mix_backward() -> Callable[..., None]:
                     copy_row(recent[columns], y, width)
                     taps_backward(y, du, b * steps, steps, t, tap, reset, dlast, dy, partial[2:], width)
                     copy_row(dy, drecent[columns], width)
-            for t in range(start, min(start + PIECE, steps)):
+            for t in range(start, min(start + ROWS_PER_ITEM, steps)):
                 n = b * steps + t
                 mean, scale = stats[n, 0], stats[n, 1]
                 scaled(x[n], mean, scale, weight, bias, y, width)

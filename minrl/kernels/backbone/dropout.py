@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minrl.kernels.backbone.loops import PIECE
-from minrl.kernels.backbone.norm_gelu import add, numbers, table
-from minrl.kernels.jit.math import compiled, inlined
-from minrl.kernels.jit.threads import Sums, pieces, share
+from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.memory import matrix, vector
+from minrl.kernels.jit.rows import add
+from minrl.kernels.jit.threads import ROWS_PER_ITEM, Sums, items_of, share
 
 _U, _ZERO = np.uint32, np.float32(0)
 # The multipliers of a 32-bit hash with little bias (hash-prospector, "lowbias32").
@@ -46,7 +46,7 @@ def _noise(rate: float, low: int, high: int, kind: Any) -> Noise | None:
 def drop_and_add(noise: Noise, x: Tensor, branch: Tensor, out: Tensor, start: int = 0) -> None:
     """x (N, D) + dropout of `branch` to `out`; `start` is the number of the first row."""
     addresses = x.data_ptr(), branch.data_ptr(), out.data_ptr()
-    share(_forward(), pieces(x.shape[0]), x.numel(), *addresses, *x.shape, start, *noise)
+    share(_forward(), items_of(x.shape[0]), x.numel(), *addresses, *x.shape, start, *noise)
 
 
 def drop(noise: Noise, x: Tensor) -> Tensor:
@@ -59,9 +59,9 @@ def drop_gradient(noise: Noise, dy: Tensor, sums: Sums | None = None, part: int 
     dbranch = torch.empty_like(dy)
     arguments = (dy.data_ptr(), dbranch.data_ptr(), *dy.shape, start, *noise)
     if sums is None:
-        share(_backward(), pieces(dy.shape[0]), dy.numel(), 0, *arguments)
+        share(_backward(), items_of(dy.shape[0]), dy.numel(), 0, *arguments)
     else:
-        sums.share(_backward(), part, pieces(dy.shape[0]), dy.numel(), *arguments)
+        sums.share(_backward(), part, items_of(dy.shape[0]), dy.numel(), *arguments)
     return dbranch
 
 
@@ -96,9 +96,9 @@ def _forward() -> Callable[..., None]:
         first: int, end: int, x_at: int, branch_at: int, out_at: int, rows: int, width: int, start: int,
         low: Any, high: Any, threshold: Any, scale: Any,
     ) -> None:  # fmt: skip
-        x, branch = table(x_at, rows, width, scale), table(branch_at, rows, width, scale)
-        out = table(out_at, rows, width, scale)
-        for n in range(first * PIECE, min(end * PIECE, rows)):
+        x, branch = matrix(x_at, rows, width, scale), matrix(branch_at, rows, width, scale)
+        out = matrix(out_at, rows, width, scale)
+        for n in range(first * ROWS_PER_ITEM, min(end * ROWS_PER_ITEM, rows)):
             drop_and_add_row(x[n], branch[n], out[n], (start + n) * width, low, high, threshold, scale, width)
 
     return compiled(kernel)
@@ -110,11 +110,11 @@ def _backward() -> Callable[..., None]:
         first: int, end: int, sums_at: int, dy_at: int, dbranch_at: int, rows: int, width: int, start: int,
         low: Any, high: Any, threshold: Any, scale: Any,
     ) -> None:  # fmt: skip
-        dy, dbranch = table(dy_at, rows, width, scale), table(dbranch_at, rows, width, scale)
-        sums, partial = numbers(sums_at, width, scale), np.empty(width, dy.dtype)
+        dy, dbranch = matrix(dy_at, rows, width, scale), matrix(dbranch_at, rows, width, scale)
+        sums, partial = vector(sums_at, width, scale), np.empty(width, dy.dtype)
         for item in range(first, end):
             partial[:] = _ZERO
-            for n in range(item * PIECE, min((item + 1) * PIECE, rows)):
+            for n in range(item * ROWS_PER_ITEM, min((item + 1) * ROWS_PER_ITEM, rows)):
                 drop_row(dy[n], dbranch[n], (start + n) * width, low, high, threshold, scale, width)
                 add(partial, dbranch[n], width)
             if sums.size:

@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minrl.kernels.jit.math import FAST
+from minrl.kernels.jit.compile import FAST
 
 _FLOAT, _WORD, _INDEX = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _SIZE = np.dtype(np.float32).itemsize

@@ -5,21 +5,18 @@ It runs where the compiled scan's gradients are to be differentiated again, with
 Shapes: B batch, T time, D width, S state size, N = B * T rows.
 """
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minrl.cells.convolution import causal_convolution
+from minrl.kernels.backbone.convolution import causal_convolution
 from minrl.kernels.backbone.dropout import Noise, drop
-from minrl.kernels.backbone.passes import Form, Noises, Weights
+from minrl.kernels.backbone.layout import BlockLayout, BlockWeights, Noises, StackLayout
 from minrl.kernels.differentiable import gated_scan
 from minrl.kernels.scan.cpu_gates import CANDIDATES
 from minrl.kernels.scan.gates import Candidate
-
-if TYPE_CHECKING:
-    from minrl.kernels.backbone.node import Stack
 
 _NAMES = {number: cast("Candidate", name) for name, number in CANDIDATES.items()}
 
@@ -34,7 +31,7 @@ def masks(noises: list[Noises], x: Tensor) -> list[Masks]:
 
 
 def scan(
-    stack: "Stack", masks: list[Masks], reset: Tensor, x: Tensor, state: Tensor | None, *weights: Tensor | None
+    stack: "StackLayout", masks: list[Masks], reset: Tensor, x: Tensor, state: Tensor | None, *weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """x (B, T, D), state (B, S), reset (B, T) -> y (B, T, D), last state (B, S)."""
     state = x.new_zeros(x.shape[0], stack.state_size) if state is None else state
@@ -48,7 +45,9 @@ def scan(
     return F.layer_norm(x, x.shape[2:], norm, bias, float(stack.epsilon)), torch.cat(lasts, dim=1)
 
 
-def _block(form: Form, w: Weights, masks: Masks, reset: Tensor, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def _block(
+    form: BlockLayout, w: BlockWeights, masks: Masks, reset: Tensor, x: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     """As `minrl.backbone.Block.scan`."""
     y = F.layer_norm(x, x.shape[2:], w.norm, w.norm_bias, float(form.epsilon))
     memory, recent = state[:, : form.inner], state[:, form.inner :]

@@ -2,7 +2,7 @@
 
 Tensors are read and written where torch keeps them, through their addresses; an address of 0 is one that is not
 there. One call does the items `first` to `end`: blocks of lanes of a sequence, or pieces of the rows. What is summed
-over rows is added to the numbers at `sums_at`.
+over rows is added to the elements at `sums_at`.
 
 Shapes: B batch, T time, D width, H inner width, M hidden width, N = B * T rows, S state size, P parts of the gates.
 """
@@ -13,22 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.backbone.norm_gelu import (
-    add,
-    add_to,
-    gelu,
-    gelu_gradients,
-    normalise,
-    normalise_gradients,
-    numbers,
-    scaled,
-    table,
-)
-from minrl.kernels.jit.math import compiled
+from minrl.kernels.backbone.norm_gelu import gelu, gelu_gradients, normalise, normalise_gradients, scaled
+from minrl.kernels.jit.compile import compiled
+from minrl.kernels.jit.memory import matrix, vector
+from minrl.kernels.jit.rows import add, add_to
+from minrl.kernels.jit.threads import ROWS_PER_ITEM
 from minrl.kernels.scan.cpu_loops import LANES, gated_backward_block, gated_forward_block
 
-# So many rows are one item, and are summed apart from the others: long sums of float32 lose digits.
-PIECE = 64
 _ZERO, _BYTE = np.float32(0), np.uint8(0)
 
 
@@ -40,11 +31,11 @@ def norm_forward() -> Callable[..., None]:
         first: int, end: int, x_at: int, weight_at: int, bias_at: int, y_at: int, stats_at: int, shift_at: int,
         out_at: int, rows: int, width: int, epsilon: Any,
     ) -> None:  # fmt: skip
-        x, y = table(x_at, rows, width, epsilon), table(y_at, rows, width, epsilon)
-        weight, bias = numbers(weight_at, width, epsilon), numbers(bias_at, width, epsilon)
-        shift, out = numbers(shift_at, width, epsilon), table(out_at, rows, width, epsilon)
-        stats = table(stats_at, rows, 2, epsilon)
-        for n in range(first * PIECE, min(end * PIECE, rows)):
+        x, y = matrix(x_at, rows, width, epsilon), matrix(y_at, rows, width, epsilon)
+        weight, bias = vector(weight_at, width, epsilon), vector(bias_at, width, epsilon)
+        shift, out = vector(shift_at, width, epsilon), matrix(out_at, rows, width, epsilon)
+        stats = matrix(stats_at, rows, 2, epsilon)
+        for n in range(first * ROWS_PER_ITEM, min(end * ROWS_PER_ITEM, rows)):
             stats[n, 0], stats[n, 1] = normalise(x[n], weight, bias, epsilon, y[n], width)
             if shift.size:
                 add_to(x[n], shift, out[n], width)
@@ -63,17 +54,21 @@ def norm_backward() -> Callable[..., None]:
         first: int, end: int, sums_at: int, x_at: int, stats_at: int, weight_at: int, bias_at: int, dy_at: int,
         around_at: int, dx_at: int, y_at: int, rows: int, width: int, like: Any,
     ) -> None:  # fmt: skip
-        x, dx, stats = table(x_at, rows, width, like), table(dx_at, rows, width, like), table(stats_at, rows, 2, like)
-        y, dy, around = (
-            table(y_at, rows, width, like),
-            table(dy_at, rows, width, like),
-            table(around_at, rows, width, like),
+        x, dx, stats = (
+            matrix(x_at, rows, width, like),
+            matrix(dx_at, rows, width, like),
+            matrix(stats_at, rows, 2, like),
         )
-        weight, bias = numbers(weight_at, width, like), numbers(bias_at, width, like)
-        sums, partial = numbers(sums_at, 3 * width, like), np.empty((3, width), x.dtype)
+        y, dy, around = (
+            matrix(y_at, rows, width, like),
+            matrix(dy_at, rows, width, like),
+            matrix(around_at, rows, width, like),
+        )
+        weight, bias = vector(weight_at, width, like), vector(bias_at, width, like)
+        sums, partial = vector(sums_at, 3 * width, like), np.empty((3, width), x.dtype)
         for item in range(first, end):
             partial[:] = _ZERO
-            for n in range(item * PIECE, min((item + 1) * PIECE, rows)):
+            for n in range(item * ROWS_PER_ITEM, min((item + 1) * ROWS_PER_ITEM, rows)):
                 mean, scale = stats[n, 0], stats[n, 1]
                 normalise_gradients(x[n], mean, scale, weight, dy[n], dx[n], partial[0], partial[1], width)
                 if around.size:
@@ -91,8 +86,8 @@ def gelu_forward() -> Callable[..., None]:
     """GELU of a (N, M) to y."""
 
     def kernel(first: int, end: int, a_at: int, y_at: int, rows: int, width: int, like: Any) -> None:
-        a, y = table(a_at, rows, width, like), table(y_at, rows, width, like)
-        for n in range(first * PIECE, min(end * PIECE, rows)):
+        a, y = matrix(a_at, rows, width, like), matrix(y_at, rows, width, like)
+        for n in range(first * ROWS_PER_ITEM, min(end * ROWS_PER_ITEM, rows)):
             gelu(a[n], y[n], width)
 
     return compiled(kernel)
@@ -105,11 +100,11 @@ def gelu_backward() -> Callable[..., None]:
     def kernel(
         first: int, end: int, sums_at: int, a_at: int, y_at: int, dy_at: int, rows: int, width: int, like: Any
     ) -> None:
-        a, y, dy = table(a_at, rows, width, like), table(y_at, rows, width, like), table(dy_at, rows, width, like)
-        sums, partial = numbers(sums_at, width, like), np.empty(width, a.dtype)
+        a, y, dy = matrix(a_at, rows, width, like), matrix(y_at, rows, width, like), matrix(dy_at, rows, width, like)
+        sums, partial = vector(sums_at, width, like), np.empty(width, a.dtype)
         for item in range(first, end):
             partial[:] = _ZERO
-            for n in range(item * PIECE, min((item + 1) * PIECE, rows)):
+            for n in range(item * ROWS_PER_ITEM, min((item + 1) * ROWS_PER_ITEM, rows)):
                 gelu_gradients(a[n], y[n], dy[n], partial, width)
             add(sums, partial, width)
 
@@ -124,10 +119,10 @@ def scan_forward(parts: int, candidate: int) -> Callable[..., None]:
         first: int, end: int, gates_at: int, memory_at: int, reset_at: int, h_at: int, last_at: int, x_at: int,
         out_at: int, batch: int, steps: int, inner: int, state_size: int, flip: Any,
     ) -> None:  # fmt: skip
-        gates, resets = table(gates_at, batch, steps * parts * inner, flip), table(reset_at, batch, steps, _BYTE)
-        memories, lasts = table(memory_at, batch, state_size, flip), table(last_at, batch, state_size, flip)
-        h, blocks = table(h_at, batch, steps * inner, flip), (inner + LANES - 1) // LANES
-        x, out = table(x_at, batch, steps * inner, flip), table(out_at, batch, steps * inner, flip)
+        gates, resets = matrix(gates_at, batch, steps * parts * inner, flip), matrix(reset_at, batch, steps, _BYTE)
+        memories, lasts = matrix(memory_at, batch, state_size, flip), matrix(last_at, batch, state_size, flip)
+        h, blocks = matrix(h_at, batch, steps * inner, flip), (inner + LANES - 1) // LANES
+        x, out = matrix(x_at, batch, steps * inner, flip), matrix(out_at, batch, steps * inner, flip)
         for item in range(first, end):
             b, at = item // blocks, item % blocks * LANES
             lanes = min(LANES, inner - at)
@@ -151,11 +146,14 @@ def scan_backward(parts: int, candidate: int) -> Callable[..., None]:
         dlast_at: int, dgates_at: int, dmemory_at: int, batch: int, steps: int, inner: int, state_size: int, flip: Any,
     ) -> None:  # fmt: skip
         columns, blocks = parts * inner, (inner + LANES - 1) // LANES
-        gates, dgates = table(gates_at, batch, steps * columns, flip), table(dgates_at, batch, steps * columns, flip)
-        memories, resets = table(memory_at, batch, state_size, flip), table(reset_at, batch, steps, _BYTE)
-        dlasts, dmemories = table(dlast_at, batch, state_size, flip), table(dmemory_at, batch, state_size, flip)
-        h, dh = table(h_at, batch, steps * inner, flip), table(dh_at, batch, steps * inner, flip)
-        sums, partial = numbers(sums_at, columns, flip), np.empty(LANES, h.dtype)
+        gates, dgates = (
+            matrix(gates_at, batch, steps * columns, flip),
+            matrix(dgates_at, batch, steps * columns, flip),
+        )
+        memories, resets = matrix(memory_at, batch, state_size, flip), matrix(reset_at, batch, steps, _BYTE)
+        dlasts, dmemories = matrix(dlast_at, batch, state_size, flip), matrix(dmemory_at, batch, state_size, flip)
+        h, dh = matrix(h_at, batch, steps * inner, flip), matrix(dh_at, batch, steps * inner, flip)
+        sums, partial = vector(sums_at, columns, flip), np.empty(LANES, h.dtype)
         for item in range(first, end):
             b, at = item // blocks, item % blocks * LANES
             lanes, of_row = min(LANES, inner - at), dgates[b]
@@ -163,10 +161,10 @@ def scan_backward(parts: int, candidate: int) -> Callable[..., None]:
                 gates[b], memories[b], resets[b], h[b], dh[b], dlasts[b], of_row, dmemories[b],
                 0, at, steps, inner, parts, candidate, flip, lanes,
             )  # fmt: skip
-            for start in range(0, steps, PIECE):
+            for start in range(0, steps, ROWS_PER_ITEM):
                 for place in range(at, columns, inner):
                     partial[:] = _ZERO
-                    for t in range(start, min(start + PIECE, steps)):
+                    for t in range(start, min(start + ROWS_PER_ITEM, steps)):
                         add(partial, of_row[t * columns + place : t * columns + place + lanes], lanes)
                     add(sums[place : place + lanes], partial, lanes)
 

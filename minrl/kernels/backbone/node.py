@@ -3,7 +3,6 @@
 Shapes: B batch, T time, D width, N = B * T rows, S state size.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,44 +10,23 @@ from torch import Tensor
 
 from minrl.kernels.backbone import in_torch
 from minrl.kernels.backbone.dropout import draw
-from minrl.kernels.backbone.passes import (
+from minrl.kernels.backbone.layout import (
     OF_BLOCK,
-    Form,
-    Frame,
+    SAVED_PER_BLOCK,
+    TENSORS_PER_BLOCK,
     Noises,
-    Saved,
-    Weights,
-    block_backward,
-    block_forward,
-    norm_backward,
-    norm_forward,
+    SavedTensors,
+    ScanFrame,
+    StackLayout,
 )
+from minrl.kernels.backbone.passes import block_backward, block_forward, norm_backward, norm_forward
 from minrl.kernels.differentiable import gradients_of
 from minrl.kernels.guard import gradients_are_differentiated
 from minrl.kernels.jit.threads import Sums
 
-_PER_BLOCK, _PER_SAVED = len(Weights._fields), len(Saved._fields)
-
-
-@dataclass(frozen=True)
-class Stack:
-    """What a backbone is besides its weights. Those are the blocks' one after another, then the final norm's two."""
-
-    forms: tuple[Form, ...]
-    epsilon: Any
-    state_size: int
-
-    def block(self, i: int, weights: tuple[Any, ...]) -> Weights:
-        """The weights of a block."""
-        return Weights(*weights[i * _PER_BLOCK : (i + 1) * _PER_BLOCK])
-
-    def sums(self, width: int) -> tuple[int, ...]:
-        """The sizes of all gradients that are sums over rows."""
-        return (*(size for form in self.forms for size in form.sums(width)), width, width, width)
-
 
 def scan(
-    stack: Stack, weights: tuple[Tensor | None, ...], x: Tensor, state: Tensor | None, reset: Tensor | None,
+    stack: StackLayout, weights: tuple[Tensor | None, ...], x: Tensor, state: Tensor | None, reset: Tensor | None,
     rates: tuple[float, ...] | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """x (B, T, D), state (B, S), reset (B, T) -> y (B, T, D), last state (B, S); `rates` are the blocks' dropout."""
@@ -63,14 +41,14 @@ def scan(
 
 
 def _forward(
-    stack: Stack, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor | None,
+    stack: StackLayout, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor | None,
     weights: tuple[Tensor | None, ...], kept: list[Tensor | None] | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What the way back needs is added to `kept`; without it, it is let go."""
     batch, steps, width = x.shape
     state = x.new_zeros(batch, stack.state_size) if state is None else state
     y, last, stats = torch.empty_like(x), torch.empty_like(state), x.new_empty(batch * steps, 2)
-    frame = Frame(batch, steps, width, stack.state_size, reset.data_ptr(), state.data_ptr(), last.data_ptr())
+    frame = ScanFrame(batch, steps, width, stack.state_size, reset.data_ptr(), state.data_ptr(), last.data_ptr())
     stream = x.view(batch * steps, width)
     for i, form in enumerate(stack.forms):
         stream, saved = block_forward(form, stack.block(i, weights), stream, frame, noises[i])
@@ -87,7 +65,7 @@ def _forward(
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, stack: Stack, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor | None,
+        ctx: Any, stack: StackLayout, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor | None,
         *weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         kept: list[Tensor | None] = []
@@ -99,9 +77,9 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        stack: Stack = ctx.stack
+        stack: StackLayout = ctx.stack
         x, reset, given, *tensors = ctx.saved_tensors
-        count = len(stack.forms) * _PER_BLOCK + 2
+        count = len(stack.forms) * TENSORS_PER_BLOCK + 2
         if gradients_are_differentiated():
             masks = in_torch.masks(ctx.noises, x)
             inputs = stack, masks, reset, x, given, *tensors[:count]
@@ -112,7 +90,7 @@ class _Scan(torch.autograd.Function):
         dlast = torch.zeros_like(state) if dlast is None else dlast.contiguous()
         dstate, scratch = torch.empty_like(state), torch.empty_like(state)
         batch, steps, width = x.shape
-        frame = Frame(
+        frame = ScanFrame(
             batch,
             steps,
             width,
@@ -130,7 +108,7 @@ class _Scan(torch.autograd.Function):
             norm_backward(norm, bias, stack.epsilon, stream, stats, dy, None, dstream, None, sums, at)
             gradients = sums.parts[at : at + 2]
         for i in reversed(range(len(stack.forms))):
-            saved = Saved(*kept[i * _PER_SAVED : (i + 1) * _PER_SAVED])
+            saved = SavedTensors(*kept[i * SAVED_PER_BLOCK : (i + 1) * SAVED_PER_BLOCK])
             dstream, of_block = block_backward(
                 stack.forms[i], stack.block(i, weights), saved, dstream, frame, ctx.noises[i], sums, i * OF_BLOCK,
                 scratch.data_ptr(),

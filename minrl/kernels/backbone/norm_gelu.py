@@ -6,14 +6,13 @@ Shapes: D width; K taps.
 from math import erf, exp, pi, sqrt
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
-from minrl.kernels.jit.math import FAST, exponential, held_constants, inlined, summing
+from minrl.kernels.jit.compile import FAST, inlined, summing
+from minrl.kernels.jit.math import exponential, held_constants
 
-carray: Any = numba.carray  # type: ignore[attr-defined]
 _F = np.float32
 _ZERO, _HALF, _ONE = _F(0), _F(0.5), _F(1)
 _ROOT_HALF, _PEAK = 0.5**0.5, 1 / sqrt(2 * pi)
@@ -22,29 +21,6 @@ _ROOT_HALF_32, _PEAK_32 = _F(_ROOT_HALF), _F(_PEAK)
 _P, _A1, _A2, _A3, _A4, _A5 = (
     _F(c) for c in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 )
-
-
-def _address(context: Any, address: Any, like: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    pointer: Any = types.CPointer
-    return pointer(like)(types.int64, like), generate
-
-
-_at: Any = intrinsic(_address)
-
-
-@inlined
-def numbers(address: int, size: int, like: Any) -> Any:
-    """The numbers of the type of `like` that lie at `address`, none at 0."""
-    return carray(_at(address, like), (size if address else 0,))
-
-
-@inlined
-def table(address: int, rows: int, width: int, like: Any) -> Any:
-    """The same as rows of `width` numbers."""
-    return carray(_at(address, like), (rows if address else 0, width))
 
 
 @summing
@@ -89,27 +65,6 @@ def tap_gradients(weight: Any, x: Any, dy: Any, dx: Any, dweight: Any, size: int
     for d in range(size):
         dx[d] += weight[d] * dy[d]
         dweight[d] += x[d] * dy[d]
-
-
-@inlined
-def add(x: Any, y: Any, size: int) -> None:
-    """x += y."""
-    for d in range(size):
-        x[d] += y[d]
-
-
-@inlined
-def add_product(y: Any, a: Any, b: Any, size: int) -> None:
-    """y += a * b."""
-    for d in range(size):
-        y[d] += a[d] * b[d]
-
-
-@inlined
-def add_to(x: Any, y: Any, z: Any, size: int) -> None:
-    """z = x + y."""
-    for d in range(size):
-        z[d] = x[d] + y[d]
 
 
 @inlined

@@ -5,8 +5,7 @@ gates.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,20 @@ from torch import Tensor
 from minrl.kernels.backbone import conv_loops as mix
 from minrl.kernels.backbone import loops
 from minrl.kernels.backbone.dropout import Noise, drop_and_add, drop_gradient
-from minrl.kernels.jit.threads import Sums, pieces, share
+from minrl.kernels.backbone.layout import (
+    BACK_BIAS,
+    GATES_BIAS,
+    MLP_NORM,
+    NORM,
+    OF_BLOCK,
+    UP_BIAS,
+    BlockLayout,
+    BlockWeights,
+    Noises,
+    SavedTensors,
+    ScanFrame,
+)
+from minrl.kernels.jit.threads import ROWS_PER_ITEM, Sums, items_of, share
 from minrl.kernels.matmul import input_gradient, linear, linear_added, linear_into
 from minrl.kernels.scan.cpu_loops import blocks_of
 
@@ -23,84 +35,9 @@ from minrl.kernels.scan.cpu_loops import blocks_of
 _TILE = 1 << 17
 
 
-@dataclass(frozen=True)
-class Form:
-    """What a block is besides its weights: P, g and sign, H, M, K (0 for what is not there), the norms' epsilons."""
-
-    parts: int
-    candidate: int
-    flip: Any
-    inner: int
-    hidden: int
-    taps: int
-    epsilon: Any
-    mlp_epsilon: Any
-    # Where its cell's memory and its convolution's last inputs are in a row of the state, in bytes.
-    memory: int
-    recent: int
-
-    def sums(self, width: int) -> tuple[int, ...]:
-        """The sizes of the gradients that are sums over rows: those of NORM, TAPS, GATES_BIAS and so on."""
-        of_cell = width, width, max(self.taps, 1) * width, width, self.parts * self.inner
-        return *of_cell, width, width, width, self.hidden, width
-
-
-# Where they are: a norm's weight and its bias; taps and their bias; the MLP norm's two, and the sum of the gradient to
-# its output, which is that to its last bias; with dropout that one is at the end.
-NORM, TAPS, GATES_BIAS, MLP_NORM, UP_BIAS, BACK_BIAS, OF_BLOCK = 0, 2, 4, 5, 8, 9, 10
-
-
-class Weights(NamedTuple):
-    """In the order of `cpu_step_loops`; None is a part that is not there."""
-
-    norm: Tensor
-    norm_bias: Tensor
-    taps: Tensor | None
-    taps_bias: Tensor | None
-    gates: Tensor
-    gates_bias: Tensor | None
-    down: Tensor | None
-    mlp_norm: Tensor | None
-    mlp_norm_bias: Tensor | None
-    up: Tensor | None
-    up_bias: Tensor | None
-    back: Tensor | None
-    back_bias: Tensor | None
-
-
-class Saved(NamedTuple):
-    """What the way back needs and does not form anew: the block's input and what came out of products and recurrence.
-
-    `mixed`, the MLP's input, is kept only where a product led to it.
-    """
-
-    x: Tensor
-    stats: Tensor
-    gates: Tensor
-    h: Tensor
-    mixed: Tensor | None
-    mlp_stats: Tensor | None
-    hidden: Tensor | None
-
-
-# The dropout of the cell's branch and of the MLP's.
-Noises = tuple[Noise | None, Noise | None]
-
-
-class Frame(NamedTuple):
-    """What all blocks share: B, T, D, S, and the addresses of the resets and of both ends of the state."""
-
-    batch: int
-    steps: int
-    width: int
-    state_size: int
-    resets: int
-    state: int
-    last: int  # on the way back its gradient
-    dstate: int = 0
-
-
-def block_forward(form: Form, w: Weights, x: Tensor, frame: Frame, noises: Noises) -> tuple[Tensor, Saved]:
+def block_forward(
+    form: BlockLayout, w: BlockWeights, x: Tensor, frame: ScanFrame, noises: Noises
+) -> tuple[Tensor, SavedTensors]:
     """x (N, D) -> y (N, D); the last state goes to its columns of the frame's."""
     batch, steps, _, state_size, resets, state, last, _ = frame
     rows = batch * steps
@@ -115,12 +52,12 @@ def block_forward(form: Form, w: Weights, x: Tensor, frame: Frame, noises: Noise
     )  # fmt: skip
     mixed = _mixed(w, x, h, noise) if added is None else added
     if w.up is None:
-        return mixed, Saved(x, stats, gates, h, None, None, None)
+        return mixed, SavedTensors(x, stats, gates, h, None, None, None)
     y, mlp_stats, hidden = _mlp_forward(form, w, mixed, of_mlp)
-    return y, Saved(x, stats, gates, h, None if w.down is None else mixed, mlp_stats, hidden)
+    return y, SavedTensors(x, stats, gates, h, None if w.down is None else mixed, mlp_stats, hidden)
 
 
-def _gate_inputs(form: Form, w: Weights, x: Tensor, stats: Tensor, frame: Frame, last: int) -> Tensor:
+def _gate_inputs(form: BlockLayout, w: BlockWeights, x: Tensor, stats: Tensor, frame: ScanFrame, last: int) -> Tensor:
     """u (N, D), the norm's statistics to `stats`, and the convolution's last inputs to their columns at `last`."""
     batch, steps, width, state_size, resets, state, _, _ = frame
     u = torch.empty_like(x)
@@ -128,14 +65,14 @@ def _gate_inputs(form: Form, w: Weights, x: Tensor, stats: Tensor, frame: Frame,
         norm_forward(w.norm, w.norm_bias, form.epsilon, x, u, stats)
     else:
         share(
-            mix.mix_forward(), batch * pieces(steps), x.numel(), x.data_ptr(), state + form.recent, resets,
+            mix.mix_forward(), batch * items_of(steps), x.numel(), x.data_ptr(), state + form.recent, resets,
             w.norm.data_ptr(), w.norm_bias.data_ptr(), w.taps.data_ptr(), _address(w.taps_bias), u.data_ptr(),
             stats.data_ptr(), last + form.recent, batch, steps, width, form.taps, state_size, form.epsilon,
         )  # fmt: skip
     return u
 
 
-def _mixed(w: Weights, x: Tensor, h: Tensor, noise: Noise | None) -> Tensor:
+def _mixed(w: BlockWeights, x: Tensor, h: Tensor, noise: Noise | None) -> Tensor:
     """x and what the cell gives."""
     if noise is None:
         assert w.down is not None
@@ -146,7 +83,8 @@ def _mixed(w: Weights, x: Tensor, h: Tensor, noise: Noise | None) -> Tensor:
 
 
 def block_backward(
-    form: Form, w: Weights, saved: Saved, dy: Tensor | None, frame: Frame, noises: Noises, sums: Sums, at: int,
+    form: BlockLayout, w: BlockWeights, saved: SavedTensors, dy: Tensor | None, frame: ScanFrame, noises: Noises,
+    sums: Sums, at: int,
     scratch: int,
 ) -> tuple[Tensor, list[Tensor | None]]:  # fmt: skip
     """The gradients to x and to the weights, from those to y (None for zero) and the last state.
@@ -174,7 +112,7 @@ def block_backward(
         norm_backward(w.norm, w.norm_bias, form.epsilon, saved.x, saved.stats, du, dy, dx, None, sums, at + NORM)
     else:
         sums.share(
-            mix.mix_backward(), at + NORM, batch * pieces(steps), rows * width, saved.x.data_ptr(),
+            mix.mix_backward(), at + NORM, batch * items_of(steps), rows * width, saved.x.data_ptr(),
             saved.stats.data_ptr(), state + form.recent, resets, w.norm.data_ptr(), w.norm_bias.data_ptr(),
             w.taps.data_ptr(), du.data_ptr(), dlast + form.recent, _address(dy), dx.data_ptr(), dstate + form.recent,
             batch, steps, width, form.taps, state_size, form.epsilon,
@@ -195,7 +133,7 @@ def block_backward(
     ]
 
 
-def _mlp_forward(form: Form, w: Weights, x: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
+def _mlp_forward(form: BlockLayout, w: BlockWeights, x: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
     """x + MLP(x), the norm's statistics, and what goes into the GELU."""
     assert w.mlp_norm is not None and w.mlp_norm_bias is not None  # noqa: PT018
     assert w.up is not None and w.back is not None  # noqa: PT018
@@ -205,7 +143,7 @@ def _mlp_forward(form: Form, w: Weights, x: Tensor, noise: Noise | None) -> tupl
         n, g = torch.empty_like(inputs), torch.empty_like(a)
         norm_forward(w.mlp_norm, w.mlp_norm_bias, form.mlp_epsilon, inputs, n, its_stats, shift, out)
         linear_into(n, w.up, w.up_bias, a)
-        share(loops.gelu_forward(), pieces(a.shape[0]), a.numel(), a.data_ptr(), g.data_ptr(), *a.shape, form.epsilon)
+        share(loops.gelu_forward(), items_of(a.shape[0]), a.numel(), a.data_ptr(), g.data_ptr(), *a.shape, form.epsilon)
         if noise is None:
             linear_added(g, w.back, inputs if shift is None else out, out)
         else:
@@ -215,7 +153,7 @@ def _mlp_forward(form: Form, w: Weights, x: Tensor, noise: Noise | None) -> tupl
 
 
 def _mlp_backward(
-    form: Form, w: Weights, saved: Saved, dy: Tensor, noises: Noises, sums: Sums, at: int
+    form: BlockLayout, w: BlockWeights, saved: SavedTensors, dy: Tensor, noises: Noises, sums: Sums, at: int
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The gradients to the MLP's input, the residual's included, and to its weights."""
     x, stats, hidden, noise = saved.x, saved.mlp_stats, saved.hidden, noises[1]
@@ -233,7 +171,7 @@ def _mlp_backward(
         branch = dout if noise is None else drop_gradient(noise, dout, sums, at + BACK_BIAS, start)
         g, n, da = torch.empty_like(a), torch.empty_like(inputs), input_gradient(branch, w.back)
         sums.share(
-            loops.gelu_backward(), at + UP_BIAS, pieces(a.shape[0]), a.numel(),
+            loops.gelu_backward(), at + UP_BIAS, items_of(a.shape[0]), a.numel(),
             a.data_ptr(), g.data_ptr(), da.data_ptr(), *a.shape, form.epsilon,
         )  # fmt: skip
         norm_backward(
@@ -260,7 +198,7 @@ def _sum(noise: Noise | None, x: Tensor, h: Tensor, start: int) -> Tensor:
 
 def _tiles(hidden: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The tensors piece by piece along their rows."""
-    rows = torch.get_num_threads() * loops.PIECE * max(1, _TILE // (hidden * loops.PIECE))
+    rows = torch.get_num_threads() * ROWS_PER_ITEM * max(1, _TILE // (hidden * ROWS_PER_ITEM))
     if tensors[0].shape[0] <= rows:
         yield tensors
     else:
@@ -273,7 +211,7 @@ def norm_forward(
 ) -> None:  # fmt: skip
     """Layer norm of x (N, D) to `y`; with a `shift` (D) also x + shift to `out`."""
     share(
-        loops.norm_forward(), pieces(x.shape[0]), x.numel(), x.data_ptr(), weight.data_ptr(), bias.data_ptr(),
+        loops.norm_forward(), items_of(x.shape[0]), x.numel(), x.data_ptr(), weight.data_ptr(), bias.data_ptr(),
         y.data_ptr(), stats.data_ptr(), _address(shift), _address(out), *x.shape, epsilon,
     )  # fmt: skip
 
@@ -284,7 +222,7 @@ def norm_backward(
 ) -> None:  # fmt: skip
     """The gradient to x, plus `around`, goes to `dx`; those to weight and bias, and the sum of `around`, to `sums`."""
     sums.share(
-        loops.norm_backward(), at, pieces(x.shape[0]), x.numel(), x.data_ptr(), stats.data_ptr(), weight.data_ptr(),
+        loops.norm_backward(), at, items_of(x.shape[0]), x.numel(), x.data_ptr(), stats.data_ptr(), weight.data_ptr(),
         bias.data_ptr(), dy.data_ptr(), _address(around), dx.data_ptr(), _address(y), *x.shape, like,
     )  # fmt: skip
 

@@ -13,7 +13,9 @@ import numba
 import numpy as np
 
 from minrl.kernels.backbone.gemv import aligned, linear
-from minrl.kernels.jit.math import compiled, exponential, float32_at, inlined, summing
+from minrl.kernels.jit.compile import compiled, inlined, summing
+from minrl.kernels.jit.math import exponential
+from minrl.kernels.jit.memory import float32_at
 from minrl.kernels.scan.cpu_gates import forward_row
 
 # The parts of a block in the order of their addresses.

@@ -4,88 +4,16 @@ It needs numba, so the kernels import it only when the first of them runs.
 """
 
 import platform
-import sys
-import time
-import zlib
-from collections.abc import Callable
 from math import factorial, log
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
+from numba import types
 from numba.extending import intrinsic, overload
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-# Products and sums may become fused multiply-adds; infinities, NaN and the order of sums stay as written.
-FAST = {"contract", "nsz"}
-# Compiled code is kept under the name of its function and the text of its file; this makes it depend on all of the
-# files that it is made of.
-_SOURCES = [path.read_bytes() for path in sorted(Path(__file__).parent.parent.rglob("*.py"))]
-_REVISION = f"{zlib.crc32(b''.join(source for source in _SOURCES if b'minrl.kernels.jit' in source)):08x}"
-
-_announced = False
-
-
-def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile `function` to machine code that runs without the interpreter's lock, kept on disk where possible."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": FAST, "error_model": "numpy"}
-    function.__qualname__ = f"{function.__qualname__}_{_REVISION}"
-    try:
-        kernel = njit(cache=True, **options)(function)
-        kept = True
-    except RuntimeError:  # no folder can be written to
-        kernel, kept = njit(**options)(function), False
-    compilations = 0
-
-    def call(*arguments: Any) -> None:
-        nonlocal kernel, kept, compilations
-        count, begin = len(kernel.overloads), time.perf_counter()
-        try:
-            kernel(*arguments)
-        except OSError:  # the folder is full or gone; nothing has run yet
-            kernel, kept, count, compilations = njit(**options)(function), False, 0, 0
-            kernel(*arguments)
-        if len(kernel.overloads) != count:
-            # What is read from disk is a form of the kernel too, and no compilation.
-            before, compilations = compilations, sum(kernel.stats.cache_misses.values())
-            if compilations > before:
-                _announce(time.perf_counter() - begin, kept)
-
-    return call
-
-
-def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
-    """`function` as a part of the kernels that call it; arrays that it writes to must not overlap others."""
-    kernel: Any = njit(forceinline=True, fastmath=fastmath, error_model="numpy")(function)
-    # Numba has no public way to say what it says of its own loops: without it a loop over more than a few rows
-    # is not vectorised. Where a release has moved this, the kernels are right and slower.
-    if hasattr(kernel, "_compiler"):
-        kernel._compiler._customize_flags = _without_aliases
-    part: Function = kernel
-    return part
-
-
-def summing(function: Function) -> Function:
-    """As `inlined`, with sums in whatever order is fastest."""
-    return inlined(function, FAST | {"reassoc"})
-
-
-def _without_aliases(flags: Any) -> Any:
-    flags.noalias = True
-    return flags
-
-
-def _announce(seconds: float, kept: bool) -> None:
-    """Write one line, once, where compiling made the user wait."""
-    global _announced
-    if seconds > 1 and not _announced:
-        _announced = True
-        where = "kept on disk for later runs" if kept else "not kept: no folder for it; NUMBA_CACHE_DIR names one"
-        print(f"minrl: compiled a CPU kernel in {seconds:.1f} s ({where})", file=sys.stderr)
+from minrl.kernels.jit.compile import FAST, inlined
+from minrl.kernels.jit.memory import declare_function
 
 
 def _from_bits(context: Any, bits: Any) -> Any:
@@ -111,18 +39,10 @@ def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = arguments[0].type
         name = f"llvm.fmuladd.{'f32' if signature.return_type == types.float32 else 'f64'}"
-        function = _declare(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+        function = declare_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
         return builder.call(function, arguments)
 
     return a(a, a, a), generate
-
-
-def _address(context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    pointer: Any = types.CPointer
-    return pointer(types.float32)(types.int64), generate
 
 
 def _held(context: Any, x: Any) -> Any:
@@ -139,33 +59,9 @@ def _held(context: Any, x: Any) -> Any:
 # An operand and a result in one register, in the words of the processor's family.
 _IN_A_FLOAT_REGISTER = "=x,0" if platform.machine().lower() in ("x86_64", "amd64") else "=w,0"
 _hold: Any = intrinsic(_held)
-_declare: Any = cgutils.get_or_insert_function
 _float_from_bits: Any = intrinsic(_from_bits)
 _bits_of: Any = intrinsic(_to_bits)
 _multiply_add: Any = intrinsic(_fused)
-# Where float32 numbers lie in memory, from an integer.
-float32_at: Any = intrinsic(_address)
-
-
-def _prefetch(write: bool) -> Any:
-    """A function (array, index) that asks for a cache line ahead of its use; an index out of range does no harm."""
-
-    def build(context: Any, array: Any, index: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-            address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-            word = ir.IntType(32)
-            kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
-            call = _declare(builder.module, kind, "llvm.prefetch.p0")
-            builder.call(call, [address, word(int(write)), word(3), word(1)])
-            return context.get_dummy_value()
-
-        return types.void(array, types.intp), generate
-
-    return intrinsic(build)
-
-
-prefetch_read, prefetch_write = _prefetch(write=False), _prefetch(write=True)
 
 
 def exponential(x: Any, factor: float = 1.0, constants: Any = None) -> Any:

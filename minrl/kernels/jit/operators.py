@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -121,3 +122,29 @@ def _refusing(name: str, run: _Kernel) -> _Kernel:
         return run(*inputs)
 
     return checked
+
+
+def flat(x: Tensor | None, like: Tensor | None = None) -> Any:
+    """Return the elements of `x` as one array; an empty one in the precision of `like` without `x`."""
+    if x is None:
+        return np.empty(0, scalar(False, like).dtype)
+    return x.detach().contiguous().view(-1).numpy()
+
+
+def reset_flags(reset: Tensor | None) -> Any:
+    return np.empty(0, np.bool_) if reset is None else flat(reset)
+
+
+def scalar(signed: bool, like: Tensor | None) -> Any:
+    """1 or 0 in the precision of `like`."""
+    return (np.float64 if like is not None and like.dtype == torch.float64 else np.float32)(signed)
+
+
+def fake_linear(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    batch, steps, width = drive.shape
+    return drive.new_empty(batch, steps, width), drive.new_empty(batch, width)
+
+
+def fake_linear_backward(decay: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    h, dlast = inputs[2], inputs[4]
+    return torch.empty_like(h), torch.empty_like(h), dlast.new_empty(dlast.shape)

@@ -1,61 +1,84 @@
-"""Running the compiled loops of a block on as many threads as torch has, and adding up what each has summed.
+"""Sharing of a kernel's items among as many threads as torch has, and sums over rows that each thread adds to.
 
 Shapes: R threads, C columns.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minrl.kernels.backbone.loops import PIECE
-from minrl.kernels.scan import cpu
+# Below so few elements a second thread costs more than it saves.
+ELEMENTS_PER_THREAD = 1 << 15
+# Rows of one item, summed apart from the others: long sums of float32 lose digits.
+ROWS_PER_ITEM = 64
 
 
-def pieces(rows: int) -> int:
-    """How many items of a kernel so many rows are."""
-    return -(-rows // PIECE)
+@cache
+def thread_pool() -> ThreadPoolExecutor:
+    """Return the threads that run items of kernels; idle ones cost nothing."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="minrl-scan")
 
 
-def share(kernel: Callable[..., None], items: int, numbers: int, *arguments: Any) -> None:
-    """Share the items of a kernel that goes over so many numbers."""
-    _share(lambda thread, first, end: kernel(first, end, *arguments), items, numbers)
+if hasattr(os, "register_at_fork"):
+    # A child process has none of its parent's threads.
+    os.register_at_fork(after_in_child=thread_pool.cache_clear)
 
 
-class Sums:
-    """Gradients that are sums over the rows of what is like `rows`: `parts` of `sizes`, whole after `add_up`."""
-
-    def __init__(self, sizes: tuple[int, ...], rows: Tensor) -> None:
-        most = rows.shape[0] * max(sizes)  # numbers, and items, of a kernel
-        threads = _threads(most, most)
-        self._room = rows.new_zeros(threads, sum(sizes))  # (R, C)
-        self._stride = self._room.shape[1] * rows.element_size()
-        self.parts = list(self._room[0].split(sizes))
-
-    def share(self, kernel: Callable[..., None], part: int, items: int, numbers: int, *arguments: Any) -> None:
-        """As `share`, for a kernel that adds to part number `part` and those after it."""
-        at, stride = self.parts[part].data_ptr(), self._stride
-        _share(lambda thread, first, end: kernel(first, end, at + thread * stride, *arguments), items, numbers)
-
-    def add_up(self) -> None:
-        """Add what the other threads have summed to what the first has."""
-        if self._room.shape[0] > 1:
-            self._room[0] += self._room[1:].sum(0)
+def items_of(rows: int) -> int:
+    """Return how many items of a kernel `rows` rows are."""
+    return -(-rows // ROWS_PER_ITEM)
 
 
-def _share(run: Callable[[int, int, int], None], items: int, numbers: int) -> None:
-    """Call `run` with the number of a thread and its first and last but one item, on each thread."""
-    threads = _threads(items, numbers)
+def thread_count(items: int, elements: int, per_thread: int = ELEMENTS_PER_THREAD) -> int:
+    """Return how many threads share `items` items over `elements` elements, each with at least `per_thread`."""
+    return max(1, min(torch.get_num_threads(), items, elements // per_thread))
+
+
+def share_items(
+    run: Callable[[int, int, int], None], items: int, elements: int, per_thread: int = ELEMENTS_PER_THREAD
+) -> None:
+    """Call `run(thread, first, end)` on each thread with its range of the items."""
+    threads = thread_count(items, elements, per_thread)
     if threads == 1:
         run(0, 0, items)
         return
     cuts = [items * i // threads for i in range(threads + 1)]
-    others = [cpu.thread_pool().submit(run, i, cuts[i], cuts[i + 1]) for i in range(1, threads)]
+    others = [thread_pool().submit(run, i, cuts[i], cuts[i + 1]) for i in range(1, threads)]
     run(0, 0, cuts[1])
     for other in others:
         other.result()
 
 
-def _threads(items: int, numbers: int) -> int:
-    return max(1, min(torch.get_num_threads(), items, numbers // cpu.NUMBERS_PER_THREAD))
+def share(kernel: Callable[..., None], items: int, elements: int, *arguments: Any) -> None:
+    """Call `kernel(first, end, *arguments)` on each thread with its range of the items."""
+    share_items(lambda thread, first, end: kernel(first, end, *arguments), items, elements)
+
+
+class Sums:
+    """Gradients that are sums over rows: tensors of `sizes` elements, complete after `add_up`.
+
+    Args:
+        sizes: elements of each part.
+        rows: a tensor (N, ...) with as many rows as are summed, of the parts' type.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], rows: Tensor) -> None:
+        most = rows.shape[0] * max(sizes)  # elements, and items, of a kernel
+        self._of_threads = rows.new_zeros(thread_count(most, most), sum(sizes))  # (R, C)
+        self._stride = self._of_threads.shape[1] * rows.element_size()
+        self.parts = list(self._of_threads[0].split(sizes))
+
+    def share(self, kernel: Callable[..., None], part: int, items: int, elements: int, *arguments: Any) -> None:
+        """Share a kernel that adds to part number `part` and those after it, whose address is its third argument."""
+        at, stride = self.parts[part].data_ptr(), self._stride
+        share_items(lambda thread, first, end: kernel(first, end, at + thread * stride, *arguments), items, elements)
+
+    def add_up(self) -> None:
+        """Add what the other threads have summed to what the first has."""
+        if self._of_threads.shape[0] > 1:
+            self._of_threads[0] += self._of_threads[1:].sum(0)

@@ -6,7 +6,6 @@ Shapes: B batch, T time, D width of the input, H width.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from minrl.kernels.differentiable import gradients_of
 from minrl.kernels.guard import gradients_are_differentiated, runs_alone
+from minrl.kernels.jit.threads import share_items
 from minrl.kernels.lstm import reference
 from minrl.kernels.scan import cpu
 
@@ -173,12 +173,9 @@ def _run(kernel: Callable[..., None], tensors: Sequence[Tensor | None], h: Tenso
     batch, steps, width = h.shape
     addresses = [0 if x is None else x.data_ptr() for x in tensors]
     sizes = batch, steps, width, _like(h)
-    threads = min(torch.get_num_threads(), batch, h.numel() * 4 * width // _WORK_PER_THREAD)
-    if threads <= 1:
-        kernel(*addresses, 0, batch, *sizes)
-        return
-    cuts = [batch * i // threads for i in range(threads + 1)]
-    others = [cpu.thread_pool().submit(kernel, *addresses, first, end, *sizes) for first, end in pairwise(cuts[1:])]
-    kernel(*addresses, 0, cuts[1], *sizes)
-    for other in others:
-        other.result()
+    share_items(
+        lambda thread, first, end: kernel(*addresses, first, end, *sizes),
+        batch,
+        4 * h.numel() * width,
+        _WORK_PER_THREAD,
+    )

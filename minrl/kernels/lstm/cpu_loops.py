@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.backbone.norm_gelu import numbers
-from minrl.kernels.jit.math import compiled, exponential, held_constants, inlined
+from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.math import exponential, held_constants
+from minrl.kernels.jit.memory import vector
+from minrl.kernels.jit.rows import copy_row
 from minrl.kernels.lstm.cpu_matmul import add_product, transpose
-from minrl.kernels.scan.cpu_gates import copy_row
 
-# So many numbers lie between two rows of the transposed weights: at a distance that is a power of two, the rows of a
+# So many elements lie between two rows of the transposed weights: at a distance that is a power of two, the rows of a
 # wide layer would throw each other out of the cache.
 MARGIN = 16
 # So many batch rows run together, and each weight is read once for all of them.
@@ -170,8 +171,8 @@ def turn() -> Callable[..., None]:
     """W_hh (4H, H) -> its transpose (H, 4H) with a margin after each row."""
 
     def kernel(weight_at: int, turned_at: int, width: int, like: Any) -> None:
-        weight = numbers(weight_at, 4 * width * width, like)
-        turned = numbers(turned_at, width * (4 * width + MARGIN), like)
+        weight = vector(weight_at, 4 * width * width, like)
+        turned = vector(turned_at, width * (4 * width + MARGIN), like)
         transpose(weight, turned, 4 * width + MARGIN, 4 * width, width)
 
     return compiled(kernel)
@@ -189,10 +190,10 @@ def forward() -> Callable[..., None]:
         first: int, end: int, batch: int, steps: int, width: int, like: Any,
     ) -> None:  # fmt: skip
         size = batch * steps * width
-        gates, turned = numbers(gates_at, 4 * size, like), numbers(turned_at, width * (4 * width + MARGIN), like)
-        state, reset = numbers(state_at, batch * 2 * width, like), numbers(reset_at, batch * steps, np.uint8(0))
-        h, last = numbers(h_at, size, like), numbers(last_at, batch * 2 * width, like)
-        cells = numbers(cells_at, size, like)
+        gates, turned = vector(gates_at, 4 * size, like), vector(turned_at, width * (4 * width + MARGIN), like)
+        state, reset = vector(state_at, batch * 2 * width, like), vector(reset_at, batch * steps, np.uint8(0))
+        h, last = vector(h_at, size, like), vector(last_at, batch * 2 * width, like)
+        cells = vector(cells_at, size, like)
         for row in range(first, end, _ROWS):
             forward_rows(gates, turned, state, reset, h, last, cells, row, min(_ROWS, end - row), steps, width)
 
@@ -213,11 +214,11 @@ def backward() -> Callable[..., None]:
         first: int, end: int, batch: int, steps: int, width: int, like: Any,
     ) -> None:  # fmt: skip
         size = batch * steps * width
-        weight, gates = numbers(weight_at, 4 * width * width, like), numbers(gates_at, 4 * size, like)
-        state, reset = numbers(state_at, batch * 2 * width, like), numbers(reset_at, batch * steps, np.uint8(0))
-        h, cells, dh = numbers(h_at, size, like), numbers(cells_at, size, like), numbers(dh_at, size, like)
-        dlast, dstate = numbers(dlast_at, batch * 2 * width, like), numbers(dstate_at, batch * 2 * width, like)
-        dgates, before = numbers(dgates_at, 4 * size, like), numbers(before_at, size, like)
+        weight, gates = vector(weight_at, 4 * width * width, like), vector(gates_at, 4 * size, like)
+        state, reset = vector(state_at, batch * 2 * width, like), vector(reset_at, batch * steps, np.uint8(0))
+        h, cells, dh = vector(h_at, size, like), vector(cells_at, size, like), vector(dh_at, size, like)
+        dlast, dstate = vector(dlast_at, batch * 2 * width, like), vector(dstate_at, batch * 2 * width, like)
+        dgates, before = vector(dgates_at, 4 * size, like), vector(before_at, size, like)
         for row in range(first, end, _ROWS):
             backward_rows(
                 weight, state, reset, h, gates, cells, dh, dlast, dgates, dstate, before,

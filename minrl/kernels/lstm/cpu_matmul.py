@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.math import inlined
+from minrl.kernels.jit.compile import inlined
 
 _U = np.uintp
 _0, _1, _2, _3, _4, _5, _6, _7, _8 = (_U(i) for i in range(9))

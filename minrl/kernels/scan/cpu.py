@@ -6,24 +6,27 @@ runs in torch operations. Complex recurrences are in `cpu_complex`.
 Shapes: B batch, T time, D width, P parts of the gates (2: minGRU, 3: minLSTM).
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from minrl.kernels.guard import under_transform
-from minrl.kernels.jit.operators import register_gated, register_linear
-from minrl.kernels.scan import chunked
+from minrl.kernels.jit.operators import (
+    fake_linear,
+    fake_linear_backward,
+    flat,
+    register_gated,
+    register_linear,
+    reset_flags,
+    scalar,
+)
+from minrl.kernels.jit.threads import share_items
+from minrl.kernels.scan import chunked, cpu_complex
 
 _REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.complex128)
-# Below so many numbers a second thread costs more than it brings.
-NUMBERS_PER_THREAD = 1 << 15
 
 
 @torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
@@ -73,9 +76,9 @@ def _gated_forward(
     batch, steps, columns = gates.shape
     width = columns // parts
     h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, width)
-    arrays = [_flat(gates), _flat(state, gates), _flags(reset), _flat(h), _flat(last)]
+    arrays = [flat(gates), flat(state, gates), reset_flags(reset), flat(h), flat(last)]
     kernel = loops.gated_forward(parts, _candidate(candidate))
-    _run(kernel, arrays, (steps, width, _flag(signed, gates)), h)
+    _run(kernel, arrays, (steps, width, scalar(signed, gates)), h)
     return h, last
 
 
@@ -93,16 +96,16 @@ def _gated_backward(
     loops = _loops()
     _, steps, width = h.shape
     dgates, dstate = torch.empty_like(gates, memory_format=torch.contiguous_format), torch.empty_like(dlast)
-    inputs = [_flat(gates), _flat(state, gates), _flags(reset), _flat(h), _flat(dh), _flat(dlast)]
+    inputs = [flat(gates), flat(state, gates), reset_flags(reset), flat(h), flat(dh), flat(dlast)]
     kernel = loops.gated_backward(parts, _candidate(candidate))
-    _run(kernel, [*inputs, _flat(dgates), _flat(dstate)], (steps, width, _flag(signed, gates)), h)
+    _run(kernel, [*inputs, flat(dgates), flat(dstate)], (steps, width, scalar(signed, gates)), h)
     return dgates, dstate
 
 
 def _linear_forward(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, steps, width = drive.shape
     h, last = drive.new_empty(batch, steps, width), drive.new_empty(batch, width)
-    arrays = [_flat(decay), _flat(drive), _flat(state, drive), _flags(reset), _flat(h), _flat(last)]
+    arrays = [flat(decay), flat(drive), flat(state, drive), reset_flags(reset), flat(h), flat(last)]
     loops = _loops()
     _run(loops.linear_forward(), arrays, (steps, width), h)
     return h, last
@@ -113,11 +116,11 @@ def _linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _, steps, width = h.shape
     ddecay, ddrive, dstate = torch.empty_like(h), torch.empty_like(h), h.new_empty(dlast.shape)
-    inputs = [_flat(decay), _flat(state, h), _flags(reset), _flat(h), _flat(dh), _flat(dlast)]
+    inputs = [flat(decay), flat(state, h), reset_flags(reset), flat(h), flat(dh), flat(dlast)]
     loops = _loops()
     _run(
         loops.linear_backward(),
-        [*inputs, _flat(ddecay), _flat(ddrive), _flat(dstate)],
+        [*inputs, flat(ddecay), flat(ddrive), flat(dstate)],
         (steps, width),
         h,
     )
@@ -136,45 +139,10 @@ def _candidate(name: str) -> int:
     return cpu_gates.CANDIDATES[name]
 
 
-def _flat(x: Tensor | None, like: Tensor | None = None) -> Any:
-    """The numbers of `x` in one row; without `x` none, in the precision of `like`."""
-    if x is None:
-        return np.empty(0, _flag(False, like).dtype)
-    return x.detach().contiguous().view(-1).numpy()
-
-
-def _flags(reset: Tensor | None) -> Any:
-    return np.empty(0, np.bool_) if reset is None else _flat(reset)
-
-
-def _flag(signed: bool, like: Tensor | None) -> Any:
-    """1 or 0 in the precision of `like`."""
-    return (np.float64 if like is not None and like.dtype == torch.float64 else np.float32)(signed)
-
-
 def _run(kernel: Callable[..., None], arrays: list[Any], options: tuple[Any, ...], h: Tensor) -> None:
-    """Share the B * N blocks of lanes of `h` (B, T, D) among as many threads as torch has."""
+    """Share the B * N blocks of lanes of `h` (B, T, D) among threads."""
     items = h.shape[0] * _loops().blocks_of(h.shape[2])
-    threads = min(torch.get_num_threads(), items, h.numel() // NUMBERS_PER_THREAD)
-    if threads <= 1:
-        kernel(*arrays, 0, items, *options)
-        return
-    cuts = [items * i // threads for i in range(threads + 1)]
-    others = [thread_pool().submit(kernel, *arrays, first, end, *options) for first, end in pairwise(cuts[1:])]
-    kernel(*arrays, 0, cuts[1], *options)
-    for other in others:
-        other.result()
-
-
-@cache
-def thread_pool() -> ThreadPoolExecutor:
-    """The threads that share out rows and lanes; idle ones cost nothing."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="minrl-scan")
-
-
-if hasattr(os, "register_at_fork"):
-    # A child process has none of its parent's threads.
-    os.register_at_fork(after_in_child=thread_pool.cache_clear)
+    share_items(lambda thread, first, end: kernel(*arrays, first, end, *options), items, h.numel())
 
 
 def _fake_gated(
@@ -189,18 +157,5 @@ def _fake_gated_backward(gates: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(gates, memory_format=torch.contiguous_format), dlast.new_empty(dlast.shape)
 
 
-def _fake_linear(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-    batch, steps, width = drive.shape
-    return drive.new_empty(batch, steps, width), drive.new_empty(batch, width)
-
-
-def _fake_linear_backward(decay: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    h, dlast = inputs[2], inputs[4]
-    return torch.empty_like(h), torch.empty_like(h), dlast.new_empty(dlast.shape)
-
-
 register_gated("cpu_gated_scan", "cpu", _gated_forward, _gated_backward, _fake_gated, _fake_gated_backward)
-register_linear("cpu_linear_scan", "cpu", _linear_forward, _linear_backward, _fake_linear, _fake_linear_backward)
-
-# Last, as it uses the functions above.
-from minrl.kernels.scan import cpu_complex  # noqa: E402
+register_linear("cpu_linear_scan", "cpu", _linear_forward, _linear_backward, fake_linear, fake_linear_backward)

@@ -7,14 +7,13 @@ Shapes: B batch, T time, D width.
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minrl.kernels.jit.operators import register_linear
-from minrl.kernels.scan import cpu
+from minrl.kernels.jit.operators import fake_linear, fake_linear_backward, register_linear, reset_flags
+from minrl.kernels.jit.threads import share_items
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -28,7 +27,7 @@ def linear_scan(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tenso
 def _forward(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, steps, width = drive.shape
     h, last = drive.new_empty(batch, steps, width), drive.new_empty(batch, width)
-    arrays = [_numbers(_row(decay)), _numbers(drive), _numbers(state, drive), cpu._flags(reset)]
+    arrays = [_numbers(_row(decay)), _numbers(drive), _numbers(state, drive), reset_flags(reset)]
     _run(_loops().forward(), [*arrays, _numbers(h), _numbers(last)], h)
     return h, last
 
@@ -37,7 +36,7 @@ def _backward(
     decay: Tensor, state: Tensor | None, reset: Tensor | None, h: Tensor, dh: Tensor, dlast: Tensor
 ) -> Gradients:
     ddecay, ddrive, dstate = torch.empty_like(h), torch.empty_like(h), h.new_empty(dlast.shape)
-    arrays = [_numbers(_row(decay)), _numbers(state, h), cpu._flags(reset)]
+    arrays = [_numbers(_row(decay)), _numbers(state, h), reset_flags(reset)]
     outputs = [_numbers(x) for x in (h, dh, dlast, ddecay, ddrive, dstate)]
     _run(_loops().backward(), [*arrays, *outputs], h)
     return ddecay, ddrive, dstate
@@ -64,18 +63,10 @@ def _numbers(x: Tensor | None, like: Tensor | None = None) -> Any:
 
 
 def _run(kernel: Callable[..., None], arrays: list[Any], h: Tensor) -> None:
-    """Share the B * N blocks of lanes of `h` (B, T, D) among as many threads as torch has."""
+    """Share the B * N blocks of lanes of `h` (B, T, D) among threads."""
     _, steps, width = h.shape
     items = h.shape[0] * _loops().blocks_of(width)
-    threads = min(torch.get_num_threads(), items, 2 * h.numel() // cpu.NUMBERS_PER_THREAD)
-    if threads <= 1:
-        kernel(*arrays, 0, items, steps, width)
-        return
-    cuts = [items * i // threads for i in range(threads + 1)]
-    others = [cpu.thread_pool().submit(kernel, *arrays, first, end, steps, width) for first, end in pairwise(cuts[1:])]
-    kernel(*arrays, 0, cuts[1], steps, width)
-    for other in others:
-        other.result()
+    share_items(lambda thread, first, end: kernel(*arrays, first, end, steps, width), items, 2 * h.numel())
 
 
-register_linear("cpu_complex_scan", "cpu", _forward, _backward, cpu._fake_linear, cpu._fake_linear_backward)
+register_linear("cpu_complex_scan", "cpu", _forward, _backward, fake_linear, fake_linear_backward)

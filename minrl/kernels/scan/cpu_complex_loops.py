@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.math import compiled, inlined
-from minrl.kernels.scan.cpu_gates import ask_to_read, ask_to_write, copy_row
+from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.rows import copy_row, prefetch_row_to_read, prefetch_row_to_write
 
 # A block of lanes is at most so wide, in complex numbers.
 LANES = 128
@@ -60,9 +60,9 @@ def forward_block(
     for t in range(steps):
         now = (row * steps + t) * numbers + at
         of_decay = at if decay.size == numbers else now
-        ask_to_read(decay, of_decay, size)
-        ask_to_read(drive, now, size)
-        ask_to_write(h, now, size)
+        prefetch_row_to_read(decay, of_decay, size)
+        prefetch_row_to_read(drive, now, size)
+        prefetch_row_to_write(h, now, size)
         if reset.size and reset[row * steps + t]:
             memory[:] = _ZERO
         complex_row(
@@ -81,9 +81,9 @@ def backward_block(
     for t in range(steps - 1, -1, -1):
         now = (row * steps + t) * numbers + at
         of_decay = at if decay.size == numbers else now
-        ask_to_read(dh, now, size)
-        ask_to_write(ddrive, now, size)
-        ask_to_write(ddecay, now, size)
+        prefetch_row_to_read(dh, now, size)
+        prefetch_row_to_write(ddrive, now, size)
+        prefetch_row_to_write(ddecay, now, size)
         opens = reset.size > 0 and reset[row * steps + t]
         before = nothing[:size]
         if not opens:

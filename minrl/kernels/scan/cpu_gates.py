@@ -7,28 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.math import exponential, held_constants, inlined, prefetch_read, prefetch_write
+from minrl.kernels.jit.compile import inlined
+from minrl.kernels.jit.math import exponential, held_constants
 
 CANDIDATES = {"positive": 0, "tanh": 1, "linear": 2}
-# Memory is asked for in pieces of so many numbers (of float32).
-_CACHE_LINE = 16
 _ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 # exp(40) is so large that one more is lost in it, and so small that its square still fits float32.
 _SHUT = np.float32(40)
-
-
-@inlined
-def ask_to_read(x: Any, at: int, lanes: int) -> None:
-    """Have a row of lanes brought to the cache, all its lines at once."""
-    for line in range(0, lanes, _CACHE_LINE):
-        prefetch_read(x, at + line)
-
-
-@inlined
-def ask_to_write(x: Any, at: int, lanes: int) -> None:
-    """The same for a row that will be written."""
-    for line in range(0, lanes, _CACHE_LINE):
-        prefetch_write(x, at + line)
 
 
 @inlined
@@ -130,9 +115,3 @@ def linear_gradients_row(dh: Any, decay: Any, later: Any, ddecay: Any, ddrive: A
         later[d] = total * decay[d]
         ddrive[d] = total
         ddecay[d] *= total
-
-
-@inlined
-def copy_row(source: Any, target: Any, lanes: int) -> None:
-    for d in range(lanes):
-        target[d] = source[d]

@@ -12,17 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.math import compiled, inlined
-from minrl.kernels.scan.cpu_gates import (
-    ask_to_read,
-    ask_to_write,
-    copy_row,
-    forward_row,
-    gradients_row,
-    linear_gradients_row,
-    linear_row,
-    slopes_row,
-)
+from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.rows import copy_row, prefetch_row_to_read, prefetch_row_to_write
+from minrl.kernels.scan.cpu_gates import forward_row, gradients_row, linear_gradients_row, linear_row, slopes_row
 
 # A block of lanes is at most so wide.
 LANES = 256
@@ -44,8 +36,8 @@ def gated_forward_block(
         of_h = (row * steps + t) * width + at
         of_gates = (row * steps + t) * width * parts + at
         for part in range(parts):
-            ask_to_read(gates, of_gates + part * width, lanes)
-        ask_to_write(h, of_h, lanes)
+            prefetch_row_to_read(gates, of_gates + part * width, lanes)
+        prefetch_row_to_write(h, of_h, lanes)
         if reset.size and reset[row * steps + t]:
             memory[:] = _ZERO
         second, content = of_gates + (parts - 2) * width, of_gates + (parts - 1) * width
@@ -69,11 +61,11 @@ def gated_backward_block(
         for t in range(start, end):
             first, of_h = (row * steps + t) * width * parts + at, (row * steps + t) * width + at
             second, content = first + (parts - 2) * width, first + (parts - 1) * width
-            ask_to_read(dh, of_h, lanes)
-            ask_to_read(h, of_h, lanes)
+            prefetch_row_to_read(dh, of_h, lanes)
+            prefetch_row_to_read(h, of_h, lanes)
             for part in range(parts):
-                ask_to_read(gates, first + part * width, lanes)
-                ask_to_write(dgates, first + part * width, lanes)
+                prefetch_row_to_read(gates, first + part * width, lanes)
+                prefetch_row_to_write(dgates, first + part * width, lanes)
             before = nothing[:lanes]
             if reset.size == 0 or not reset[row * steps + t]:
                 if t > 0:
@@ -109,9 +101,9 @@ def linear_forward_block(
         copy_row(state[here : here + lanes], memory, lanes)
     for t in range(steps):
         of_h = (row * steps + t) * width + at
-        ask_to_read(decay, of_h, lanes)
-        ask_to_read(drive, of_h, lanes)
-        ask_to_write(h, of_h, lanes)
+        prefetch_row_to_read(decay, of_h, lanes)
+        prefetch_row_to_read(drive, of_h, lanes)
+        prefetch_row_to_write(h, of_h, lanes)
         if reset.size and reset[row * steps + t]:
             memory[:] = _ZERO
         linear_row(decay[of_h : of_h + lanes], drive[of_h : of_h + lanes], memory, h[of_h : of_h + lanes], lanes)
@@ -129,9 +121,9 @@ def linear_backward_block(
         end = min(start + _CHUNK, steps)
         for t in range(start, end):
             of_h = (row * steps + t) * width + at
-            ask_to_read(dh, of_h, lanes)
-            ask_to_read(decay, of_h, lanes)
-            ask_to_write(ddrive, of_h, lanes)
+            prefetch_row_to_read(dh, of_h, lanes)
+            prefetch_row_to_read(decay, of_h, lanes)
+            prefetch_row_to_write(ddrive, of_h, lanes)
             before = nothing[:lanes]
             if reset.size == 0 or not reset[row * steps + t]:
                 if t > 0:

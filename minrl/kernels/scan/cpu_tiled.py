@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from minrl.kernels import differentiable
 from minrl.kernels.guard import gradients_are_differentiated, runs_alone
 from minrl.kernels.jit import lone_threads
+from minrl.kernels.jit.operators import flat, reset_flags, scalar
 from minrl.kernels.matmul import input_gradient_into, library, linear_into, may_run
 from minrl.kernels.scan import cpu
 from minrl.kernels.scan.gates import Candidate
@@ -102,12 +103,12 @@ class _TiledLayer(torch.autograd.Function):
         gates = x.new_empty(batch * steps, columns) if learns else None
         h, last = x.new_empty(batch, steps, width), x.new_empty(batch, width)
         kernel = cpu._loops().gated_forward(options.parts, cpu._candidate(options.candidate))
-        before, resets, flip = cpu._flat(state, x), cpu._flags(reset), cpu._flag(options.signed, x)
-        all_h, all_last = map(cpu._flat, (h, last))
+        before, resets, flip = flat(state, x), reset_flags(reset), scalar(options.signed, x)
+        all_h, all_last = map(flat, (h, last))
 
         def go(tiles: list[_Tile]) -> None:
             room = x.new_empty(_most_rows(tiles), columns) if gates is None else gates
-            all_gates = cpu._flat(room)
+            all_gates = flat(room)
             for tile in tiles:
                 place = _Tile(0, tile.end - tile.first, 0, 1, 0) if gates is None else tile
                 linear_into(rows[tile.first : tile.end], weight, bias, room[place.first : place.end])
@@ -135,13 +136,13 @@ class _TiledLayer(torch.autograd.Function):
         dx = torch.empty_like(rows) if of_x else None
         dlast, dstate = gradients[1].clone(memory_format=torch.contiguous_format), h.new_empty(batch, width)
         kernel = cpu._loops().gated_backward(ctx.options.parts, cpu._candidate(ctx.options.candidate))
-        before, resets, flip = cpu._flat(state, h), cpu._flags(reset), cpu._flag(ctx.options.signed, h)
-        all_gates, all_h, all_dh = map(cpu._flat, (gates, h, gradients[0]))
-        all_dlast, all_dstate = map(cpu._flat, (dlast, dstate))
+        before, resets, flip = flat(state, h), reset_flags(reset), scalar(ctx.options.signed, h)
+        all_gates, all_h, all_dh = map(flat, (gates, h, gradients[0]))
+        all_dlast, all_dstate = map(flat, (dlast, dstate))
 
         def go(tiles: list[_Tile]) -> tuple[Tensor | None, Tensor | None]:
             room = gates.new_empty(_most_rows(tiles), columns)
-            all_dgates = cpu._flat(room)
+            all_dgates = flat(room)
             dweight = torch.zeros_like(weight) if of_weight else None
             dbias = weight.new_zeros(columns) if of_bias else None
             for tile in reversed(tiles):

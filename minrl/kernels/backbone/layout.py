@@ -1,0 +1,108 @@
+"""Layout of a block stack for its compiled kernels: sizes, weights, tensors saved for the backward pass, buffers.
+
+Shapes: B batch, T time, D width, H inner width, M hidden width, S state size, K taps, P parts of the gates.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from minrl.kernels.backbone.dropout import Noise
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """What a block is besides its weights: P, g and sign, H, M, K (0 for what is not there), the norms' epsilons."""
+
+    parts: int
+    candidate: int
+    flip: Any
+    inner: int
+    hidden: int
+    taps: int
+    epsilon: Any
+    mlp_epsilon: Any
+    # Where its cell's memory and its convolution's last inputs are in a row of the state, in bytes.
+    memory: int
+    recent: int
+
+    def sums(self, width: int) -> tuple[int, ...]:
+        """The sizes of the gradients that are sums over rows: those of NORM, TAPS, GATES_BIAS and so on."""
+        of_cell = width, width, max(self.taps, 1) * width, width, self.parts * self.inner
+        return *of_cell, width, width, width, self.hidden, width
+
+
+# Where they are: a norm's weight and its bias; taps and their bias; the MLP norm's two, and the sum of the gradient to
+# its output, which is that to its last bias; with dropout that one is at the end.
+NORM, TAPS, GATES_BIAS, MLP_NORM, UP_BIAS, BACK_BIAS, OF_BLOCK = 0, 2, 4, 5, 8, 9, 10
+
+
+class BlockWeights(NamedTuple):
+    """In the order of `cpu_step_loops`; None is a part that is not there."""
+
+    norm: Tensor
+    norm_bias: Tensor
+    taps: Tensor | None
+    taps_bias: Tensor | None
+    gates: Tensor
+    gates_bias: Tensor | None
+    down: Tensor | None
+    mlp_norm: Tensor | None
+    mlp_norm_bias: Tensor | None
+    up: Tensor | None
+    up_bias: Tensor | None
+    back: Tensor | None
+    back_bias: Tensor | None
+
+
+class SavedTensors(NamedTuple):
+    """What the way back needs and does not form anew: the block's input and what came out of products and recurrence.
+
+    `mixed`, the MLP's input, is kept only where a product led to it.
+    """
+
+    x: Tensor
+    stats: Tensor
+    gates: Tensor
+    h: Tensor
+    mixed: Tensor | None
+    mlp_stats: Tensor | None
+    hidden: Tensor | None
+
+
+# The dropout of the cell's branch and of the MLP's.
+Noises = tuple[Noise | None, Noise | None]
+
+
+class ScanFrame(NamedTuple):
+    """What all blocks share: B, T, D, S, and the addresses of the resets and of both ends of the state."""
+
+    batch: int
+    steps: int
+    width: int
+    state_size: int
+    resets: int
+    state: int
+    last: int  # on the way back its gradient
+    dstate: int = 0
+
+
+TENSORS_PER_BLOCK, SAVED_PER_BLOCK = len(BlockWeights._fields), len(SavedTensors._fields)
+
+
+@dataclass(frozen=True)
+class StackLayout:
+    """What a backbone is besides its weights. Those are the blocks' one after another, then the final norm's two."""
+
+    forms: tuple[BlockLayout, ...]
+    epsilon: Any
+    state_size: int
+
+    def block(self, i: int, weights: tuple[Any, ...]) -> BlockWeights:
+        """The weights of a block."""
+        return BlockWeights(*weights[i * TENSORS_PER_BLOCK : (i + 1) * TENSORS_PER_BLOCK])
+
+    def sums(self, width: int) -> tuple[int, ...]:
+        """The sizes of all gradients that are sums over rows."""
+        return (*(size for form in self.forms for size in form.sums(width)), width, width, width)

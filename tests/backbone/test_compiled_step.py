@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minrl.backbone import Backbone, Block, compiled_step
+from minrl.backbone import Backbone, compiled_step
 
 pytest.importorskip("numba")
 
@@ -32,7 +32,7 @@ def inputs(model: Backbone, batch: int = 1) -> tuple[Tensor, Tensor]:
 def error(model: Backbone, x: Tensor, state: Tensor) -> float:
     """The largest difference of the fused step to torch's."""
     with torch.inference_mode():
-        fused = compiled_step.step(model, Block, x, state)
+        fused = compiled_step.step(model, x, state)
     assert fused is not None
     with torch.enable_grad():
         exact = model.step(x, state)
@@ -134,22 +134,22 @@ def test_a_copy_has_its_own_weights() -> None:
 def test_not_used_where_it_would_be_wrong() -> None:
     model = backbone(dropout=0.5)
     x, state = inputs(model)
-    assert compiled_step.step(model, Block, x, state) is None  # a gradient may be asked for
+    assert compiled_step.step(model, x, state) is None  # a gradient may be asked for
     with torch.no_grad():
-        assert compiled_step.step(model, Block, x, state) is not None
-        assert compiled_step.step(model.train(), Block, x, state) is None
-        assert compiled_step.step(model.eval(), Block, x, state) is not None
+        assert compiled_step.step(model, x, state) is not None
+        assert compiled_step.step(model.train(), x, state) is None
+        assert compiled_step.step(model.eval(), x, state) is not None
         with torch.autocast("cpu"):
-            assert compiled_step.step(model, Block, x, state) is None
+            assert compiled_step.step(model, x, state) is None
         many = compiled_step.MOST_ROWS_OF_ONE_THREAD + 1
-        assert compiled_step.step(model, Block, x.expand(many, -1), state.expand(many, -1)) is None
-        assert compiled_step.step(model, Block, x[:0], state[:0]) is None
-        assert compiled_step.step(Backbone(8, 1, "gru"), Block, torch.zeros(1, 8), torch.zeros(1, 32)) is None
-        assert compiled_step.step(model.double(), Block, x.double(), state.double()) is None
+        assert compiled_step.step(model, x.expand(many, -1), state.expand(many, -1)) is None
+        assert compiled_step.step(model, x[:0], state[:0]) is None
+        assert compiled_step.step(Backbone(8, 1, "gru"), torch.zeros(1, 8), torch.zeros(1, 32)) is None
+        assert compiled_step.step(model.double(), x.double(), state.double()) is None
         handle = model.float().blocks[0].norm.register_forward_hook(lambda *_: None)
-        assert compiled_step.step(model, Block, x, state) is None
+        assert compiled_step.step(model, x, state) is None
         handle.remove()
-        assert compiled_step.step(model, Block, x, state) is not None
+        assert compiled_step.step(model, x, state) is not None
         mapped = torch.vmap(lambda x, s: model.step(x.unsqueeze(0), s.unsqueeze(0))[0])(x, state)
         assert torch.allclose(mapped[0], model.step(x, state)[0], atol=1e-5)
 

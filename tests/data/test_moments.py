@@ -63,7 +63,7 @@ import numpy as np
 from types import SimpleNamespace
 from gymnasium import spaces
 import torch
-from minrl.encoders import Normalizer
+from minrl.models.encoders import Normalizer
 rows = np.load(sys.argv[1], mmap_mode="r")
 normalizer = Normalizer(rows.shape[1])
 # Private memory from now on: a quarter of the set. Pages of a mapped file do not count.

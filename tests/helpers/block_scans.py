@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minrl.backbone import Backbone, Block, compiled_scan
+from minrl.backbone import Backbone, compiled_scan
 
 
 class Plain(Backbone):
@@ -42,7 +42,7 @@ def inputs(model: Backbone, batch: int = 3, steps: int = 70) -> tuple[Tensor, Te
 
 
 def is_fused(model: Backbone, *arguments: Tensor | None) -> bool:
-    return compiled_scan.scan(model, Block, *arguments) is not None
+    return compiled_scan.scan(model, *arguments) is not None
 
 
 def everything(model: Backbone, x: Tensor, state: Tensor | None, reset: Tensor | None) -> list[Tensor]:

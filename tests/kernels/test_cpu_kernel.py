@@ -252,7 +252,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     run(ONE_SCAN, NUMBA_CACHE_DIR=str(blocker / "cache"), HOME=str(blocker), XDG_CACHE_HOME=str(blocker))
     gone = f"""
 import shutil
-from minrl.kernels import cpu_loops
+from minrl.kernels.scan import cpu_loops
 cpu_loops.gated_forward(2, 0)
 shutil.rmtree({str(tmp_path / "gone")!r})
 open({str(tmp_path / "gone")!r}, "w").close()

@@ -132,7 +132,7 @@ import sys
 if sys.argv[1] == "without":
     sys.modules["triton"] = None
 import torch, minrl
-from minrl.kernels import cuda
+from minrl.kernels.scan import cuda
 from minrl.scan import mingru_scan
 mingru_scan(torch.zeros(1, 2, 4))
 mingru_scan(torch.zeros(1, 2, 4, dtype=torch.bfloat16))
@@ -148,7 +148,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
-from minrl.kernels import cuda, cuda_loops
+from minrl.kernels.scan import cuda, cuda_loops
 
 class Absent:
     get_current_target = lambda self: GPUTarget("cuda", 90, 32)

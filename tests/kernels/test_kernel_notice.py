@@ -12,7 +12,7 @@ from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
-from minrl.kernels import cpu_math
+from minrl.kernels.jit import compile
 
 def fill(x):
     for i in range(len(x)):
@@ -22,8 +22,8 @@ if {in_memory}:
     # Code without a file: numba has no folder to keep it in.
     exec("def fill(x):\\n    for i in range(len(x)):\\n        x[i] = 2.0 * i")
 # A slow machine, where each look at the clock is five seconds after the last.
-cpu_math.time = SimpleNamespace(perf_counter=count(step=5.0).__next__)
-call, x = cpu_math.compiled(fill), np.zeros(5)
+compile.time = SimpleNamespace(perf_counter=count(step=5.0).__next__)
+call, x = compile.compiled(fill), np.zeros(5)
 call(x)
 assert x.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
 {more}

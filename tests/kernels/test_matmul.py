@@ -86,7 +86,7 @@ def test_a_step_is_the_scan_to_the_bit(name: str, batch: int, width: int) -> Non
 
 def test_measured_once_and_a_bad_switch_is_named() -> None:
     assert 0.01 < matmul.times_faster() < 100
-    program = "from minrl.kernels import cpu_product; print(cpu_product.library())"
+    program = "from minrl.kernels import matmul; print(matmul.library())"
     for value, wanted in (("torch", "torch\n"), ("auto", None), ("fast", None)):
         environment = {**os.environ, "MINRL_MATMUL": value}
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)

@@ -11,6 +11,7 @@ that all of it takes less than half an hour of one core. What is done is kept in
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -29,6 +30,7 @@ from minrl.system.files import replacing
 
 HERE = Path(__file__).resolve().parent
 BATCH, STEPS = 16, 512
+CARDS = re.compile(r"(?:^\| .*\n|^\|---.*\n)+", re.MULTILINE)  # a page's table
 
 
 def make(name: str, width: int) -> Cell:
@@ -142,6 +144,23 @@ def table(cards: dict[str, Any], width: int) -> str:
     return "\n".join([*lines, "", note, ""])
 
 
+def summary(cards: dict[str, Any]) -> str:
+    """Return the cards in short, with the names of the tasks that each cell solves: the table of docs/cells.md."""
+    lines = [
+        "| cell | parameters | state | step ÷ minGRU's | training token ÷ minGRU's | solves within its budget |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, card in cards.items():
+        solved = [
+            key.partition(",")[0].removesuffix(" 20")
+            for key, task in TASKS.items()
+            if key in card["tasks"] and card["tasks"][key]["score"] >= task.bar
+        ]
+        sizes = f"{card['parameters']:,} | {card['state']:,} | {card['step']:.2f} | {card['token']:.2f}"
+        lines.append(f"| {labelled(name)} | {sizes} | {', '.join(solved)} |")
+    return "\n".join([*lines, ""])
+
+
 def main() -> int:
     """Measure what is not measured yet, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -151,6 +170,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("runs/cell_cards"))
     parser.add_argument("--table", type=Path, default=HERE / "cell_cards.md")
+    parser.add_argument("--page", type=Path, help="a page whose table of cards is replaced, such as docs/cells.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     minrl.tune_cpu()
@@ -170,6 +190,10 @@ def main() -> int:
         temporary.write_text(text, encoding="utf-8")
     with replacing(arguments.table.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(cards, indent=1) + "\n", encoding="utf-8")
+    if arguments.page is not None:
+        page = arguments.page.read_text(encoding="utf-8")
+        with replacing(arguments.page) as temporary:
+            temporary.write_text(CARDS.sub(lambda _: summary(cards), page, count=1), encoding="utf-8")
     return 0
 
 

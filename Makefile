@@ -7,7 +7,7 @@ DEMO := runs/demo
 # start servers or stop runs wait a good part of their time.
 PARALLEL := -n 3 --dist loadfile
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint bench docs clean
 
 demo: $(VENV)/installed
 	@rm -rf $(DEMO)
@@ -25,6 +25,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The reference is read from the layout of the wheel, in which agents/ and envs/ lie inside the package.
+docs: $(VENV)/installed
+	rm -rf build/wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/wheel .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/decision_step.py
 	$(BIN)/minrl bench --out runs/bench
@@ -38,4 +44,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

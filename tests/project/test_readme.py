@@ -1,81 +1,60 @@
-"""The README's examples run as they stand."""
+"""The README: short, its blocks run as they stand, its numbers are those of the raw data."""
 
-import re
+import csv
+import json
 import shlex
+import statistics
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from pages import ROOT, blocks, run_page
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("minrl ")]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run that the examples speak of, trained in a few steps by the README's own command."""
-    folder = tmp_path_factory.mktemp("readme")
-    train = next(command for command in COMMANDS if command.startswith("minrl train decision"))
-    short = ["--steps", "3", "--width", "16", "--depth", "1", "--length", "64", "--evaluate-episodes", "1"]
-    run([*shlex.split(train), *short, "--threads", "1"], folder)
-    run(shlex.split(next(command for command in COMMANDS if command.startswith("minrl export"))), folder)
-    return folder
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
 
 
-def run(command: list[str], folder: Path) -> None:
-    """Run a command of the README in `folder`; its output is shown where it fails."""
-    arguments = [sys.executable, "-m", "minrl.agents", *command[1:]]
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=250, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_it_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 150
+    assert len(TEXT.split()) <= 900
 
 
-def test_there_is_something_to_run() -> None:
-    assert len(PYTHON) == 5
-    assert len(COMMANDS) >= 6
+def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINRL_CACHE", str(tmp_path / "cache"))
+    assert [kind for kind, _ in blocks(README)].count("python") == 2
+    run_page(README, tmp_path)
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["acting", "backbone", "onnx", "ppo", "cell"])
-def test_python_examples(code: str, place: Path) -> None:
-    pytest.importorskip("mujoco")
-    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_its_scores_are_those_of_the_runs() -> None:
+    table = [[cell.strip(" *") for cell in line.strip("| ").split("|")] for line in TEXT.splitlines() if "±" in line]
+    written = {row[0]: [score for score in row[2:] if score != "-"] for row in table if len(row) == 5}
+    ppo = json.loads((ROOT / "benchmarks/ppo_table.json").read_text(encoding="utf-8"))
+    with (ROOT / "benchmarks/regen/scores.csv").open(encoding="utf-8") as file:
+        offline = list(csv.DictReader(file))
+    for name, task in (("CartPole", "cartpole"), ("Pendulum", "pendulum")):
+        for score, method in zip(
+            written[f"{name} without velocities, PPO"], ("minGRU", "LSTM", "Transformer"), strict=True
+        ):
+            assert score == shown([r["mean_return"] for r in ppo if (r["task"], r["method"]) == (task, method)])
+    for name, task in (
+        ("Hopper, medium-replay", "hopper-medium-replay"),
+        ("HalfCheetah, medium", "halfcheetah-medium"),
+    ):
+        for score, method in zip(written[f"{name}, offline"], ("minGRU", "Transformer"), strict=True):
+            assert score == shown([float(r["score"]) for r in offline if (r["task"], r["method"]) == (task, method)])
+    parity = (ROOT / "benchmarks/reproduce_results/chomsky.md").read_text(encoding="utf-8")
+    for score, cell in zip(written["Parity at length 256, trained to 40"], ("minGRU", "LSTM"), strict=True):
+        (row,) = [line.split("|") for line in parity.splitlines() if line.startswith(f"| {cell} |")]
+        assert row[6].strip() == score
 
 
-# These have tests of their own: they train, serve until Ctrl-C, or take minutes.
-APART = tuple(f"minrl {name}" for name in ("train", "export", "dashboard", "compare", "reproduce"))
+def shown(values: list[float]) -> str:
+    """Return mean ± standard error."""
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) / len(values) ** 0.5:.1f}"
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(APART)])
-def test_commands(command: str, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    if command.startswith("minrl collect"):
-        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    if command.startswith("minrl evaluate"):
-        command = command.replace("--episodes 20", "--episodes 1")
-    run(shlex.split(command), place)
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("minrl train ppo")])
-def test_training_online(command: str, tmp_path: Path) -> None:
-    words = shlex.split(command.replace("configs/", f"{ROOT}/configs/"))
-    short = ["--steps", "64", "--n-steps", "16", "--n-envs", "2", "--evaluate-episodes", "1", "--threads", "1"]
-    run([*words, *short], tmp_path)
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("minrl compare")])
-def test_comparisons(command: str, tmp_path: Path) -> None:
-    run([*shlex.split(command.replace("configs/", f"{ROOT}/configs/")), "--dry-run"], tmp_path)
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("minrl reproduce")])
-def test_experiments(command: str, tmp_path: Path) -> None:
-    """They are there; tests of their own run them."""
-    run([*shlex.split(command), "--help"], tmp_path)
-
-
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench"])
-def test_make_knows_the_targets(target: str) -> None:
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("command", ["make demo", "make test", "make test-all", "make lint", "make bench", "make docs"])
+def test_make_knows_the_targets(command: str) -> None:
+    done = subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,6 @@
-"""The README's "Add your own cell" does what it says: one file and one dict line, and everything takes the cell."""
+"""docs/add_a_cell.md does what it says: one file and one dict line, and everything takes the cell."""
 
 import importlib.util
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
@@ -13,6 +12,7 @@ import gymnasium
 import pytest
 import test_cells
 import torch
+from pages import DOCS, blocks
 from worlds import TINY, own_folders
 
 import minrl
@@ -21,17 +21,15 @@ from minrl.cells import CELLS, Cell
 
 __all__ = ["own_folders"]
 
-README = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("## Add your own cell\n")[2].partition("\n## ")[0]
+PAGE = DOCS / "add_a_cell.md"
 NAME = "leaky"
 
 
 @pytest.fixture
 def leaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Cell]:
-    """The README's file, written and imported as the module that it would be, and its line in `CELLS`."""
-    (kind, code), (plain, line) = re.findall(r"```(\w*)\n(.*?)```", SECTION, flags=re.DOTALL)
-    assert (kind, plain) == ("python", "")
-    assert f"minrl/cells/{NAME}.py" in SECTION
+    """The page's file, written and imported as the module that it would be, and its line in `CELLS`."""
+    code, line = (text for kind, text in blocks(PAGE) if kind == "python")
+    assert f"minrl/cells/{NAME}.py" in PAGE.read_text(encoding="utf-8")
     file = tmp_path / f"{NAME}.py"
     file.write_text(code, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(f"minrl.cells.{NAME}", file)

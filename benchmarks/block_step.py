@@ -24,7 +24,7 @@ from minrl.backbone import Backbone
 
 @dataclass(frozen=True)
 class Shape:
-    """One row of the table; `rounds` is the share of the rounds that it runs."""
+    """Row of the table; `rounds` is the share of the rounds that it runs."""
 
     batch: int
     steps: int
@@ -54,7 +54,7 @@ class Plain(Backbone):
 
 
 def tasks(shape: Shape, cell: str) -> dict[str, Callable[[], object]]:
-    """Both versions, forward and forward and backward, with the same weights and inputs."""
+    """Build both versions, forward and forward + backward, with the same weights and inputs."""
     torch.manual_seed(0)
     fused, plain = (kind(shape.width, shape.depth, cell, mlp=shape.mlp) for kind in (Backbone, Plain))
     plain.load_state_dict(fused.state_dict())
@@ -78,7 +78,7 @@ def tasks(shape: Shape, cell: str) -> dict[str, Callable[[], object]]:
 
 
 def minima(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The least seconds of each, one after another in every round, after two rounds that do not count."""
+    """Measure the least seconds of each, interleaved by rounds, after two uncounted rounds."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     least = dict.fromkeys(calls, float("inf"))
     for number in range(rounds + 2):

@@ -1,11 +1,11 @@
-"""Each cell beside an independent implementation with the same weights: the largest difference, in one table.
+"""Each cell against an independent implementation with the same weights: the largest difference, in one table.
 
     python benchmarks/cell_agreement.py [--table benchmarks/cell_agreement.md]
 
-Outputs and the gradient of the input in float32, from the empty memory; a difference is the largest one over the
-largest value, or over 1 where all are smaller. What is not installed is said with its command; cells that have no
-independent implementation are held to a float64 transcription of their paper's equations by the test that the table
-names. The exit code is 1 where a difference is above 1e-5.
+Outputs and the gradient of the input in float32, from the zero state; a difference is the largest one over the largest
+value, or over 1 if all are smaller. Missing packages are listed with their install command; cells without an
+independent implementation are compared with a float64 transcription of their paper's equations by the test that the
+table names. The exit code is 1 if a difference exceeds 1e-5.
 """
 
 import argparse
@@ -33,12 +33,12 @@ TRANSCRIBED = {
 
 
 def difference(actual: Tensor, wanted: Tensor) -> float:
-    """The largest difference over the largest value, or over 1."""
+    """Return the largest difference over the largest value, or over 1."""
     return ((actual - wanted).abs().max() / wanted.abs().max().clamp(min=1.0)).item()
 
 
 def measure(peer: Peer) -> tuple[float, float | None]:
-    """Differences of outputs and of the gradient of the input, None where the peer has no gradient."""
+    """Measure differences of outputs and of the input's gradient, None if the peer has no gradient."""
     torch.manual_seed(0)
     pair = peer.pair()
     x = torch.randn(BATCH, STEPS, pair.cell.width, requires_grad=True)
@@ -52,7 +52,7 @@ def measure(peer: Peer) -> tuple[float, float | None]:
 
 
 def row(peer: Peer) -> tuple[str, float]:
-    """A line of the table, and the larger of the differences; 0 for a package that is not there."""
+    """Format a line of the table, and return the larger difference; 0 for a missing package."""
     head = f"| `{peer.cell}` | {peer.package} | "
     try:
         outputs, gradient = measure(peer)
@@ -67,7 +67,7 @@ def row(peer: Peer) -> tuple[str, float]:
 
 
 def table() -> tuple[str, float]:
-    """The table in Markdown, and the largest difference in it."""
+    """Format the table as Markdown, and return the largest difference in it."""
     order = list(CELLS)
     rows = [row(peer) for peer in sorted(PEERS, key=lambda peer: order.index(peer.cell))]
     packages = sorted({peer.package for peer in PEERS} - {"torch"})

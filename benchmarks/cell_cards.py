@@ -34,13 +34,13 @@ CARDS = re.compile(r"(?:^\| .*\n|^\|---.*\n)+", re.MULTILINE)  # a page's table
 
 
 def make(name: str, width: int) -> Cell:
-    """A cell, or a variant such as "signed"."""
+    """Build a cell, or a variant such as "signed"."""
     family, options = VARIANTS.get(name, (name, {}))
     return CELLS[family](width, **options)
 
 
 def step(cell: Cell) -> Callable[[], object]:
-    """One step of one row, the state carried from call to call."""
+    """Return a call that makes one step of one row and carries the state."""
     x, state = torch.randn(1, cell.width), cell.initial_state(1)
 
     def run() -> None:
@@ -60,7 +60,7 @@ def training(cell: Cell) -> Callable[[], object]:
 
 
 def costs(names: list[str], width: int, rounds: int) -> dict[str, Any]:
-    """Of each cell: its size, and its cost over minGRU's."""
+    """Measure the size of each cell, and its cost over minGRU's."""
     torch.manual_seed(0)
     cells = {name: make(name, width) for name in dict.fromkeys(["mingru", *names])}
     clock: Clock = clock_of(torch.device("cpu"))
@@ -79,7 +79,7 @@ def costs(names: list[str], width: int, rounds: int) -> dict[str, Any]:
 
 
 def kept(path: Path, settings: dict[str, Any], measure: Callable[[], Any]) -> Any:
-    """What `measure` returns, from `path` where it was measured with the same settings before."""
+    """Return the result of `measure`, from `path` if it was measured with the same settings."""
     if path.exists():
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["settings"] == settings:
@@ -92,12 +92,12 @@ def kept(path: Path, settings: dict[str, Any], measure: Callable[[], Any]) -> An
 
 
 def settings_of(name: str, task: Task) -> dict[str, Any]:
-    """What a score depends on."""
+    """Return everything that a score depends on."""
     return {"cell": name, "seconds": task.seconds, "training": asdict(task.training)}
 
 
 def shown(found: dict[str, Any] | None, task: Task) -> str:
-    """A score, bold where the task is solved, with a star where time ran out before the steps did."""
+    """Format a score, bold if the task is solved, with a star if time ran out before the steps did."""
     if found is None:
         return "-"
     score = f"{found['score']:.1f}" if task.score.endswith("%") else f"{found['score']:.2f}"
@@ -112,7 +112,7 @@ def labelled(name: str) -> str:
 
 
 def table(cards: dict[str, Any], width: int) -> str:
-    """The cards in Markdown."""
+    """Format the cards as Markdown."""
     heads = [f"{name}, {task.score.removeprefix('accuracy, ')}" for name, task in TASKS.items()]
     lines = [
         "# Cells",

@@ -1,7 +1,7 @@
-"""What a cell learns within a small budget: two experiments of `minrl reproduce`, and memory tasks by cloning.
+"""Learning within a small budget: two experiments of `minrl reproduce`, and memory tasks by cloning.
 
-A memory task is learned from episodes of a policy that is right, as a sequence model over observations, and scored by
-acting in the environment step by step from the carried state.
+A memory task is cloned from episodes of an expert, as a sequence model over observations, and scored by acting in the
+environment step by step from the carried state.
 
 Shapes: N episodes or sequences, T time.
 """
@@ -29,7 +29,7 @@ TRAINING = Training(1000, 32, 3e-3, clip=1.0, evaluate_every=1, weight_decay=0.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a budget: the score, training steps and the CPU seconds that they took."""
+    """Result of a budget: score, training steps and their CPU seconds."""
 
     score: float
     steps: int
@@ -38,7 +38,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task:
-    """What a score is, from which on a task is solved, the CPU seconds of training at most, and how it is learned."""
+    """Learning task: its score, the score that solves it, the CPU seconds allowed, and how it is learned."""
 
     score: str
     bar: float
@@ -59,14 +59,14 @@ def within(task: Task, cell: str) -> Outcome:
 
 
 def parity(cell: str, training: Training, tests: int) -> Outcome:
-    """Two layers of width 32 on lengths up to 40: the accuracy at 256, %."""
+    """Train two layers of width 32 on lengths up to 40; return the accuracy at 256 in %."""
     config = chomsky.Config(40, 256, 8 * tests, 32, 2, training)
     numbers: Any = chomsky.learn(cell, "parity", 0, config, "cpu", f"parity, {cell}", None)
     return Outcome(numbers["accuracy_by_length"][-1], training.steps, numbers["curve"][-1]["seconds"])
 
 
 def copying(cell: str, training: Training, tests: int) -> Outcome:
-    """Three layers of width 64, 4 tokens of 8 kinds among 16 symbols of noise: the accuracy, %."""
+    """Train three layers of width 64 on 4 tokens of 8 kinds in 16 symbols of noise; return the accuracy in %."""
     noise, tokens, vocabulary = 16, 4, 10
     length = noise + 2 * tokens
     torch.manual_seed(0)
@@ -97,7 +97,7 @@ class Cloned:
     right: Callable[[Whole], Whole]
 
     def __call__(self, cell: str, training: Training, tests: int) -> Outcome:
-        """Two of the library's default blocks of width 64; the mean return of `tests` new episodes."""
+        """Train two of the library's default blocks of width 64; return the mean return of `tests` new episodes."""
         seen = self._observed(1024)
         observations, actions = torch.from_numpy(seen), torch.from_numpy(self.right(seen))
         vector = self._vector(tests)
@@ -122,7 +122,7 @@ class Cloned:
         return gymnasium.make_vec(f"minrl.envs:{self.environment}", count, **self.options)
 
     def _observed(self, count: int) -> Whole:
-        """The observations of `count` episodes of the right policy, all of one length."""
+        """Record the observations of `count` expert episodes, all of one length."""
         vector = self._vector(count)
         seen = [vector.reset(seed=10_000)[0]]
         while True:
@@ -134,7 +134,7 @@ class Cloned:
 
 
 def previous(k: int) -> Callable[[Whole], Whole]:
-    """The k-th last card; before there is one, any is right."""
+    """Label with the k-th last card; before there is one, any is right."""
 
     def right(seen: Whole) -> Whole:
         unasked = np.full((len(seen), k - 1), IGNORED)
@@ -144,19 +144,19 @@ def previous(k: int) -> Callable[[Whole], Whole]:
 
 
 def cue(seen: Whole) -> Whole:
-    """The sign of the first step at every step."""
+    """Label every step with the sign of the first one."""
     return np.repeat(seen[:, :1], seen.shape[1], axis=1)
 
 
 def turn(seen: Whole) -> Whole:
-    """On to the junction, and to the cue's side there."""
+    """Label with the way to the junction, and there to the cue's side."""
     side = np.where(seen[:, :1] == CUE_UP, UP, DOWN)
     actions: Whole = np.where(seen == JUNCTION, side, RIGHT)
     return actions
 
 
 def _model(cell: str, symbols: int, classes: int, *, length: int | None = None, **options: Any) -> SequenceModel:
-    """A Transformer sees all of `length` where it is given."""
+    """Build a model; a Transformer attends to all of `length` if it is given."""
     if cell == "transformer" and length is not None:
         options["context"] = length
     return SequenceModel(symbols, classes, cell, **options)
@@ -168,7 +168,7 @@ def _outcome(curve: list[dict[str, Any]], training: Training) -> Outcome:
 
 @torch.no_grad()
 def _played(model: SequenceModel, vector: Any) -> float:
-    """The mean return of one episode in each environment, acting from the carried state."""
+    """Act from the carried state and return the mean return, one episode in each environment."""
     observation, _ = vector.reset(seed=0)
     state = model.backbone.initial_state(vector.num_envs)
     returns, over = np.zeros(vector.num_envs), np.zeros(vector.num_envs, dtype=np.bool_)

@@ -39,7 +39,7 @@ IN_FLOAT32 = {"state", "last", "dlast", "dstate", "totals"}
 
 
 def compile_for(capability: int, kernel: str, parts: int, precision: str, is_cut: bool) -> dict[str, Any]:
-    """One kernel with state and resets, for widths that are multiples of 16: what the table says of it."""
+    """Compile one kernel with state and resets, for widths that are multiples of 16; return its row."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
@@ -77,7 +77,7 @@ def compile_for(capability: int, kernel: str, parts: int, precision: str, is_cut
 
 
 def disassembled(cubin: bytes) -> tuple[int, list[str]]:
-    """Registers per thread and the lines of the machine's code, labels among them, by the tools that Triton brings."""
+    """Run Triton's disassemblers; return registers per thread, lines of machine code with labels."""
     import triton
 
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -94,7 +94,7 @@ def disassembled(cubin: bytes) -> tuple[int, list[str]]:
 
 
 def backward_jumps(code: list[str]) -> list[tuple[int, int]]:
-    """The loops, as counts of instructions before their begin and before their end."""
+    """Find loops, as numbers of instructions before their begin and before their end."""
     labels: dict[str, int] = {}
     loops, count = [], 0
     for line in code:
@@ -109,7 +109,7 @@ def backward_jumps(code: list[str]) -> list[tuple[int, int]]:
 
 
 def compiled_table(capabilities: list[int], recurrences: list[str]) -> list[dict[str, Any]]:
-    """All kernels that run; `forward` and `backward` for time whole and in chunks."""
+    """Compile all kernels that run, `forward` and `backward`, for time whole and in chunks."""
     return [
         compile_for(capability, kernel, parts, precision, is_cut)
         for capability in capabilities
@@ -122,7 +122,7 @@ def compiled_table(capabilities: list[int], recurrences: list[str]) -> list[dict
 
 
 def timed(tasks: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median milliseconds of each, one after another in every round, after three rounds that do not count."""
+    """Measure median milliseconds, interleaved by rounds, after three uncounted rounds."""
     times: dict[str, list[float]] = {name: [] for name in tasks}
     for number in range(rounds + 3):
         for name, task in tasks.items():
@@ -141,7 +141,7 @@ def gradient(output: Tensor, leaves: list[Tensor]) -> None:
 
 
 def scan_over_copy(parts: int, precision: torch.dtype, rounds: int) -> dict[str, float]:
-    """The scan's time over that of a copy of the bytes that it must move, at B T D = 64 4096 256, with resets."""
+    """Compare the scan with a copy of the same bytes, at B T D = 64 4096 256, with resets."""
     batch, steps, width = 64, 4096, 256
     scan = mingru_scan if parts == 2 else minlstm_scan
     gates = torch.randn(batch, steps, parts * width, device="cuda", dtype=precision).requires_grad_()
@@ -165,7 +165,7 @@ def scan_over_copy(parts: int, precision: torch.dtype, rounds: int) -> dict[str,
 
 
 def layer_over_peers(steps: int, precision: torch.dtype, rounds: int) -> dict[str, float]:
-    """The time of cuDNN's layers over that of ours, forward and backward, at B D = 64 256, without resets."""
+    """Compare cuDNN's layers with ours, forward and backward, at B D = 64 256, without resets."""
     width = 256
     x = torch.randn(64, steps, width, device="cuda", dtype=precision).requires_grad_()
     peers = {"nn.GRU": nn.GRU, "nn.LSTM": nn.LSTM}
@@ -183,7 +183,7 @@ def layer_over_peers(steps: int, precision: torch.dtype, rounds: int) -> dict[st
 
 
 def speed_table(rounds: int) -> dict[str, dict[str, float]]:
-    """All ratios of a run on this machine's GPU."""
+    """Measure all ratios on this machine's GPU."""
     found = {}
     for name in ("bfloat16", "float32"):
         precision = getattr(torch, name)
@@ -197,7 +197,7 @@ def speed_table(rounds: int) -> dict[str, dict[str, float]]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The tables as a page."""
+    """Format the tables as a page."""
     import triton
 
     rows = result["compiled"]

@@ -26,7 +26,7 @@ ACTIONS = spaces.Box(-1, 1, (3,), np.float32)
 
 
 def write_set(folder: Path, steps: int, length: int) -> None:
-    """A set as Minari's own storage writes it, episodes of `length` steps."""
+    """Write a set in Minari's own layout, episodes of `length` steps."""
     data = folder / "data"
     data.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def write_set(folder: Path, steps: int, length: int) -> None:
 
 
 def with_minari(name: str) -> dict[str, Any]:
-    """The same flat arrays by Minari's iterator and `np.concatenate`."""
+    """Read the same flat arrays by Minari's iterator and `np.concatenate`."""
     episodes = list(minari.load_dataset(name))
     return {
         "observations": np.concatenate([e.observations[:-1] for e in episodes]).astype(np.float32),
@@ -68,14 +68,14 @@ def with_minari(name: str) -> dict[str, Any]:
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds on the clock, and the result."""
+    """Return wall seconds and result."""
     start = time.perf_counter()
     result = function()
     return time.perf_counter() - start, result
 
 
 def measure(length: int, steps: int) -> dict[str, float]:
-    """Seconds of each way for episodes of one length; all three agree on the arrays."""
+    """Measure seconds of each reader for episodes of one length; all three must give equal arrays."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINARI_DATASETS_PATH"] = folder
         os.environ["MINRL_CACHE"] = str(Path(folder) / ".cache")

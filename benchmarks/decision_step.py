@@ -32,7 +32,7 @@ from minrl.training.optimizer import Optimizer, Schedule
 
 
 def make_batch(rows: int, steps: int) -> Batch:
-    """Random numbers in the shape of a batch; an episode opens in each row."""
+    """Draw a batch of random values; an episode starts in each row."""
     reset = torch.zeros(rows, steps, dtype=torch.bool)
     reset[:, 0] = True
     return Batch(
@@ -47,14 +47,14 @@ def make_batch(rows: int, steps: int) -> Batch:
 
 
 def training_step(agent: DecisionAgent, batch: Batch) -> Callable[[], None]:
-    """A whole step of our training loop: loss, gradient, clipping, AdamW."""
+    """Return a whole step of our training loop: loss, gradient, clipping, AdamW."""
     agent.train()
     optimizer = Optimizer(agent, Schedule(1e-4, 1000, 0.0, "constant"), weight_decay=1e-4, clip=0.25)
     return lambda: discard(optimizer.update(batch, None, 0))
 
 
 def peer_training_step(model: DecisionTransformerModel, batch: Batch) -> Callable[[], None]:
-    """The same for the peer, its optimiser fused as ours is."""
+    """Return a training step of the peer, with a fused optimizer like ours."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
     mask = batch.mask.long()
@@ -77,7 +77,7 @@ def peer_training_step(model: DecisionTransformerModel, batch: Batch) -> Callabl
 
 
 def acting_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
-    """One action from the carried state, kept from call to call."""
+    """Return a call that takes one action and carries the state."""
     agent.eval()
     state = agent.initial_state(rows)
     start = torch.zeros(rows, dtype=torch.bool)
@@ -92,7 +92,7 @@ def acting_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
 
 
 def playing_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
-    """One action through `Player`, from the arrays of an environment to an array for it."""
+    """Return a call that takes one action through `Player`, from environment arrays to an array."""
     player = Player(agent, rows)
     observations = np.random.default_rng(0).standard_normal((rows, OBSERVATION)).astype(np.float32)
     rewards, starts = np.zeros(rows), np.zeros(rows, dtype=np.bool_)
@@ -100,7 +100,7 @@ def playing_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
 
 
 def backbone_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
-    """One step of the backbone alone."""
+    """Return one step of the backbone alone."""
     backbone = agent.eval().backbone
     x, state = torch.randn(rows, backbone.width), backbone.initial_state(rows)
 
@@ -113,7 +113,7 @@ def backbone_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
 
 
 def eager_backbone_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
-    """The same by torch's own operations, block after block."""
+    """Return the same step in torch operations, block after block."""
     backbone: Any = agent.eval().backbone
     sizes = [block.state_size for block in backbone.blocks]
     x, state = torch.randn(rows, backbone.width), backbone.initial_state(rows)
@@ -132,7 +132,7 @@ def eager_backbone_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], Non
 
 
 def acting_ratios(agent: DecisionAgent, peer: DecisionTransformerModel, rows: int, rounds: int) -> dict[str, float]:
-    """How many times faster we act in `rows` environments than the peer, and our backbone than torch's operations."""
+    """Measure the speedup of acting in `rows` environments over the peer, and of our backbone over torch operations."""
     steps = {
         "act": acting_step(agent, rows),
         "player": playing_step(agent, rows),
@@ -152,7 +152,7 @@ def acting_ratios(agent: DecisionAgent, peer: DecisionTransformerModel, rows: in
 
 
 def peer_acting_step(model: DecisionTransformerModel, steps: int = 20, rows: int = 1) -> Callable[[], None]:
-    """One action of the peer: its window of the last `steps` steps, fed anew."""
+    """Return a call that takes one action of the peer over its window of the last `steps` steps."""
     model.eval()
     window = make_batch(rows, steps)
     mask = torch.ones(rows, steps, dtype=torch.long)
@@ -177,7 +177,7 @@ def discard(value: Any) -> None:
 
 
 def interleaved(steps: dict[str, Callable[[], None]], rounds: int, repeat: int = 1) -> dict[str, float]:
-    """Median seconds of each, one after another in every round, after two rounds that do not count.
+    """Measure median seconds, interleaved by rounds, after two uncounted rounds.
 
     Where a step is repeated, its first run does not count: it finds in the caches what another one has left there.
     """

@@ -50,7 +50,7 @@ def snapshot(folder: Path, steps: int) -> Path:
 
 
 def fold_normalisation(policy: ActorCriticPolicy, normaliser: VecNormalize) -> None:
-    """Makes the policy take raw observations: W (x - m) / s + b = (W / s) x + (b - (W / s) m)."""
+    """Merge normalisation into the policy: W (x - m) / s + b = (W / s) x + (b - (W / s) m)."""
     statistics = normaliser.obs_rms
     assert isinstance(statistics, RunningMeanStd)
     mean = torch.as_tensor(statistics.mean, dtype=torch.float32)

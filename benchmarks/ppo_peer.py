@@ -37,7 +37,7 @@ FRAMES = 4
 
 
 def decaying(rate: float) -> Any:
-    """RL Zoo's `lin_RATE`."""
+    """Return RL Zoo's `lin_RATE` schedule."""
     return lambda left: rate * left
 
 
@@ -136,11 +136,11 @@ class OneHot(VecEnvWrapper):
         super().__init__(venv, spaces.Box(0.0, 1.0, (self.count,), dtype=np.float32))
 
     def reset(self) -> npt.NDArray[np.float32]:
-        """(B, values)."""
+        """Reset and encode, (B, values)."""
         return self._columns(self.venv.reset())
 
     def step_wait(self) -> Any:
-        """As `VecEnv.step_wait`."""
+        """Step as `VecEnv.step_wait` does, and encode."""
         observations, rewards, dones, infos = self.venv.step_wait()
         for index in np.flatnonzero(dones):
             infos[index]["terminal_observation"] = self._columns(infos[index]["terminal_observation"])
@@ -151,7 +151,7 @@ class OneHot(VecEnvWrapper):
 
 
 def environments(name: str, count: int, stacked: bool) -> VecEnv:
-    """`count` of them, the last frames of each side by side where `stacked`."""
+    """Create `count` environments, with stacked frames if `stacked`."""
     native = as_vec_env(gymnasium.make_vec(name, count, "vector_entry_point", autoreset_mode=AutoresetMode.SAME_STEP))
     if not stacked:
         return native
@@ -160,7 +160,7 @@ def environments(name: str, count: int, stacked: bool) -> VecEnv:
 
 
 def played(model: Any, tests: VecEnv) -> npt.NDArray[np.float64]:
-    """The return (B,) of the first episode of each environment, with the most likely actions."""
+    """Return the return (B,) of the first episode of each environment, with modal actions."""
     returns, running = np.zeros(tests.num_envs), np.ones(tests.num_envs, dtype=bool)
     observations, state, starts = tests.reset(), None, running
     while running.any():

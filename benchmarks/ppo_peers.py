@@ -31,7 +31,7 @@ CONTRIB, ONE_CALL, MLP = "sb3-contrib", "sb3-contrib, one LSTM call", "SB3 PPO, 
 
 
 class Row(NamedTuple):
-    """What one line of the table is about; everything not said here is each library's default."""
+    """Settings of one line of the table; everything else is each library's default."""
 
     environment: str
     n_steps: int
@@ -58,7 +58,7 @@ class OneCallPolicy(RecurrentActorCriticPolicy):
     def _process_sequence(  # type: ignore[override]
         features: Tensor, lstm_states: tuple[Tensor, Tensor], episode_starts: Tensor, lstm: nn.LSTM
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(N * T, F), (L, N, H) twice, (N * T,) -> (N * T, H), the last states."""
+        """Run all sequences in one call: (N * T, F), (L, N, H) twice, (N * T,) -> (N * T, H), the last states."""
         count = lstm_states[0].shape[1]
         sequences = features.reshape(count, -1, lstm.input_size).transpose(0, 1)
         goes_on = (1.0 - episode_starts.reshape(count, -1)[:, 0]).view(1, count, 1)
@@ -67,7 +67,9 @@ class OneCallPolicy(RecurrentActorCriticPolicy):
 
 
 def make(name: str, row: Row, **settings: Any) -> Any:
-    """The algorithm `name` with new environments and fixed seeds, on the CPU; `settings` go to its constructor."""
+    """Create the algorithm `name` with new environments and fixed seeds, on the CPU; `settings` go to its
+    constructor.
+    """
     options: dict[str, Any] = {
         "n_steps": row.n_steps, "batch_size": row.batch_size, "n_epochs": 10, "seed": 0, "device": "cpu", **settings,
     }  # fmt: skip
@@ -85,7 +87,9 @@ def make(name: str, row: Row, **settings: Any) -> Any:
 
 
 def environments(name: str, environment: str) -> VecEnv:
-    """Eight of them: Stable-Baselines3's `DummyVecEnv` with `Monitor`, or vectorised natively for `NATIVE`."""
+    """Create eight environments: Stable-Baselines3's `DummyVecEnv` with `Monitor`, or native vector ones for
+    `NATIVE`.
+    """
     if name == NATIVE:
         same_step = AutoresetMode.SAME_STEP
         return as_vec_env(gymnasium.make_vec(environment, N_ENVS, "vector_entry_point", autoreset_mode=same_step))
@@ -94,7 +98,7 @@ def environments(name: str, environment: str) -> VecEnv:
 
 
 def learn(model: Any, steps: int) -> Seconds:
-    """Let `model` learn on for `steps` steps of all environments together."""
+    """Continue training `model` for `steps` steps of all environments together."""
     spent = {"collect_rollouts": 0.0, "train": 0.0}
 
     def timed(method: str) -> Callable[..., Any]:
@@ -119,7 +123,8 @@ def learn(model: Any, steps: int) -> Seconds:
 
 
 def one_call_difference() -> float:
-    """Largest difference of a weight between sb3-contrib with and without the patch after one epoch on a rollout.
+    """Return the largest weight difference between sb3-contrib with and without the patch after an epoch on one
+    rollout.
 
     Raises:
         RuntimeError: where rounding does not explain it, so that the patch is not what it is said to be.
@@ -137,7 +142,7 @@ def one_call_difference() -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, threads and versions."""
+    """Describe processor, threads and versions."""
     about = Path("/proc/cpuinfo")
     described = about.read_text(encoding="utf-8") if about.exists() else platform.processor()
     models = [line.partition(":")[2].strip() for line in described.splitlines() if line.startswith("model name")]

@@ -60,7 +60,7 @@ SEEDS, BETWEEN, EPISODES, MOST_STEPS, GOAL = range(5), 2048, 10, 300_000, 500.0
 
 
 def measured(row: Row, names: Iterable[str], rounds: int) -> dict[str, list[list[float]]]:
-    """CPU seconds of each round for the steps of one rollout, in all, acting and updating; by name."""
+    """Measure CPU seconds of each round for the steps of one rollout: total, acting and updating; by name."""
     models = {name: make(name, row) for name in names}
     times: dict[str, list[list[float]]] = {name: [] for name in models}
     for _ in range(rounds):
@@ -77,7 +77,7 @@ def warm_up() -> None:
 
 
 def ratio(times: dict[str, list[list[float]]], pair: tuple[str, str], part: str = "whole") -> float | None:
-    """The median of how often the steps per second of the second go into those of the first."""
+    """Return the median ratio of the first's steps per second to the second's."""
     if not all(name in times for name in pair):
         return None
     at = Seconds._fields.index(part)
@@ -85,7 +85,7 @@ def ratio(times: dict[str, list[list[float]]], pair: tuple[str, str], part: str 
 
 
 def rate(row: Row, rounds: Sequence[Sequence[float]], part: str = "whole") -> float:
-    """Steps of all environments per CPU second, the median."""
+    """Return the median steps of all environments per CPU second."""
     at = Seconds._fields.index(part)
     return row.n_steps * N_ENVS / statistics.median(seconds[at] for seconds in rounds)
 
@@ -99,7 +99,7 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
 
 
 def written(cell: Any) -> str:
-    """A number with as many digits as mean something."""
+    """Format a value with its significant digits."""
     if cell is None:
         return "-"
     if not isinstance(cell, float):
@@ -143,7 +143,7 @@ def parts(results: Sequence[dict[str, Any]]) -> None:
 
 
 def flatness(steps: Sequence[int], rounds: int) -> dict[str, Any]:
-    """Steps per CPU second of ours for rollouts of each length, in equal minibatches of `FLAT_BATCH` steps."""
+    """Measure our steps per CPU second for rollouts of each length, in equal minibatches of `FLAT_BATCH` steps."""
     rows = [Row(CARTPOLE, count, FLAT_BATCH, 128) for count in steps]
     models = [make(OURS, row) for row in rows]
     rates: list[list[float]] = [[] for _ in rows]
@@ -161,7 +161,7 @@ def flatness(steps: Sequence[int], rounds: int) -> dict[str, Any]:
 
 
 def seconds_to_goal(name: str, seed: int) -> dict[str, Any]:
-    """CPU seconds of learning and steps until an evaluation reaches the goal; `None` where none does."""
+    """Measure CPU seconds and steps until an evaluation reaches the goal; `None` if none does."""
     model = make(name, TO_500_ROW, **{**TO_500, "seed": seed})
     tests = environments(name, CARTPOLE)
     tests.seed(1000 + seed)

@@ -37,7 +37,7 @@ FIRST_EPISODE = 1_000_000  # seed of the first numbered episode
 CELLS = {"minGRU": "mingru", "LSTM": "lstm", "minLSTM": "minlstm", "Mamba": "mamba", "Transformer": "transformer"}
 PEERS = {"sb3-contrib RecurrentPPO": "recurrent", "SB3 PPO, 4 frames": "frames"}
 METHODS = {**CELLS, **PEERS}
-# Said under the table until these runs are there.
+# Note below the table until these runs are repeated.
 WITHDRAWN = (
     "The peers' runs on Pendulum are withdrawn: they had 16 x 256 steps a rollout where RL Zoo's settings, which "
     "`ppo_peer.py` has now, are 4 x 1024 (its published figure of RecurrentPPO: -217.9 at 100,000 steps). "
@@ -48,7 +48,7 @@ ALL = {method: FEW.get(method, 3) for method in METHODS}
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned; its config says where and how."""
+    """Learning task; its config states the environment and the settings."""
 
     goal: str
     decimals: int
@@ -67,7 +67,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training run and its evaluation."""
+    """Training run and its evaluation."""
 
     task: str
     method: str
@@ -81,18 +81,18 @@ class Run:
 
     @property
     def result(self) -> Path:
-        """Where its numbers are kept once it is done."""
+        """Path of its finished numbers."""
         return self.folder.with_suffix(".json")
 
 
 def settings(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the numbers of a run depend on, but for the code."""
+    """Return everything but the code that a run's numbers depend on."""
     config = read_toml(run.config, {"ppo": PPOOptions, "train": OnlineConfig})
     return {"config": config, "episodes": arguments.episodes, "first_episode": FIRST_EPISODE}
 
 
 def kept(run: Run, arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """The numbers of a run that is done, with the settings as they are."""
+    """Return the numbers of a finished run with these settings."""
     if not run.result.is_file():
         return None
     numbers: dict[str, Any] = json.loads(run.result.read_text(encoding="utf-8"))
@@ -103,7 +103,7 @@ def kept(run: Run, arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def complete(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The numbers of a run, which is carried out where they are not there.
+    """Return the numbers of a run, after executing it if they are missing.
 
     Raises:
         subprocess.CalledProcessError: if it failed; its log is beside its folder.
@@ -138,7 +138,7 @@ def peer_outcome(run: Run, episodes: int) -> dict[str, Any]:
 
 
 def called(run: Run, command: list[str]) -> str:
-    """What a program writes to standard output, run on one thread; its complaints go to the run's log."""
+    """Return the standard output of a program on one thread; its standard error goes to the run's log."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with run.folder.with_suffix(".log").open("a", encoding="utf-8") as log:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
@@ -146,7 +146,7 @@ def called(run: Run, command: list[str]) -> str:
 
 
 def table(numbers: list[dict[str, Any]], name: str) -> str:
-    """Markdown: a row for each task, a column for each method."""
+    """Format as Markdown: a row for each task, a column for each method."""
     has_goal = name == "mean_return"
     lines = [f"| task | {'steps | goal | ' * has_goal}{' | '.join(METHODS)} |"]
     lines.append(f"|---|{'---|' * (len(METHODS) + 2 * has_goal)}")
@@ -162,7 +162,7 @@ def table(numbers: list[dict[str, Any]], name: str) -> str:
 
 
 def summary(values: list[float], decimals: int) -> str:
-    """Mean ± standard error (seeds)."""
+    """Format mean ± standard error (seeds)."""
     if not values:
         return "-"
     error = f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.{decimals}f}" if len(values) > 1 else ""
@@ -170,7 +170,7 @@ def summary(values: list[float], decimals: int) -> str:
 
 
 def report(numbers: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
-    """The tables with their protocol."""
+    """Format the tables with their protocol."""
     versions = ", ".join(f"{name} {numbers[0]['versions'][name]}" for name in VERSIONS)
     return (
         f"# Recurrent PPO, {len(numbers)} runs\n\n"
@@ -187,7 +187,7 @@ def report(numbers: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
 
 
 def write(arguments: argparse.Namespace) -> None:
-    """The tables of all that is done, asked for or not, and the numbers behind them."""
+    """Write the tables of all finished runs, selected or not, and their numbers."""
     runs = planned(arguments.out, TASKS, METHODS, max(ALL.values()))
     numbers = [done for run in runs if (done := kept(run, arguments)) is not None]
     if numbers:
@@ -203,7 +203,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def planned(out: Path, tasks: Iterable[str], methods: Iterable[str], seeds: int) -> list[Run]:
-    """The table's runs in these tasks, ours before those of peers, and every first seed before a second."""
+    """List the runs of these tasks, ours before those of peers, and every first seed before a second."""
     grid = [
         Run(task, method, seed, out / task / f"{METHODS[method]}-{seed}")
         for seed in range(seeds)

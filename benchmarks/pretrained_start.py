@@ -1,9 +1,9 @@
-"""Offline first, then online: steps that recurrent PPO needs to a score from a cloned backbone and from none.
+"""Offline to online: steps that recurrent PPO needs to reach a score from a cloned and from a fresh backbone.
 
-A clone of the Hopper set that ships with the project is trained once; then PPO learns on Hopper-v5 from it and from
-fresh weights of the same sizes, evaluated at equal steps on the same episodes. Both have the same rollouts and
-epochs; each has the learning rate and the exploration that suit its start. Prints a Markdown table: for each seed the
-first evaluation at which each reached the score.
+A clone of the shipped Hopper set is trained once; then PPO learns on Hopper-v5 from it and from fresh weights of the
+same sizes, evaluated at equal steps on the same episodes. Both have the same rollouts and epochs; each has the learning
+rate and the exploration that suit its start. Prints a Markdown table: for each seed the first evaluation at which each
+reached the score.
 
     python benchmarks/pretrained_start.py --out runs/pretrained_start
 """
@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def clone(folder: Path, steps: int) -> Path:
-    """The run of a cloned agent, trained where it is not there yet."""
+    """Return the run of a cloned agent, trained if it is missing."""
     if not (folder / "summary").is_file():
         config = TrainConfig(data=DATA, steps=steps, evaluate_every=0, learning_rate=2e-3, threads=1, log_every=100)
         train(CloneAgent, CloneConfig(width=WIDTH, depth=DEPTH, mlp=1.0, top=1.0), config, folder)
@@ -49,7 +49,7 @@ def clone(folder: Path, steps: int) -> Path:
 
 
 def environments(normalized: bool, seed: int, training: bool) -> VecEnv:
-    """Hopper with scaled rewards in training; observations are normalised here where the run does not do it itself."""
+    """Create Hopper with scaled training rewards; observations are normalised here if the run does not do so itself."""
     env = make_vec_env(TASK, ENVIRONMENTS, seed=seed)
     return VecNormalize(env, training=training, norm_obs=normalized, norm_reward=training, gamma=SETTINGS["gamma"])
 
@@ -76,7 +76,7 @@ class Curve(BaseCallback):
 
 
 def learn(run: Path | None, seed: int, steps: int, every: int) -> dict[str, Any]:
-    """The learning curve and the CPU seconds of one run."""
+    """Train one run; return its learning curve and CPU seconds."""
     begin = time.process_time()
     if run is None:
         policy: dict[str, Any] = {"width": WIDTH, "depth": DEPTH, "mlp": 1.0, "log_std_init": -1.0}
@@ -92,7 +92,7 @@ def learn(run: Path | None, seed: int, steps: int, every: int) -> dict[str, Any]
 
 
 def reached(curve: list[tuple[int, float]], score: float) -> int | None:
-    """The steps of the first evaluation at `score` or above."""
+    """Return the steps of the first evaluation at `score` or above."""
     return next((steps for steps, value in curve if value >= score), None)
 
 
@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def table(results: dict[str, Any], arguments: argparse.Namespace) -> str:
-    """Rows of start and seed: return before learning, steps to the score, last return, CPU seconds."""
+    """Format rows of start and seed: return before learning, steps to the score, last return, CPU seconds."""
     lines = [
         f"{TASK}, {ENVIRONMENTS} environments, minGRU of width {WIDTH} and depth {DEPTH}; score {arguments.score:.0f}, "
         f"{EPISODES} deterministic episodes every {arguments.every} steps.\n",

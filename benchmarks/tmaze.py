@@ -1,4 +1,4 @@
-"""T-Maze with a corridor of 1000 steps: who still knows the cue at its end, and what an action costs on the way.
+"""T-Maze with a corridor of 1000 steps: share of right turns at its end, and cost of an action over time.
 
     python benchmarks/tmaze.py [--out runs/tmaze] [--seeds 3] [--episodes 200] [--table benchmarks/tmaze.md]
 
@@ -76,7 +76,7 @@ class Guide:
         self.cue: int | None = None
 
     def act(self, observation: Any) -> int:
-        """One observation -> one action."""
+        """Map one observation to one action."""
         if self.cue is None:
             self.cue = int(observation)
         if observation != JUNCTION:
@@ -85,7 +85,7 @@ class Guide:
 
 
 def write_data(folder: Path) -> None:
-    """The data set, in `folder`, where it is not there yet: every tenth corridor is the whole one."""
+    """Write the data set into `folder` if it is missing: every tenth corridor has full length."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["MINARI_DATASETS_PATH"] = str(folder.resolve())
     if (folder / DATA).exists():
@@ -137,7 +137,7 @@ def complete(name: str, seed: int, run: Path, episodes: int) -> dict[str, Any]:
 
 
 def success(evaluation: dict[str, Any]) -> dict[str, float]:
-    """The share of right turns where the cue says up and where it says down, and the mean of both."""
+    """Return the share of right turns for cue up and for cue down, and their mean."""
     environment = make_environment(EnvironmentInfo(TASK))
     up = np.array([environment.reset(seed=seed)[0] == CUE_UP for seed in evaluation["seeds"]])
     right = np.array(evaluation["returns"]) > 0.5
@@ -146,7 +146,7 @@ def success(evaluation: dict[str, Any]) -> dict[str, float]:
 
 
 def action_times(runs: dict[str, Path], rounds: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Microseconds of CPU time of each action of an episode, the median of `rounds` episodes taken in turn."""
+    """Measure CPU microseconds of each action of an episode, the median of `rounds` interleaved episodes."""
     agents = {name: minrl.load(run) for name, run in runs.items()}
     times: dict[str, list[list[float]]] = {name: [] for name in runs}
     for number in range(rounds + 1):
@@ -172,7 +172,7 @@ def played(agent: Any, seed: int) -> list[float]:
 
 
 def table(numbers: list[dict[str, Any]], times: dict[str, Any], arguments: argparse.Namespace) -> str:
-    """The table in Markdown, with how it came about."""
+    """Format the table as Markdown, with its protocol."""
     heads = (
         "agent",
         "sees",
@@ -211,7 +211,7 @@ def table(numbers: list[dict[str, Any]], times: dict[str, Any], arguments: argpa
 
 
 def plot(numbers: list[dict[str, Any]], times: dict[str, Any], path: Path) -> None:
-    """Success of each seed, and the time of an action along the episode."""
+    """Plot success of each seed, and the time of an action along the episode."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -5,7 +5,7 @@
 On a CPU, one thread. A step is all that training repeats: for the decision agent drawing a batch, loss, gradient,
 clipping and AdamW; for PPO ten epochs over a rollout, each minibatch the same. `products` runs the products of its
 linear layers and of their gradients and nothing else. Every ratio is a median over interleaved rounds. Bytes are those
-that autograd keeps for the way back, besides weights and the batch itself.
+that autograd saves for the backward pass, without weights and the batch itself.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Plain(Backbone):
 
 
 def episodes(count: int = 50) -> Episodes:
-    """Random numbers in the shape of recorded trajectories."""
+    """Draw random values in the shape of recorded trajectories."""
     random, steps = np.random.default_rng(0), count * LENGTH
     return build_episodes(
         name="random numbers",
@@ -62,7 +62,7 @@ def episodes(count: int = 50) -> Episodes:
 
 
 def products(module: nn.Module, rows: int, repeat: int = 1) -> Call:
-    """The products of all linear layers of `module` over so many rows, `repeat` times; data needs no gradient."""
+    """Run the matmuls of all linear layers of `module` over `rows` rows, `repeat` times; data needs no gradient."""
     layers = [
         (name.startswith(("embed", "trunk.embed")), layer, torch.randn(rows, k), torch.randn(rows, m))
         for name, layer in module.named_modules()
@@ -83,7 +83,7 @@ def products(module: nn.Module, rows: int, repeat: int = 1) -> Call:
 
 
 def kept_bytes(loss: Callable[[], object], outside: list[Tensor]) -> int:
-    """What autograd keeps of `loss`, each storage once, without those of `outside`."""
+    """Count the bytes that autograd saves for `loss`, each storage once, without those of `outside`."""
     sizes: dict[int, int] = {}
 
     def keep(x: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def kept_bytes(loss: Callable[[], object], outside: list[Tensor]) -> int:
 
 
 def decision(kind: type[Backbone], rows: int, steps: int, context: int | None) -> tuple[Call, DecisionAgent, float]:
-    """A step with the backbone of a kind, the agent, and bytes for each token."""
+    """Build a step with one kind of backbone; return it with the agent and bytes per token."""
     data = episodes()
     torch.manual_seed(0)
     agent = DecisionAgent(DecisionConfig(width=WIDTH, context=context), Task.of(data)).train()
@@ -112,7 +112,7 @@ def decision(kind: type[Backbone], rows: int, steps: int, context: int | None) -
 
 
 def ppo(kind: type[Backbone]) -> tuple[Call, RecurrentPPO, float]:
-    """All epochs over a rollout with the backbone of a kind, the algorithm, and bytes for each token."""
+    """Build all epochs over a rollout with one kind of backbone; return them with the algorithm and bytes per token."""
     environments = DummyVecEnv([lambda: gymnasium.make("CartPole-v1") for _ in range(ENVIRONMENTS)])
     model = RecurrentPPO(
         "MlpPolicy", environments, n_steps=STEPS, batch_size=MINIBATCH, n_epochs=EPOCHS, seed=0, device="cpu",
@@ -129,7 +129,7 @@ def ppo(kind: type[Backbone]) -> tuple[Call, RecurrentPPO, float]:
 
 
 def interleaved(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Seconds of the process for each, one after another in every round, after two rounds that do not count."""
+    """Measure process seconds, interleaved by rounds, after two uncounted rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 2):
         for name, call in calls.items():
@@ -141,7 +141,7 @@ def interleaved(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
 
 
 def row(ours: tuple[Call, Any, float], plain: tuple[Call, Any, float], alone: Call, rounds: int) -> dict[str, float]:
-    """The ratios of one agent."""
+    """Format the ratios of one agent."""
     seconds = interleaved({"ours": ours[0], "plain": plain[0], "products": alone}, rounds)
 
     def ratio(above: str, below: str) -> float:

@@ -25,7 +25,7 @@ class Pair:
 
 
 def convolution_by_taps(weights: dict[str, Any]) -> dict[str, Any]:
-    """Weights whose convolution lies as (taps, channels)."""
+    """Return weights whose convolution is laid out as (taps, channels)."""
     weights = dict(weights)
     weights["conv.weight"] = weights.pop("conv1d.weight").squeeze(1).T
     weights["conv.bias"] = weights.pop("conv1d.bias")
@@ -39,7 +39,7 @@ def randomise(module: nn.Module, *names: str) -> None:
 
 
 def lively(model: Any) -> Any:
-    """No weight at a special value."""
+    """Perturb all parameters, so that none has a special value."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

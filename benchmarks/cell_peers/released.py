@@ -1,4 +1,4 @@
-"""Pairs of cells with what their authors, or others, have released on their own.
+"""Pairs of cells with implementations that their authors, or others, have released.
 
 Shapes: B batch, T time, D width.
 """
@@ -23,7 +23,7 @@ from minrl.cells.sru import SRU
 
 
 def mingru() -> Pair:
-    """The released log-space scan, whose layer has no biases."""
+    """Pair with the released log-space scan, whose layer has no biases."""
     peer = import_module("minGRU_pytorch.minGRU").minGRU(WIDTH)
     content, gate = peer.to_hidden_and_gate.weight.chunk(2)
     model = MinGRU(WIDTH, bias=False)
@@ -32,7 +32,7 @@ def mingru() -> Pair:
 
 
 def minlstm() -> Pair:
-    """As `mingru`."""
+    """Pair with the released log-space scan, whose layer has no biases."""
     peer = import_module("minGRU_pytorch.minLSTM").minLSTM(WIDTH)
     content, forget, entry = peer.to_hidden_and_f_i_gate.weight.chunk(3)
     model = MinLSTM(WIDTH, bias=False)
@@ -41,7 +41,7 @@ def minlstm() -> Pair:
 
 
 def mamba(dtype: torch.dtype = torch.float32) -> Pair:
-    """A block of mambapy."""
+    """Pair with a block of mambapy."""
     mambapy = import_module("mambapy.mamba")
     peer = mambapy.MambaBlock(mambapy.MambaConfig(d_model=WIDTH, n_layers=1, d_state=5)).to(dtype)
     with torch.no_grad():
@@ -57,7 +57,9 @@ def mamba(dtype: torch.dtype = torch.float32) -> Pair:
 
 
 def rwkv6() -> Pair:
-    """The recurrence alone, between the cell's own maps: the package's reference is a function of their outputs."""
+    """Pair the recurrence alone, between the cell's own projections: the package's reference is a function of their
+    outputs.
+    """
     naive = _file_of("fla-core", "fla/ops/rwkv6/recurrent_naive.py").naive_recurrent_rwkv6
     model = lively(RWKV6(WIDTH, head_width=8, mix_rank=3, decay_rank=5))
 
@@ -71,7 +73,7 @@ def rwkv6() -> Pair:
 
 
 def mlstm() -> Pair:
-    """The released layer, for sequences of at most 1024 steps: its mask ends there."""
+    """Pair with the released layer, for sequences of at most 1024 steps, the size of its mask."""
     layer = import_module("xlstm.blocks.mlstm.layer")
     model = lively(MLSTM(WIDTH, heads=3))
     config = layer.mLSTMLayerConfig(
@@ -93,7 +95,7 @@ def mlstm() -> Pair:
 
 
 def slstm() -> Pair:
-    """The released layer in torch operations, whose input and forget gate have each other's name."""
+    """Pair with the released layer in torch operations, whose input and forget gates have each other's name."""
     layer = import_module("xlstm.blocks.slstm.layer")
     model = lively(SLSTM(WIDTH, heads=3))
     peer = layer.sLSTMLayer(layer.sLSTMLayerConfig(embedding_dim=WIDTH, num_heads=3, backend="vanilla")).eval()
@@ -114,7 +116,7 @@ def slstm() -> Pair:
 
 
 def sru() -> Pair:
-    """The released cell, whose gates see nothing of the memory with `weight_c` of zero; it runs without gradients."""
+    """Pair with the released cell, whose gates ignore the state with `weight_c` of zero; it runs without gradients."""
     model = lively(SRU(WIDTH, highway_bias=-1.0))
     peer = import_module("sru").SRUCell(WIDTH, WIDTH, highway_bias=-1.0).eval()
     weight = model.weight.view(3, WIDTH, WIDTH).permute(2, 1, 0).flatten(1)
@@ -131,7 +133,7 @@ def sru() -> Pair:
 
 
 def s5() -> Pair:
-    """The layer's state space model over half of its conjugate pairs."""
+    """Pair with the layer's state space model over half of its conjugate pairs."""
     model, peer = lively(S5(WIDTH, state_width=16)), import_module("s5").S5(WIDTH, state_width=8)
     peer.seq.Lambda = nn.Parameter(torch.complex(model.Lambda_re.detach().clamp(max=-1e-4), model.Lambda_im.detach()))
     peer.seq.B, peer.seq.D = nn.Parameter(model.B.detach()), nn.Parameter(model.D.detach())
@@ -142,7 +144,7 @@ def s5() -> Pair:
 
 
 def _file_of(package: str, path: str) -> Any:
-    """A module of `package` by its file, as importing all of the package asks for a GPU."""
+    """Load a module of `package` by its file, as importing the whole package requires a GPU."""
     try:
         file = distribution(package).locate_file(path)
     except PackageNotFoundError as error:

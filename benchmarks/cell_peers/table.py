@@ -1,4 +1,4 @@
-"""Which independent implementations each cell is held to, with the same weights.
+"""Table of independent implementations that each cell is compared with, with the same weights.
 
 A pair is made by a function; a package that is missing is a ModuleNotFoundError, as from any import.
 
@@ -29,7 +29,7 @@ class Peer:
 
 
 def gru() -> Pair:
-    """torch's own cell, one step after the other."""
+    """Pair with torch's own cell, step by step."""
     model, peer = GRU(WIDTH), nn.GRUCell(WIDTH, WIDTH)
     peer.load_state_dict({name.removesuffix("_l0"): weight for name, weight in model.gru.state_dict().items()})
 
@@ -44,14 +44,14 @@ def gru() -> Pair:
 
 
 def lstm() -> Pair:
-    """torch's own layer."""
+    """Pair with torch's own layer."""
     model, peer = LSTM(WIDTH), nn.LSTM(WIDTH, WIDTH, batch_first=True)
     peer.load_state_dict(model.lstm.state_dict())
     return Pair(model, peer, lambda x: peer(x)[0])
 
 
 def aaren() -> Pair:
-    """torch's attention under a causal mask, whose query is the learned one at every step."""
+    """Pair with torch's attention under a causal mask, whose query is the learned one at every step."""
     model, peer = Aaren(WIDTH, heads=3), nn.MultiheadAttention(WIDTH, 3, batch_first=True)
     biases = [model.query.bias, torch.zeros(WIDTH), model.value.bias]
     peer.load_state_dict(

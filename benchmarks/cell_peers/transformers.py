@@ -18,7 +18,7 @@ from minrl.cells.transformer import Transformer
 
 
 def transformer() -> Pair:
-    """Attention with rotary positions, masked to the window; its output map has no bias."""
+    """Pair with attention with rotary positions, masked to the window; the output projection has no bias."""
     qwen = import_module("transformers.models.qwen2.modeling_qwen2")
     model = Transformer(WIDTH, context=11, heads=3)
     nn.init.zeros_(model.out.bias)
@@ -43,7 +43,7 @@ def transformer() -> Pair:
 
 
 def mamba() -> Pair:
-    """A layer of transformers' Mamba."""
+    """Pair with a layer of transformers' Mamba."""
     modeling = import_module("transformers.models.mamba.modeling_mamba")
     config = modeling.MambaConfig(hidden_size=WIDTH, state_size=5, time_step_rank=2, num_hidden_layers=1)
     peer = modeling.MambaMixer(config, 0).eval()
@@ -54,7 +54,7 @@ def mamba() -> Pair:
 
 
 def mamba2() -> Pair:
-    """A layer of transformers' Mamba-2."""
+    """Pair with a layer of transformers' Mamba-2."""
     modeling = import_module("transformers.models.mamba2.modeling_mamba2")
     config = modeling.Mamba2Config(
         hidden_size=WIDTH, num_heads=6, head_dim=8, state_size=5, n_groups=1, expand=2, chunk_size=16, use_bias=False
@@ -67,7 +67,7 @@ def mamba2() -> Pair:
 
 
 def rglru(dtype: torch.dtype = torch.float32) -> Pair:
-    """RecurrentGemma's block. Its positions start at one here: at zero it leaves out the scale of the input."""
+    """Pair with RecurrentGemma's block. Positions start at one: at zero it omits the scale of the input."""
     modeling = import_module("transformers.models.recurrent_gemma.modeling_recurrent_gemma")
     config = modeling.RecurrentGemmaConfig(hidden_size=WIDTH, lru_width=36, num_attention_heads=4, conv1d_width=4)
     peer = modeling.RecurrentGemmaRecurrentBlock(config, 0)
@@ -91,7 +91,7 @@ def rglru(dtype: torch.dtype = torch.float32) -> Pair:
 
 
 def rwkv4() -> Pair:
-    """A layer of transformers' RWKV-4."""
+    """Pair with a layer of transformers' RWKV-4."""
     modeling = import_module("transformers.models.rwkv.modeling_rwkv")
     model = lively(RWKV4(WIDTH, expand=2))
     config = modeling.RwkvConfig(hidden_size=WIDTH, attention_hidden_size=2 * WIDTH, num_hidden_layers=2)

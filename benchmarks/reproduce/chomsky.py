@@ -1,4 +1,4 @@
-"""Parity and even pairs, two regular languages, beyond the length of training.
+"""Parity and even pairs, two regular languages, beyond the training length.
 
 A recurrence of positive decay cannot follow parity at every length in finite precision (Sarrof, Veitsman and Hahn
 2024, arXiv 2405.17394, theorem 2), one with a decay in (-1, 1) can (Grazzi et al. 2024, arXiv 2411.12537); even pairs
@@ -31,27 +31,27 @@ _TEST = (0, 0, 1)
 
 
 def parity(bits: Tensor) -> Tensor:
-    """(N, T) in {0, 1} -> for each prefix, 1 where it holds an odd number of ones."""
+    """Label each prefix of (N, T) in {0, 1} with 1 if its number of ones is odd."""
     return bits.cumsum(1) % 2
 
 
 def even_pairs(bits: Tensor) -> Tensor:
-    """(N, T) in {0, 1} -> for each prefix, 1 where 01 and 10 occur an even number of times in it together.
+    """Label each prefix of (N, T) in {0, 1} with 1 if 01 and 10 together occur an even number of times.
 
-    That is where it ends as it began.
+    That is: if it ends as it began.
     """
     return (bits == bits[:, :1]).long()
 
 
 @dataclass(frozen=True)
 class Task:
-    """A language and what its models have beside their cells."""
+    """Language, and the MLP that its models have beside their cells."""
 
     answer: Callable[[Tensor], Tensor]
     mlp: float  # hidden width of the MLPs over the width
 
 
-# Parity is the work of one cell; even pairs compare what one keeps with the last bit.
+# Parity needs a cell alone; even pairs compare its state with the last bit.
 TASKS = {"parity": Task(parity, mlp=0.0), "even_pairs": Task(even_pairs, mlp=2.0)}
 
 
@@ -78,7 +78,7 @@ SIZES: dict[Size, Config] = {
         Training(20_000, 128, 1e-3, clip=1.0, evaluate_every=500, weight_decay=0.0, warmup=0.05, decay="cosine"),
     ),
 }  # fmt: skip
-# Whether a cell can follow parity at any length in finite precision.
+# Ability of a cell to track parity at any length in finite precision.
 PARITY_IN_THEORY = {
     "gru": "yes", "lstm": "yes", "slstm": "yes", "signed": "yes",
     "mingru": "no", "minlstm": "no", "mamba": "no", "mamba2": "no", "mlstm": "no", "qrnn": "no", "rglru": "no",
@@ -86,7 +86,7 @@ PARITY_IN_THEORY = {
 
 
 def learn(cell: str, task: str, seed: int, config: Config, device: str, name: str, unfinished: Path | None) -> Numbers:
-    """Train one model; its learning curve, and its accuracy for the lengths 1, 2, … of the test at the end."""
+    """Train one model; return its learning curve and its final accuracy at lengths 1, 2, … of the test."""
     torch.manual_seed(seed)
     options = {"context": config.test_length} if cell == "transformer" else {}
     model = SequenceModel(
@@ -118,14 +118,14 @@ def _bits(count: int, length: int, seed: tuple[int, ...], device: str) -> Tensor
 
 @torch.no_grad()
 def _accuracies(model: SequenceModel, bits: Tensor, task: str) -> list[float]:
-    """Per cent of the prefixes of length 1, 2, …, T that are told right."""
+    """Return the accuracy in % over prefixes of length 1, 2, …, T."""
     named = torch.cat([model(rows).argmax(-1) for rows in bits.split(256)])
     found: list[float] = (100 * (named == TASKS[task].answer(bits)).double().mean(dim=0)).tolist()
     return found
 
 
 def parts(request: Request) -> list[Part]:
-    """One for each seed, task and cell."""
+    """List a part for each seed, task and cell."""
     config = SIZES[request.size]
     made = []
     for seed in request.seeds:
@@ -144,7 +144,7 @@ def _plain(task: str) -> str:
 
 
 def report(done: Sequence[Done]) -> Report:
-    """A row for each cell, and the accuracy over the length in either task."""
+    """Report a row for each cell, and the accuracy over the length for either task."""
     settings = done[0].settings
     lengths = (settings["length"], settings["test_length"])
     figures = (f"{_plain(task)} at {length}, %" for task in TASKS for length in lengths)
@@ -156,7 +156,7 @@ def report(done: Sequence[Done]) -> Report:
 
 
 def _row(parts: Sequence[Done], lengths: tuple[int, int]) -> tuple[str, ...]:
-    """Of the parts of one cell."""
+    """Format the row of one cell."""
     by_task = {task: [part for part in parts if part.settings["task"] == task] for task in TASKS}
     cell, seeds = parts[0].settings["cell"], max(map(len, by_task.values()))
     figures = (_accuracy(of_task, length) for of_task in by_task.values() for length in lengths)
@@ -197,10 +197,10 @@ def _notes(settings: Mapping[str, Any]) -> tuple[str, ...]:
         f"convolution but Mamba's own; {training['steps']:,} steps of {training['batch_size']} fresh sequences, AdamW "
         f"at {training['learning_rate']:g}, clip {training['clip']:g}, the same for every cell. For even pairs an MLP "
         f"of {TASKS['even_pairs'].mlp:g} times the width follows each cell, since the last bit is to be compared with "
-        "the first one; parity is the work of one cell.",
-        "No figures of the paper are set beside these. In theory: whether the cell can tell parity at every length in "
+        "the first one; parity needs a cell alone.",
+        "The paper has no such experiment. In theory: whether the cell can track parity at every length in "
         "finite precision. A decay in (0, 1) cannot (Sarrof et al. 2024, arXiv 2405.17394, theorem 2), one in (-1, 1) "
-        "can (Grazzi et al. 2024, arXiv 2411.12537), as can gates that see the memory.",
+        "can (Grazzi et al. 2024, arXiv 2411.12537), as can gates that depend on the hidden state.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What an experiment is: parts that are run one after another and kept, and a report on those that are done."""
+"""Structure of an experiment: parts that are run and stored one by one, and a report on the finished ones."""
 
 import argparse
 import hashlib
@@ -16,7 +16,7 @@ Numbers = dict[str, Any]
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for."""
+    """Experiment settings that the user chose."""
 
     size: Size = "small"
     cells: tuple[str, ...] = ()
@@ -24,15 +24,15 @@ class Request:
     threads: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     options: Mapping[str, Any] = field(default_factory=dict)  # the experiment's own flags by name
-    prefix: Path | None = None  # of the files of parts that are under way; None keeps none
+    prefix: Path | None = None  # of the files of unfinished parts; None for no files
 
     def settings(self, config: Any = None, **own: Any) -> dict[str, Any]:
-        """Settings of a part: size, threads and device, the fields of the dataclass `config`, and `own`."""
+        """Return the settings of a part: size, threads and device, the fields of the dataclass `config`, and `own`."""
         common = {"size": self.size, "threads": self.threads, "device": str(self.device)}
         return {**common, **({} if config is None else asdict(config)), **own}
 
     def unfinished(self, settings: Mapping[str, Any]) -> Path | None:
-        """Where `minrl.reproduce.training.train` keeps what it has of a part of these settings."""
+        """Return the file in which `minrl.reproduce.training.train` saves an unfinished part of these settings."""
         if self.prefix is None:
             return None
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
@@ -41,12 +41,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of an experiment that is kept when it is done.
+    """Piece of an experiment whose result is stored.
 
     Args:
         name: shown while it runs, such as "mingru, 3 layers, seed 0".
-        settings: all that its numbers depend on, as JSON can hold it; a part with equal settings is not run twice.
-        run: does it and returns its numbers, as JSON can hold them.
+        settings: everything that its numbers depend on, in JSON types; a part with equal settings is not run twice.
+        run: that returns its numbers, in JSON types.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Done:
-    """A part with its numbers."""
+    """Part with its numbers."""
 
     name: str
     settings: Mapping[str, Any]
@@ -65,21 +65,21 @@ class Done:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: curves of (x, y) by their labels, and horizontal lines, which are for the paper's figures."""
+    """Axes of a plot: curves of (x, y) by label, and horizontal lines for the paper's results."""
 
     title: str
     xlabel: str
     ylabel: str
     curves: Mapping[str, Sequence[tuple[float, float]]]
     lines: Mapping[str, float] = field(default_factory=dict)
-    dashed: frozenset[str] = frozenset()  # curves that accompany others, of which they share the colour in their order
+    dashed: frozenset[str] = frozenset()  # secondary curves, coloured in the order of the others
     logarithmic: Literal["", "x", "xy"] = ""
     limits: tuple[float | None, float | None] = (None, None)  # of y
 
 
 @dataclass(frozen=True)
 class Report:
-    """The table and the plots of what is done."""
+    """Table and plots of the finished parts."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -88,23 +88,23 @@ class Report:
 
 
 def _no_flags(parser: argparse.ArgumentParser) -> None:
-    """An experiment without flags of its own."""
+    """Add no flags."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of the paper.
+    """Experiment of the paper.
 
     Args:
         title: above the table, and in the list of experiments.
         sizes: what each size is and how long it takes, for the list.
-        parts: those that a request asks for, in the order in which they run.
-        report: of at least one part that is done; the others may be missing.
+        parts: of a request, in execution order.
+        report: of at least one finished part; others may be missing.
         cells: compared by default.
-        known_cells: that `--cells` takes; none where there is nothing to choose.
-        add_flags: the experiment's own flags; their values are `Request.options`.
+        known_cells: choices of `--cells`; empty for no choice.
+        add_flags: adds the experiment's own flags, whose values are `Request.options`.
 
-    `parts` raises ValueError for what a user has asked wrongly.
+    `parts` raises ValueError for invalid flags.
     """
 
     title: str

@@ -19,7 +19,7 @@ from .peak_memory import peaks
 
 @dataclass(frozen=True)
 class Config:
-    """What is measured: batch B, width D, every length T, and how often each layer is timed."""
+    """Measured sizes: batch B, width D, every length T, and the rounds per layer."""
 
     batch: int
     width: int
@@ -28,7 +28,7 @@ class Config:
     budget: float  # seconds for all rounds of a layer
 
 
-# The paper's batch is 64; it does not say how wide its layers were.
+# The paper's batch size is 64; it does not state the width of its layers.
 SIZES: dict[Size, Config] = {
     "quick": Config(8, 32, (64, 128), 2, 0.1),
     "small": Config(64, 64, (64, 256, 512, 1024, 4096), 7, 5.0),
@@ -44,7 +44,7 @@ PAPER_MEMORY = {"mingru": "1", "mamba": "1.56", "gru_loop": "0.53", "lstm_loop":
 
 
 def times(config: Config, steps: int, layers: Sequence[str], threads: int, device: str) -> Numbers:
-    """Least and median seconds of a training pass of each layer, timed in turn."""
+    """Measure least and median seconds of a training pass of each layer, interleaved."""
     torch.manual_seed(0)
     settings = Settings(torch.device(device), (threads,), rounds=config.rounds)
     shape = (config.batch, steps, config.width)
@@ -57,7 +57,7 @@ def times(config: Config, steps: int, layers: Sequence[str], threads: int, devic
 
 
 def memory(config: Config, layer: str, threads: int, device: str) -> Numbers:
-    """Bytes that a training pass takes at most, by length; where that cannot be measured, why."""
+    """Measure the peak bytes of a training pass by length; if that is impossible, return the reason."""
     try:
         found = peaks(layer, config.batch, config.lengths, config.width, threads=threads, device=device)
     except RuntimeError as error:
@@ -66,7 +66,7 @@ def memory(config: Config, layer: str, threads: int, device: str) -> Numbers:
 
 
 def parts(request: Request) -> list[Part]:
-    """For each length the times of all layers, interleaved; then the memory of each layer."""
+    """List a part for each length with the times of all layers, interleaved; then the memory of each layer."""
     config, layers = SIZES[request.size], request.cells
     where = request.threads, str(request.device)
     shape = {"batch": config.batch, "width": config.width}
@@ -89,19 +89,19 @@ def parts(request: Request) -> list[Part]:
 
 
 def report(done: Sequence[Done]) -> Report:
-    """A row for each length and layer, and both plots over the lengths."""
+    """Report a row for each length and layer, and both plots over the lengths."""
     seconds, memories = _seconds(done), _bytes(done)
     shown = sorted({steps for _, steps in [*seconds, *memories]})
     layers = list(dict.fromkeys(layer for layer, _ in [*seconds, *memories]))
     rows = [_row(layer, steps, seconds, memories) for steps in shown for layer in layers]
     first = done[0].settings
     notes = (
-        f"B = {first['batch']}, D = {first['width']}, forward and backward to the input and all weights, no episode "
-        "ends inside. A time is the least of several, all layers of a length timed in turn; with one thread it is the "
-        "processor's time. Memory is how far that of a process of its own rises. GRU and LSTM are this library's "
+        f"B = {first['batch']}, D = {first['width']}, forward and backward to input and weights, no episode "
+        "ends. A time is the least of several, all layers of a length interleaved; with one thread it is "
+        "CPU time. Memory is the rise of resident memory in a process of its own. GRU and LSTM are this library's "
         "cells, which run torch's own layers or a compiled loop; GRUCell and LSTMCell are torch's cells called at "
         "every step, as in the paper. LSTM's ratios are to minLSTM, all others to minGRU.",
-        "The paper's figures are from a T4 GPU, on which such a loop waits for a kernel launch at every step and "
+        "The paper's figures are from a T4 GPU, where such a loop waits for a kernel launch at every step and "
         "operations that run in parallel cost nearly the same at every length. On a CPU both take time in "
         "proportion to T. Its ratios of memory are given for GRU and LSTM as a whole, not for each length.",
     )
@@ -158,9 +158,9 @@ def _shown(values: Values, layer: str, steps: int, scale: float) -> str:
 
 
 def _ratio(values: Values, layer: str, steps: int) -> str:
-    """To the minimal cell: minLSTM for LSTM, minGRU for all others."""
+    """Format the ratio to the minimal cell: minLSTM for LSTM, minGRU for all others."""
     over, under = (layer, steps), ("minlstm" if layer.startswith("lstm") else "mingru", steps)
-    # What a small layer takes may fit into memory that its process already had.
+    # A small layer may fit into memory that its process already had.
     return f"{values[over] / values[under]:.2f}" if over in values and values.get(under) else MISSING
 
 

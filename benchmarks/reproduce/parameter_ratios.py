@@ -1,4 +1,4 @@
-"""How many parameters minGRU and minLSTM have of GRU's and LSTM's (arXiv 2410.01201, section 3).
+"""Parameter counts of minGRU and minLSTM over those of GRU and LSTM (arXiv 2410.01201, section 3).
 
 Shapes: D width, H = alpha * D inner width.
 """
@@ -18,7 +18,7 @@ from .sequence_model import label
 
 @dataclass(frozen=True)
 class Config:
-    """The width D of the input at which the parameters are counted."""
+    """Input width D at which the parameters are counted."""
 
     width: int
 
@@ -31,21 +31,21 @@ PAPER = {"mingru": (33, 22, 17, 13), "minlstm": (38, 25, 19, 15)}
 
 
 def recurrent_parameters(cell: Cell) -> int:
-    """Trainable numbers of a cell without what the paper leaves out: the projection from H back to D."""
+    """Count the parameters of a cell without the projection from H back to D, which the paper leaves out."""
     down = cell.down
     assert isinstance(down, nn.Module)
     return parameter_count(cell) - parameter_count(down)
 
 
 def count(cell: str, width: int, alpha: int) -> Numbers:
-    """Parameters of a cell without biases and of its peer, both with H = alpha * D."""
+    """Count the parameters of a cell without biases and of its peer, both with H = alpha * D."""
     made = {name: CELLS[name](width, expand=alpha, bias=False) for name in (cell, PEERS[cell])}
     ours, theirs = (recurrent_parameters(module) for module in made.values())
     return {"parameters": ours, "peer": PEERS[cell], "peer_parameters": theirs, "per_cent": 100 * ours / theirs}
 
 
 def parts(request: Request) -> list[Part]:
-    """One for each cell and alpha."""
+    """List a part for each cell and alpha."""
     config = SIZES[request.size]
     return [
         Part(
@@ -59,7 +59,7 @@ def parts(request: Request) -> list[Part]:
 
 
 def report(done: Sequence[Done]) -> Report:
-    """A row for each cell and alpha."""
+    """Report a row for each cell and alpha."""
     rows = []
     for part in done:
         cell, alpha, numbers = part.settings["cell"], part.settings["alpha"], part.numbers

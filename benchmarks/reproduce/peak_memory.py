@@ -17,10 +17,10 @@ from .layers import training_pass
 
 
 def peaks(layer: str, batch: int, lengths: Sequence[int], width: int, *, threads: int, device: str) -> dict[int, int]:
-    """Bytes from the input to its gradients, forward and backward, at most, for each length.
+    """Measure the peak bytes of forward and backward pass, input included, for each length.
 
-    On a CPU it is the rise of the resident memory of a fresh process that has run the shortest sequence before; on a
-    GPU what torch's allocator gives out.
+    On a CPU it is the rise of the resident memory of a fresh process that has run the shortest sequence before, on a
+    GPU the peak of torch's allocator.
 
     Raises:
         RuntimeError: where they cannot be measured, with the reason.
@@ -32,7 +32,7 @@ def peaks(layer: str, batch: int, lengths: Sequence[int], width: int, *, threads
 
 
 def _run(layer: str, shape: Shape, settings: Settings) -> None:
-    """Input, weights, outputs and gradients, made and dropped."""
+    """Compute and discard input, weights, outputs and gradients."""
     training_pass(layer, shape, settings)()
 
 

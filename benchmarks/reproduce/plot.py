@@ -1,4 +1,4 @@
-"""The plots of a report side by side as one PNG, where matplotlib is there."""
+"""The plots of a report side by side as one PNG, given matplotlib."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -13,12 +13,12 @@ from .frame import Panel
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 _MARKERS = "os^vDPX*"
 
-# So many places of points get a tick each.
-_FEW = 8
+# Up to this number of x values each gets a tick.
+_MAX_TICKS = 8
 
 
 def draw(panels: Sequence[Panel], title: str, path: Path) -> bool:
-    """Write the panels; False where matplotlib is missing or there are none."""
+    """Write the panels; False without matplotlib or panels."""
     if not panels or find_spec("matplotlib") is None:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -44,7 +44,7 @@ def draw(panels: Sequence[Panel], title: str, path: Path) -> bool:
 
 
 def _looks(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
-    """How each curve is drawn, the same in all panels."""
+    """Choose the style of each curve, the same in all panels."""
     looks: dict[str, dict[str, Any]] = {}
     for is_dashed in (False, True):
         names = [n for panel in panels for n in panel.curves if (n in panel.dashed) == is_dashed]
@@ -60,7 +60,7 @@ def _looks(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
 
 
 def _panel(axes: Any, panel: Panel, looks: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Draw a panel; its curves and lines by label."""
+    """Draw a panel; return its curves and lines by label."""
     shown = {}
     for name, points in panel.curves.items():
         many = {} if len(points) < 30 else {"markevery": len(points) // 15}
@@ -70,7 +70,7 @@ def _panel(axes: Any, panel: Panel, looks: dict[str, dict[str, Any]]) -> dict[st
     if panel.logarithmic:
         _logarithmic(axes.set_xscale, axes.xaxis)
     places = sorted({x for points in panel.curves.values() for x, _ in points})
-    if len(places) <= _FEW and all(x == round(x) for x in places):
+    if len(places) <= _MAX_TICKS and all(x == round(x) for x in places):
         axes.set_xticks(places)
     if panel.logarithmic == "xy":
         _logarithmic(axes.set_yscale, axes.yaxis)
@@ -82,7 +82,7 @@ def _panel(axes: Any, panel: Panel, looks: dict[str, dict[str, Any]]) -> dict[st
 
 
 def _logarithmic(set_scale: Callable[[str], None], axis: Any) -> None:
-    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    """Set a logarithmic axis with plain numbers at 1, 2 and 5."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     set_scale("log")

@@ -1,4 +1,4 @@
-"""Running an experiment part by part; after each the numbers, the table and the plot are written anew."""
+"""Execution of an experiment part by part; numbers, table and plot are rewritten after each."""
 
 import shlex
 import sys
@@ -16,11 +16,11 @@ from .store import Paths, Store
 
 
 def reproduce(name: str, experiment: Experiment, request: Request, out: Path) -> tuple[str, list[Path]]:
-    """Run what is not done yet of the parts that `request` asks for; the table and the files written.
+    """Run the unfinished parts of `request`; return the table and the written files.
 
     Raises:
-        ValueError: for what the user has asked wrongly, before anything is run.
-        FloatingPointError: where a model has diverged; finished parts are kept.
+        ValueError: for invalid flags, before anything is run.
+        FloatingPointError: if a model diverges; finished parts are kept.
     """
     for cell in request.cells:
         choose(dict.fromkeys(experiment.known_cells), cell, "cell")
@@ -56,7 +56,7 @@ def _write(
 
 
 def to_markdown(report: Report, experiment: Experiment, words: str, asked: int, done: list[Done], store: Store) -> str:
-    """Title, command, table, notes and machine."""
+    """Format title, command, table, notes and machine."""
     partial = f" **{len(done)} of {asked} parts are done.**" if len(done) < asked else ""
     lines = ["| " + " | ".join(row) + " |" for row in (report.head, ["---"] * len(report.head), *report.rows)]
     machines = "; ".join(store.machines(done))
@@ -66,7 +66,7 @@ def to_markdown(report: Report, experiment: Experiment, words: str, asked: int, 
 
 
 def command(name: str, experiment: Experiment, request: Request) -> str:
-    """The command line that asks for the same."""
+    """Return the command line of the same request."""
     words = ["minrl", "reproduce", name]
     words += [f"--{request.size}"] if request.size != "small" else []
     words += ["--cells", *request.cells] if request.cells != experiment.cells else []

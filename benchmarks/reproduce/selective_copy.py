@@ -1,6 +1,6 @@
 """Selective copying by depth (arXiv 2410.01201, section 4.1 and table 1).
 
-Tokens lie at random places in noise; the markers that follow ask for them in their order. The task is that of Mamba
+Tokens lie at random places in noise; at the markers that follow they must be named in order. The task is that of Mamba
 (Gu and Dao 2023, arXiv 2312.00752, section 4.1.1).
 
 Shapes: N sequences, T time, M tokens.
@@ -65,7 +65,7 @@ OTHERS = {"S6": 97.0, "S4": 18.3}
 def sequences(
     count: int, noise: int, tokens: int, vocabulary: int, generator: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Symbols (N, T), T = noise + 2 M, and the tokens in their order (N, M), which the last M steps ask for.
+    """Draw symbols (N, T), T = noise + 2 M, and the tokens in order (N, M), the targets of the last M steps.
 
     Symbol 0 is noise, the last of the vocabulary the marker; the others are tokens, drawn evenly at places drawn
     evenly.
@@ -80,7 +80,7 @@ def sequences(
 
 
 def cell_options(cell: str, config: Config) -> dict[str, Any]:
-    """What a cell gets beside width, depth and dropout: the expansion where it has one."""
+    """Return a cell's options beside width, depth and dropout: the expansion if it has one."""
     if cell == "transformer":
         return {"context": config.noise + 2 * config.tokens}
     return (
@@ -89,7 +89,7 @@ def cell_options(cell: str, config: Config) -> dict[str, Any]:
 
 
 def learn(cell: str, depth: int, seed: int, config: Config, device: str, name: str, unfinished: Path | None) -> Numbers:
-    """Train one model; its learning curve, and its accuracy for each of the M tokens at the end."""
+    """Train one model; return its learning curve, and its final accuracy for each of the M tokens."""
     torch.manual_seed(seed)
     model = SequenceModel(
         config.vocabulary, config.vocabulary, cell,
@@ -119,13 +119,13 @@ def _drawn(config: Config, count: int, seed: tuple[int, ...], device: str) -> tu
 
 @torch.no_grad()
 def _right(model: SequenceModel, test: tuple[Tensor, Tensor], batch_size: int) -> Tensor:
-    """Whether each token (N, M) is named, as 0 or 1."""
+    """Return 1 or 0 for each token (N, M) that is predicted right or wrong."""
     pairs = zip(*(part.split(batch_size) for part in test), strict=True)
     return torch.cat([(model(s)[:, -w.shape[1] :].argmax(-1) == w).double() for s, w in pairs])
 
 
 def parts(request: Request) -> list[Part]:
-    """One for each seed, cell and depth."""
+    """List a part for each seed, cell and depth."""
     config = SIZES[request.size]
     made = []
     for seed in request.seeds:
@@ -144,7 +144,7 @@ def _layers(depth: int) -> str:
 
 
 def report(done: Sequence[Done]) -> Report:
-    """A row for each cell and depth; the accuracies by depth and over the steps."""
+    """Report a row for each cell and depth; plot the accuracies by depth and over the steps."""
     models: dict[tuple[str, int], list[Done]] = {}
     for part in done:
         models.setdefault((part.settings["cell"], part.settings["depth"]), []).append(part)
@@ -192,15 +192,15 @@ def _notes(settings: Mapping[str, Any]) -> tuple[str, ...]:
     training, kinds = settings["training"], settings["vocabulary"] - 2
     notes = (
         f"{settings['tokens']} tokens of {kinds} kinds among {settings['noise']} symbols of noise, then "
-        f"{settings['tokens']} markers at which the tokens are to be named in their order. Accuracy: share of tokens "
+        f"{settings['tokens']} markers at which the tokens must be named in order. Accuracy: share of tokens "
         f"named in {settings['test_sequences']:,} sequences that no model trains on; guessing gives {100 / kinds:.1f} "
         f"%. Recurrent layers with norm and residual, no convolution, no MLP: width {settings['width']}, expansion "
         f"{settings['expand']}, dropout {settings['dropout']}; {training['steps']:,} steps of {training['batch_size']} "
         f"fresh sequences, AdamW at {training['learning_rate']:g}, clip {training['clip']:g}, the same for every "
         "depth.",
-        "One layer's gates see the symbol and not how many tokens came before it: it weighs a token by what followed, "
-        "and the markers read one mixture of all, in which the last token alone stands out. The second layer's gates "
-        "see what the first has counted.",
+        "The gates of one layer depend on the symbol, not on the number of tokens before it: it weights a token by "
+        "what followed, and the markers read one mixture of all, in which only the last token stands out. The second "
+        "layer's gates depend on what the first has counted.",
     )
     if settings["size"] == "full":
         return (*notes, "The hold biases on the gates are this library's; the released code trains at 3e-4.")
@@ -210,7 +210,7 @@ def _notes(settings: Mapping[str, Any]) -> tuple[str, ...]:
         f"The paper's task (`--full`) has {full.tokens} tokens among {full.noise:,} symbols of noise, its models "
         f"expansion {full.expand} and dropout {full.dropout}, and {full.training.steps:,} steps of "
         f"{full.training.batch_size} at {full.training.learning_rate:g}. Here the rate warms up and falls, and the "
-        "gates start with this library's hold biases. What can be set beside the paper's is what depth gives.",
+        "gates start with this library's hold biases. The effect of depth is comparable with the paper's.",
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from minrl.backbone import Backbone
 from minrl.cells import CELLS
 
-# Cells with options of their own, beside those of `minrl.cells.CELLS`: cell and options.
+# Variants beside `minrl.cells.CELLS`: cell and options.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"signed": ("mingru", {"signed": True})}
 KNOWN_CELLS = (*CELLS, *VARIANTS)
 _LABELS = {
@@ -20,12 +20,12 @@ _LABELS = {
 
 
 def label(cell: str) -> str:
-    """What tables and plots call a cell."""
+    """Return the label of a cell in tables and plots."""
     return _LABELS.get(cell, cell)
 
 
 class SequenceModel(nn.Module):
-    """Logits (B, T, C) of a sequence of symbols (B, T).
+    """Sequence model from symbols (B, T) to logits (B, T, C).
 
     Args:
         vocabulary: V.
@@ -42,7 +42,7 @@ class SequenceModel(nn.Module):
         self.head = nn.Linear(self.backbone.width, classes)
 
     def forward(self, symbols: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> Tensor:
-        """(B, T) int64, the state that enters (B, S), (B, T) bool -> (B, T, C)."""
+        """Predict logits: symbols (B, T) int64, initial state (B, S), resets (B, T) bool -> (B, T, C)."""
         hidden, _ = self.backbone.scan(self.embedding(symbols), state, reset)
         logits: Tensor = self.head(hidden)
         return logits

@@ -1,4 +1,4 @@
-"""A language model of Shakespeare's characters (arXiv 2410.01201, section 4.2 and figure 2).
+"""Character-level language model of Shakespeare (arXiv 2410.01201, section 4.2 and figure 2).
 
 Shapes: B batch, T time, V characters.
 """
@@ -45,7 +45,7 @@ def _training(steps: int, batch_size: int, evaluate_every: int) -> Training:
 SIZES: dict[Size, Config] = {
     "quick": Config(16, 1, 2, 16, _training(4, 4, 2)),
     "small": Config(96, 3, 4, 64, _training(800, 32, 25)),
-    # The paper does not say how long its rows are.
+    # The paper does not state the length of its rows.
     "full": Config(384, 3, 6, 256, _training(5000, 64, 25)),
 }
 # Test loss and the step of it, figure 2.
@@ -53,7 +53,7 @@ PAPER = {"mingru": (1.548, 575), "minlstm": (1.555, 625), "mamba": (1.575, 400),
 
 
 def cell_options(cell: str, config: Config) -> dict[str, Any]:
-    """What a cell gets beside width, depth and dropout: the paper's convolution where it has none of its own."""
+    """Return a cell's options beside width, depth and dropout: the paper's convolution unless the cell has its own."""
     if cell == "transformer":
         return {"conv": 0, "context": config.length, "heads": config.heads}
     if cell in ("mamba", "mamba2"):
@@ -62,7 +62,7 @@ def cell_options(cell: str, config: Config) -> dict[str, Any]:
 
 
 def learn(cell: str, seed: int, config: Config, text: Text, device: str, name: str, unfinished: Path | None) -> Numbers:
-    """Train one model; its learning curve and its number of parameters."""
+    """Train one model; return its learning curve and its number of parameters."""
     torch.manual_seed(seed)
     options = cell_options(cell, config)
     model = SequenceModel(
@@ -90,7 +90,7 @@ def _loss(model: SequenceModel, batch: tuple[Tensor, Tensor], device: str) -> Te
 
 
 def parts(request: Request) -> list[Part]:
-    """One for each seed and cell."""
+    """List a part for each seed and cell."""
     config = SIZES[request.size]
     path: Path = request.options.get("text") or SHIPPED
     text = read(path, config.length)
@@ -106,7 +106,7 @@ def parts(request: Request) -> list[Part]:
 
 
 def report(done: Sequence[Done]) -> Report:
-    """A row for each cell, and the losses over steps and over seconds."""
+    """Report a row for each cell, and plot the losses over steps and over seconds."""
     by_cell: dict[str, list[Done]] = {}
     for part in done:
         by_cell.setdefault(part.settings["cell"], []).append(part)
@@ -127,7 +127,7 @@ def report(done: Sequence[Done]) -> Report:
 
 
 def _level(done: Sequence[Done]) -> float:
-    """The least test loss, in hundredths, that every model reached."""
+    """Return the lowest test loss, in hundredths, that every model reached."""
     best: list[float] = [min(record["test_loss"] for record in part.numbers["curve"]) for part in done]
     return math.ceil(100 * max(best)) / 100
 
@@ -152,7 +152,7 @@ def _row(cell: str, parts: Sequence[Done], level: float) -> tuple[str, ...]:
 
 
 def _curves(by_cell: Mapping[str, Sequence[Done]], x: str) -> dict[str, list[tuple[float, float]]]:
-    """Test and training loss of each cell, the mean of its seeds."""
+    """Average test and training loss of each cell over seeds."""
     curves = {}
     for key, suffix in (("test_loss", "test"), ("train_loss", "training")):
         for cell, parts in by_cell.items():
@@ -167,24 +167,24 @@ def _notes(settings: Mapping[str, Any]) -> tuple[str, ...]:
         f"Layers: {settings['depth']}, of width {settings['width']} (expansion {settings['expand']}, dropout "
         f"{settings['dropout']}); {training['steps']} steps of AdamW at {training['learning_rate']}, clip "
         f"{training['clip']}, {training['batch_size']} rows of {settings['length']} characters of {settings['text']}; "
-        "the last tenth of the text is the test, in rows of the same length that start from the empty memory. The "
-        "Transformer sees the whole row. minGRU and minLSTM have the paper's convolution before them, Mamba its own. "
-        "The training loss is with dropout and a mean since the last evaluation; evaluations do not count as time."
+        "the last tenth of the text is the test, in rows of the same length that start from the zero state. The "
+        "Transformer attends to the whole row. minGRU and minLSTM follow the paper's convolution, Mamba has its own. "
+        "The training loss is the mean since the last evaluation, with dropout; times exclude evaluations."
     )
     if settings["size"] == "full":
-        return (model, f"The paper does not say how long its rows are; {settings['length']} is our choice.")
+        return (model, f"The paper does not state the length of its rows; {settings['length']} is our choice.")
     return (
         model,
         "The paper's model has 3 layers of width 384 and takes 5,000 steps of 64 rows of a longer text (`--full --text "
-        "FILE`). Losses of another text cannot be set beside its own; the order of the cells, and how many steps one "
-        "takes for another's, can.",
+        "FILE`). Losses on another text are not comparable with the paper's; the order of the cells, and the steps "
+        "that one needs relative to another, are.",
     )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The text."""
+    """Add the flag of the text."""
     parser.add_argument(
-        "--text", metavar="FILE", type=Path, help="UTF-8 text to learn (default: As You Like It, which ships with it)"
+        "--text", metavar="FILE", type=Path, help="UTF-8 text to train on (default: As You Like It, shipped)"
     )
 
 

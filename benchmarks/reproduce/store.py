@@ -1,4 +1,4 @@
-"""Finished parts of an experiment in one JSON file, so that an interrupted run goes on where it was."""
+"""Store of an experiment's finished parts in one JSON file, from which interrupted runs resume."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ FORMAT = "minrl reproduce 1"
 
 @dataclass(frozen=True)
 class Paths:
-    """The files of an experiment in a folder."""
+    """Files of an experiment in a folder."""
 
     numbers: Path
     table: Path
@@ -23,16 +23,16 @@ class Paths:
 
     @classmethod
     def of(cls, folder: Path, name: str) -> "Paths":
-        """NAME.json, NAME.md and NAME.png."""
+        """Return NAME.json, NAME.md and NAME.png."""
         return cls(folder / f"{name}.json", folder / f"{name}.md", folder / f"{name}.png")
 
 
 class Store:
-    """The parts in a JSON file, whatever request they were of.
+    """Finished parts in a JSON file, of any request.
 
     Raises:
-        ValueError: if there is a file of that name which is of something else.
-        OSError: if the folder or the file cannot be made.
+        ValueError: if a file of that name is not from this experiment.
+        OSError: if the folder or the file cannot be created.
     """
 
     def __init__(self, paths: Paths, experiment: str) -> None:
@@ -41,13 +41,13 @@ class Store:
         if not paths.numbers.exists():
             for path in (paths.table, paths.plot):
                 if path.exists():
-                    raise ValueError(f"{path} is there and not from minrl reproduce; give another --out")
+                    raise ValueError(f"{path} exists and is not from minrl reproduce; give another --out")
         self._parts = self._read()
-        # A folder that cannot be written is told before the work, not after it.
+        # Raise for a folder that cannot be written before the work, not after it.
         self._write()
 
     def find(self, part: Part) -> Done | None:
-        """The part of equal settings, if it is done."""
+        """Return the finished part of equal settings, if any."""
         wanted = _plain(part.settings)
         for found in self._parts:
             if found["settings"] == wanted:
@@ -55,12 +55,12 @@ class Store:
         return None
 
     def machines(self, done: list[Done]) -> list[str]:
-        """Where these parts were run, each machine once."""
+        """List the machines on which these parts were run, each once."""
         settings = [part.settings for part in done]
         return list(dict.fromkeys(part["machine"] for part in self._parts if part["settings"] in settings))
 
     def add(self, part: Part, numbers: Numbers, machine: str) -> None:
-        """Keep a part, beside what another process may have kept in the meantime."""
+        """Store a part, without dropping parts that another process has stored meanwhile."""
         found = {"name": part.name, "settings": _plain(part.settings), "numbers": _plain(numbers), "machine": machine}
         self._parts = [other for other in self._read() if other["settings"] != found["settings"]] + [found]
         self._write()
@@ -76,7 +76,7 @@ class Store:
             ours = False
         if not ours:
             raise ValueError(
-                f"{self.path} is there and not from minrl reproduce {self.experiment}; it is not overwritten: "
+                f"{self.path} exists and is not from minrl reproduce {self.experiment}; it is not overwritten: "
                 "give another --out"
             )
         return parts
@@ -88,5 +88,5 @@ class Store:
 
 
 def _plain(values: Mapping[str, Any]) -> Any:
-    """As JSON gives it back: tuples as lists, keys as text."""
+    """Convert as a JSON round trip does: tuples to lists, keys to text."""
     return json.loads(json.dumps(values))

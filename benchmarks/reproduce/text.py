@@ -1,4 +1,4 @@
-"""Characters of a text, the last of them held out.
+"""Characters of a text, the end held out as test.
 
 Shapes: B batch, T time, N characters.
 """
@@ -17,21 +17,21 @@ TRAINED = 0.9
 
 @dataclass(frozen=True)
 class Text:
-    """A text as numbers of its characters."""
+    """Text as indices of its characters."""
 
     training: Tensor  # (N,) int64
     test: Tensor  # (N,) int64
     vocabulary: int
 
     def batch(self, batch: int, steps: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-        """Characters (B, T) from random places of the training part, and those that follow each (B, T)."""
+        """Return characters (B, T) from random places of the training part, and the next characters (B, T)."""
         generator = np.random.default_rng((seed, step))
         starts = torch.from_numpy(generator.integers(0, len(self.training) - steps, batch))
         places = starts.unsqueeze(1) + torch.arange(steps + 1)
         return _shifted(self.training[places])
 
     def test_rows(self, steps: int) -> tuple[Tensor, Tensor]:
-        """The whole test part in rows of T characters, and those that follow each: (N / T, T) twice."""
+        """Return the whole test part in rows of T characters, and the next characters: (N / T, T) twice."""
         return _shifted(self.test.unfold(0, steps + 1, steps))
 
 
@@ -40,7 +40,7 @@ def _shifted(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read(path: Path, steps: int) -> Text:
-    """The text in a file, for rows of `steps` characters.
+    """Read the text of a file, for rows of `steps` characters.
 
     Raises:
         ValueError: if the file is not UTF-8 or too short.

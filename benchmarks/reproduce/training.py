@@ -1,4 +1,4 @@
-"""The training loop of the learning experiments: AdamW, clipping, evaluations that do not count as training time."""
+"""Training loop of the learning experiments: AdamW, gradient clipping, evaluations outside the measured time."""
 
 import math
 import sys
@@ -18,13 +18,13 @@ from minrl.system.signals import StopRequest
 from minrl.training.fast_adam import quicken
 from minrl.training.optimizer import Schedule, decayed_groups
 
-# Seconds between two saves of what is under way.
+# Seconds between two saves of an unfinished part.
 _SAVE_EVERY = 120.0
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained."""
+    """Settings of a training."""
 
     steps: int
     batch_size: int
@@ -46,29 +46,29 @@ def train(
     seed: int,
     unfinished: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Train in place and return the learning curve: a record for each evaluation, the last step's among them.
+    """Train in place and return the learning curve: a record for each evaluation, the last step's included.
 
-    A record holds `step`, `seconds` of training so far (the processor's with one thread, else the wall's; evaluations
-    not counted), `train_loss`, the mean since the record before, and what `evaluate` returns.
+    A record holds `step`, `seconds` of training so far (CPU time with one thread, else wall time, without evaluations),
+    `train_loss`, the mean since the previous record, and the result of `evaluate`.
 
     Args:
-        model: on the device where it is to be trained.
+        model: on the training device.
         training: steps and optimizer.
-        loss: the mean loss of step 0, 1, …, with its graph; its batch is to depend on the step and a seed alone.
-        evaluate: called without gradients and with the model in evaluation mode.
-        name: of the part, for the lines that tell how far it is.
+        loss: differentiable mean loss of step 0, 1, …; its batch must depend on the step and a seed alone.
+        evaluate: called without gradients, with the model in evaluation mode.
+        name: of the part, for lines of progress.
         seed: of dropout.
-        unfinished: a file that keeps what is under way, from `Request.unfinished`; training goes on from there to the
-            same numbers, and the file is gone at the end.
+        unfinished: file of the training state, from `Request.unfinished`; training resumes from it with the same
+            numbers, and the file is deleted at the end.
 
     Raises:
-        FloatingPointError: where the loss is no longer finite.
-        KeyboardInterrupt: after SIGINT or SIGTERM, when the step in hand is done and kept.
+        FloatingPointError: if the loss is no longer finite.
+        KeyboardInterrupt: after SIGINT or SIGTERM, once the current step is finished and saved.
     """
     run = _Run(model, training, seed)
     if unfinished is not None and unfinished.exists():
         run.load(unfinished)
-        print(f"{name}: goes on after step {run.step}", file=sys.stderr)
+        print(f"{name}: resumes after step {run.step}", file=sys.stderr)
     run.warm_up(loss)
     saved = time.monotonic()
     bar = tqdm(total=training.steps, initial=run.step, desc=name, unit="step", leave=False, disable=None)
@@ -91,7 +91,7 @@ def train(
 
 
 class _Run:
-    """The state of training between two steps."""
+    """Training state between two steps."""
 
     def __init__(self, model: nn.Module, training: Training, seed: int) -> None:
         self.model, self.clip = model, training.clip
@@ -110,13 +110,13 @@ class _Run:
         model.train()
 
     def warm_up(self, loss: Callable[[int], Tensor]) -> None:
-        """Let kernels be compiled and libraries chosen before the clock runs; nothing else changes."""
+        """Compile kernels and choose libraries before time is measured; nothing else changes."""
         with torch.random.fork_rng(self._gpus()):
             loss(self.step).backward()
         self.optimizer.zero_grad()
 
     def update(self, loss: Callable[[int], Tensor]) -> None:
-        """One gradient step."""
+        """Make one gradient step."""
         begin = self.clock.now()
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.at(self.step)
@@ -130,7 +130,7 @@ class _Run:
         self.step += 1
 
     def record(self, evaluate: Callable[[], Mapping[str, float]], name: str) -> None:
-        """Add a point to the curve."""
+        """Evaluate and add a point to the curve."""
         mean = torch.stack(self.losses).mean().item()
         if not math.isfinite(mean):
             raise FloatingPointError(f"{name}: the loss is not finite by step {self.step}; finished parts are kept")
@@ -145,7 +145,7 @@ class _Run:
         return [self.device] if self.device.type == "cuda" else []
 
     def save(self, path: Path) -> None:
-        """Keep all that the next steps depend on."""
+        """Save all that the next steps depend on."""
         on_gpu = self.device.type == "cuda"
         state = {
             "model": self.model.state_dict(),
@@ -161,7 +161,7 @@ class _Run:
             torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
-        """The inverse of `save`."""
+        """Restore what `save` wrote."""
         state = torch.load(path, weights_only=True, map_location="cpu")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

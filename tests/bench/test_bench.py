@@ -101,7 +101,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "device": (["--device", "gpu"], 'unknown device "gpu"; choose cpu, cuda or auto'),
     "folder": (["--out", "foreign"], "foreign is not empty and holds no earlier run of minrl bench"),
     "file as folder": (["--out", "foreign/notes.txt"], "foreign/notes.txt"),
-    "file": (["--json", "foreign/notes.txt"], "foreign/notes.txt is there and not from minrl bench"),
+    "file": (["--json", "foreign/notes.txt"], "foreign/notes.txt exists and is not from minrl bench"),
     "folder of a file": (["--json", "nowhere/x.json"], "there is no folder nowhere"),
     "flag": (["--round", "3"], 'unknown flag --round; did you mean "--rounds"?'),
 }

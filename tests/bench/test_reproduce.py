@@ -214,8 +214,8 @@ MISTAKES = {
     "folder": (["shakespeare", "--text", "foreign"], "foreign: Is a directory"),
     "short text": (["shakespeare", "--text", "short.txt"], "short.txt has 100 characters: at least 650 are needed"),
     "no text": (["shakespeare", "--text", "bytes.bin"], "bytes.bin is not UTF-8 text (byte 1)"),
-    "other file": (["parameter_ratios", "--out", "foreign"], "parameter_ratios.json is there and not from minrl"),
-    "other table": (["length", "--out", "foreign"], "length.md is there and not from minrl reproduce"),
+    "other file": (["parameter_ratios", "--out", "foreign"], "parameter_ratios.json exists and is not from minrl"),
+    "other table": (["length", "--out", "foreign"], "length.md exists and is not from minrl reproduce"),
     "file as folder": (["length", "--out", "short.txt"], "short.txt"),
 }
 

@@ -8,11 +8,11 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from minrl.cells import convolution
 from minrl.cells.base import Cell, inner_width, state_dtype
 from minrl.cells.nan_masks import contained
+from minrl.cells.recompute import recomputed
 from minrl.scan import linear_scan
 
 # Steps whose (B, T, H * N) tensors are alive at once. Longer sequences run piece by piece and are recomputed
@@ -111,10 +111,7 @@ class Mamba(Cell):
         for first in range(0, steps, _PIECE):
             piece = slice(first, first + _PIECE)
             now = None if reset is None else reset[:, piece]
-            y, h = checkpoint(
-                _selective_piece, a, dt[:, piece], drive[:, piece], b[:, piece], c[:, piece], h, now,
-                use_reentrant=False, preserve_rng_state=False,
-            )  # fmt: skip
+            y, h = recomputed(_selective_piece, a, dt[:, piece], drive[:, piece], b[:, piece], c[:, piece], h, now)
             outputs.append(y)
         return torch.cat(outputs, dim=1), h
 

@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from minrl.cells.base import Cell, state_dtype
 from minrl.cells.nan_masks import contained, filled, finite_gradients, not_finite, reached
+from minrl.cells.recompute import recomputed
 from minrl.cells.running_max import lagged
 
 # Each pair of a chunk's steps has its own decay in each feature: (B, H, C, C, E). Chunks are recomputed in the
@@ -106,10 +106,7 @@ class RWKV6(Cell):
         for first in range(0, parts[0].shape[2], _CHUNK):
             piece = slice(first, first + _CHUNK)
             now = None if reset is None else reset[:, piece]
-            y, matrix = checkpoint(
-                _chunk, *(part[:, :, piece] for part in parts), bonus, matrix, now,
-                use_reentrant=False, preserve_rng_state=False,
-            )  # fmt: skip
+            y, matrix = recomputed(_chunk, *(part[:, :, piece] for part in parts), bonus, matrix, now)
             outputs.append(y)
         return torch.cat(outputs, dim=2).transpose(1, 2), matrix
 

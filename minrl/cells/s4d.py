@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from minrl.cells import diagonal
 from minrl.cells.base import Cell, state_dtype
 from minrl.cells.nan_masks import contained
+from minrl.cells.recompute import recomputed
 
 Initialization = Literal["lin", "inv", "real"]
 
@@ -82,9 +82,7 @@ class S4D(Cell):
         for first in range(0, steps, _PIECE):
             piece = slice(first, first + _PIECE)
             now = None if reset is None else reset[:, piece]
-            y, last = checkpoint(
-                _piece, decay, factor, c, u[:, piece], last, now, use_reentrant=False, preserve_rng_state=False
-            )
+            y, last = recomputed(_piece, decay, factor, c, u[:, piece], last, now)
             outputs.append(y)
         return self._out(torch.cat(outputs, dim=1), x), last
 

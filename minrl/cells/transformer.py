@@ -3,17 +3,15 @@
 Shapes: B batch, T time, D width, W = context - 1 slots of the memory, N blocks of Q queries and K keys.
 """
 
-from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minrl.cells.base import Cell, state_dtype
 from minrl.cells.nan_masks import contained, finite_gradients
-from minrl.kernels.guard import under_transform
+from minrl.kernels.attention import attention
 
 Positions = Literal["rotary", "none"]
 
@@ -110,9 +108,7 @@ class Transformer(Cell):
             query = _rotate(query, first=key.shape[2] - query.shape[2])
             key = _rotate(key, first=0)
         dropout = self.dropout if self.training else 0.0
-        # Torch's fused attention has no forward-mode derivative.
-        with sdpa_kernel(SDPBackend.MATH) if under_transform() else nullcontext():
-            y = F.scaled_dot_product_attention(query, key, value, mask.unsqueeze(1), dropout_p=dropout)
+        y = attention(query, key, value, mask.unsqueeze(1), dropout)
         return y.transpose(1, 2).flatten(2)
 
     def _slots(self, x: Tensor, state: Tensor | None) -> Tensor:

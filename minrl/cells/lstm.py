@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from minrl.cells.base import Cell, hold_bias, inner_width, state_dtype
 from minrl.cells.gru import pieces_without_reset
 from minrl.cells.nan_masks import contained
+from minrl.kernels.guard import under_transform
 from minrl.kernels.lstm import cpu
 
 # Where no row resets, torch's LSTM is faster by 3 to 12 % for so many numbers of h (B, T, H) in so many rows. Fewer do
@@ -109,6 +110,8 @@ def lstm_layer(
         h (B, T, H) and the last state h | c (B, 2H).
     """
     width = weights[1].shape[1]
+    if under_transform():  # torch's LSTM has no rule for vmap, nor for resets under it
+        return cpu.layer_in_torch(x, state, reset, *weights)
     if cpu.takes(x) and not (_fills_torch(x.shape[0], x.shape[1], width) and _no_reset_inside(reset)):
         return cpu.lstm_layer(x, weights, state, reset)
     memory = x.new_zeros(x.shape[0], 2 * width) if state is None else state

@@ -149,7 +149,9 @@ def _loop(decay: Tensor, drive: Tensor, h: Tensor, reset: Tensor | None) -> Tens
 
 def _chunks(decay: Tensor, drive: Tensor, state: Tensor, reset: Tensor | None, chunk: int) -> Tensor:
     """Compute the recurrence (B, N * C, D): each chunk's map of a state, then all chunks from the states that enter."""
-    decay, drive = decay.unflatten(1, (-1, chunk)), drive.unflatten(1, (-1, chunk))  # (B, N, C, D)
+    batch, steps, width = drive.shape
+    # Reshaped, not unflattened: many gradients at once (`is_grads_batched`) have no rule for that.
+    decay, drive = (x.reshape(batch, steps // chunk, chunk, width) for x in (decay, drive))  # (B, N, C, D)
     opens = None if reset is None else reset.unflatten(1, (-1, chunk))
     local, product = drive[:, :, 0], decay[:, :, 0]  # (B, N, D)
     locals_, products = [local], [product]
@@ -169,7 +171,7 @@ def _chunks(decay: Tensor, drive: Tensor, state: Tensor, reset: Tensor | None, c
     before = torch.stack(entering, dim=1).unsqueeze(2)  # (B, N, 1, D)
     if gone is not None:
         before = before.expand(-1, -1, chunk, -1).masked_fill(gone.unsqueeze(-1), 0.0)
-    return torch.addcmul(all_local, all_products, before).flatten(1, 2)
+    return torch.addcmul(all_local, all_products, before).reshape(batch, steps, width)
 
 
 def _emptied(h: Tensor, reset: Tensor | None, step: int | None = None) -> Tensor:

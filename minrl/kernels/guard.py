@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
-# Torch has no public names for these: whether functions are being transformed, dispatch is being watched, or hooks
-# are on all modules.
+# Torch has no public names for these: whether functions are being transformed, dispatch is being watched, hooks are on
+# all modules, or a gradient stands for many (`is_grads_batched`).
 _is_transforming: Any = getattr(torch._C, "_are_functorch_transforms_active", bool)
 _watchers: Any = getattr(torch._C, "_len_torch_dispatch_stack", int)
 _hooked: Any = getattr(nn.modules.module, "_has_any_global_hook", bool)
+_is_batched: Any = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda x: False)
 
 
 # The plain attributes of torch's modules that their functions read. Of other modules all public ones count but whole
@@ -43,7 +44,8 @@ class Watch:
     counts: tuple[int, ...]
     tensors: tuple[Tensor, ...]
     pointers: tuple[int, ...]
-    matrices: tuple[Tensor, ...]  # those that can be turned
+    matrices: tuple[Tensor, ...]  # those that can be turned or cut where they lie
+    lengths: tuple[int, ...]  # how many numbers are in each
     hooks: tuple[Any, ...]
     dropouts: tuple[nn.Dropout, ...]
 
@@ -74,6 +76,7 @@ class Watch:
             )
         )
         spaces, tensors = tuple(vars(part) for part in modules), tuple(tensors)
+        matrices = tuple(tensor for tensor in tensors if tensor.dim() > 1)
         if any(hooks) or any(name in space for space in spaces for name in ("forward", "scan", "step")):
             return None
         if not all(map(Tensor.is_contiguous, tensors)):
@@ -98,18 +101,20 @@ class Watch:
             counts=tuple(map(len, spaces)),
             tensors=tensors,
             pointers=tuple(map(Tensor.data_ptr, tensors)),
-            matrices=tuple(tensor for tensor in tensors if tensor.dim() > 1),
+            matrices=matrices,
+            lengths=tuple(map(Tensor.numel, matrices)),
             hooks=hooks,
             dropouts=tuple(part for part in modules if isinstance(part, nn.Dropout)),
         )
 
     def holds(self) -> bool:
-        """Return True if nothing has been replaced, changed, moved, turned or hooked since."""
+        """Return True if nothing has been replaced, changed, moved, turned, cut or hooked since."""
         return (
             self.children == self.children_then
             and all(map(operator.is_, map(dict.get, self.owners, self.names), self.members))
             and tuple(map(len, self.spaces)) == self.counts
             and tuple(map(Tensor.data_ptr, self.tensors)) == self.pointers
+            and tuple(map(Tensor.numel, self.matrices)) == self.lengths
             and all(map(Tensor.is_contiguous, self.matrices))
             and not any(self.hooks)
         )
@@ -166,18 +171,24 @@ def under_transform() -> bool:
     return bool(_is_transforming()) or forward_ad._current_level >= 0
 
 
-def gradients_are_differentiated() -> bool:
-    """Return True in a backward pass that is itself differentiated, as with `create_graph=True`.
+def gradients_are_differentiated(*gradients: Tensor | None) -> bool:
+    """Return True in a backward pass for torch's operations: it is itself differentiated, or has many gradients.
 
-    `once_differentiable` does not tell: it refuses where the incoming gradient needs one, and drops the derivatives
-    through the tensors that were saved.
+    The first is so with `create_graph=True`. `once_differentiable` does not tell: it refuses where the incoming
+    gradient needs one, and drops the derivatives through the tensors that were saved. The second is so with
+    `is_grads_batched=True`, where the incoming `gradients` have no memory of their own.
     """
-    return torch.is_grad_enabled() or under_transform()
+    return torch.is_grad_enabled() or under_transform() or any(g is not None and _is_batched(g) for g in gradients)
 
 
 def runs_alone() -> bool:
+    """Return True outside of `without_fused_kernels` and where nobody watches."""
+    return not _torch_alone and nobody_watches()
+
+
+def nobody_watches() -> bool:
     """Return True outside of torch.compile, tracing, transforms, autocast, dispatch modes and hooks on all modules."""
-    if _torch_alone or torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
+    if torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
         return False
     return not (_is_transforming() or forward_ad._current_level >= 0 or _watchers() or _hooked())
 

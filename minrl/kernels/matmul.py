@@ -115,7 +115,7 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         # oneDNN's product has no derivative.
-        of_input = torch.mm if gradients_are_differentiated() else input_gradient
+        of_input = torch.mm if gradients_are_differentiated(*gradients) else input_gradient
         dy = gradients[0].contiguous()
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (

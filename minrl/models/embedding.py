@@ -104,7 +104,7 @@ class _Dropout(torch.autograd.Function):
 
 def _dropped_gradient(noise: Any, dy: Tensor) -> Tensor:
     """The gradient (N, D) to the input of `_dropped`."""
-    if noise is None or not gradients_are_differentiated():
+    if noise is None or not gradients_are_differentiated(dy):
         return _dropped(noise, dy)
     return dy * _dropped(noise, torch.ones_like(dy).detach())
 

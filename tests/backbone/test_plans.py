@@ -276,3 +276,18 @@ def test_what_a_decision_agent_is_asked_for(field: str, compiled: list[str]) -> 
         model.return_scale = 7.0 * model.return_scale
     assert_as_in_torch("decision", model)
     assert (CALLS["decision"](model)[0] - before[0]).abs().max() > 1e-3
+
+
+def test_a_table_that_is_cut_where_it_lies(compiled: list[str]) -> None:
+    """It has the same address and strides; what comes after its end has the embedding of its last row."""
+    model: Any
+    model, before = first_call("decision", compiled)
+    other: Any = deepcopy(model)
+    with torch.no_grad():
+        other.embed_time.weight[2:] = other.embed_time.weight[1]
+    wanted = in_torch("decision", other)
+    model.embed_time.weight.data = model.embed_time.weight.data[:2]
+    actual = CALLS["decision"](model)
+    for a, b in zip(actual, wanted, strict=True):
+        assert (a.double() - b).abs().max() <= 2e-5 * b.abs().max().clamp(min=1.0)
+    assert (actual[1] - before[1]).abs().max() > 1e-4

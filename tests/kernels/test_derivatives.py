@@ -11,7 +11,6 @@ import torch
 from contract import WIDTH, build
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minrl.cells import CELLS
 from minrl.scan import without_fused_kernels
@@ -94,11 +93,52 @@ def gradients(run: Function, point: list[Tensor], *, create_graph: bool = False)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_second_derivatives(name: str) -> None:
-    """With compiled kernels and without; of torch's attentions only the plain one has them, the others refuse."""
+    """With compiled kernels and without."""
     run, point, to = function_of(name)
     wanted = differences(lambda *values: tuple(gradients(run, list(values))[1]), point, to)
     for path in PATHS:
-        with path(), sdpa_kernel(SDPBackend.MATH):
+        with path():
             leaves, first = gradients(run, point, create_graph=True)
             product = sum((g * d).sum() for g, d in zip(first, to, strict=True))
             assert_close(torch.autograd.grad(product, leaves, materialize_grads=True), wanted)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_many_gradients_at_once_and_torch_func(name: str) -> None:
+    """As `is_grads_batched` and `torch.func.vjp` give them: those of one backward pass after the other."""
+    run, point, _ = function_of(name)
+    for path in PATHS:
+        with path():
+            leaves = [p.clone().requires_grad_() for p in point]
+            y = run(*leaves)[0]
+            torch.manual_seed(4)
+            given = torch.randn(3, *y.shape, dtype=y.dtype)
+            options = {"retain_graph": True, "materialize_grads": True}
+            each = [torch.autograd.grad(y, leaves, one, **options) for one in given]
+            wanted = [torch.stack(of_leaf) for of_leaf in zip(*each, strict=True)]
+            assert_close(torch.autograd.grad(y, leaves, given, is_grads_batched=True, **options), wanted)
+            _, pull_back = torch.func.vjp(lambda *values: run(*values)[0], *point)
+            assert_close(pull_back(given[0]), [w[0] for w in wanted])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "gru"])  # torch's GRU has no rule for vmap
+def test_vmap(name: str) -> None:
+    run, point, _ = function_of(name)
+    many = torch.randn(3, *point[0].shape, dtype=torch.float64)
+    wanted = [run(x, *point[1:])[0] for x in many]
+    assert_close([torch.func.vmap(lambda x: run(x, *point[1:])[0])(many)], [torch.stack(wanted)])
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_second_derivatives_of_attention_over_one_step(steps: int) -> None:
+    model = build("transformer-short")
+    state = model.scan(torch.randn(BATCH, 5, WIDTH, dtype=torch.float64))[1].detach()
+    x = torch.randn((BATCH, 1, WIDTH) if steps else (BATCH, WIDTH), dtype=torch.float64)
+    to = torch.randn_like(x)
+
+    def first(x: Tensor, *, create_graph: bool = False) -> Tensor:
+        return torch.autograd.grad(model(x, state)[0].sin().sum(), x, create_graph=create_graph)[0]
+
+    wanted = differences(lambda x: (first(x.requires_grad_()),), [x], [to])
+    x.requires_grad_()
+    assert_close(torch.autograd.grad((first(x, create_graph=True) * to).sum(), x), wanted)

@@ -80,7 +80,7 @@ class _Scan(torch.autograd.Function):
         stack: StackLayout = ctx.stack
         x, reset, given, *tensors = ctx.saved_tensors
         count = len(stack.forms) * TENSORS_PER_BLOCK + 2
-        if gradients_are_differentiated():
+        if gradients_are_differentiated(dy, dlast):
             masks = in_torch.masks(ctx.noises, x)
             inputs = stack, masks, reset, x, given, *tensors[:count]
             return tuple(gradients_of(in_torch.scan, inputs, ctx.needs_input_grad, (dy, dlast)))

@@ -65,7 +65,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        if gradients_are_differentiated():
+        if gradients_are_differentiated(dh, dlast):
             return tuple(gradients_of(reference.lstm_scan, inputs, ctx.needs_input_grad, (dh, dlast)))
         dgates, before, dstate = _backward(kept, dh, dlast)
         dweight = _flat(dgates).t() @ _flat(before) if ctx.needs_input_grad[1] else None
@@ -86,8 +86,8 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         count = len(ctx.needs_input_grad)
         inputs, kept = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        if gradients_are_differentiated():
-            return tuple(gradients_of(_layer_in_torch, inputs, ctx.needs_input_grad, (dh, dlast)))
+        if gradients_are_differentiated(dh, dlast):
+            return tuple(gradients_of(layer_in_torch, inputs, ctx.needs_input_grad, (dh, dlast)))
         x, _, _, input_weight, *_ = inputs
         of_x, _, _, of_input_weight, of_weight, *of_biases = ctx.needs_input_grad
         dgates, before, dstate = _backward(kept, dh, dlast)
@@ -102,7 +102,8 @@ class _Layer(torch.autograd.Function):
         )
 
 
-def _layer_in_torch(x: Tensor, state: Tensor | None, reset: Tensor | None, *weights: Tensor) -> tuple[Tensor, Tensor]:
+def layer_in_torch(x: Tensor, state: Tensor | None, reset: Tensor | None, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the same in torch's operations, to be differentiated further."""
     return reference.lstm_scan(_gates(x, *weights), weights[1], state, reset)
 
 

@@ -43,7 +43,7 @@ class _LinearScan(torch.autograd.Function):
         """With G_t the gradient of all that follows from h_t: G_t = dh_t + decay_{t+1} G_{t+1}."""
         decay, state, opens, h = ctx.saved_tensors
         (dh,) = gradients
-        if gradients_are_differentiated():
+        if gradients_are_differentiated(dh):
             reset = None if opens is None else opens.squeeze(-1)
             return *differentiable.linear_gradients(decay, state, reset, h, dh, torch.zeros_like(state)), None
         # For complex numbers the adjoint of a product is the product with the conjugate.

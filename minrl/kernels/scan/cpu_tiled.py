@@ -127,7 +127,7 @@ class _TiledLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, state, reset, gates, h = ctx.saved_tensors
-        if gradients_are_differentiated():
+        if gradients_are_differentiated(*gradients):
             inputs = x, weight, bias, state, reset, ctx.options, True
             return tuple(differentiable.gradients_of(_in_torch, inputs, ctx.needs_input_grad, gradients))
         (batch, steps, width), columns = h.shape, weight.shape[0]

@@ -81,6 +81,35 @@ def test_what_precedes_a_reset_changes_nothing_after_it(name: str, dtype: torch.
 @pytest.mark.usefixtures("kernels")
 @every_model
 @both_paths
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(1e10, torch.float32), (1e30, torch.float32), (1e300, torch.float64)], ids=str
+)
+def test_what_overflows_before_a_reset_changes_nothing_after_it(name: str, value: float, dtype: torch.dtype) -> None:
+    """So it is with finite numbers whose squares or products are not finite, though a norm may hide them."""
+    model = build(name, dtype)
+    x, state, reset = sequence(model, dtype)
+    wanted = gradients(model, x, state, reset, slice(OPENS, None))
+    x[0, [2, 10]], x[1, OPENS - 1], x[2, 10, 3] = value, -value, value
+    x[2, 11] *= value
+    actual = gradients(model, x, state, reset, slice(OPENS, None))
+    for what in wanted:
+        assert_near(actual[what], wanted[what].double(), TOLERANCE[dtype], what)
+    assert not actual["d x"][:, :OPENS].any()
+
+
+@both_paths
+@pytest.mark.usefixtures("kernels")
+def test_weights_that_are_no_numbers_end_the_search_for_what_overflows() -> None:
+    model = build("mingru", torch.float32)
+    x, state, reset = sequence(model, torch.float32)
+    torch.nn.init.constant_(next(model.parameters()), torch.nan)
+    y, _ = model.scan(x, state, reset)
+    assert y.isnan().all()
+
+
+@pytest.mark.usefixtures("kernels")
+@every_model
+@both_paths
 def test_what_follows_a_reset_changes_nothing_before_it(name: str) -> None:
     """The same the other way round, of a loss that reads only what precedes the reset."""
     dtype = torch.float64

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from minrl.kernels.guard import gradients_are_differentiated, nobody_watches, under_transform
 from minrl.kernels.differentiable import gradients_of
+from minrl.kernels.guard import gradients_are_differentiated, nobody_watches, under_transform
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:

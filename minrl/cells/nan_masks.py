@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from minrl.cells.base import Cell
-from minrl.kernels.guard import nobody_watches
+from minrl.kernels.guard import is_unwatched
 
 Scan = TypeVar("Scan", bound=Callable[..., tuple[Tensor, Tensor]])
 
@@ -38,7 +38,7 @@ def contained(scan: Scan) -> Scan:
     def run(cell: Cell, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if reset is None or getattr(_outer, "active", False):
             return scan(cell, x, state, reset)
-        may_look = x.is_cpu and nobody_watches()
+        may_look = x.is_cpu and is_unwatched()
         if may_look and _all_small(x, state):
             y, last = _run(scan, cell, x, state, reset)
             if _all_finite(y):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minrl.kernels.differentiable import gradients_of
-from minrl.kernels.guard import gradients_are_differentiated, nobody_watches, under_transform
+from minrl.kernels.guard import gradients_are_differentiated, is_unwatched, under_transform
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
@@ -23,7 +23,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: 
     if under_transform():
         return _in_plain_operations(query, key, value, mask, dropout)
     # Torch's kernel for a CPU takes no dropout: there the operations are plain already.
-    if query.is_cpu and not dropout and torch.is_grad_enabled() and nobody_watches():
+    if query.is_cpu and not dropout and torch.is_grad_enabled() and is_unwatched():
         y: Tensor = _Attention.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
         return y
     return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)

@@ -183,10 +183,10 @@ def gradients_are_differentiated(*gradients: Tensor | None) -> bool:
 
 def runs_alone() -> bool:
     """Return True outside of `without_fused_kernels` and where nobody watches."""
-    return not _torch_alone and nobody_watches()
+    return not _torch_alone and is_unwatched()
 
 
-def nobody_watches() -> bool:
+def is_unwatched() -> bool:
     """Return True outside of torch.compile, tracing, transforms, autocast, dispatch modes and hooks on all modules."""
     if torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
         return False

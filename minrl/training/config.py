@@ -53,7 +53,7 @@ class TrainConfig:
     )
     tune_cpu: bool = field(
         default=False,
-        metadata={"help": "keep freed memory for later tensors (glibc): faster, but never freed"},
+        metadata={"help": "reuse freed memory for later tensors (glibc): faster, but memory use never shrinks"},
     )
     log_every: int = field(default=100, metadata={"help": "steps between rows of the log"})
     checkpoint_every: int = field(default=1000, metadata={"help": "steps between checkpoints"})

@@ -172,7 +172,7 @@ class TrainingRun:
         if not self.agent.training:  # after an evaluation; telling every module takes its time
             self.agent.train()
         loss, norm, last = self.optimizer.update(batch, self.memory, self.step)
-        # Windows have nothing to carry, and no memory costs less than an empty one.
+        # Windows carry no state; None is cheaper than zeros.
         self.memory = last if self.config.carry and self.sampler.continues else None
         self.window.add(loss, norm)
         self.recorded = batch.mask.numel() * self.group.size

@@ -1,6 +1,6 @@
-"""One library for the matrix products of a whole comparison, so that all its processes round alike.
+"""One matmul library for a whole comparison, so that all its processes round alike.
 
-Without that each process measures which one is faster, and may come to another answer where the machine is busy.
+Otherwise each process measures which one is faster, and may choose another one on a busy machine.
 """
 
 import os
@@ -15,10 +15,10 @@ VARIABLE = "MINRL_MATMUL"
 
 
 def settled_products(out: Path) -> str:
-    """`torch` or `onednn`: what the comparison in this folder was begun with, else what is chosen here.
+    """Return `torch` or `onednn`: the choice of an earlier run of this comparison, else of this process.
 
     Raises:
-        ValueError: where the environment variable asks for another one than the comparison was begun with.
+        ValueError: if the environment variable names another one than the comparison was begun with.
     """
     noted, asked = noted_products(out), os.environ.get(VARIABLE, "auto")
     if noted is None:
@@ -30,7 +30,7 @@ def settled_products(out: Path) -> str:
 
 @contextmanager
 def matrix_products(name: str) -> Iterator[None]:
-    """Products by this library, here and in processes that are started meanwhile."""
+    """Set the matmul library of this process and of processes started meanwhile."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = name
     try:

@@ -14,7 +14,6 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,76 +21,25 @@ import numpy as np
 import torch
 from transformers import DecisionTransformerModel
 
-from minrl.agent import Batch, Moment, parameter_count
-from minrl.agents.cli.bench_decision import ACTION, OBSERVATION, make_agent, make_peer
+from minrl.agent import parameter_count
+from minrl.agents.cli.bench_decision import (
+    OBSERVATION,
+    acting_step,
+    make_agent,
+    make_batch,
+    make_peer,
+    peer_acting_step,
+    peer_training_step,
+    training_step,
+)
 from minrl.agents.decision import DecisionAgent
+from minrl.bench.measure import Call
 from minrl.bench.results import Settings
 from minrl.play import Player
 from minrl.scan import without_fused_kernels
-from minrl.training.optimizer import Optimizer, Schedule
 
 
-def make_batch(rows: int, steps: int) -> Batch:
-    """Draw a batch of random values; an episode starts in each row."""
-    reset = torch.zeros(rows, steps, dtype=torch.bool)
-    reset[:, 0] = True
-    return Batch(
-        observations=torch.randn(rows, steps, OBSERVATION),
-        actions=torch.rand(rows, steps, ACTION) * 2 - 1,
-        previous_actions=torch.rand(rows, steps, ACTION) * 2 - 1,
-        returns_to_go=torch.rand(rows, steps) * 3000,
-        time_steps=torch.arange(steps).expand(rows, steps).contiguous(),
-        reset=reset,
-        mask=torch.ones(rows, steps, dtype=torch.bool),
-    )
-
-
-def training_step(agent: DecisionAgent, batch: Batch) -> Callable[[], None]:
-    """Return a whole step of our training loop: loss, gradient, clipping, AdamW."""
-    agent.train()
-    optimizer = Optimizer(agent, Schedule(1e-4, 1000, 0.0, "constant"), weight_decay=1e-4, clip=0.25)
-    return lambda: discard(optimizer.update(batch, None, 0))
-
-
-def peer_training_step(model: DecisionTransformerModel, batch: Batch) -> Callable[[], None]:
-    """Return a training step of the peer, with a fused optimizer like ours."""
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
-    mask = batch.mask.long()
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        out = model(
-            states=batch.observations,
-            actions=batch.actions,
-            rewards=None,
-            returns_to_go=batch.returns_to_go.unsqueeze(-1) / 1000,
-            timesteps=batch.time_steps,
-            attention_mask=mask,
-        )
-        (out.action_preds - batch.actions).square().mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
-        optimizer.step()
-
-    return step
-
-
-def acting_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
-    """Return a call that takes one action and carries the state."""
-    agent.eval()
-    state = agent.initial_state(rows)
-    start = torch.zeros(rows, dtype=torch.bool)
-    moment = Moment(torch.randn(rows, OBSERVATION), torch.zeros(rows), start)
-
-    def step() -> None:
-        nonlocal state
-        with torch.inference_mode():
-            _, state = agent.act(moment, state)
-
-    return step
-
-
-def playing_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
+def playing_step(agent: DecisionAgent, rows: int = 1) -> Call:
     """Return a call that takes one action through `Player`, from environment arrays to an array."""
     player = Player(agent, rows)
     observations = np.random.default_rng(0).standard_normal((rows, OBSERVATION)).astype(np.float32)
@@ -99,7 +47,7 @@ def playing_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
     return lambda: discard(player.act(observations, rewards, starts))
 
 
-def backbone_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
+def backbone_step(agent: DecisionAgent, rows: int = 1) -> Call:
     """Return one step of the backbone alone."""
     backbone = agent.eval().backbone
     x, state = torch.randn(rows, backbone.width), backbone.initial_state(rows)
@@ -112,7 +60,7 @@ def backbone_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
     return step
 
 
-def eager_backbone_step(agent: DecisionAgent, rows: int = 1) -> Callable[[], None]:
+def eager_backbone_step(agent: DecisionAgent, rows: int = 1) -> Call:
     """Return the same step in torch operations, block after block."""
     backbone: Any = agent.eval().backbone
     sizes = [block.state_size for block in backbone.blocks]
@@ -151,32 +99,11 @@ def acting_ratios(agent: DecisionAgent, peer: DecisionTransformerModel, rows: in
     return dict(sorted(ratios.items()))
 
 
-def peer_acting_step(model: DecisionTransformerModel, steps: int = 20, rows: int = 1) -> Callable[[], None]:
-    """Return a call that takes one action of the peer over its window of the last `steps` steps."""
-    model.eval()
-    window = make_batch(rows, steps)
-    mask = torch.ones(rows, steps, dtype=torch.long)
-
-    def step() -> None:
-        with torch.inference_mode():
-            out = model(
-                states=window.observations,
-                actions=window.actions,
-                rewards=None,
-                returns_to_go=window.returns_to_go.unsqueeze(-1),
-                timesteps=window.time_steps,
-                attention_mask=mask,
-            )
-        discard(out.action_preds[:, -1])
-
-    return step
-
-
 def discard(value: Any) -> None:
     """Take a result and do nothing with it."""
 
 
-def interleaved(steps: dict[str, Callable[[], None]], rounds: int, repeat: int = 1) -> dict[str, float]:
+def interleaved(steps: dict[str, Call], rounds: int, repeat: int = 1) -> dict[str, float]:
     """Measure median seconds, interleaved by rounds, after two uncounted rounds.
 
     Where a step is repeated, its first run does not count: it finds in the caches what another one has left there.
@@ -199,7 +126,7 @@ def long_episode(agent: DecisionAgent, steps: int = 10_000) -> dict[str, float]:
 
     The quickest median of a hundred speaks for each thousand: the machine's own speed drifts within seconds.
     """
-    step = acting_step(agent)
+    step = acting_step(agent, 1)
     times, peaks = [], []
     for _ in range(steps):
         begin = time.process_time()
@@ -218,10 +145,11 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    agent, peer = make_agent(Settings()), make_peer(Settings())
+    settings = Settings()
+    agent, peer = make_agent(settings), make_peer(settings)
     lengths = {20: 64, 100: 13, 1000: 2}
-    steps = {f"K={k}": training_step(agent, make_batch(rows, k)) for k, rows in lengths.items()}
-    steps["peer"] = peer_training_step(peer, make_batch(64, 20))
+    steps = {f"K={k}": training_step(agent, make_batch(settings, rows, k)) for k, rows in lengths.items()}
+    steps["peer"] = peer_training_step(peer, make_batch(settings, 64, 20))
     training = interleaved(steps, arguments.rounds)
     acting: dict[str, float] = {}
     for rows, rounds in ((1, arguments.rounds), (8, arguments.rounds), (64, arguments.rounds // 4 + 1)):

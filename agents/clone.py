@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from minrl.agent import Agent, Batch, Loss, Moment, Sampler
-from minrl.backbone import Backbone
-from minrl.cells import CELLS, Cell
+from minrl.cells import Cell
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
 from minrl.data.task import Task
+from minrl.models.backbone_config import BackboneConfig
 from minrl.models.compiled_act import Inputs, fused_step
 from minrl.models.context_window import Refeed, carried_state_caution, refeeds
 from minrl.models.embedding import embedded
@@ -26,7 +26,7 @@ from minrl.system.config import check_at_least
 
 
 @dataclass(frozen=True)
-class CloneConfig:
+class CloneConfig(BackboneConfig):
     """What a behaviour-cloning agent is made of."""
 
     recurrent: bool = field(default=True, metadata={"help": "remember; off, an MLP sees the present alone"})
@@ -34,15 +34,7 @@ class CloneConfig:
         default=1.0,
         metadata={"help": "share of the steps learned from, those of the best episodes (0.1: 10 %% BC)"},
     )
-    cell: str = field(default="mingru", metadata={"help": f"sequence model of the backbone: {', '.join(CELLS)}"})
-    width: int = field(default=128, metadata={"help": "width of the backbone"})
-    depth: int = field(default=3, metadata={"help": "blocks of the backbone"})
-    conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
-    mlp: float = field(default=4.0, metadata={"help": "hidden width of each block's MLP over the width"})
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
-    cell_options: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "options of the cell, such as expand=2 candidate=tanh"}
-    )
     context: int | None = field(
         default=None, metadata={"help": "train on windows of so many steps instead of whole trajectories"}
     )
@@ -58,8 +50,8 @@ class CloneConfig:
     )
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "width", "depth")
-        check_at_least(self, 0, "conv", "mlp", "dropout")
+        super().__post_init__()
+        check_at_least(self, 0, "dropout")
         if not 0 < self.top <= 1:
             raise ValueError(f"top must lie in (0, 1], got {self.top}")
         if self.context is not None and self.context < 1:
@@ -185,12 +177,4 @@ def best_episodes(episodes: Episodes, share: float) -> Episodes:
 def _backbone(config: CloneConfig) -> Cell:
     if not config.recurrent:
         return Memoryless(config.width, config.depth, mlp=config.mlp, dropout=config.dropout)
-    return Backbone(
-        config.width,
-        config.depth,
-        config.cell,
-        conv=config.conv,
-        mlp=config.mlp,
-        dropout=config.dropout,
-        **config.cell_options,
-    )
+    return config.backbone(dropout=config.dropout)

@@ -3,7 +3,7 @@
 Differences: it trains on whole trajectories end to end (`context` gives windows instead), with one token for each
 step (`tokens="triple"` gives return-to-go, observation and action), and it acts from the carried state (with
 `context` it feeds the window anew instead, unless `refeed` is off). With `return_expectile` it asks for the most that
-the data earned after what it has seen (`agents/decision_return.py`) instead of for a target.
+the data earned after what it has seen (`minrl/models/largest_return.py`) instead of for a target.
 
 Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
 """
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from minrl.agent import Agent, Batch, Loss, Moment, Sampler
-from minrl.backbone import Backbone
 from minrl.cells import Cell
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
@@ -25,9 +24,9 @@ from minrl.models.context_window import Refeed, carried_state_caution
 from minrl.models.embedding import Part, dropped, embedded
 from minrl.models.encoders import ActionUnits, Normalizer
 from minrl.models.heads import head_for
+from minrl.models.largest_return import LargestReturn
 
 from .decision_config import DecisionConfig
-from .decision_return import LargestReturn
 
 __all__ = ["DecisionAgent", "DecisionConfig"]
 
@@ -53,30 +52,30 @@ class DecisionAgent(Agent):
         self.embed_action = nn.Linear(action, width) if uses_action else None
         self.embed_time = nn.Embedding(task.longest_episode, width) if config.time_embedding else None
         self.dropout = nn.Dropout(config.dropout)
-        backbone: Cell = Backbone(
-            width,
-            config.depth,
-            config.cell,
-            conv=config.conv,
-            mlp=config.mlp,
-            dropout=config.dropout,
-            **config.cell_options,
-        )
         self.tokens_per_step = 3 if self.triple else 1
         # The last step of the window is not followed by its action yet.
         window = 0 if config.context is None else self.tokens_per_step * config.context - (1 if self.triple else 0)
-        self.backbone = backbone
+        self.backbone: Cell = config.backbone(dropout=config.dropout)
         # In a list, so that the backbone's weights are registered once.
-        self._acting = [Refeed(backbone, window) if config.refeed else backbone]
+        self._acting = [Refeed(self.backbone, window) if config.refeed else self.backbone]
         self.head = head_for(task, width, config.action_loss)
         self.loss_unit = self.head.loss_unit
         self.action_units = ActionUnits(task)
-        self.memory_sizes = [backbone.state_size, 0]
+        self.memory_sizes = [self.backbone.state_size, 0]
         self.state_sizes = [_COLUMNS + action + self.acting.state_size, 0]
         if config.return_expectile is not None:
             self.target_return = None
             self.loss_unit += " + variances of returns-to-go"
-            self.largest_return = LargestReturn(config, observation, action, self.return_scale)
+            self.largest_return = LargestReturn(
+                config,
+                observation,
+                action,
+                self.return_scale,
+                expectile=config.return_expectile,
+                previous_action=config.previous_action,
+                dropout=config.dropout,
+                window=config.context if config.refeed else None,
+            )
             self.memory_sizes[1], self.state_sizes[1] = self.largest_return.memory_size, self.largest_return.state_size
         self.memory_size, self.state_size = sum(self.memory_sizes), sum(self.state_sizes)
 

@@ -1,27 +1,19 @@
 """What a decision agent is made of: table [decision] of its config."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from minrl.cells import CELLS
+from minrl.models.backbone_config import BackboneConfig
 from minrl.models.context_window import refeeds
 from minrl.models.heads import ContinuousLoss
 from minrl.system.config import check_at_least
 
 
 @dataclass(frozen=True)
-class DecisionConfig:
+class DecisionConfig(BackboneConfig):
     """What a decision agent is made of."""
 
-    cell: str = field(default="mingru", metadata={"help": f"sequence model of the backbone: {', '.join(CELLS)}"})
-    width: int = field(default=128, metadata={"help": "width of the backbone"})
-    depth: int = field(default=3, metadata={"help": "blocks of the backbone"})
-    conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
-    mlp: float = field(default=4.0, metadata={"help": "hidden width of each block's MLP over the width"})
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
-    cell_options: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "options of the cell, such as expand=2 candidate=tanh"}
-    )
     tokens: Literal["step", "triple"] = field(
         default="step", metadata={"help": "one token a step, or return-to-go, observation and action"}
     )
@@ -65,8 +57,8 @@ class DecisionConfig:
     )
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "width", "depth")
-        check_at_least(self, 0, "conv", "mlp", "dropout")
+        super().__post_init__()
+        check_at_least(self, 0, "dropout")
         if self.tokens not in ("step", "triple"):
             raise ValueError(f'tokens must be "step" or "triple", got "{self.tokens}"')
         if self.context is not None and self.context < 1:

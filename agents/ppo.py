@@ -30,9 +30,9 @@ from minrl.online.lstm_policy import LstmCnnPolicy, LstmMultiInputPolicy, LstmPo
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.policy_classes import POLICIES, contrib_objects
 from minrl.online.pretrained import check_normalization, weigh_reference
-from minrl.online.random_states import random_states, restore_random_states
 from minrl.online.rollout import SegmentBuffer, check_segments
 from minrl.online.spaces import prepared
+from minrl.online.state import random_states, restore_random_states
 from minrl.training.fast_adam import listed_parameters, quicken
 
 MlpPolicy, CnnPolicy, MultiInputPolicy = BackbonePolicy, BackboneCnnPolicy, BackboneMultiInputPolicy

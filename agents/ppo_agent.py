@@ -6,37 +6,33 @@ Shapes: B environments, O flat observation width, A flat action width, S state s
 previous action and reward.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
-from minrl.agent import Actor, Moment
-from minrl.cells import CELLS
+from minrl.agent import Moment, OnlineAgent
 from minrl.data.task import Task
+from minrl.models.backbone_config import BackboneConfig
+from minrl.online.flat_spaces import CLIP, PolicySpaces, Standardizer
 from minrl.online.images import CNN
 from minrl.online.policy import RecurrentPolicy
+from minrl.online.settings import AlgorithmSettings, OnlineConfig
 from minrl.runs.checkpoint import Checkpoint
 from minrl.system.config import check_at_least
 
 from .ppo import RecurrentPPO
-from .ppo_spaces import CLIP, PolicySpaces, Standardizer
 
 
 @dataclass(frozen=True)
-class PPOOptions:
+class PPOOptions(BackboneConfig):
     """What the user says about the policy."""
 
-    cell: str = field(default="mingru", metadata={"help": f"sequence model of the backbone: {', '.join(CELLS)}"})
-    width: int = field(default=128, metadata={"help": "width of the backbone"})
     depth: int = field(default=2, metadata={"help": "blocks of the backbone"})
-    conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
     mlp: float = field(default=0.0, metadata={"help": "hidden width of each block's MLP over the width, 0 for none"})
-    cell_options: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "options of the cell, such as expand=2 candidate=tanh"}
-    )
     cnn: CNN = field(
         default="auto",
         metadata={"help": "network for images: nature (36 x 36 pixels or more), small, auto: by the size"},
@@ -67,8 +63,8 @@ class PPOOptions:
     )
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "width", "depth")
-        check_at_least(self, 0, "conv", "mlp", "pretrained_kl")
+        super().__post_init__()
+        check_at_least(self, 0, "pretrained_kl")
         for name, layers in self.net_arch.items():
             is_list = isinstance(layers, list) and all(isinstance(n, int) and n > 0 for n in layers)
             if name not in ("pi", "vf") or not is_list:
@@ -101,7 +97,7 @@ class PPOConfig(PPOOptions):
         return options
 
 
-class PPOAgent(Actor):
+class PPOAgent(OnlineAgent):
     """See the module; `config` says what it is made of, `task` what it was trained for.
 
     The state (B, S + P) is the policy's memory and, where the policy is told, the last action and reward.
@@ -112,6 +108,7 @@ class PPOAgent(Actor):
     """
 
     name = "ppo"
+    options_class = PPOOptions
     config_class = PPOConfig
     config: PPOConfig
     reward_std: Tensor
@@ -126,6 +123,25 @@ class PPOAgent(Actor):
         self.standardizer = Standardizer(self.spaces) if config.normalize_observations else None
         if config.normalize_rewards:
             self.register_buffer("reward_std", torch.ones((), dtype=torch.float64))
+
+    @classmethod
+    def new_config(cls, options: PPOOptions) -> PPOConfig:
+        """Extend `options` as `OnlineAgent.new_config` does; `pretrained` is found again from any folder."""
+        config = PPOConfig(**vars(options))
+        if config.pretrained is None:
+            return config
+        return replace(config, pretrained=str(Path(config.pretrained).expanduser().absolute()))
+
+    @classmethod
+    def learner(
+        cls, config: PPOConfig, settings: OnlineConfig, task: Task, environments: VecEnv, device: torch.device
+    ) -> tuple["PPOAgent", RecurrentPPO]:
+        """Make an agent and its PPO as `OnlineAgent.learner` does."""
+        model = _model(config, settings, task, environments, device)
+        if config.pretrained is not None and not config.origin:
+            start: Any = model.policy.pretrained
+            config = replace(config, origin=dict(vars(start)))
+        return cls(config, task, model.policy), model
 
     def take_normalization(self, environments: VecNormalize) -> None:
         """The running statistics of a training run, as they are now."""
@@ -171,3 +187,28 @@ class PPOAgent(Actor):
             **self.config.policy_kwargs(),
         )
         return policy
+
+
+def _model(
+    config: PPOConfig, settings: OnlineConfig, task: Task, environments: VecEnv, device: torch.device
+) -> RecurrentPPO:
+    options: dict[str, Any] = {item.name: getattr(settings, item.name) for item in fields(AlgorithmSettings)}
+    rate, decay = settings.learning_rate, options.pop("decay")
+    options["learning_rate"] = rate if decay == "constant" else lambda left: rate * left
+    options["batch_size"] = settings.batch_size or None
+    policy_spaces = PolicySpaces(task.observation_space, task.action_space)
+    if config.cnn != "auto" and not policy_spaces.images:
+        raise ValueError(f"cnn={config.cnn}: the observations of {settings.env} hold no image; leave it out")
+    try:
+        return RecurrentPPO(
+            policy_spaces.policy,
+            environments,
+            use_sde=config.use_sde,
+            policy_kwargs=config.policy_kwargs(),
+            seed=settings.seed,
+            device=device,
+            **options,
+        )
+    # Stable-Baselines3 asserts; torch's modules refuse some names by a KeyError.
+    except (AssertionError, TypeError, RuntimeError, ZeroDivisionError, KeyError) as error:
+        raise ValueError(f"no ppo agent can be made of these settings: {' '.join(str(error).split())}") from error

@@ -29,7 +29,7 @@ from torch import nn
 
 import minrl.envs  # noqa: F401, registers the tasks
 from minrl.agents.ppo_agent import PPOOptions
-from minrl.agents.ppo_settings import OnlineConfig
+from minrl.online.settings import OnlineConfig
 from minrl.online.vector import as_vec_env
 from minrl.system.config import read_toml
 

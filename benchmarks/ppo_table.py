@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from minrl.agents.ppo_agent import PPOOptions
-from minrl.agents.ppo_settings import OnlineConfig
+from minrl.online.settings import OnlineConfig
 from minrl.system.config import read_toml
 
 HERE = Path(__file__).resolve().parent

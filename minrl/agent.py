@@ -6,7 +6,7 @@ Shapes: B batch, T time, O flat observation width, A flat action width, S state 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy.typing as npt
 import torch
@@ -14,6 +14,12 @@ from torch import Tensor, nn
 
 from minrl.data.episode import Episodes
 from minrl.data.task import Task
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+    from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+OnlineSelf = TypeVar("OnlineSelf", bound="OnlineAgent")
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,39 @@ class Agent(Actor):
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:
         """The action at every step of recorded trajectories, from the empty memory: (B, T, A)."""
+
+
+class OnlineAgent(Actor):
+    """An actor that learns in its environment, by an algorithm of Stable-Baselines3."""
+
+    # Settings of the user: table [name] of a config. `config_class` holds them and what else a checkpoint needs.
+    options_class: ClassVar[type[Any]]
+
+    @classmethod
+    @abstractmethod
+    def new_config(cls, options: Any) -> Any:
+        """Return the config of a new agent with these options."""
+
+    @classmethod
+    @abstractmethod
+    def learner(
+        cls: type[OnlineSelf], config: Any, settings: Any, task: Task, environments: "VecEnv", device: torch.device
+    ) -> tuple[OnlineSelf, "OnPolicyAlgorithm"]:
+        """Return an agent and the algorithm that trains its policy.
+
+        Args:
+            config: of the agent.
+            settings: of the run, a `minrl.online.settings.OnlineConfig`.
+            task: what the agent is trained for.
+            environments: in which it learns.
+            device: of the policy.
+
+        Raises:
+            ValueError: for settings that do not fit together.
+        """
+
+    def take_normalization(self, environments: "VecNormalize") -> None:
+        """Copy the running statistics by which `environments` normalises what the policy sees."""
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -7,6 +7,9 @@ from typing import Any
 from minrl.compare.grid.family import Family
 from minrl.data.environment import make_environment
 from minrl.data.task import Task
+from minrl.online import train as online
+from minrl.online.environments import probe
+from minrl.online.settings import OnlineConfig
 from minrl.runs.log import STEP, TIMESTEPS
 from minrl.system.mujoco import quiet_mujoco
 from minrl.training.data_set import training_data
@@ -14,10 +17,7 @@ from minrl.training.offline import TrainConfig, new_agent
 from minrl.training.offline import resume as resume_offline
 from minrl.training.offline import train as train_offline
 
-from .. import ppo_start
 from ..ppo_agent import PPOAgent, PPOConfig, PPOOptions
-from ..ppo_environments import probe
-from ..ppo_settings import OnlineConfig
 from . import train as cli_train
 from . import train_ppo
 
@@ -109,9 +109,9 @@ def check_online(agent: str, options: PPOOptions, task: Task) -> None:
 
 def start_online(agent: str, options: PPOOptions, settings: OnlineConfig, out: Path) -> int:
     """As `start_offline`."""
-    return train_ppo.end(ppo_start.train(options, settings, out), out)
+    return train_ppo.end(online.train(PPOAgent, options, settings, out), out)
 
 
 def go_on_online(settings: OnlineConfig, out: Path) -> int:
     """As `go_on_offline`; an id with a module before it is imported, as the grid is the user's own."""
-    return train_ppo.end(ppo_start.resume(out, settings.env if ":" in settings.env else None), out)
+    return train_ppo.end(online.resume(out, settings.env if ":" in settings.env else None), out)

@@ -6,6 +6,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from minrl.online.run import OnlineResult
+from minrl.online.settings import AlgorithmSettings, EnvironmentSettings, OnlineConfig, RunSettings
+from minrl.online.train import resume, train
 from minrl.runs import checkpoint
 from minrl.runs.learning_curve import CurvePanel
 from minrl.runs.log import TIMESTEPS
@@ -15,9 +18,6 @@ from minrl.system.shipped_configs import shipped_configs
 
 from .. import ppo_agent
 from ..ppo_agent import PPOAgent, PPOOptions
-from ..ppo_run import Result
-from ..ppo_settings import AlgorithmSettings, EnvironmentSettings, OnlineConfig, RunSettings
-from ..ppo_start import resume, train
 from . import flag_hints
 
 NAME = PPOAgent.name
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = build(OnlineConfig, tables.get("train", {}) | from_flags(OnlineConfig, arguments), "the settings")
     if not config.env:
         raise ValueError(f"no environment: {USAGE}")
-    return end(train(options, config, arguments.out), arguments.out)
+    return end(train(PPOAgent, options, config, arguments.out), arguments.out)
 
 
 def _tables(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -98,7 +98,7 @@ def go_on(path: Path, environment: str | None, steps: int | None = None) -> int:
     return end(resume(path, environment, steps), path)
 
 
-def end(result: Result, path: Path) -> int:
+def end(result: OnlineResult, path: Path) -> int:
     """Say how the run ended; the exit code."""
     out = path if path.is_dir() else path.parent
     config = result.config

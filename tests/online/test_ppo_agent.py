@@ -18,13 +18,13 @@ from worlds import ACTIONS, own_folders
 import minrl
 from minrl.agent import Agent, Moment
 from minrl.agents.ppo_agent import PPOAgent, PPOOptions
-from minrl.agents.ppo_run import Result
-from minrl.agents.ppo_settings import OnlineConfig
-from minrl.agents.ppo_start import train
 from minrl.data import EnvironmentInfo
 from minrl.data.task import Task
 from minrl.evaluate import evaluate
+from minrl.online.run import OnlineResult
+from minrl.online.settings import OnlineConfig
 from minrl.online.spaces import fit_spaces
+from minrl.online.train import train
 from minrl.play import Player
 from minrl.runs import checkpoint
 
@@ -38,10 +38,10 @@ def _registered() -> Iterator[None]:
     del gymnasium.registry["Noise-v0"]
 
 
-def trained(out: Path, options: dict[str, Any], settings: dict[str, Any] | None = None, **world: str) -> Result:
+def trained(out: Path, options: dict[str, Any], settings: dict[str, Any] | None = None, **world: str) -> OnlineResult:
     small = {"n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 2, "steps": 96, "learning_rate": 1e-2}
     config = OnlineConfig(env="Noise-v0", env_kwargs=world, evaluate_every=0, threads=1, **small | (settings or {}))
-    return train(PPOOptions(**{"width": 16, "depth": 1} | options), config, out)
+    return train(PPOAgent, PPOOptions(**{"width": 16, "depth": 1} | options), config, out)
 
 
 class Normalization:

@@ -16,7 +16,7 @@ from worlds import own_folders
 
 from minrl.agents.__main__ import main
 from minrl.agents.ppo import RecurrentPPO
-from minrl.agents.ppo_settings import OnlineConfig
+from minrl.online.settings import OnlineConfig
 from minrl.online.vector import as_vec_env
 from minrl.runs import checkpoint
 from minrl.runs.log import TIMESTEPS, read_log

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from worlds import cartpole, own_folders
 
 from minrl.agents.__main__ import main
-from minrl.agents.ppo_start import resume
+from minrl.online.train import resume
 from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
 from minrl.runs.log import TIMESTEPS, read_log

@@ -16,12 +16,12 @@ from worlds import own_folders  # noqa: F401
 
 import minrl
 from minrl.agents.ppo_agent import PPOAgent, PPOConfig, PPOOptions
-from minrl.agents.ppo_settings import OnlineConfig
-from minrl.agents.ppo_start import resume, train
 from minrl.data import EnvironmentInfo
 from minrl.data.spaces import arranged, flatten, from_json, to_json
 from minrl.data.task import Task
 from minrl.evaluate import evaluate
+from minrl.online.settings import OnlineConfig
+from minrl.online.train import resume, train
 from minrl.play import Player
 from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
@@ -70,7 +70,7 @@ def test_an_online_agent_is_loaded_as_it_was(observed: str, tmp_path: Path) -> N
     acted = "pedals" if observed in ("keywords", "nested") else "plain"
     settings = config(env_kwargs={"observed": observed, "acted": acted})
     normalized = PPOOptions(width=8, depth=1, normalize_observations=observed in ("pairs", "image"))
-    alive = train(normalized, settings, tmp_path / "run").agent
+    alive = train(PPOAgent, normalized, settings, tmp_path / "run").agent
     loaded = minrl.load(tmp_path / "run")
     assert acts_alike(alive, loaded)
     results = [evaluate(agent, episodes=3, seed=5)[0].returns for agent in (alive, loaded)]
@@ -82,7 +82,7 @@ def test_keys_in_another_order_are_matched_by_name(
     observed: str, acted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(32, env_kwargs={"observed": observed, "acted": acted}, exact_resume=True, evaluate_every=0)
-    train(POLICY, settings, tmp_path / "run")
+    train(PPOAgent, POLICY, settings, tmp_path / "run")
     # Go on from the checkpoint for 32 steps more, in each of the two orders.
     saved = torch.load(tmp_path / "run" / LAST_CHECKPOINT, weights_only=True)
     saved["training"]["config"]["steps"] = 64
@@ -100,7 +100,7 @@ def test_keys_in_another_order_are_matched_by_name(
 
 
 def test_another_set_of_keys_is_refused(tmp_path: Path) -> None:
-    agent = train(POLICY, config(32, evaluate_every=0), tmp_path / "run").agent
+    agent = train(PPOAgent, POLICY, config(32, evaluate_every=0), tmp_path / "run").agent
     other = spaces.Dict(speed=SPEED, angel=ANGLE)
     with pytest.raises(ValueError, match=r"Road-v0: its observation space .* only the agent has a part angle"):
         agent.task.check_fits(other, ANGLE, "Road-v0")

@@ -1,4 +1,4 @@
-"""Starting a run of recurrent PPO, and resuming one."""
+"""Training of an online agent into a run's folder, and resuming it."""
 
 import shlex
 from contextlib import closing
@@ -6,11 +6,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from minrl.agent import OnlineAgent
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.task import Task
 from minrl.data.trust import checked
+from minrl.online.environments import open_environments, probe, seed_environments
+from minrl.online.run import OnlineResult, OnlineRun
+from minrl.online.settings import OnlineConfig
 from minrl.runs import checkpoint
 from minrl.runs.folder import CONFIG, LAST_CHECKPOINT
 from minrl.runs.threads import describe_threads, use_threads
@@ -18,16 +20,15 @@ from minrl.system.config import build, write_toml
 from minrl.system.device import device_named
 from minrl.system.malloc import tune_cpu
 
-from .ppo import RecurrentPPO
-from .ppo_agent import PPOAgent, PPOConfig, PPOOptions
-from .ppo_environments import open_environments, probe, seed_environments
-from .ppo_run import Result, Run
-from .ppo_settings import OnlineConfig
-from .ppo_spaces import PolicySpaces
 
-
-def train(options: PPOOptions, config: OnlineConfig, out: Path) -> Result:
+def train(kind: type[OnlineAgent], options: Any, settings: OnlineConfig, out: Path) -> OnlineResult:
     """Train a new policy into the folder `out`.
+
+    Args:
+        kind: of agent.
+        options: of the policy, a `kind.options_class`.
+        settings: of the run.
+        out: the run's folder.
 
     Raises:
         ValueError: if `out` already holds a run, the environment cannot be had, or a setting is impossible.
@@ -39,18 +40,14 @@ def train(options: PPOOptions, config: OnlineConfig, out: Path) -> Result:
         raise ValueError(f"{out} already holds a run: resume it with --resume {folder}, or choose another --out")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out names a folder")
-    if options.pretrained is not None:
-        # Found again from any folder.
-        options = replace(options, pretrained=str(Path(options.pretrained).expanduser().absolute()))
-    run = _prepared(PPOConfig(**vars(options)), config, out)
-    with closing(run):
+    with closing(_set_up(kind, kind.new_config(options), settings, out)) as run:
         out.mkdir(parents=True, exist_ok=True)
-        write_toml(out / CONFIG, {PPOAgent.name: options, "train": config})
-        return run.go()
+        _write_config(run)
+        return run.train()
 
 
-def resume(out: Path, environment: str | None = None, steps: int | None = None) -> Result:
-    """Go on with the run in `out` from its last checkpoint; see `ppo_run` for what is and what is not as it was.
+def resume(out: Path, environment: str | None = None, steps: int | None = None) -> OnlineResult:
+    """Go on with the run in `out` from its last checkpoint; see `minrl.online.run` for what it restores.
 
     Args:
         out: the run's folder.
@@ -75,7 +72,10 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
             f"{out} has made {saved.step} steps already: --steps N is the total number of steps, got {steps}"
         )
     config = planned if steps is None else replace(planned, steps=steps)
-    agent_config = build(PPOConfig, saved.config, where)
+    kind = checkpoint.agent_class(saved.agent)
+    if not issubclass(kind, OnlineAgent):
+        raise ValueError(f"the {saved.agent} agent of {out} does not learn in an environment")
+    agent_config = build(kind.config_class, kind.saved_config(saved.config), where)
     try:
         task = Task.from_dict(saved.task)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -84,22 +84,28 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
         checked(EnvironmentInfo(config.env, config.env_kwargs))
     elif environment != config.env:
         raise ValueError(f"{out} was trained in {config.env}, not in {environment}")
-    with closing(_prepared(agent_config, config, folder, task, saved.step)) as run:
+    with closing(_set_up(kind, agent_config, config, folder, task, saved.step)) as run:
         try:
             run.restore(saved)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{where} cannot be resumed: {type(error).__name__}: {reason}") from error
         if config != planned:
-            _replan(run, planned, config)
-        return run.go()
+            _write_new_steps(run, planned)
+        return run.train()
 
 
-def _replan(run: Run, planned: OnlineConfig, config: OnlineConfig) -> None:
-    """Write the new number of steps where a later resumption reads it, and say what the learning rate does."""
+def _write_config(run: OnlineRun) -> None:
+    names = (field.name for field in fields(run.agent.options_class))
+    options = run.agent.options_class(**{name: getattr(run.agent.config, name) for name in names})
+    write_toml(run.out / CONFIG, {run.agent.name: options, "train": run.config})
+
+
+def _write_new_steps(run: OnlineRun, planned: OnlineConfig) -> None:
+    """Record the new number of steps for later resumes, and print what the learning rate does."""
+    config = run.config
     run.save()
-    options = {field.name: getattr(run.agent.config, field.name) for field in fields(PPOOptions)}
-    write_toml(run.out / CONFIG, {PPOAgent.name: PPOOptions(**options), "train": config})
+    _write_config(run)
     old, new = (
         c.learning_rate * (max(0.0, 1 - run.step / c.steps) if c.decay == "linear" else 1.0) for c in (planned, config)
     )
@@ -110,10 +116,15 @@ def _replan(run: Run, planned: OnlineConfig, config: OnlineConfig) -> None:
     )
 
 
-def _prepared(
-    agent_config: PPOConfig, config: OnlineConfig, out: Path, known: Task | None = None, step: int = 0
-) -> Run:
-    """The run before its first rollout in this process; `known` is the task that it must still be."""
+def _set_up(
+    kind: type[OnlineAgent],
+    agent_config: Any,
+    config: OnlineConfig,
+    out: Path,
+    known: Task | None = None,
+    step: int = 0,
+) -> OnlineRun:
+    """Return the run before its first rollout in this process; `known` is the task that it must still have."""
     if config.tune_cpu:
         tune_cpu()
     device = device_named(config.device)
@@ -123,7 +134,7 @@ def _prepared(
         task = replace(known, environment=task.environment, from_file=False)
     environments = open_environments(config, agent_config, task, vectorization)
     try:
-        model = _model(agent_config, config, task, environments, device)
+        agent, model = kind.learner(agent_config, config, task, environments, device)
         steps = config.batch_size or config.rollout_steps
         threads = use_threads(config.threads, model.policy, steps, places=task.observation_size)
     except BaseException:
@@ -132,45 +143,4 @@ def _prepared(
     if device.type == "cpu":
         print(f"minrl: {describe_threads(threads, config.threads)}")
     seed_environments(environments, config, step)
-    if agent_config.pretrained is not None and not agent_config.origin:
-        start: Any = model.policy.pretrained
-        agent_config = replace(agent_config, origin=dict(vars(start)))
-    agent = PPOAgent(agent_config, task, model.policy).to(device)
-    return Run(model, agent, config, vectorization, out)
-
-
-def _model(
-    agent_config: PPOConfig, config: OnlineConfig, task: Task, environments: Any, device: torch.device
-) -> RecurrentPPO:
-    rate = config.learning_rate
-    policy_spaces = PolicySpaces(task.observation_space, task.action_space)
-    if agent_config.cnn != "auto" and not policy_spaces.images:
-        raise ValueError(f"cnn={agent_config.cnn}: the observations of {config.env} hold no image; leave it out")
-    try:
-        return RecurrentPPO(
-            policy_spaces.policy,
-            environments,
-            learning_rate=rate if config.decay == "constant" else lambda left: rate * left,
-            n_steps=config.n_steps,
-            batch_size=config.batch_size or None,
-            n_epochs=config.n_epochs,
-            gamma=config.gamma,
-            gae_lambda=config.gae_lambda,
-            clip_range=config.clip_range,
-            clip_range_vf=config.clip_range_vf,
-            normalize_advantage=config.normalize_advantage,
-            ent_coef=config.ent_coef,
-            vf_coef=config.vf_coef,
-            max_grad_norm=config.max_grad_norm,
-            use_sde=agent_config.use_sde,
-            sde_sample_freq=config.sde_sample_freq,
-            target_kl=config.target_kl,
-            policy_kwargs=agent_config.policy_kwargs(),
-            seed=config.seed,
-            device=device,
-            segment_length=config.segment_length,
-            state_refresh=config.state_refresh,
-        )
-    # Stable-Baselines3 asserts; torch's modules refuse some names by a KeyError.
-    except (AssertionError, TypeError, RuntimeError, ZeroDivisionError, KeyError) as error:
-        raise ValueError(f"no ppo agent can be made of these settings: {' '.join(str(error).split())}") from error
+    return OnlineRun(model, agent.to(device), config, vectorization, out)

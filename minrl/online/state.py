@@ -3,19 +3,19 @@
 Shapes: those of Stable-Baselines3.
 """
 
+import random
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
-from minrl.online.random_states import random_states, restore_random_states
 
-from .ppo import RecurrentPPO
-
-
-def saved_state(model: RecurrentPPO) -> dict[str, Any]:
+def saved_state(model: OnPolicyAlgorithm) -> dict[str, Any]:
     """Optimizer, counters, normalisation, and the episodes that the log's means are of."""
     environments = model.get_vec_normalize_env()
     statistics: dict[str, Any] = {}
@@ -30,7 +30,7 @@ def saved_state(model: RecurrentPPO) -> dict[str, Any]:
     }
 
 
-def restore_state(model: RecurrentPPO, state: dict[str, Any], step: int) -> None:
+def restore_state(model: OnPolicyAlgorithm, state: dict[str, Any], step: int) -> None:
     """The inverse of `saved_state`, for a run that has made `step` environment steps."""
     model.policy.optimizer.load_state_dict(state["optimizer"])
     model.num_timesteps, model._n_updates = step, state["updates"]
@@ -42,6 +42,36 @@ def restore_state(model: RecurrentPPO, state: dict[str, Any], step: int) -> None
     episodes = [{"r": r, "l": int(length), "t": t} for r, length, t in state["episodes"]]
     model.ep_info_buffer = deque(episodes, maxlen=window)
     model.ep_success_buffer = deque(state["successes"], maxlen=window)
+
+
+def random_states() -> dict[str, Any]:
+    """All of them as arrays and plain values."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "torch": torch.get_rng_state().numpy(),
+        "cuda": [state.numpy() for state in cuda],
+        "numpy": np.random.get_state(),  # noqa: NPY002, the generator that Stable-Baselines3 uses
+        "python": random.getstate(),
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """The inverse of `random_states`; those of GPUs only where there are as many."""
+    torch.set_rng_state(torch.from_numpy(states["torch"]))
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([torch.from_numpy(state) for state in states["cuda"]])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    random.setstate(states["python"])
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Put all random generators back at the end, so that what is drawn within leaves no trace in training."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        restore_random_states(states)
 
 
 def saved_random_states() -> dict[str, Any]:

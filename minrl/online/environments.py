@@ -8,7 +8,7 @@ import multiprocessing
 import signal
 from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -21,14 +21,24 @@ from minrl.data.environment import EnvironmentInfo, make_environment
 from minrl.data.rewards import ScalarReward
 from minrl.data.spaces import AnySpace, arranged
 from minrl.data.task import Task
+from minrl.online.flat_spaces import CLIP, PolicySpaces
+from minrl.online.settings import OnlineConfig
 from minrl.online.spaces import fit_spaces
 from minrl.online.vector import as_vec_env
 from minrl.runs.video import check_renders
 from minrl.system.mujoco import quiet_mujoco
 
-from .ppo_agent import PPOOptions
-from .ppo_settings import OnlineConfig
-from .ppo_spaces import CLIP, PolicySpaces
+
+class Normalization(Protocol):
+    """Settings of an agent that say what is normalised before it learns."""
+
+    @property
+    def normalize_observations(self) -> bool:
+        """True to divide observations by a running spread around a running mean."""
+
+    @property
+    def normalize_rewards(self) -> bool:
+        """True to divide rewards by a running spread of the discounted return."""
 
 
 def probe(config: OnlineConfig) -> tuple[Task, str]:
@@ -59,7 +69,7 @@ def probe(config: OnlineConfig) -> tuple[Task, str]:
     return task, config.vectorization
 
 
-def open_environments(config: OnlineConfig, options: PPOOptions, task: Task, kind: str) -> VecEnv:
+def open_environments(config: OnlineConfig, options: Normalization, task: Task, kind: str) -> VecEnv:
     """`n_envs` environments, stepped in one of `probe`'s ways.
 
     Raises:

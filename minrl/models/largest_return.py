@@ -12,46 +12,48 @@ Shapes: B batch, T time, O flat observation width, A flat action width, D width,
 import torch
 from torch import Tensor, nn
 
-from minrl.backbone import Backbone
 from minrl.cells import Cell
+from minrl.models.backbone_config import BackboneConfig
 from minrl.models.context_window import Refeed
 from minrl.models.embedding import embedded
 from minrl.models.losses import expectile_loss
-
-from .decision_config import DecisionConfig
 
 
 class LargestReturn(nn.Module):
     """A block of the agent's cell over the episode so far, trained by expectile regression.
 
     Args:
-        config: of the agent; `return_expectile` is set.
+        config: of the agent's backbone, of which one block is taken.
         observation: O.
         action: A.
         return_scale: unit of returns.
+        expectile: that is predicted, in [0.5, 1).
+        previous_action: True to read the previous action.
+        dropout: probability, on embeddings and in the block.
+        window: the steps that are fed anew where the agent acts; None to carry the state.
     """
 
-    def __init__(self, config: DecisionConfig, observation: int, action: int, return_scale: float) -> None:
+    def __init__(
+        self,
+        config: BackboneConfig,
+        observation: int,
+        action: int,
+        return_scale: float,
+        *,
+        expectile: float,
+        previous_action: bool,
+        dropout: float,
+        window: int | None,
+    ) -> None:
         super().__init__()
-        assert config.return_expectile is not None
-        self.expectile, self.return_scale = config.return_expectile, return_scale
+        self.expectile, self.return_scale = expectile, return_scale
         self.embed_observation = nn.Linear(observation, config.width)
-        self.embed_action = nn.Linear(action, config.width) if config.previous_action else None
-        self.dropout = nn.Dropout(config.dropout)
-        self.backbone = Backbone(
-            config.width,
-            1,
-            config.cell,
-            conv=config.conv,
-            mlp=config.mlp,
-            dropout=config.dropout,
-            **config.cell_options,
-        )
+        self.embed_action = nn.Linear(action, config.width) if previous_action else None
+        self.dropout = nn.Dropout(dropout)
+        self.backbone = config.backbone(depth=1, dropout=dropout)
         self.linear = nn.Linear(config.width, 1)
         # In a list, so that the backbone's weights are registered once.
-        self._acting: list[Cell] = [self.backbone]
-        if config.refeed and config.context is not None:
-            self._acting = [Refeed(self.backbone, config.context)]
+        self._acting: list[Cell] = [self.backbone if window is None else Refeed(self.backbone, window)]
         self.memory_size, self.state_size = self.backbone.state_size, self._acting[0].state_size
 
     def loss(

@@ -1,4 +1,4 @@
-"""A run of recurrent PPO in a folder: log, evaluations, checkpoints, and going on after an interruption.
+"""A run of an online agent in a folder: rollouts, log, evaluations, checkpoints and resuming.
 
 What a resumed run takes up from its checkpoint: weights, optimizer, normalisation, counters, the place in all
 schedules, the state of the random generators and the episodes that the log's means are of. Environments cannot be
@@ -16,11 +16,21 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
+from minrl.agent import OnlineAgent
 from minrl.evaluate import Evaluation, evaluate, package_versions
 from minrl.kernels import matmul
-from minrl.online.random_states import random_states_kept
+from minrl.online.environments import seed_environments
+from minrl.online.settings import OnlineConfig
+from minrl.online.state import (
+    random_states_kept,
+    restore_saved_random_states,
+    restore_state,
+    saved_random_states,
+    saved_state,
+)
 from minrl.runs import checkpoint
 from minrl.runs.attempt import attempt
 from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
@@ -30,18 +40,12 @@ from minrl.runs.video import record_episode, save_video
 from minrl.system.config import to_plain
 from minrl.system.signals import Stopped, StopRequest
 
-from .ppo import RecurrentPPO
-from .ppo_agent import PPOAgent
-from .ppo_environments import seed_environments
-from .ppo_settings import OnlineConfig
-from .ppo_state import restore_saved_random_states, restore_state, saved_random_states, saved_state
-
 
 @dataclass(frozen=True)
-class Result:
-    """How a run ended."""
+class OnlineResult:
+    """Outcome of a run."""
 
-    agent: PPOAgent
+    agent: OnlineAgent
     config: OnlineConfig
     vectorization: str
     step: int  # environment steps
@@ -56,7 +60,7 @@ class _End(Exception):
     """Leaves Stable-Baselines3's loop between two rollouts."""
 
 
-class Run:
+class OnlineRun:
     """The state of a run between an update and the next rollout.
 
     Args:
@@ -68,7 +72,7 @@ class Run:
     """
 
     def __init__(
-        self, model: RecurrentPPO, agent: PPOAgent, config: OnlineConfig, vectorization: str, out: Path
+        self, model: OnPolicyAlgorithm, agent: OnlineAgent, config: OnlineConfig, vectorization: str, out: Path
     ) -> None:
         self.model, self.agent, self.config, self.out = model, agent, config, out
         self.vectorization = vectorization
@@ -85,8 +89,8 @@ class Run:
         """Environment steps so far."""
         return int(self.model.num_timesteps)
 
-    def go(self) -> Result:
-        """Learn to the last step or until asked to stop."""
+    def train(self) -> OnlineResult:
+        """Learn to the last step or until a signal."""
         self._begun, self._earlier = self.step, self.seconds
         self._seen = self.step
         self.log: Logger = open_log(self.out, step=self.step, counter=TIMESTEPS)
@@ -103,7 +107,7 @@ class Run:
                 end_session(self.log)
         finally:
             self.log.close()
-        return Result(
+        return OnlineResult(
             agent=self.agent.eval(),
             config=self.config,
             vectorization=self.vectorization,
@@ -169,7 +173,8 @@ class Run:
         seed_environments(model.env, self.config, self.step)
         model._last_obs = model.env.reset()
         model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
-        model.forget()
+        if hasattr(model, "forget"):
+            model.forget()  # the memory of a recurrent policy
         if model.use_sde:
             # Drawn once for this rollout before the checkpoint; a resumed run draws it after.
             model.policy.reset_noise(model.n_envs)
@@ -279,7 +284,7 @@ class Run:
 class _BetweenRollouts(BaseCallback):
     """Calls the run before each rollout, and moves the progress bar."""
 
-    def __init__(self, run: Run, bar: Any) -> None:
+    def __init__(self, run: OnlineRun, bar: Any) -> None:
         super().__init__()
         self.run, self.bar = run, bar
 

@@ -13,15 +13,19 @@ from minrl.cells import CELLS
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
+# Step by step in float64 is what the others are held to; pieces of a scan are the same code in either precision.
+RUNS = {
+    "scan": (torch.float64, 1e-10), "cuts": (torch.float64, 1e-10), "episodes": (torch.float64, 1e-10),
+    "scan in float32": (torch.float32, 1e-5), "steps in float32": (torch.float32, 1e-5),
+}  # fmt: skip
+
+
 @every_model
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
-)
-def test_all_ways_agree(name: str, way: str, dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.parametrize("run", RUNS)
+def test_all_ways_agree(name: str, run: str) -> None:
     """Outputs, final state and every gradient are those of step by step in float64."""
-    wanted = expected(name)
-    actual = measure(name, way, dtype)
+    dtype, tolerance = RUNS[run]
+    wanted, actual = expected(name), measure(name, run.split()[0], dtype)
     assert actual.keys() == wanted.keys()
     for what in wanted:
         assert actual[what].dtype == dtype
@@ -111,14 +115,14 @@ def test_rows_do_not_mix(name: str) -> None:
 
 
 @every_model
-@pytest.mark.parametrize("t", [1, 33, STEPS - 2])
-def test_the_past_counts_and_the_future_does_not(name: str, t: int) -> None:
+def test_the_past_counts_and_the_future_does_not(name: str) -> None:
     model = build(name)
     x = inputs(name)[0].clone().requires_grad_()
     y, _ = model.scan(x)
-    (dx,) = torch.autograd.grad(y[:, t].square().sum(), x)
-    assert torch.all(dx[:, t + 1 :] == 0)
-    assert torch.all(dx[:, t - 1].abs().amax(-1) > 0)
+    for t in (1, 33, STEPS - 2):
+        (dx,) = torch.autograd.grad(y[:, t].square().sum(), x, retain_graph=True)
+        assert torch.all(dx[:, t + 1 :] == 0)
+        assert torch.all(dx[:, t - 1].abs().amax(-1) > 0)
 
 
 @every_model

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from comparisons import assert_same, grid, runs, state
-from test_compare_run import both, started
+from cut_off import started, wait_until
+from test_compare_run import both
 from worlds import cartpole, minrl, own_folders
 
 from minrl.agents.__main__ import main
@@ -137,15 +138,12 @@ def test_a_killed_worker_changes_nothing(cartpole: str, tmp_path: Path, capsys: 
 @pytest.mark.slow
 def test_a_signal_saves_what_the_workers_do(cartpole: str, tmp_path: Path) -> None:
     path, out = grid(tmp_path, both(cartpole), steps=20_000, every=5_000), tmp_path / "out"
-    process = started(path, out, *ON_RAY)
+    process = started("compare", path, "--out", out, *ON_RAY)
     run = out / "runs/data/mingru/seed_0"
-    end = time.monotonic() + 120
-    while not (run / "progress.csv").exists() or (run / "progress.csv").read_text().count("\n") < 10:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    log = run / "progress.csv"
+    wait_until(lambda: log.exists() and log.read_text().count("\n") >= 10, process)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert said.splitlines()[-1].startswith("stopped, running work is saved")
     # Between two of the run's own checkpoints.

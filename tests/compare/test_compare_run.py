@@ -3,9 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import gymnasium
 import pytest
 import torch
 from comparisons import assert_same, evaluation, grid, runs, state
+from cut_off import cut_off_at
 from gymnasium import spaces
 from worlds import cartpole, own_folders
 
@@ -22,7 +20,6 @@ from minrl.compare.run.lock import folder_lock
 from minrl.compare.run.progress import last_step
 from minrl.kernels.matmul import library
 from minrl.runs import checkpoint
-from minrl.runs.folder import LAST_CHECKPOINT
 from minrl.runs.log import STEP
 
 __all__ = ["cartpole", "own_folders"]
@@ -40,21 +37,6 @@ env = "minrl/RepeatPrevious-v0"
 low = -0.5
 high = 1.0
 """
-
-
-def started(path: Path, out: Path, *words: str) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
-    command = [sys.executable, "-m", "minrl.agents", "compare", str(path), "--out", str(out), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(run: Path, process: "subprocess.Popen[str]") -> None:
-    """Until the run has saved a checkpoint after its first one and is on its way to the next."""
-    end = time.monotonic() + 120
-    while not (run / LAST_CHECKPOINT).exists() or checkpoint.read(run).step == 0:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_runs_are_normal_runs_and_done_once(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,15 +68,14 @@ def test_runs_are_normal_runs_and_done_once(cartpole: str, tmp_path: Path, capsy
 
 def test_kill_9_and_the_same_command_again(cartpole: str, tmp_path: Path) -> None:
     """In the middle of either run, on a data set and in an environment: the same report, to the digit."""
-    path = grid(tmp_path, both(cartpole), steps=600, every=50, online_steps=2560)
+    path = grid(tmp_path, both(cartpole), steps=60, every=10, online_steps=1280)
     assert main(["compare", str(path), "--out", str(tmp_path / "whole")]) == 0
     out = tmp_path / "killed"
     for name in ("data", "world"):
-        process = started(path, out)
-        wait_for(out / f"runs/{name}/mingru/seed_0", process)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        code, _, errors = cut_off_at(5, signal.SIGKILL, "compare", path, "--out", out, part=name)
+        assert code == -signal.SIGKILL, errors
         assert f"{name}/mingru/seed_0" not in runs(out)
+        assert checkpoint.read(out / f"runs/{name}/mingru/seed_0").step > 0
     assert main(["compare", str(path), "--out", str(out)]) == 0
     assert_same(tmp_path / "whole", out)
 
@@ -102,11 +83,8 @@ def test_kill_9_and_the_same_command_again(cartpole: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_stops(number: signal.Signals, cartpole: str, tmp_path: Path) -> None:
     path, out = grid(tmp_path, both(cartpole), steps=4000, every=100), tmp_path / "out"
-    process = started(path, out)
-    wait_for(out / "runs/data/mingru/seed_0", process)
-    process.send_signal(number)
-    said, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    code, said, errors = cut_off_at(30, number, "compare", path, "--out", out)
+    assert code == 128 + number, errors
     assert said.splitlines()[-1].startswith("stopped, running work is saved; the same command resumes")
     assert "Traceback" not in errors
     assert 0 < checkpoint.read(out / "runs/data/mingru/seed_0").step < 4000

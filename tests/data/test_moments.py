@@ -81,8 +81,6 @@ def test_normalisation_of_a_set_larger_than_the_memory_allowed(tmp_path: Path) -
     rows = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(1_000_000, 32))
     rows[::2, 0] = 1.0
     rows.flush()
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(file)], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [float(x) for x in done.stdout.split()] == [0.5, 0.0, 0.5, 1.0]

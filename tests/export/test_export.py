@@ -76,14 +76,16 @@ class Beside:
         return wanted, actions
 
 
+# A fault of one step shows in a few; that none grows takes a thousand.
+@pytest.mark.parametrize("steps", [40, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_thousand_steps(cell: str, tmp_path: Path) -> None:
+def test_every_cell(cell: str, steps: int, tmp_path: Path) -> None:
     agent = decision(cell=cell, previous_action=True, time_embedding=True)
     written = export_onnx(agent, tmp_path / "a.onnx", steps=20)
     assert written.agreement.action <= 1e-5
     for batch_size in (1, 5):
         beside, seen = Beside(agent, tmp_path / "a.onnx", batch_size, target=7.0), []
-        for step in range(1000):
+        for step in range(steps):
             wanted, (action,) = beside.step(1.0 if step == 0 else 0.02)
             assert np.abs(action - wanted).max() <= 1e-5 * 3  # ranges of 3 and 5
             seen.append(wanted)
@@ -108,8 +110,8 @@ AGENTS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", AGENTS)
 def test_every_kind_of_agent(kind: str, tmp_path: Path) -> None:
     agent = AGENTS[kind]()
-    agreement = export_onnx(agent, tmp_path / "a.onnx", steps=250).agreement
-    assert agreement.steps == 250
+    agreement = export_onnx(agent, tmp_path / "a.onnx", steps=100).agreement
+    assert agreement.steps == 100
     assert agreement.action <= 1e-5
     assert agreement.state <= 1e-4
     assert agreement.ties <= 2

@@ -48,20 +48,18 @@ class Board:
         """The answer to a request once it is there: files are read in the background."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
     def wait_for_runs(self, names: set[str]) -> dict[str, list[str]]:
         """The names of the curves of each run, as soon as these runs are read."""
-        end = time.monotonic() + 60
         while (tags := self.get("data/plugin/scalars/tags")).keys() != names:
-            assert time.monotonic() < end, tags.keys()
             time.sleep(0.2)
         return {run: list(found) for run, found in tags.items()}
 
     def charts_page(self) -> str:
         """The page of charts as a browser gets it."""
-        with urllib.request.urlopen(self.address + "charts", timeout=30) as answer:
+        with urllib.request.urlopen(self.address + "charts") as answer:
             assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
             assert answer.headers["Cache-Control"] == "no-store"
             page: str = answer.read().decode()
@@ -101,7 +99,7 @@ class Board:
     def stop(self, number: int = signal.SIGINT) -> tuple[int, str]:
         """Its exit code, and what it said on standard error."""
         self.process.send_signal(number)
-        _, error = self.process.communicate(timeout=30)
+        _, error = self.process.communicate()
         return self.process.returncode, error
 
 

@@ -3,8 +3,12 @@
 Shapes: T steps, B environments.
 """
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +115,28 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@cache
+def _recorded() -> "tempfile.TemporaryDirectory[str]":
+    """Record random play in CartPole once for all tests of a process, each of which gets a copy."""
+    folder = tempfile.TemporaryDirectory(prefix="minrl-tests-")
+    scores = {"ref_min_score": 10.0, "ref_max_score": 500.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", folder.name)
+        collect("random", "CartPole-v1", 30, "test/cartpole-v0", progress=False, metadata=scores)
+    return folder
+
+
 @pytest.fixture
 def cartpole() -> str:
-    """A data set of random play in CartPole, with reference scores; its name."""
-    scores = {"ref_min_score": 10.0, "ref_max_score": 500.0}
-    written = collect("random", "CartPole-v1", 30, "test/cartpole-v0", progress=False, metadata=scores)
-    return f"minari:{written.name}"
+    """Return the name of a data set of random play in CartPole, with reference scores."""
+    shutil.copytree(_recorded().name, os.environ["MINARI_DATASETS_PATH"], dirs_exist_ok=True)
+    return "minari:test/cartpole-v0"
 
 
 def minrl(*words: Any, **options: Any) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
     command = [sys.executable, "-m", "minrl.agents", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 TINY = ("--width", 16, "--depth", 1, "--batch-size", 2, "--length", 32, "--threads", 1)

@@ -225,7 +225,6 @@ def run(program: str, **environment: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return done.stderr

@@ -236,9 +236,9 @@ for name in minrl.cells.CELLS:
     model.scan(torch.randn(2, 5, 8))[0].sum().backward()
     model.step(torch.randn(2, 8), model.initial_state(2))
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("module", ["scan", "kernels", "cells", "convolution", "backbone"])
 def test_each_module_can_be_imported_first(module: str) -> None:
-    subprocess.run([sys.executable, "-c", f"import minrl.{module}"], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", f"import minrl.{module}"], check=True)

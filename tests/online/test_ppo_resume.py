@@ -4,16 +4,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import pytest
 import torch
+from cut_off import cut_off_at, cut_off_when, started, wait_until
 from ppo_runs import assert_equal, numbers, steps_of, weights, whole, words
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from worlds import cartpole, own_folders
@@ -68,27 +66,10 @@ def test_a_run_that_has_ended_ends_again(tmp_path: Path, capsys: pytest.CaptureF
     assert_equal(weights(tmp_path / "run"), weights(tmp_path / "again"))
 
 
-def cut_off(out: Path, number: signal.Signals, when: Callable[[], bool], **settings: Any) -> tuple[int, str, str]:
-    """Start a run in a process of its own and signal it once `when()` holds: exit code, output, errors."""
-    command = [sys.executable, "-m", "minrl.agents", *words(out, **settings)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 200
-        while not when():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    return process.returncode, stdout, stderr
-
-
 def test_after_kill_9(tmp_path: Path) -> None:
     out = tmp_path / "killed"
     long = {"steps": 1_000_000, "log_every": 1}
-    code, _, _ = cut_off(out, signal.SIGKILL, lambda: len(steps_of(out)) >= 10, **long)
+    code, _, _ = cut_off_at(10, signal.SIGKILL, *words(out, **long))
     assert code == -signal.SIGKILL
     saved = checkpoint.read(out)
     assert saved.step > 0
@@ -106,7 +87,7 @@ def test_after_kill_9(tmp_path: Path) -> None:
 def test_a_signal_saves_first(tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     settings = {"steps": 1_000_000, "checkpoint_every": 1_000_000, "evaluate_every": 0}
-    code, stdout, stderr = cut_off(out, signal.SIGTERM, lambda: len(steps_of(out)) >= 3, **settings)
+    code, stdout, stderr = cut_off_at(3, signal.SIGTERM, *words(out, **settings))
     assert code == 128 + signal.SIGTERM, stderr
     assert "Traceback" not in stderr
     saved = checkpoint.read(out)
@@ -119,12 +100,13 @@ def test_a_signal_saves_first(tmp_path: Path) -> None:
 def test_a_signal_during_an_evaluation(tmp_path: Path) -> None:
     """It is broken off, and done again when the run goes on."""
     out = tmp_path / "stopped"
+    settings = {"evaluate_episodes": 10_000_000, "log_every": 1, "checkpoint_every": 64}
 
     def evaluates() -> bool:
-        """The first rollout is logged, and the second, which an evaluation follows, has begun."""
-        return steps_of(out) == [32] and time.time() - (out / "progress.csv").stat().st_mtime > 1
+        """Return True once the checkpoint before the evaluation is there."""
+        return (out / LAST_CHECKPOINT).is_file() and checkpoint.read(out).step == 64
 
-    code, stdout, stderr = cut_off(out, signal.SIGTERM, evaluates, evaluate_episodes=10_000_000, log_every=1)
+    code, stdout, stderr = cut_off_when(evaluates, signal.SIGTERM, *words(out, **settings))
     assert code == 128 + signal.SIGTERM, stderr
     assert "stopped at step 64 and saved" in stdout
     reconfigure(out, evaluate_episodes=3, steps=96)
@@ -134,20 +116,11 @@ def test_a_signal_during_an_evaluation(tmp_path: Path) -> None:
 
 def test_ctrl_c_reaches_environments_too(tmp_path: Path) -> None:
     """A terminal sends it to all processes; the rollout is finished nevertheless."""
-    command = [
-        sys.executable,
-        "-m",
-        "minrl.agents",
-        *words(tmp_path / "run", vectorization="async", n_envs=1, steps=1_000_000),
-    ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + 200
-    while len(steps_of(tmp_path / "run")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    out = tmp_path / "run"
+    process = started(*words(out, vectorization="async", n_envs=1, steps=1_000_000), start_new_session=True)
+    wait_until(lambda: len(steps_of(out)) >= 2, process)
     os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate()
     assert process.returncode == 130, stderr
     assert "and saved; go on with" in stdout
     assert "Traceback" not in stderr

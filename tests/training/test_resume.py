@@ -2,15 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cut_off import cut_off_at, cut_off_when
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from worlds import cartpole, own_folders
 
@@ -38,28 +35,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def started(cartpole: str, out: Path, **settings: Any) -> subprocess.Popen[str]:
-    """The run in a process of its own."""
+def words(cartpole: str, out: Path, **settings: Any) -> list[str]:
+    """Return the command line of the run."""
     flags = ["--width", "16", "--depth", "1", "--data", cartpole, "--out", str(out)]
     for name, value in (SETTINGS | settings).items():
         flags += [f"--{name.replace('_', '-')}", str(value)]
-    command = [sys.executable, "-m", "minrl.agents", "train", "decision", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def cut_off(
-    cartpole: str, out: Path, number: int, reached: Callable[[], bool], **settings: Any
-) -> tuple[int, str, str]:
-    """Send a signal to the run as soon as it has `reached` a place; its exit code and what it said."""
-    process = started(cartpole, out, **settings)
-    end = time.monotonic() + 60
-    while not reached():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.005)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
-    return process.returncode, stdout, stderr
+    return ["train", "decision", *flags]
 
 
 def rows(run: Path) -> list[dict[str, float]]:
@@ -84,7 +65,7 @@ def whole(cartpole: str, out: Path, **settings: Any) -> RunResult:
 def test_after_kill_9(cartpole: str, tmp_path: Path) -> None:
     done = whole(cartpole, tmp_path / "whole")
     out = tmp_path / "killed"
-    code, _, _ = cut_off(cartpole, out, signal.SIGKILL, lambda: len(read_log(out)) >= 9)
+    code, _, _ = cut_off_at(9, signal.SIGKILL, *words(cartpole, out))
     assert code == -signal.SIGKILL
     assert 0 < checkpoint.read(out).step < 300
     with (out / "progress.csv").open("a") as log:
@@ -102,9 +83,7 @@ def test_after_kill_9(cartpole: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_first(number: signal.Signals, cartpole: str, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
-    code, stdout, stderr = cut_off(
-        cartpole, out, number, lambda: len(read_log(out)) >= 4, checkpoint_every=1000, steps=400
-    )
+    code, stdout, stderr = cut_off_at(4, number, *words(cartpole, out, checkpoint_every=1000, steps=400))
     assert code == 128 + number, stderr
     assert "Traceback" not in stderr
     saved = checkpoint.read(out)
@@ -123,12 +102,10 @@ def test_a_signal_during_an_evaluation(last: bool, cartpole: str, tmp_path: Path
     settings = {"steps": 40, "evaluate_every": 40 if last else 20, "checkpoint_every": 7, "log_every": 10}
     out = tmp_path / "stopped"
     # So many episodes that the signal falls into the evaluation.
-    code, stdout, stderr = cut_off(
-        cartpole,
-        out,
-        signal.SIGTERM,
+    code, stdout, stderr = cut_off_when(
         lambda: len(read_log(out)) >= (4 if last else 2),
-        **settings | {"evaluate_episodes": 1_000_000},
+        signal.SIGTERM,
+        *words(cartpole, out, **settings | {"evaluate_episodes": 1_000_000}),
     )
     assert code == 128 + signal.SIGTERM, stderr
     assert f"stopped at step {40 if last else 20}" in stdout
@@ -146,7 +123,9 @@ def test_a_signal_during_an_evaluation(last: bool, cartpole: str, tmp_path: Path
 
 def test_killed_before_the_first_row(cartpole: str, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    cut_off(cartpole, out, signal.SIGKILL, lambda: (out / LAST_CHECKPOINT).is_file())
+    cut_off_at(0, signal.SIGKILL, *words(cartpole, out))
+    assert (out / LAST_CHECKPOINT).is_file()
+    assert not read_log(out)
     resume(out)
     whole(cartpole, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", out)

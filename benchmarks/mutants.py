@@ -1,0 +1,257 @@
+"""Mutation testing: the share of small faults in the source that the tests notice, by room.
+
+    python benchmarks/mutants.py plant COPY --seed 0     # a copy of the checkout in which 200 faults lie dormant
+    python benchmarks/mutants.py run COPY --out figures.json [--tests FOLDER]
+
+`plant` draws places in functions of the rooms and writes each as `(faulty if __mutant__(i) else right)`: compared and
+computed with another operator, `and` for `or`, without `not` or a sign, another constant, None returned. Docstrings,
+annotations, messages of errors and what a compiler reads are left as they are. `run` imports everything once, notes
+in a child process which tests come by which place, and forks a child for each fault, in which those tests run until
+the first fails.
+"""
+
+import argparse
+import ast
+import json
+import os
+import random
+import resource
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOMS = {
+    "scan": "minrl/scan.py", "cells": "minrl/cells", "data": "minrl/data", "agents": "agents", "online": "minrl/online"
+}  # fmt: skip
+COMPARISONS = {"Lt": "<=", "LtE": "<", "Gt": ">=", "GtE": ">", "Eq": "!=", "NotEq": "==", "Is": "is not",
+               "IsNot": "is", "In": "not in", "NotIn": "in"}  # fmt: skip
+OPERATORS = {"Add": "-", "Sub": "+", "Mult": "/", "Div": "*", "FloorDiv": "*", "Mod": "//", "Pow": "*", "BitAnd": "|"}
+# Builtin of the planted tree: True where the fault is awake; notes which test comes by.
+SWITCH = """import builtins as _b, os as _o
+if not hasattr(_b, "__mutant__"):
+    _b.__awake__, _b.__seen__ = int(_o.environ.get("MUTANT", -1)), set()
+    def _mutant(number):
+        if "MUTANT_LOG" in _o.environ and (number, _o.environ.get("MUTANT_TEST")) not in __seen__:
+            __seen__.add((number, _o.environ.get("MUTANT_TEST")))
+            with open(_o.environ["MUTANT_LOG"], "a") as log:
+                log.write(f"{number}\\t{_o.environ.get('MUTANT_TEST')}\\n")
+        return number == __awake__
+    _b.__mutant__ = _mutant
+"""
+# What the chosen tests of a fault may take without it, and what they may take at all.
+BUDGET_S, CPU_S = 12, 60
+
+
+class Places(ast.NodeVisitor):
+    """The places of a file where a fault may lie: the node that is replaced, and the text in its stead."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.inside, self.found = text, 0, list[tuple[ast.expr, str]]()
+        self.visit(ast.parse(text))
+
+    def of(self, node: ast.expr) -> str:
+        return ast.get_source_segment(self.text, node) or ""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self.inside += 1
+        for part in node.body:
+            self.visit(part)
+        self.inside -= 1
+
+    def generic_visit(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert):
+            return
+        if self.inside and (fault := self.fault(node)):
+            self.found.append(fault)
+        for name, value in ast.iter_fields(node):
+            if name not in ("annotation", "returns", "decorator_list", "type_params"):
+                for part in value if isinstance(value, list) else [value]:
+                    if isinstance(part, ast.AST):
+                        self.visit(part)
+
+    def fault(self, node: ast.AST) -> tuple[ast.expr, str] | None:
+        of = self.of
+        match node:
+            case ast.Compare(ops=[operator]):
+                return node, f"({of(node.left)}) {COMPARISONS[type(operator).__name__]} ({of(node.comparators[0])})"
+            case ast.BinOp() if type(node.op).__name__ in OPERATORS and not isinstance(node.left, ast.JoinedStr):
+                return node, f"({of(node.left)}) {OPERATORS[type(node.op).__name__]} ({of(node.right)})"
+            case ast.BoolOp():
+                other = " or " if isinstance(node.op, ast.And) else " and "
+                return node, other.join(f"({of(value)})" for value in node.values)
+            case ast.UnaryOp(op=ast.Not() | ast.USub()):
+                return node, f"({of(node.operand)})"
+            case ast.AugAssign(op=ast.Add() | ast.Sub()):
+                return node.value, f"-({of(node.value)})"
+            case ast.Constant(value=bool()):
+                return node, str(not node.value)
+            case ast.Constant(value=int()):
+                return node, str(node.value + 1)
+            case ast.Constant(value=float()):
+                return node, str(node.value * 2 or 1.0)
+            case ast.Return(value=ast.expr()) if not isinstance(node.value, ast.Constant):
+                return node.value, "None"
+        return None
+
+
+def drawn(root: Path, number: int, seed: int) -> list[dict[str, Any]]:
+    """Draw faults, as many of each room as it has places for, at most one on a line."""
+    chosen = []
+    for room, where in ROOMS.items():
+        files = sorted((root / where).rglob("*.py")) if (root / where).is_dir() else [root / where]
+        places = []
+        for path in files:
+            text = path.read_text(encoding="utf-8")
+            if "from numba" not in text and "jit." not in text.replace("kernels.jit.", ""):
+                one = {node.lineno: (node, fault) for node, fault in Places(text).found}
+                places += [(str(path.relative_to(root)), node, fault) for node, fault in one.values()]
+        share = number // len(ROOMS) if room != "scan" else number // len(ROOMS) // 2
+        random.Random(f"{seed} {room}").shuffle(places)
+        chosen += [{"room": room, "file": file, "line": node.lineno, "node": node, "fault": fault}
+                   for file, node, fault in places[:share]]  # fmt: skip
+    return chosen
+
+
+def plant(root: Path, copy: Path, number: int, seed: int) -> None:
+    """Copy the checkout and write the faults into the copy."""
+    for folder in ("minrl", "agents", "envs", "configs", "benchmarks", "tests", "docs"):
+        shutil.copytree(root / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (*root.glob("*.toml"), *root.glob("*.md"), *root.glob("*.txt"), root / "Makefile"):
+        shutil.copy(file, copy)
+    faults = drawn(root, number, seed)
+    for file in {fault["file"] for fault in faults}:
+        text = (root / file).read_text(encoding="utf-8")
+        lines = text.encode().splitlines(keepends=True)
+        starts = [sum(map(len, lines[:line])) for line in range(len(lines))]
+        data, before = text.encode(), len(text.encode()) + 1
+        here = [(starts[f["node"].lineno - 1] + f["node"].col_offset, number, f) for number, f in enumerate(faults)
+                if f["file"] == file]  # fmt: skip
+        for begin, index, fault in sorted(here, key=lambda place: -place[0]):
+            end = starts[fault["node"].end_lineno - 1] + fault["node"].end_col_offset
+            if end > before:  # around a place further on
+                fault["fault"] = ""
+                continue
+            before, right = begin, data[begin:end].decode()
+            fault["right"] = " ".join(right.split())
+            data = data[:begin] + f"(({fault['fault']}) if __mutant__({index}) else ({right}))".encode() + data[end:]
+        ast.parse(data)
+        (copy / file).write_bytes(data)
+    init = copy / "minrl/__init__.py"
+    future, docstring = ast.parse(init.read_text()).body[0], init.read_text().splitlines(keepends=True)
+    init.write_text("".join([*docstring[: future.end_lineno], SWITCH, *docstring[future.end_lineno :]]))
+    kept = [{key: value for key, value in f.items() if key != "node"} for f in faults]
+    (copy / "mutants.json").write_text(json.dumps(kept, indent=1))
+
+
+class Run:
+    """A pytest plugin that runs the collected tests once, and then, for each fault, those that come by it."""
+
+    def __init__(self, copy: Path, out: Path, rooms: list[str]) -> None:
+        self.faults, self.out, self.rooms = json.loads((copy / "mutants.json").read_text()), out, rooms
+        self.log, self.seconds, self.failed = out.with_suffix(".log"), dict[str, float](), set[str]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        if report.failed:
+            self.failed.add(report.nodeid)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if not self.out.with_suffix(".times").exists():
+            in_child(lambda: self.note(session.items))
+        times, failed = json.loads(self.out.with_suffix(".times").read_text())
+        items = {item.nodeid: item for item in session.items if item.nodeid not in failed}
+        seen: dict[int, set[str]] = {}
+        for line in self.log.read_text().splitlines():
+            number, test = line.split("\t")
+            seen.setdefault(int(number), set()).add(test)
+        for number, fault in enumerate(self.faults):
+            if not fault["fault"] or fault["room"] not in self.rooms:
+                continue
+            tests = [test for test in seen.get(number, ()) if test in items]
+            files = {test.split("::")[0] for test in tests}
+            # What a test has cached or trained, others of its file use too.
+            rest = [test for test in items if test.split("::")[0] in files and test not in tests]
+            order, budget = [], BUDGET_S
+            for test in [*sorted(tests, key=lambda test: times[test]), *sorted(rest, key=lambda test: times[test])]:
+                budget -= times[test] + 0.01
+                order += [items[test]] if budget > 0 or not order else []
+            note = self.out.with_suffix(".by")
+            note.unlink(missing_ok=True)
+            status = in_child(lambda n=number, o=order: self.judge(n, o)) if order else 0
+            fault |= {"tests": len(order), "caught": status != 0, "by": note.read_text() if note.exists() else None}
+            self.out.write_text(json.dumps(self.faults, indent=1))
+        report(self.faults)
+        return True
+
+    def note(self, items: list[pytest.Item]) -> int:
+        os.environ["MUTANT_LOG"] = str(self.log.absolute())
+        for item, after in zip(items, [*items[1:], None], strict=True):
+            os.environ["MUTANT_TEST"] = item.nodeid
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=after)
+        self.out.with_suffix(".times").write_text(json.dumps([self.seconds, sorted(self.failed)]))
+        return 0
+
+    def judge(self, number: int, items: list[pytest.Item]) -> int:
+        os.environ["MUTANT"] = str(number)
+        sys.modules["builtins"].__awake__ = number  # type: ignore[attr-defined]
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 5))
+        for item, after in zip(items, [*items[1:], None], strict=True):
+            self.out.with_suffix(".by").write_text(item.nodeid)
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=after)
+            if self.failed:
+                return 1
+        return 0
+
+
+def in_child(work: Any) -> int:
+    """Return 0 where `work` returned 0 in a forked process, else something else."""
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        os.setpgid(0, 0)
+        status = 1
+        try:
+            status = work()
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1]
+
+
+def report(faults: list[dict[str, Any]]) -> None:
+    """Print what was caught, by room, and what was not."""
+    tried = [fault for fault in faults if "caught" in fault]
+    for room in [*ROOMS, ""]:
+        here = [fault for fault in tried if room in ("", fault["room"])]
+        print(f"{room or 'all':8} {sum(f['caught'] for f in here)} of {len(here)} caught")
+    for f in tried:
+        if not f["caught"]:
+            print(f"survived: {f['file']}:{f['line']}: {f['right']}  ->  {f['fault']}  ({f['tests']} tests)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["plant", "run", "report"])
+    parser.add_argument("copy", type=Path)
+    parser.add_argument("--number", type=int, default=225)
+    parser.add_argument("--rooms", nargs="+", choices=ROOMS, default=list(ROOMS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("mutants.json"))
+    arguments, rest = parser.parse_known_args()
+    if arguments.what == "plant":
+        plant(Path(__file__).parent.parent, arguments.copy, arguments.number, arguments.seed)
+    elif arguments.what == "report":
+        report(json.loads(arguments.out.read_text()))
+    else:
+        out = arguments.out.absolute()
+        os.chdir(arguments.copy)
+        os.environ["PYTHONPATH"] = str(arguments.copy.absolute())
+        sys.path.insert(0, str(arguments.copy.absolute()))
+        options = ["-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        pytest.main([*options, *rest], plugins=[Run(arguments.copy.absolute(), out, arguments.rooms)])
+
+
+if __name__ == "__main__":
+    main()

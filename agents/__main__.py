@@ -54,11 +54,11 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(parser=self)
 
     def error(self, message: str) -> NoReturn:
-        """One line on standard error and exit code 2."""
+        """Stop with one line on standard error and exit code 2."""
         self.exit(2, f"minrl: {' '.join(message.split())} ({self.prog} --help shows what there is)\n")
 
     def unknown(self, words: Sequence[str], instead: dict[str, str]) -> NoReturn:
-        """Exit with an error for words that nothing has taken; `instead` says what replaces some flags."""
+        """Stop with an error for words that nothing has taken; `instead` says what replaces some flags."""
         word = words[0].partition("=")[0]
         if not word.startswith("-"):
             self.error(f'unexpected argument "{word}"')

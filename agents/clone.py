@@ -27,7 +27,7 @@ from minrl.system.config import check_at_least
 
 @dataclass(frozen=True)
 class CloneConfig(BackboneConfig):
-    """What a behaviour-cloning agent is made of."""
+    """Settings of a behaviour-cloning agent."""
 
     recurrent: bool = field(default=True, metadata={"help": "remember; off, an MLP sees the present alone"})
     top: float = field(
@@ -36,7 +36,7 @@ class CloneConfig(BackboneConfig):
     )
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
     context: int | None = field(
-        default=None, metadata={"help": "train on windows of so many steps instead of whole trajectories"}
+        default=None, metadata={"help": "train on windows of this many steps instead of whole trajectories"}
     )
     # True or False once the config is made.
     refeed: bool | None = field(
@@ -92,26 +92,27 @@ class CloneAgent(Agent):
 
     @classmethod
     def saved_config(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """As `Actor.saved_config`: before there was `refeed`, clones acted from the carried state."""
+        """Return the settings as `Actor.saved_config` does: before there was `refeed`, clones acted from the carried
+        state."""
         return {"refeed": False} | dict(values)
 
     def cautions(self) -> list[str]:
-        """As `Agent.cautions`."""
+        """Return cautions as `Agent.cautions` does."""
         return carried_state_caution(self.config.context, self.config.refeed, has_state=self.config.recurrent)
 
     def fit_normalization(self, episodes: Episodes) -> None:
-        """As `Agent.fit_normalization`."""
+        """Fit the normalisation as `Agent.fit_normalization` does."""
         self.normalizer.fit(episodes)
 
     def sampler(self, episodes: Episodes, *, batch_size: int, length: int, seed: int) -> Sampler:
-        """As `Agent.sampler`, from the best episodes that hold the share `top` of the steps."""
+        """Return a sampler as `Agent.sampler` does, from the best episodes that hold the share `top` of the steps."""
         chosen = best_episodes(episodes, self.config.top)
         if self.config.context is not None:
             return Windows(chosen, batch_size=batch_size, length=self.config.context, seed=seed)
         return Packed(chosen, batch_size=batch_size, length=length, seed=seed)
 
     def loss(self, batch: Batch, memory: Tensor | None = None) -> Loss:
-        """As `Agent.loss`."""
+        """Compute the loss as `Agent.loss` does."""
         parts = [(self.embed_observation, self.normalizer(batch.observations))]
         if self.embed_action is not None:
             parts.append((self.embed_action, self._previous(batch)))
@@ -121,17 +122,18 @@ class CloneAgent(Agent):
         return Loss(total=losses.sum(), count=batch.mask.sum(), memory=memory.detach())
 
     def predict(self, batch: Batch) -> Tensor:
-        """As `Agent.predict`."""
+        """Predict as `Agent.predict` does."""
         token = self.embed(batch.observations, self._previous(batch))
         return self.head.act(self.acting.scan(token, None, batch.reset)[0])
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
-        """As `Agent.initial_state`; a target return changes nothing."""
+        """Return the initial state as `Agent.initial_state` does; a target return changes nothing."""
         memory = self.acting.initial_state(batch_size)
         return torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
 
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
-        """As `Agent.act`; without gradients on a CPU it is one compiled call where there is one for this agent."""
+        """Act as `Agent.act` does; without gradients on a CPU it is one compiled call where there is one for this
+        agent."""
         if fused := fused_step(self, self._inputs, moment, state, deterministic=deterministic):
             return fused
         state = torch.where(moment.episode_start.unsqueeze(1), 0.0, state)
@@ -141,7 +143,7 @@ class CloneAgent(Agent):
         return action, torch.cat([self.action_units(action).to(state.dtype), memory], dim=1)
 
     def _inputs(self) -> Inputs | None:
-        """What one step is made of; None for an agent that is not of this kind."""
+        """Return what one step is made of; None for an agent that is not of this kind."""
         if self.acting is not self.backbone or type(self) is not CloneAgent:
             return None
         return Inputs(
@@ -164,7 +166,7 @@ class CloneAgent(Agent):
 
 
 def best_episodes(episodes: Episodes, share: float) -> Episodes:
-    """The episodes of highest return that together hold `share` of the steps, at least one.
+    """Return the episodes of highest return that together hold `share` of the steps, at least one.
 
     Counted in steps as in Decision Transformer's %BC (kzl/decision-transformer, gym/experiment.py, `pct_traj`).
     """

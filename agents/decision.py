@@ -81,7 +81,7 @@ class DecisionAgent(Agent):
 
     @property
     def acting(self) -> Cell:
-        """What runs when the agent acts: the backbone, or the backbone over a window fed anew."""
+        """Return what runs when the agent acts: the backbone, or the backbone over a window fed anew."""
         return self._acting[0]
 
     @property
@@ -90,25 +90,25 @@ class DecisionAgent(Agent):
         return self.task.best_return if self.config.cap_return else math.inf
 
     def ask_for(self, target_return: float) -> None:
-        """Ask for this return by default from now on; saved with the weights."""
+        """Set the default target return; it is saved with the weights."""
         self.config, self.target_return = replace(self.config, target_return=target_return), target_return
 
     def cautions(self) -> list[str]:
-        """As `Agent.cautions`."""
+        """Return cautions as `Agent.cautions` does."""
         return carried_state_caution(self.config.context, self.config.refeed)
 
     def fit_normalization(self, episodes: Episodes) -> None:
-        """As `Agent.fit_normalization`."""
+        """Fit the normalisation as `Agent.fit_normalization` does."""
         self.normalizer.fit(episodes)
 
     def sampler(self, episodes: Episodes, *, batch_size: int, length: int, seed: int) -> Sampler:
-        """As `Agent.sampler`."""
+        """Return a sampler as `Agent.sampler` does."""
         if self.config.context is not None:
             return Windows(episodes, batch_size=batch_size, length=self.config.context, seed=seed)
         return Packed(episodes, batch_size=batch_size, length=length, seed=seed)
 
     def loss(self, batch: Batch, memory: Tensor | None = None) -> Loss:
-        """As `Agent.loss`."""
+        """Compute the loss as `Agent.loss` does."""
         own, other = (None, None) if memory is None else memory.split(self.memory_sizes, dim=1)
         features, last = self._features(batch, own, self.backbone)
         losses = self.head.loss(features, batch.actions)
@@ -119,12 +119,13 @@ class DecisionAgent(Agent):
         return Loss(total=(losses * batch.mask).sum(), count=batch.mask.sum(), memory=last.detach())
 
     def predict(self, batch: Batch) -> Tensor:
-        """As `Agent.predict`."""
+        """Predict as `Agent.predict` does."""
         features, _ = self._features(self._asking(batch), None, self.acting)
         return self.head.act(features)
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
-        """As `Agent.initial_state`; `target_return` may differ between environments, (B,).
+        """Return the initial state as `Agent.initial_state` does; `target_return` may differ between environments,
+        (B,).
 
         Raises:
             ValueError: for a target return where `return_expectile` takes its place.
@@ -139,7 +140,8 @@ class DecisionAgent(Agent):
         return state
 
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
-        """As `Agent.act`; without gradients on a CPU it is one compiled call where there is one for this agent."""
+        """Act as `Agent.act` does; without gradients on a CPU it is one compiled call where there is one for this
+        agent."""
         if self.largest_return is None:
             return self._step(moment, state, deterministic)
         state, memory = state.split(self.state_sizes, dim=1)
@@ -154,7 +156,7 @@ class DecisionAgent(Agent):
         return action, torch.cat([state, memory], dim=1)
 
     def _step(self, moment: Moment, state: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
-        """A step that asks for the target in the state less what was earned."""
+        """Return a step that asks for the target in the state less what was earned."""
         if fused := fused_step(self, self._inputs, moment, state, deterministic=deterministic):
             return fused
         start = moment.episode_start.unsqueeze(1)
@@ -190,7 +192,7 @@ class DecisionAgent(Agent):
         return self._tokens(observation, remaining, previous, remaining)[0]
 
     def _inputs(self) -> Inputs | None:
-        """What one step is made of; None for an agent that is not of this kind."""
+        """Return what one step is made of; None for an agent that is not of this kind."""
         if self.triple or self.acting is not self.backbone or type(self) is not DecisionAgent:
             return None
         return Inputs(
@@ -228,7 +230,7 @@ class DecisionAgent(Agent):
         return replace(batch, returns_to_go=batch.returns_to_go - excess)
 
     def _features(self, batch: Batch, memory: Tensor | None, model: Cell) -> tuple[Tensor, Tensor]:
-        """What the head sees at each step: (B, T, D), and the last memory."""
+        """Return what the head sees at each step: (B, T, D), and the last memory."""
         inputs = batch.observations, batch.returns_to_go.unsqueeze(-1), self._previous(batch)
         if not self.triple and self.embed_time is None:
             return model.scan(embedded(self._parts(*inputs), self.dropout), memory, batch.reset)
@@ -244,7 +246,7 @@ class DecisionAgent(Agent):
         return y[:, 1::3], last
 
     def _tokens(self, observation: Tensor, remaining: Tensor, previous: Tensor, time: Tensor) -> list[Tensor]:
-        """The tokens of a step before its action: (..., O), (..., 1), (..., A), (...) -> (..., D) each."""
+        """Return the tokens of a step before its action: (..., O), (..., 1), (..., A), (...) -> (..., D) each."""
         embedded = self.embed_observation(self.normalizer(observation))
         of_return, of_time = self.embed_return(remaining / self.return_scale), self._time(time)
         if self.triple:
@@ -257,7 +259,7 @@ class DecisionAgent(Agent):
         return [token]
 
     def _parts(self, observation: Tensor, remaining: Tensor, previous: Tensor) -> list[Part]:
-        """The layers whose sum is the token of a step that is one, each with what it sees, as for `_tokens`."""
+        """Return the layers whose sum is the token of a step that is one, each with what it sees, as for `_tokens`."""
         parts = [
             (self.embed_observation, self.normalizer(observation)),
             (self.embed_return, remaining / self.return_scale),
@@ -275,7 +277,7 @@ class DecisionAgent(Agent):
 
 
 def _remember(model: Cell, token: Tensor, memory: Tensor) -> Tensor:
-    """The memory after a token whose output nobody asks for."""
+    """Advance the state by one token; discard the output."""
     return model.push(token, memory) if isinstance(model, Refeed) else model.step(token, memory)[1]
 
 

@@ -11,14 +11,14 @@ from minrl.system.config import check_at_least
 
 @dataclass(frozen=True)
 class DecisionConfig(BackboneConfig):
-    """What a decision agent is made of."""
+    """Settings of a decision agent."""
 
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
     tokens: Literal["step", "triple"] = field(
         default="step", metadata={"help": "one token a step, or return-to-go, observation and action"}
     )
     context: int | None = field(
-        default=None, metadata={"help": "train on windows of so many steps instead of whole trajectories"}
+        default=None, metadata={"help": "train on windows of this many steps instead of whole trajectories"}
     )
     # True or False once the config is made.
     refeed: bool | None = field(

@@ -144,7 +144,7 @@ class RecurrentPPO(PPO):
         self._last_reference_state = self._last_state.new_zeros(self.n_envs, size)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """As in Stable-Baselines3; the memory of the last environment is not carried over."""
+        """Run as in Stable-Baselines3; the memory of the last environment is not carried over."""
         super().set_env(env, force_reset)
         self.forget()
         self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
@@ -157,7 +157,7 @@ class RecurrentPPO(PPO):
         deterministic: bool = False,
         reward: Any | None = None,
     ) -> tuple[npt.NDArray[Any], tuple[Any, ...] | None]:
-        """As `minrl.online.policy.RecurrentPolicy.predict`."""
+        """Predict as `minrl.online.policy.RecurrentPolicy.predict` does."""
         return self.policy.predict(observation, state, episode_start, deterministic, reward)
 
     def collect_rollouts(
@@ -218,7 +218,7 @@ class RecurrentPPO(PPO):
         return True
 
     def _finish(self, buffer: SegmentBuffer, observations: Any, dones: npt.NDArray[np.bool_]) -> None:
-        """Advantages of the rollout, and what a pretrained policy would have done in it."""
+        """Return advantages of the rollout, and what a pretrained policy would have done in it."""
         with torch.no_grad():
             tensors, reset = obs_as_tensor(observations, self.device), torch.from_numpy(dones).to(self.device)
             values = self.policy.predict_values(tensors, self._last_state, reset, self._last_previous)
@@ -242,7 +242,7 @@ class RecurrentPPO(PPO):
         self.logger.record("time/update_fps", round((self.n_steps * self.n_envs - fillers) / seconds))
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """As in Stable-Baselines3, and with the memory and the state of the random generators.
+        """Run as in Stable-Baselines3, and with the memory and the state of the random generators.
 
         A model that is loaded and learns on with `reset_num_timesteps=False` draws the same numbers as the one that
         was saved. Environments are not saved: where they are reset, the memory starts empty.
@@ -258,7 +258,8 @@ class RecurrentPPO(PPO):
         cls: type[Self], path: Any, env: GymEnv | None = None, device: torch.device | str = "auto",
         custom_objects: dict[str, Any] | None = None, *arguments: Any, **keywords: Any,
     ) -> Self:  # fmt: skip
-        """As in Stable-Baselines3; a model of sb3-contrib's RecurrentPPO gets the policy here that is its equal."""
+        """Run as in Stable-Baselines3; a model of sb3-contrib's RecurrentPPO gets the policy here that is its
+        equal."""
         return super().load(path, env, device, contrib_objects(path) | (custom_objects or {}), *arguments, **keywords)
 
     def _setup_learn(
@@ -296,5 +297,5 @@ class RecurrentPPO(PPO):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """As in Stable-Baselines3; the memory goes on from the last call where the environment does."""
+        """Run as in Stable-Baselines3; the memory goes on from the last call where the environment does."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -29,7 +29,7 @@ from .ppo import RecurrentPPO
 
 @dataclass(frozen=True)
 class PPOOptions(BackboneConfig):
-    """What the user says about the policy."""
+    """Settings of a policy that a user gives."""
 
     depth: int = field(default=2, metadata={"help": "blocks of the backbone"})
     mlp: float = field(default=0.0, metadata={"help": "hidden width of each block's MLP over the width, 0 for none"})
@@ -77,13 +77,13 @@ class PPOOptions(BackboneConfig):
 
 @dataclass(frozen=True)
 class PPOConfig(PPOOptions):
-    """What a policy is made of."""
+    """Settings of a policy, with the pretrained agent that it started from."""
 
     # The pretrained agent but for its weights, so that a checkpoint can be read where that run is gone.
     origin: dict[str, Any] = field(default_factory=dict)
 
     def policy_kwargs(self) -> dict[str, Any]:
-        """For the policies of `minrl.online.backbone_policy`."""
+        """Return the keywords for the policies of `minrl.online.backbone_policy`."""
         names = "cell", "width", "depth", "conv", "mlp", "separate_critic", "previous_action", "previous_reward"
         options = {name: getattr(self, name) for name in names}
         options |= {"cell_options": self.cell_options or None, "net_arch": self.net_arch or None}
@@ -144,19 +144,19 @@ class PPOAgent(OnlineAgent):
         return cls(config, task, model.policy), model
 
     def take_normalization(self, environments: VecNormalize) -> None:
-        """The running statistics of a training run, as they are now."""
+        """Take the running statistics of a training run."""
         if self.standardizer is not None:
             self.standardizer.take(environments)
         if self.config.normalize_rewards:
             self.reward_std.fill_(float((environments.ret_rms.var + environments.epsilon) ** 0.5))
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
-        """As `Actor.initial_state`; a target return changes nothing."""
+        """Return the initial state as `Actor.initial_state` does; a target return changes nothing."""
         memory = self.policy.initial_state(batch_size)
         return memory.new_zeros(batch_size, self.state_size)
 
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
-        """As `Actor.act`."""
+        """Act as `Actor.act` does."""
         policy = self.policy
         memory, previous = state.split([policy.state_size, policy.previous_size], dim=1)
         if policy.previous_reward:

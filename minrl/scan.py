@@ -63,7 +63,7 @@ def kernel_for(x: Tensor) -> str:
 def linear_scan(
     decay: Tensor, drive: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """h_t = decay_t * h_{t-1} + drive_t, with h_{t-1} := 0 where `reset[:, t]`.
+    """Compute h_t = decay_t * h_{t-1} + drive_t, with h_{t-1} := 0 where `reset[:, t]`.
 
     Args:
         decay: (B, T, D), real or complex.
@@ -93,7 +93,7 @@ def mingru_scan(
     candidate: Candidate = "positive",
     signed: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """minGRU: z = sigmoid(k), h_t = (1 - z_t) * h_{t-1} + z_t * g(v_t) (arXiv 2410.01201, section 3.1).
+    """Compute the minGRU: z = sigmoid(k), h_t = (1 - z_t) * h_{t-1} + z_t * g(v_t) (arXiv 2410.01201, section 3.1).
 
     Args:
         gates: (B, T, 2D) update gate k | candidate v, both before their maps.
@@ -116,7 +116,7 @@ def minlstm_scan(
     candidate: Candidate = "positive",
     signed: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """minLSTM: f' = f / (f + i), i' = i / (f + i), h_t = f'_t * h_{t-1} + i'_t * g(v_t) (section 3.2).
+    """Compute the minLSTM: f' = f / (f + i), i' = i / (f + i), h_t = f'_t * h_{t-1} + i'_t * g(v_t) (section 3.2).
 
     Args:
         gates: (B, T, 3D) forget gate | input gate | candidate v, all before their maps.
@@ -132,7 +132,7 @@ def minlstm_scan(
 def lstm_scan(
     gates: Tensor, weight: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """LSTM: c_t = f_t * c_{t-1} + i_t * g_t, h_t = o_t * tanh(c_t) (Hochreiter and Schmidhuber, 1997).
+    """Compute the LSTM: c_t = f_t * c_{t-1} + i_t * g_t, h_t = o_t * tanh(c_t) (Hochreiter and Schmidhuber, 1997).
 
     As in torch.nn.LSTM, the gates i, f (Gers et al., 2000) and o are the sigmoid and the candidate g is the tanh of
     what the input gives plus W h_{t-1}. Where `reset[:, t]`, h_{t-1} and c_{t-1} are zero, whatever they were, and
@@ -174,7 +174,7 @@ def gated_layer(
     candidate: Candidate = "positive",
     signed: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """`mingru_scan` (parts=2) or `minlstm_scan` (parts=3) of the gates that `layer` makes of x (B, T, D).
+    """Compute `mingru_scan` (parts=2) or `minlstm_scan` (parts=3) of the gates that `layer` makes of x (B, T, D).
 
     On a CPU product and recurrence of a large x take turns, tile by tile.
     """
@@ -191,7 +191,7 @@ def gated_layer(
 def _gated_scan(
     gates: Tensor, state: Tensor | None, reset: Tensor | None, *, parts: int, candidate: Candidate, signed: bool
 ) -> tuple[Tensor, Tensor]:
-    """The fused kernel where there is one; else gates in torch operations and a linear scan."""
+    """Return the fused kernel where there is one; else gates in torch operations and a linear scan."""
     candidate_checked(candidate)
     if gates.dim() != 3 or gates.shape[2] % parts or gates.is_complex():
         raise ValueError(f"gates must be real, (B, T, {parts}D) with T >= 1, got {gates.dtype} {_shape(gates)}")

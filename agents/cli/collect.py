@@ -12,7 +12,7 @@ from minrl.system.mujoco import quiet_mujoco
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `minrl collect`."""
+    """Add the flags of `minrl collect`."""
     parser.usage = "minrl collect --policy POLICY --env ID --episodes N --out minari:NAME [flags]"
     parser.epilog = (
         "examples:\n"

@@ -12,7 +12,7 @@ from minrl.system.config import key_value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`list`, `info` and `import`."""
+    """Add the commands `list`, `info` and `import`."""
     parser.usage = "minrl data list | info NAME | import FILE [--env MODULE:ID]"
     parser.epilog = (
         "names of data sets:\n"

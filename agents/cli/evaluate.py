@@ -21,7 +21,7 @@ from minrl.system.config import key_value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `minrl evaluate`."""
+    """Add the flags of `minrl evaluate`."""
     parser.usage = "minrl evaluate RUN [flags]"
     parser.epilog = (
         "examples:\n"
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-episode-steps",
         metavar="N",
         type=int,
-        help="cut an episode off after so many steps (default: the environment's own limit, or "
+        help="cut an episode off after N steps (default: the environment's own limit, or "
         f"{DEFAULT_MAX_STEPS} where it states none)",
     )
     parser.add_argument("--sample", action="store_true", help="sample actions instead of taking the likeliest")
@@ -129,7 +129,7 @@ def chosen_environment(task: Task, name: str | None, kwargs: dict[str, Any]) -> 
 
 @contextlib.contextmanager
 def stdout_left_alone() -> Iterator[None]:
-    """Whatever is written to standard output meanwhile, from C too, goes to standard error."""
+    """Send what is written to standard output meanwhile, from C too, to standard error."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

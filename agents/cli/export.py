@@ -52,7 +52,7 @@ def act(observation, reward=0.0, start=False):  # the last action's reward; star
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `minrl export`."""
+    """Add the flags of `minrl export`."""
     parser.usage = "minrl export RUN --onnx FILE [flags]"
     indented, alone = ("".join(f"  {line}\n" for line in text.splitlines()) for text in (EXAMPLE, EXAMPLE_ALONE))
     parser.epilog = (

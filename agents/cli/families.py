@@ -25,7 +25,7 @@ _DEFAULT = "decision"
 
 
 def families() -> dict[str, Family]:
-    """By the name of the grid's table with their settings."""
+    """Return the families by the name of their table in a grid."""
     kinds = {name: kind.config_class for name, kind in cli_train.offline_agents().items()}
     return {
         "offline": Family(
@@ -63,7 +63,7 @@ def families() -> dict[str, Family]:
 
 
 def find_data(settings: TrainConfig, download: bool) -> Task:
-    """The task of a data set; a ValueError where the set or its environment cannot be had."""
+    """Return the task of a data set; a ValueError where the set or its environment cannot be had."""
     task = Task.of(training_data(settings, download=download))
     if task.environment is None:
         raise ValueError(
@@ -77,29 +77,29 @@ def find_data(settings: TrainConfig, download: bool) -> Task:
 
 
 def check_offline(agent: str, options: Any, task: Task) -> None:
-    """A ValueError where no agent can be made of these options."""
+    """Raise a ValueError where no agent can be made of these options."""
     new_agent(cli_train.offline_agents()[agent], options, task)
 
 
 def start_offline(agent: str, options: Any, settings: TrainConfig, out: Path) -> int:
-    """A new run; 0, or 128 + the signal that stopped it."""
+    """Start a new run; return 0, or 128 + the signal that stopped it."""
     kind = cli_train.offline_agents()[agent]
     return cli_train.finish(train_offline(kind, options, settings, out), out)
 
 
 def go_on_offline(settings: TrainConfig, out: Path) -> int:
-    """Go on with a run, to the same numbers as without the interruption."""
+    """Continue a run, to the same numbers as without the interruption."""
     return cli_train.finish(resume_offline(out, settings.eval_env or None), out)
 
 
 def find_environment(settings: OnlineConfig, download: bool) -> Task:
-    """The task of an environment; a ValueError where it cannot be had."""
+    """Return the task of an environment; a ValueError where it cannot be had."""
     task, _ = probe(settings)
     return task
 
 
 def check_online(agent: str, options: PPOOptions, task: Task) -> None:
-    """A ValueError where no policy can be made of these options."""
+    """Raise a ValueError where no policy can be made of these options."""
     try:
         PPOAgent(PPOConfig(**vars(options)), task)
     except (AssertionError, TypeError, RuntimeError, ZeroDivisionError) as error:  # Stable-Baselines3 asserts
@@ -108,10 +108,11 @@ def check_online(agent: str, options: PPOOptions, task: Task) -> None:
 
 
 def start_online(agent: str, options: PPOOptions, settings: OnlineConfig, out: Path) -> int:
-    """As `start_offline`."""
+    """Start a run as `start_offline` does."""
     return train_ppo.end(online.train(PPOAgent, options, settings, out), out)
 
 
 def go_on_online(settings: OnlineConfig, out: Path) -> int:
-    """As `go_on_offline`; an id with a module before it is imported, as the grid is the user's own."""
+    """Continue a run as `go_on_offline` does; an id with a module before it is imported, as the grid is the user's
+    own."""
     return train_ppo.end(online.resume(out, settings.env if ":" in settings.env else None), out)

@@ -29,7 +29,7 @@ minrl train AGENT --help shows the agent's flags."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One further command for each agent, whose flags are the fields of its config."""
+    """Add one further command for each agent, whose flags are the fields of its config."""
     parser.usage = f"minrl train AGENT --data NAME --out RUN [flags]\n       {train_ppo.USAGE} [flags]"
     parser.usage += "\n       minrl train --resume RUN [--steps N]"
     parser.epilog = EXAMPLES
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def offline_agents() -> dict[str, type[Agent]]:
-    """The installed agents that learn from data sets."""
+    """Return the installed agents that learn from data sets."""
     kinds = {name: checkpoint.agent_class(name) for name in sorted(checkpoint.agents())}
     return {name: kind for name, kind in kinds.items() if issubclass(kind, Agent)}
 
@@ -93,7 +93,7 @@ def check_words(words: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended."""
+    """Outcome of a run."""
 
     code: int  # exit code
     folder: Path
@@ -155,7 +155,7 @@ def _scores(folder: Path) -> dict[str, Any]:
 
 
 def finish(result: RunResult, path: Path) -> int:
-    """Say how the run ended; the exit code."""
+    """Report how the run ended and return the exit code."""
     from minrl.training.report import write_report
 
     out = path if path.is_dir() else path.parent

@@ -32,7 +32,7 @@ EXAMPLES = f"""examples:
 
 
 def add_arguments(agents: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command `minrl train ppo`, whose flags are the fields of its settings."""
+    """Add the command `minrl train ppo`, whose flags are the fields of its settings."""
     about = (ppo_agent.__doc__ or NAME).splitlines()[0]
     parser = agents.add_parser(
         NAME,
@@ -99,7 +99,7 @@ def go_on(path: Path, environment: str | None, steps: int | None = None) -> int:
 
 
 def end(result: OnlineResult, path: Path) -> int:
-    """Say how the run ended; the exit code."""
+    """Report how the run ended and return the exit code."""
     out = path if path.is_dir() else path.parent
     config = result.config
     if result.signal is not None:

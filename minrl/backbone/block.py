@@ -36,15 +36,15 @@ class Block(Cell):
         self.state_size = cell.state_size + (self.conv.state_size if self.conv else 0)
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`."""
+        """Scan as `Cell.scan` does."""
         return self(x, state, reset)  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         return self(x, state)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.forward`."""
+        """Scan or step as `Cell.forward` does."""
         return self._run(x, state, reset) if x.dim() == 2 else self._scan(x, state, reset)
 
     @contained

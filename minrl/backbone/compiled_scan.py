@@ -23,7 +23,7 @@ from minrl.kernels.scan import cpu
 
 @dataclass(frozen=True)
 class CompiledScan:
-    """What a backbone is made of; the values of its weights are read anew at every scan."""
+    """Compiled scan of a backbone; the values of its weights are read anew at every scan."""
 
     run: Callable[..., tuple[Tensor, Tensor]]
     stack: Any
@@ -33,7 +33,7 @@ class CompiledScan:
     dropouts: tuple[nn.Dropout, ...]
 
     def rates(self) -> tuple[float, ...] | None:
-        """The dropout of each block; None where there is none."""
+        """Return the dropout of each block; None where there is none."""
         for dropout in self.dropouts:  # a loop over what is mostly nothing takes half the time of any()
             if dropout.training and dropout.p:
                 return tuple(d.p if d.training else 0.0 for d in self.dropouts)
@@ -44,7 +44,7 @@ _scans: WeakKeyDictionary[nn.Module, CompiledScan | None] = WeakKeyDictionary()
 
 
 def scan(backbone: nn.Module, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """`Backbone.scan` for inputs that fit; None where it is not for these kernels."""
+    """Run `Backbone.scan` for inputs that fit; None where it is not for these kernels."""
     if not runs_alone() or not (_plain(x) and (reset is None or _plain(reset)) and (state is None or _plain(state))):
         return None
     plan = _plan_of(backbone)
@@ -61,7 +61,7 @@ def _plain(x: Tensor) -> bool:
 
 
 def _plan_of(backbone: nn.Module) -> CompiledScan | None:
-    """The plan as it is, made anew where something was replaced."""
+    """Return the plan as it is, made anew where something was replaced."""
     plan = _scans.get(backbone)
     if plan is None or not plan.watch.holds():
         plan = _build(backbone)
@@ -70,7 +70,7 @@ def _plan_of(backbone: nn.Module) -> CompiledScan | None:
 
 
 def _build(backbone: Any) -> CompiledScan | None:
-    """The plan of a backbone that the kernels take, else None."""
+    """Return the plan of a backbone that the kernels take, else None."""
     weights = _weights(backbone)
     if weights is None or not cpu.available():
         return None
@@ -93,7 +93,7 @@ def _build(backbone: Any) -> CompiledScan | None:
 
 
 def _weights(backbone: Any) -> tuple[Tensor | None, ...] | None:
-    """The weights in the kernels' order; None where one of the modules is not what a backbone is made with."""
+    """Return the weights in the kernels' order; None where one of the modules is not what a backbone is made with."""
     if not all(is_known_block(block) and type(block.dropout) is nn.Dropout for block in backbone.blocks):
         return None
     weights: list[Tensor | None] = []
@@ -108,7 +108,7 @@ def _weights(backbone: Any) -> tuple[Tensor | None, ...] | None:
 
 
 def _have_shapes(weights: list[Tensor | None], block: Any, width: int) -> bool:
-    """Whether the weights of a block fit each other: the kernels reach as far as these shapes."""
+    """Return True if the weights of a block fit each other: the kernels reach as far as these shapes."""
     inner, hidden, taps = block_sizes(block)
     gates = inner * (2 if type(block.cell) is MinGRU else 3)
     of_mlp = [(width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,)]
@@ -123,7 +123,7 @@ def _fits(weight: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _stack(backbone: Any, kind: Any) -> Any:
-    """What `cpu_block_node` must know besides the weights, with numbers of type `kind`."""
+    """Return the layout of a backbone, with constants of type `kind`."""
     from minrl.kernels.backbone import layout
     from minrl.kernels.scan import cpu_gates  # they import numba
 

@@ -35,7 +35,7 @@ _steps: WeakKeyDictionary[nn.Module, CompiledStep | None] = WeakKeyDictionary()
 
 
 def step(backbone: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
-    """`Backbone.step` for x (B, D), state (B, S); None where it is not for this kernel."""
+    """Run `Backbone.step` for x (B, D), state (B, S); None where it is not for this kernel."""
     if not (may_run() and plain(x, 2) and plain(state, 2) and takes(x.shape[0])):
         return None
     plan = _steps.get(backbone)
@@ -61,7 +61,7 @@ def _run(plan: CompiledStep, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] 
 
 
 def _build(backbone: nn.Module) -> CompiledStep | None:
-    """The plan of a backbone that the kernel takes, else None."""
+    """Return the plan of a backbone that the kernel takes, else None."""
     stack = stack_weights(backbone)
     if stack is None:
         return None
@@ -82,5 +82,5 @@ def _build(backbone: nn.Module) -> CompiledStep | None:
 
 
 def takes(rows: int) -> bool:
-    """Whether so many rows are for the kernels."""
+    """Return True if the kernels take a batch of `rows` rows."""
     return 0 < rows <= (MOST_ROWS if rows <= MOST_ROWS or torch.get_num_threads() > 1 else MOST_ROWS_OF_ONE_THREAD)

@@ -57,7 +57,8 @@ class Backbone(Cell):
         self.state_size = sum(self._sizes)
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; on a CPU it is one node of the gradient's graph where there are kernels for these cells.
+        """Scan as `Cell.scan` does; on a CPU it is one node of the gradient's graph where there are kernels for these
+        cells.
 
         Raises:
             ValueError: where a shape or type does not fit.
@@ -66,14 +67,15 @@ class Backbone(Cell):
         return self(x, state, reset)  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`; without gradients on a CPU it is one compiled call where there is one for these cells."""
+        """Step as `Cell.step` does; without gradients on a CPU it is one compiled call where there is one for these
+        cells."""
         # There is none where a part has hooks, so that they are passed by in no case.
         if type(self) is Backbone and (fused := compiled_step.step(self, x, state)):
             return fused
         return self(x, state)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.forward`."""
+        """Scan or step as `Cell.forward` does."""
         if x.dim() == 2:
             return self._run(x, state, reset)
         self._check(x, state, reset)
@@ -109,7 +111,7 @@ class Backbone(Cell):
 
 
 def _cell(name: str, width: int, options: dict[str, Any], pattern: Sequence[str]) -> Cell:
-    """The cell `name`, one of the pattern's, with those of the options that it has."""
+    """Return the cell `name`, one of the pattern's, with those of the options that it has."""
     families = {other: choose(CELLS, other, "cell") for other in pattern}
     own = options
     if len(families) > 1:

@@ -20,7 +20,7 @@ from minrl.kernels.scan import cpu
 
 @dataclass(frozen=True)
 class StackWeights:
-    """What a backbone is made of and where its weights lie, in the order of `cpu_step_loops`."""
+    """Weights of a backbone and where they lie, in the order of the kernels."""
 
     kind: tuple[int, int]  # parts of the gates, candidate
     weights: tuple[Tensor | None, ...]
@@ -31,12 +31,12 @@ class StackWeights:
 
 
 def addresses(tensors: Iterable[Tensor | None]) -> Any:
-    """Where tensors lie, int64; 0 for those that are not there."""
+    """Return where tensors lie, int64; 0 for those that are not there."""
     return np.array([0 if tensor is None else tensor.data_ptr() for tensor in tensors], np.int64)
 
 
 def stack_weights(backbone: Any) -> StackWeights | None:
-    """The parts of a backbone that the kernels take, else None."""
+    """Return the parts of a backbone that the kernels take, else None."""
     blocks = list(backbone.blocks)
     if not all(is_known_block(block) for block in blocks) or not is_norm(backbone.norm) or not cpu.available():
         return None
@@ -63,7 +63,7 @@ def stack_weights(backbone: Any) -> StackWeights | None:
 
 
 def block_sizes(block: Any) -> tuple[int, int, int]:
-    """H, M and K; 0 for what is not there."""
+    """Return H, M and K; 0 for what is not there."""
     hidden = 0 if block.mlp is None else block.mlp[1].out_features
     return block.cell.state_size, hidden, 0 if block.conv is None else block.conv.taps
 

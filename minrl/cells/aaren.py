@@ -38,7 +38,8 @@ class Aaren(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is m (B, N) | u, w of each head (B, N * (E + 1)); w = 0 is the empty memory."""
+        """Scan as `Cell.scan` does; the state is m (B, N) | u, w of each head (B, N * (E + 1)); w = 0 is the empty
+        memory."""
         if state is None:
             state = x.new_zeros(x.shape[0], self.state_size, dtype=state_dtype(self.token))
         score, value = self._scored(x)
@@ -51,7 +52,7 @@ class Aaren(Cell):
         return self._out(sums.view_as(value), x), torch.cat([largest[:, -1], last], dim=1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         score, value = self._scored(x)
         first, sums = self._split(state)
         largest = torch.maximum(first, score).detach()
@@ -59,7 +60,7 @@ class Aaren(Cell):
         return self._out(sums, x), torch.cat([largest, sums.flatten(1)], dim=1)
 
     def _scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (…, N) and value | 1 (…, N, E + 1) in the state's precision."""
+        """Return scores (…, N) and value | 1 (…, N, E + 1) in the state's precision."""
         precision, split = state_dtype(self.token), (self.heads, self.width // self.heads)
         query = self.query(self.token).to(precision).view(split)
         key = self.key(x).to(precision).unflatten(-1, split)
@@ -68,7 +69,7 @@ class Aaren(Cell):
         return score, torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
 
     def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """m (B, N), far below any score where the memory is empty, and u | w (B, N, E + 1)."""
+        """Split a state into m (B, N), far below any score where the memory is empty, and u | w (B, N, E + 1)."""
         largest, sums = state.tensor_split([self.heads], dim=1)
         sums = sums.unflatten(1, (self.heads, -1))
         return torch.where(sums[..., -1] > 0, largest, EMPTY), sums

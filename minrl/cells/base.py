@@ -48,18 +48,18 @@ class Cell(nn.Module, ABC):
         return self.scan(x, state, reset)
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """The empty memory, (B, S), on the device and in the precision of the weights."""
+        """Return the empty memory, (B, S), on the device and in the precision of the weights."""
         weight = next(self.parameters())
         return torch.zeros(batch_size, self.state_size, dtype=state_dtype(weight), device=weight.device)
 
 
 def state_dtype(like: Tensor) -> torch.dtype:
-    """The precision that memory is kept in: float64 for float64 weights, else float32."""
+    """Return the precision that memory is kept in: float64 for float64 weights, else float32."""
     return torch.float64 if like.dtype == torch.float64 else torch.float32
 
 
 def hold_bias(size: int, hold: tuple[float, float]) -> Tensor:
-    """Evenly spread log-odds (size,) of keeping the memory at a step, from `hold[0]` to `hold[1]`.
+    """Return evenly spread log-odds (size,) of keeping the memory at a step, from `hold[0]` to `hold[1]`.
 
     With zero bias a gated memory halves at each step, and tasks with a delay stay at chance.
     """
@@ -67,7 +67,7 @@ def hold_bias(size: int, hold: tuple[float, float]) -> Tensor:
 
 
 def inner_width(width: int, expand: float) -> int:
-    """H = expand * width; a ValueError where that is no positive whole number."""
+    """Compute H = expand * width; a ValueError where that is no positive whole number."""
     inner = round(width * expand)
     if inner < 1 or abs(inner - width * expand) > 1e-6:
         raise ValueError(f"expand={expand} times width={width} must be a whole number of at least 1")

@@ -34,15 +34,15 @@ class ShortConvolution(Cell):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`."""
+        """Scan as `Cell.scan` does."""
         return self(x, state, reset)  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         return self(x, state)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.forward`."""
+        """Scan or step as `Cell.forward` does."""
         if state is None:
             state = self.initial_state(x.shape[0])
         if x.dim() == 2:

@@ -16,12 +16,12 @@ from minrl.scan import linear_scan
 
 
 def polar(modulus: Tensor, phase: Tensor) -> Tensor:
-    """modulus * exp(i * phase), each (…) -> (…, 2)."""
+    """Compute modulus * exp(i * phase), each (…) -> (…, 2)."""
     return torch.stack([modulus * torch.cos(phase), modulus * torch.sin(phase)], dim=-1)
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """The products of numbers (…, P) and (…, P)."""
+    """Multiply complex numbers (…, P) and (…, P)."""
     if a.shape[-1] == 1:
         return a * b
     (a_re, a_im), (b_re, b_im) = a.unbind(-1), b.unbind(-1)
@@ -29,13 +29,13 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
 
 
 def expm1(x: Tensor) -> Tensor:
-    """exp(x) - 1 for x <= 0 with all its digits, also where it runs as ONNX, which has no expm1 of its own."""
+    """Compute exp(x) - 1 for x <= 0 with all its digits, also where it runs as ONNX, which has no expm1 of its own."""
     t = torch.tanh(x / 2)
     return 2 * t / (1 - t)
 
 
 def zero_order_hold(real: Tensor, imaginary: Tensor | None, dt: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(A dt) and (exp(A dt) - 1) / A of A = real + i * imaginary, each (…) -> two (…, P).
+    """Compute exp(A dt) and (exp(A dt) - 1) / A of A = real + i * imaginary, each (…) -> two (…, P).
 
     For small steps exp(A dt) - 1 as it stands has lost four of float32's seven digits: see `expm1`.
     """
@@ -50,26 +50,27 @@ def zero_order_hold(real: Tensor, imaginary: Tensor | None, dt: Tensor) -> tuple
 
 
 def log_uniform(size: int, least: float, most: float) -> Tensor:
-    """Logarithms (size) of numbers that are log-uniform in [least, most]; a ValueError where that is no interval."""
+    """Return logarithms (size) of numbers that are log-uniform in [least, most]; a ValueError where that is no
+    interval."""
     if not 0 < least <= most:
         raise ValueError(f"dt_min and dt_max must be positive and in order, got {least} and {most}")
     return torch.empty(size).uniform_(math.log(least), math.log(most))
 
 
 def read_in(x: Tensor, matrix: Tensor, precision: torch.dtype) -> Tensor:
-    """A complex matrix (N, D, 2) times real numbers (…, D) -> (…, N, 2) in `precision`."""
+    """Multiply a complex matrix (N, D, 2) by real numbers (…, D) -> (…, N, 2) in `precision`."""
     pairs: Tensor = F.linear(x, matrix.movedim(-1, 1).flatten(0, 1).to(x.dtype)).to(precision)
     return torch.unflatten(pairs, -1, matrix.shape[::2])
 
 
 def read_out(h: Tensor, matrix: Tensor) -> Tensor:
-    """The real part of a complex matrix (D, N, 2) times numbers (…, N, 2) -> (…, D)."""
+    """Return the real part of a complex matrix (D, N, 2) times numbers (…, N, 2) -> (…, D)."""
     real, imaginary = matrix.unbind(-1)
     return F.linear(h.flatten(-2).to(matrix.dtype), torch.stack([real, -imaginary], dim=-1).flatten(1))
 
 
 def scan(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-    """h_t = decay * h_{t-1} + drive_t: decay (N, P), drive (B, T, N, P), state (B, N * P), reset (B, T).
+    """Compute h_t = decay * h_{t-1} + drive_t: decay (N, P), drive (B, T, N, P), state (B, N * P), reset (B, T).
 
     Returns:
         h (B, T, N, P) and the last state (B, N * P).
@@ -87,5 +88,5 @@ def scan(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | Non
 
 
 def step(decay: Tensor, drive: Tensor, state: Tensor) -> Tensor:
-    """One step in real arithmetic: decay (N, P), drive (B, N, P), state (B, N * P) -> h (B, N, P)."""
+    """Compute one step in real arithmetic: decay (N, P), drive (B, N, P), state (B, N * P) -> h (B, N, P)."""
     return multiply(decay, state.to(drive.dtype).unflatten(1, decay.shape)) + drive

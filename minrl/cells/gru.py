@@ -51,7 +51,7 @@ class GRU(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is h (B, H)."""
+        """Scan as `Cell.scan` does; the state is h (B, H)."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.gru.all_weights[0][0].dtype)
             h = x.new_zeros(x.shape[0], self.state_size) if state is None else state.to(x.dtype)
@@ -66,7 +66,7 @@ class GRU(Cell):
         return self.down(hidden), h.to(state_dtype(h))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.gru.all_weights[0][0].dtype)
             h = torch.gru_cell(x, state.to(x.dtype), *self.gru.all_weights[0])

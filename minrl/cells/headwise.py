@@ -23,12 +23,12 @@ class HeadwiseLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(heads, size, size).normal_(std=std))  # head | output | input
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, D) -> (…, D)."""
+        """Multiply each head of x (…, D) by its matrix: (…, D)."""
         heads, _, size = self.weight.shape
         y = torch.einsum("...hd,hod->...ho", x.unflatten(-1, (heads, size)), self.weight)
         return y.flatten(-2)
 
 
 def headwise_norm(x: Tensor, scale: Tensor) -> Tensor:
-    """Each head of (…, H, E) normalised over its features and scaled by 1 + `scale` (D,): (…, D)."""
+    """Normalise each head of (…, H, E) over its features and scale it by 1 + `scale` (D,): (…, D)."""
     return F.layer_norm(x, x.shape[-1:]).flatten(-2) * (1.0 + scale.to(x.dtype))

@@ -62,17 +62,17 @@ class LRU(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is h (B, 2N), real and imaginary part of each number side by side."""
+        """Scan as `Cell.scan` does; the state is h (B, 2N), real and imaginary part of each number side by side."""
         h, last = diagonal.scan(self._decay(), self._drive(x), state, reset)
         return self._out(h, x), last
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         h = diagonal.step(self._decay(), self._drive(x), state)
         return self._out(h, x), h.flatten(1)
 
     def _decay(self) -> Tensor:
-        """lambda, (N, 2)."""
+        """Compute lambda, (N, 2)."""
         precision = state_dtype(self.nu_log)
         nu, theta = torch.exp(self.nu_log.to(precision)), torch.exp(self.theta_log.to(precision))
         return diagonal.polar(torch.exp(-nu), theta)

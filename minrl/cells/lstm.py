@@ -15,7 +15,8 @@ from minrl.cells.nan_masks import contained
 from minrl.kernels.guard import under_transform
 from minrl.kernels.lstm import cpu
 
-# Where no row resets, torch's LSTM is faster by 3 to 12 % for so many numbers of h (B, T, H) in so many rows. Fewer do
+# Where no row resets, torch's LSTM is faster by 3 to 12 % for this many elements of h (B, T, H) in this many rows.
+# Fewer do
 # not fill its products; with more, glibc takes its workspace from the system anew at every call.
 _MANY, _TOO_MANY, _ROWS = 1 << 17, 1 << 19, 8
 
@@ -68,7 +69,7 @@ class LSTM(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is h | c (B, 2H)."""
+        """Scan as `Cell.scan` does; the state is h | c (B, 2H)."""
         with torch.autocast(x.device.type, enabled=False):
             weights = self.lstm.all_weights[0]
             x = x.to(weights[0].dtype)
@@ -80,7 +81,7 @@ class LSTM(Cell):
         return self.down(hidden), last.to(state_dtype(last))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         with torch.autocast(x.device.type, enabled=False):
             weights = self.lstm.all_weights[0]
             x = x.to(weights[0].dtype)
@@ -95,7 +96,7 @@ class LSTM(Cell):
 def lstm_layer(
     x: Tensor, weights: Sequence[Tensor], state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A layer of `torch.nn.LSTM` with resets inside: `minrl.scan.lstm_scan` of W_ih x + b_ih + b_hh.
+    """Run a layer of `torch.nn.LSTM` with resets inside: `minrl.scan.lstm_scan` of W_ih x + b_ih + b_hh.
 
     On a CPU one compiled loop does it. Elsewhere, and where numba is missing, torch's LSTM does, one call for each
     piece of time in which no row resets, so that short episodes that start at different steps cost many calls.
@@ -122,7 +123,7 @@ def lstm_layer(
             opens = reset[:, first, None]
             h, c = h.masked_fill(opens, 0.0), c.masked_fill(opens, 0.0)
         start = h.unsqueeze(0).contiguous(), c.unsqueeze(0).contiguous()
-        # One layer, no dropout, made to be gone back through or not, one direction, batch first. cuDNN's way back
+        # One layer, no dropout, for training or not, one direction, batch first. cuDNN's backward pass
         # asks for training.
         options = (1, 0.0, torch.is_grad_enabled(), False, True)
         output, h, c = torch.lstm(x[:, first:end], start, parts, len(parts) == 4, *options)
@@ -135,7 +136,8 @@ def lstm_layer(
 def peephole_layer(
     x: Tensor, weights: Sequence[Tensor], peepholes: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `lstm_layer`, with weights (3, H) from the memory to input, forget and output gate; a loop over time."""
+    """Compute as `lstm_layer` does, with weights (3, H) from the memory to input, forget and output gate; a loop over
+    time."""
     gates = F.linear(x, weights[0], _bias(weights))
     memory = x.new_zeros(x.shape[0], 2 * weights[1].shape[1]) if state is None else state
     h, c = memory.chunk(2, dim=-1)
@@ -149,7 +151,7 @@ def peephole_layer(
 
 
 def _peephole_step(gates: Tensor, h: Tensor, c: Tensor, weight: Tensor, peepholes: Tensor) -> tuple[Tensor, Tensor]:
-    """One step from what the input gives to the gates (B, 4H) and h, c (B, H) to the next h, c."""
+    """Compute one step from what the input gives to the gates (B, 4H) and h, c (B, H) to the next h, c."""
     i, f, g, o = torch.addmm(gates, h, weight.T).chunk(4, dim=-1)
     of_input, of_forget, of_output = peepholes
     c = torch.sigmoid(f + of_forget * c) * c + torch.sigmoid(i + of_input * c) * torch.tanh(g)

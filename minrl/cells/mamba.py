@@ -70,7 +70,7 @@ class Mamba(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is the convolution's last inputs | h (B, H * N)."""
+        """Scan as `Cell.scan` does; the state is the convolution's last inputs | h (B, H * N)."""
         if state is None:
             state = self.initial_state(x.shape[0])
         recent, h = state.tensor_split([self.conv.state_size], dim=1)
@@ -81,7 +81,7 @@ class Mamba(Cell):
         return self._out(y, u, z), torch.cat([recent, h], dim=1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         recent, h = state.tensor_split([self.conv.state_size], dim=1)
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u, recent = self.conv.step(u, recent)
@@ -102,7 +102,7 @@ class Mamba(Cell):
     def _selective_scan(
         self, dt: Tensor, drive: Tensor, b: Tensor, c: Tensor, h: Tensor, reset: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t, y_t = C_t h_t: y (B, T, H) and the last h (B, H * N)."""
+        """Compute h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t, y_t = C_t h_t: y (B, T, H) and the last h (B, H * N)."""
         a = -torch.exp(self.A_log.to(dt.dtype))
         steps = dt.shape[1]
         if steps <= _PIECE:
@@ -124,7 +124,7 @@ class Mamba(Cell):
 def _selective_piece(
     a: Tensor, dt: Tensor, drive: Tensor, b: Tensor, c: Tensor, h: Tensor, reset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The selective scan of one piece of time, through the recurrence over (B, T, H * N)."""
+    """Compute the selective scan of one piece of time, through the recurrence over (B, T, H * N)."""
     decay = torch.exp(dt.unsqueeze(-1) * a)  # (B, T, H, N)
     insert = drive.unsqueeze(-1) * b.unsqueeze(-2)
     hidden, last = linear_scan(decay.flatten(2), insert.flatten(2), h, reset)

@@ -66,7 +66,7 @@ class Mamba2(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is the convolution's last inputs | S (B, H * N * P)."""
+        """Scan as `Cell.scan` does; the state is the convolution's last inputs | S (B, H * N * P)."""
         if state is None:
             state = self.initial_state(x.shape[0])
         recent, memory = self._split(state)
@@ -78,7 +78,7 @@ class Mamba2(Cell):
         return self._out(y + skip, z), torch.cat([recent, memory.matrix.flatten(1)], dim=1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         recent, memory = self._split(state)
         z, u, dt = self._projected(x)
         u, recent = self.conv.step(u, recent)
@@ -96,7 +96,7 @@ class Mamba2(Cell):
         return z, u, dt
 
     def _selection(self, u: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """D x (…, H, P), then query C, key B (…, 1, N), value dt x (…, H, P) and log decay dt A (…, H)."""
+        """Return D x (…, H, P), then query C, key B (…, 1, N), value dt x (…, H, P) and log decay dt A (…, H)."""
         precision = state_dtype(self.A_log)
         x, b, c = F.silu(u.to(precision)).split(self.sizes, dim=-1)
         x = x.unflatten(-1, (self.shape[0], -1))
@@ -106,7 +106,7 @@ class Mamba2(Cell):
         return skip, c.unsqueeze(-2), b.unsqueeze(-2), dt.unsqueeze(-1) * x, log_decay
 
     def _out(self, y: Tensor, z: Tensor) -> Tensor:
-        """Gated RMS norm (section 7.1: the gate comes first) and projection back."""
+        """Compute the gated RMS norm (section 7.1: the gate comes first) and projection back."""
         y = self.norm(y.flatten(-2) * F.silu(z.to(y.dtype)))
         out: Tensor = self.out_proj(y.to(z.dtype))
         return out

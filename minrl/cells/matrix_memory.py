@@ -33,7 +33,8 @@ def matrix_memory(
     memory: Memory,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Memory, Tensor | None]:
-    """S_t = exp(log_decay_t) S_{t-1} + exp(log_weight_t) k_t v_t^T, y_t = q_t S_t, with S_{t-1} := 0 where `reset`.
+    """Compute S_t = exp(log_decay_t) S_{t-1} + exp(log_weight_t) k_t v_t^T, y_t = q_t S_t, with S_{t-1} := 0 where
+    `reset`.
 
     The chunked form of arXiv 2405.21060, section 6, with sums of log decays formed pair by pair (its listing 1), so
     that a strong decay before a pair costs no digits of it. All chunks run side by side.
@@ -70,7 +71,7 @@ def matrix_memory(
 def matrix_step(
     query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, log_weight: Tensor | None, memory: Memory
 ) -> tuple[Tensor, Memory]:
-    """One step of `matrix_memory`, without the dimension of time: y (B, H, V) and the memory after it."""
+    """Compute one step of `matrix_memory`, without the dimension of time: y (B, H, V) and the memory after it."""
     if log_weight is None or memory.unit is None:
         unit, decay = None, log_decay.exp()
     else:
@@ -91,7 +92,7 @@ def _chunked(
     memory: Memory,
     reset: Tensor | None,
 ) -> tuple[Tensor, Memory, Tensor | None]:
-    """`matrix_memory` of finite numbers."""
+    """Compute `matrix_memory` of finite numbers."""
     steps, size = value.shape[1], min(CHUNK, value.shape[1])
     own, before, closed = _visible(value, reset, size)
     # What is done to the chunk's sources up to each step: to the memory that enters, then to each step before.
@@ -119,7 +120,7 @@ def _filled(memory: Memory, rows: Tensor, value: float = 0.0) -> Memory:
 
 
 def _chunks(x: Tensor, size: int, fill: float = 0.0) -> Tensor:
-    """(B, T, H, …) -> (B, N, H, C, …), with `fill` beyond the end: steps that change nothing."""
+    """Compute (B, T, H, …) -> (B, N, H, C, …), with `fill` beyond the end: steps that change nothing."""
     beyond = -x.shape[1] % size
     x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, beyond), value=fill)
     chunks: Tensor = x.unflatten(1, (-1, size))
@@ -127,7 +128,8 @@ def _chunks(x: Tensor, size: int, fill: float = 0.0) -> Tensor:
 
 
 def _visible(like: Tensor, reset: Tensor | None, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which pairs of steps (B, N, 1, C, C) and which steps and entering memories (B, N, 1, C, 1) are of one episode.
+    """Return which pairs of steps (B, N, 1, C, C) and which steps and entering memories (B, N, 1, C, 1) are of one
+    episode.
 
     Last, whether an episode opens inside each chunk (B, N), so that what enters it does not leave it.
     """
@@ -142,7 +144,8 @@ def _visible(like: Tensor, reset: Tensor | None, size: int) -> tuple[Tensor, Ten
 
 
 def _decay_sums(log_decay: Tensor) -> Tensor:
-    """(…, C) -> (…, C, J): the sum of log decays from the chunk's start, then from after each step, up to each step."""
+    """Compute (…, C) -> (…, C, J): the sum of log decays from the chunk's start, then from after each step, up to
+    each step."""
     size = log_decay.shape[-1]
     return log_decay.unsqueeze(-1).expand(*log_decay.shape, size + 1).tril().cumsum(dim=-2)
 
@@ -171,7 +174,7 @@ def _weighted(
 
 
 def _between(decay: Tensor, inserted: Tensor, first: Tensor, closed: Tensor) -> tuple[Tensor, Tensor]:
-    """The memory that enters each chunk (B, N, H, K, V), and the last (B, H, K, V)."""
+    """Return the memory that enters each chunk (B, N, H, K, V), and the last (B, H, K, V)."""
     start = first.flatten(1)
     after, last = linear_scan(decay.unsqueeze(-1).expand_as(inserted).flatten(2), inserted.flatten(2), start, closed)
     entering = torch.cat([start.unsqueeze(1), after[:, :-1]], dim=1)

@@ -48,12 +48,13 @@ class MinGRU(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is h (B, H)."""
+        """Scan as `Cell.scan` does; the state is h (B, H)."""
         h, last = gated_layer(self.gates, x, state, reset, parts=2, candidate=self.candidate, signed=self.signed)
         return layer(self.down, h), last
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`; on a CPU the same numbers as `scan`, to the bit where widths are multiples of eight."""
+        """Step as `Cell.step` does; on a CPU the same numbers as `scan`, to the bit where widths are multiples of
+        eight."""
         gates = layer_of_step(self.gates, x).unsqueeze(1)
         h, last = mingru_scan(gates, state, candidate=self.candidate, signed=self.signed)
         return layer_of_step(self.down, h[:, 0]), last

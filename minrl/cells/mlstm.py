@@ -69,7 +69,7 @@ class MLSTM(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is the convolution's last inputs | m (B, H) | C, n of each head."""
+        """Scan as `Cell.scan` does; the state is the convolution's last inputs | m (B, H) | C, n of each head."""
         if state is None:
             state = self.initial_state(x.shape[0])
         recent, memory = self._split(state)
@@ -82,7 +82,7 @@ class MLSTM(Cell):
         return self._out(y, unit, mixed, gate), self._joined(recent, memory)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         recent, memory = self._split(state)
         content, gate = self.proj_up(x).chunk(2, dim=-1)
         mixed, recent = self.conv.step(content, recent)
@@ -93,7 +93,8 @@ class MLSTM(Cell):
         return self._out(y, memory.unit, mixed, gate), self._joined(recent, memory)
 
     def _parts(self, mixed: Tensor, content: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Query, key (…, H, E), value | 1 (…, H, E + 1), log forget and log input gate (…, H), equations 20 to 26."""
+        """Return query, key (…, H, E), value | 1 (…, H, E + 1), log forget and log input gate (…, H), equations 20 to
+        26."""
         precision = state_dtype(self.outnorm)
         query, key, value = self.q_proj(mixed), self.k_proj(mixed), self.v_proj(content)
         gates = torch.cat([query, key, value], dim=-1)
@@ -103,7 +104,7 @@ class MLSTM(Cell):
         return query, key * key.shape[-1] ** -0.5, value, F.logsigmoid(forget), log_input
 
     def _out(self, y: Tensor, unit: Tensor | None, mixed: Tensor, gate: Tensor) -> Tensor:
-        """From q C | q n (…, H, E + 1) in units of exp(m) (…, H): h = q C / max(|q n|, 1), equation 21."""
+        """Compute from q C | q n (…, H, E + 1) in units of exp(m) (…, H): h = q C / max(|q n|, 1), equation 21."""
         assert unit is not None
         # 1 in units of exp(m) is exp(-m).
         normaliser = torch.maximum(y[..., -1].abs(), torch.exp(-unit)) + _EPSILON

@@ -119,7 +119,7 @@ def _finite(x: Tensor) -> Tensor:
 
 
 def _nan_where(spoiled: Tensor, like: Tensor) -> Tensor:
-    """NaN in the steps or rows `spoiled` (B, …) of a tensor that spreads to `like`, else 0."""
+    """Return NaN in the steps or rows `spoiled` (B, …) of a tensor that spreads to `like`, else 0."""
     zeros = like.new_zeros(spoiled.shape + (1,) * (like.dim() - spoiled.dim()))
     return filled(zeros, spoiled, torch.nan)
 

@@ -51,7 +51,7 @@ class QRNN(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is the last input (B, D) | c (B, H)."""
+        """Scan as `Cell.scan` does; the state is the last input (B, D) | c (B, H)."""
         if state is None:
             state = self.initial_state(x.shape[0])
         recent, c = state.tensor_split([self.width], dim=1)
@@ -62,13 +62,13 @@ class QRNN(Cell):
         return y, torch.cat([x[:, -1].to(state.dtype), last], dim=1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         recent, c = state.tensor_split([self.width], dim=1)
         y, last = self._pool(torch.cat([x, recent.to(x.dtype)], dim=-1).unsqueeze(1), c, None)
         return y[:, 0], torch.cat([x.to(state.dtype), last], dim=1)
 
     def _pool(self, window: Tensor, c: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Inputs x_t | x_{t-1} (B, T, 2D) -> outputs (B, T, D) and the last c (B, H)."""
+        """Compute from inputs x_t | x_{t-1} (B, T, 2D) -> outputs (B, T, D) and the last c (B, H)."""
         inner, weight, bias = self.inner, self.linear.weight, self.linear.bias
         if self.pooling == "ifo":
             z, f, o, i = F.linear(window, weight, bias).to(state_dtype(weight)).chunk(4, dim=-1)

@@ -66,7 +66,7 @@ class RGLRU(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is the convolution's last inputs | h (B, H)."""
+        """Scan as `Cell.scan` does; the state is the convolution's last inputs | h (B, H)."""
         if state is None:
             state = self.initial_state(x.shape[0])
         recent, h = state.tensor_split([self.recent_size], dim=1)
@@ -77,7 +77,7 @@ class RGLRU(Cell):
         return self._out(y, x), torch.cat([recent, last], dim=1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         recent, h = state.tensor_split([self.recent_size], dim=1)
         u = self.linear_x(x)
         if self.conv_1d is not None:
@@ -87,7 +87,7 @@ class RGLRU(Cell):
         return self._out(h, x), torch.cat([recent, h], dim=1)
 
     def _recurrence(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """a and sqrt(1 - a^2) (i u), (…, H), in the state's precision."""
+        """Compute a and sqrt(1 - a^2) (i u), (…, H), in the state's precision."""
         precision = state_dtype(self.recurrent_param)
         gate = self._gate(u, self.recurrent_gate_weight, self.recurrent_gate_bias)
         slowness = _C * gate * F.softplus(self.recurrent_param.to(precision))  # -log a
@@ -98,7 +98,7 @@ class RGLRU(Cell):
         return torch.exp(-slowness), scale * insert * u.to(precision)
 
     def _gate(self, u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """The sigmoid of a block-diagonal matrix (K, H / K, H / K) times u (…, H)."""
+        """Return the sigmoid of a block-diagonal matrix (K, H / K, H / K) times u (…, H)."""
         pre = torch.einsum("...ki,kij->...kj", u.unflatten(-1, bias.shape), weight)
         return torch.sigmoid((pre + bias).flatten(-2).to(state_dtype(self.recurrent_param)))
 

@@ -12,7 +12,7 @@ EMPTY = -1e30
 
 @torch.no_grad()
 def running_max(value: Tensor, log_decay: Tensor | None, first: Tensor, reset: Tensor | None = None) -> Tensor:
-    """m_t = max(log_decay_t + m_{t-1}, value_t), with m_{t-1} left out where `reset[:, t]`.
+    """Compute m_t = max(log_decay_t + m_{t-1}, value_t), with m_{t-1} left out where `reset[:, t]`.
 
     A sum of exponential weights is kept in units of exp(m). What is computed from such a memory does not depend on
     its unit, so no gradient goes through m. Passes reach over 1, 2, 4 … steps: a logarithm of T operations.
@@ -42,6 +42,7 @@ def running_max(value: Tensor, log_decay: Tensor | None, first: Tensor, reset: T
 
 
 def lagged(x: Tensor, first: Tensor, reset: Tensor | None, empty: float = 0.0) -> Tensor:
-    """What a step finds: x (B, T, W) one step later, `first` (B, W) at the first, `empty` where `reset` (B, T)."""
+    """Return what a step finds: x (B, T, W) one step later, `first` (B, W) at the first, `empty` where `reset` (B,
+    T)."""
     before = torch.cat([first.unsqueeze(1), x[:, :-1]], dim=1)
     return before if reset is None else before.masked_fill(reset.unsqueeze(-1), empty)

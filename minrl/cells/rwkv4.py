@@ -48,7 +48,8 @@ class RWKV4(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is the last input | m | numerator | denominator; denominator 0 is the empty memory.
+        """Scan as `Cell.scan` does; the state is the last input | m | numerator | denominator; denominator 0 is the
+        empty memory.
 
         Numerator and denominator are in units of exp(m), m the largest decayed key so far.
         """
@@ -67,7 +68,7 @@ class RWKV4(Cell):
         return y, torch.cat([x[:, -1].to(state.dtype), largest[:, -1], last], dim=1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         previous, before, sums = self._split(state)
         receptance, key, value = self._mixed(x, previous)
         y = self._out(receptance, key, value, before, sums)
@@ -78,7 +79,7 @@ class RWKV4(Cell):
         return y, torch.cat([x.to(state.dtype), largest, sums.flatten(1)], dim=1)
 
     def _mixed(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Receptance, key (…, I) and value, 1 (…, 2, I) of this input and the one before (section 3.1.1)."""
+        """Return receptance, key (…, I) and value, 1 (…, 2, I) of this input and the one before (section 3.1.1)."""
         previous = previous.to(x.dtype)
         mixes = (self.time_mix_receptance, self.time_mix_key, self.time_mix_value)
         r, k, v = (torch.lerp(previous, x, mix.to(x.dtype)) for mix in mixes)
@@ -88,7 +89,8 @@ class RWKV4(Cell):
         return torch.sigmoid(self.receptance(r)), self.key(k).to(precision), value
 
     def _out(self, receptance: Tensor, key: Tensor, value: Tensor, before: Tensor, sums: Tensor) -> Tensor:
-        """WKV (section 3.1.2) and gate, from the sums (…, 2, I) of the steps before in units of exp(`before`)."""
+        """Return WKV (section 3.1.2) and gate, from the sums (…, 2, I) of the steps before in units of
+        exp(`before`)."""
         bonus = self.time_first.to(key.dtype) + key
         past, present = _weights(before, bonus)
         numerator, denominator = (past.unsqueeze(-2) * sums + present.unsqueeze(-2) * value).unbind(-2)
@@ -96,14 +98,15 @@ class RWKV4(Cell):
         return out
 
     def _split(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The last input (B, D), m (B, I), far below any key where the memory is empty, and both sums (B, 2, I)."""
+        """Return the last input (B, D), m (B, I), far below any key where the memory is empty, and both sums (B, 2,
+        I)."""
         previous, largest, sums = state.split([self.width, self.inner, 2 * self.inner], dim=1)
         sums = sums.unflatten(1, (2, self.inner))
         return previous, torch.where(sums[:, 1] > 0, largest, EMPTY), sums
 
 
 def _weights(kept: Tensor, inserted: Tensor) -> tuple[Tensor, Tensor]:
-    """exp of both in units of the larger, whose weight is exactly 1 however m was rounded."""
+    """Compute exp of both in units of the larger, whose weight is exactly 1 however m was rounded."""
     unit = torch.maximum(kept, inserted).detach()
     return torch.exp(kept - unit), torch.exp(inserted - unit)
 

@@ -72,7 +72,7 @@ class RWKV6(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is the last input | S (B, H * E * E)."""
+        """Scan as `Cell.scan` does; the state is the last input | S (B, H * E * E)."""
         if state is None:
             state = self.initial_state(x.shape[0])
         previous, matrix = self._split(state)
@@ -89,7 +89,7 @@ class RWKV6(Cell):
         return self._out(y, gate), torch.cat([x[:, -1].to(state.dtype), matrix.flatten(1)], dim=1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         previous, matrix = self._split(state)
         query, key, value, log_decay, gate = self._mixed(x, previous)
         inserted = key.unsqueeze(-1) * value.unsqueeze(-2)
@@ -99,7 +99,7 @@ class RWKV6(Cell):
         return self._out(y, gate), torch.cat([x.to(state.dtype), matrix.flatten(1)], dim=1)
 
     def _chunked(self, parts: list[Tensor], matrix: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        """y (B, T, H, E) and the last S, chunk by chunk, from finite parts (B, T, H, E)."""
+        """Compute y (B, T, H, E) and the last S, chunk by chunk, from finite parts (B, T, H, E)."""
         parts = [part.transpose(1, 2) for part in parts]
         bonus = self.time_faaaa.to(matrix.dtype).unsqueeze(1)
         outputs = []
@@ -111,7 +111,7 @@ class RWKV6(Cell):
         return torch.cat(outputs, dim=2).transpose(1, 2), matrix
 
     def _mixed(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Receptance, key, value, log decay (…, H, E) and gate (…, D) (section 4.2.1)."""
+        """Return receptance, key, value, log decay (…, H, E) and gate (…, D) (section 4.2.1)."""
         change = previous.to(x.dtype) - x
         mix = torch.tanh((x + change * self.time_maa_x) @ self.time_maa_w1).unflatten(-1, (5, -1))
         mix = torch.einsum("...ir,ird->i...d", mix, self.time_maa_w2)
@@ -124,7 +124,7 @@ class RWKV6(Cell):
         return r, k, v, w, F.silu(self.gate(g))
 
     def _out(self, y: Tensor, gate: Tensor) -> Tensor:
-        """A norm over each head of (…, H, E), the gate and the map out."""
+        """Apply the norm over each head of (…, H, E), the gate and the map out."""
         y = self.ln_x(y.reshape(-1, self.width)).view_as(gate)
         out: Tensor = self.output(y.to(gate.dtype) * gate)
         return out
@@ -138,7 +138,8 @@ class RWKV6(Cell):
 def _chunk(
     query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, bonus: Tensor, matrix: Tensor, reset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """y_t = q_t (S_{t-1} + diag(u) k_t v_t^T) for a chunk (B, H, C, E) from the S that enters it, and the last S.
+    """Compute y_t = q_t (S_{t-1} + diag(u) k_t v_t^T) for a chunk (B, H, C, E) from the S that enters it, and the
+    last S.
 
     Decays are summed pair by pair, so that none grows and none costs another digits.
     """

@@ -70,7 +70,7 @@ class S4D(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is h (B, D * N), the parts of each number side by side."""
+        """Scan as `Cell.scan` does; the state is h (B, D * N), the parts of each number side by side."""
         decay, factor = self._discrete()
         c = self._read_out()
         u, steps = x.to(decay.dtype), x.shape[1]
@@ -87,7 +87,7 @@ class S4D(Cell):
         return self._out(torch.cat(outputs, dim=1), x), last
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         decay, factor = self._discrete()
         drive = (factor * x.to(decay.dtype)[..., None, None]).flatten(1, 2)
         last = diagonal.step(decay, drive, state).flatten(1)
@@ -95,7 +95,7 @@ class S4D(Cell):
         return self._out(y, x), last
 
     def _discrete(self) -> tuple[Tensor, Tensor]:
-        """A-bar (D * M, P) and B-bar (D, M, P), where B is 1."""
+        """Compute A-bar (D * M, P) and B-bar (D, M, P), where B is 1."""
         precision = state_dtype(self.log_dt)
         imaginary = None if self.A_imag is None else self.A_imag.to(precision)
         dt = torch.exp(self.log_dt.to(precision)).unsqueeze(-1)
@@ -103,7 +103,7 @@ class S4D(Cell):
         return decay.flatten(0, 1), factor
 
     def _read_out(self) -> Tensor:
-        """What the parts of a channel's numbers count for in its output, (D, M * P)."""
+        """Return what the parts of a channel's numbers count for in its output, (D, M * P)."""
         c = self.C.to(state_dtype(self.C))
         if self.A_imag is None:
             return c.flatten(1)
@@ -116,7 +116,7 @@ class S4D(Cell):
 
 
 def _imaginary(init: Initialization, state_width: int, n: Tensor) -> Tensor:
-    """Imaginary parts of A at the start, for the states n (section 4)."""
+    """Return imaginary parts of A at the start, for the states n (section 4)."""
     if init == "lin":
         return math.pi * n
     return state_width / math.pi * (state_width / (2 * n + 1) - 1)
@@ -125,7 +125,7 @@ def _imaginary(init: Initialization, state_width: int, n: Tensor) -> Tensor:
 def _piece(
     decay: Tensor, factor: Tensor, c: Tensor, u: Tensor, state: Tensor | None, reset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence of one piece of time, u (B, T, D) -> y (B, T, D) and the last state."""
+    """Compute the recurrence of one piece of time, u (B, T, D) -> y (B, T, D) and the last state."""
     drive = (factor * u[..., None, None]).flatten(2, 3)  # (B, T, D * M, P)
     h, last = diagonal.scan(decay, drive, state, reset)
     with torch.autocast(u.device.type, enabled=False):

@@ -64,19 +64,19 @@ class S5(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is h (B, N), real and imaginary part of each number side by side."""
+        """Scan as `Cell.scan` does; the state is h (B, N), real and imaginary part of each number side by side."""
         decay, matrix = self._discrete()
         h, last = diagonal.scan(decay, diagonal.read_in(x, matrix, decay.dtype), state, reset)
         return self._out(h, x), last
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         decay, matrix = self._discrete()
         h = diagonal.step(decay, diagonal.read_in(x, matrix, decay.dtype), state)
         return self._out(h, x), h.flatten(1)
 
     def _discrete(self) -> tuple[Tensor, Tensor]:
-        """Lambda-bar (N / 2, 2) and B-bar (N / 2, D, 2)."""
+        """Compute Lambda-bar (N / 2, 2) and B-bar (N / 2, D, 2)."""
         precision = state_dtype(self.B)
         real, imaginary = self.Lambda_re.to(precision), self.Lambda_im.to(precision)
         if self.clip_eigs:
@@ -90,7 +90,8 @@ class S5(Cell):
 
 
 def hippo_normal(size: int) -> tuple[Tensor, Tensor]:
-    """The normal part of HiPPO-LegS (size, size), diagonalised: its eigenvalues (size / 2) with negative imaginary
+    """Return the normal part of HiPPO-LegS (size, size), diagonalised: its eigenvalues (size / 2) with negative
+    imaginary
     parts and their eigenvectors (size, size / 2), in complex128 (size is even)."""
     n = torch.arange(size, dtype=torch.float64)
     root = torch.sqrt(n + 0.5)
@@ -103,7 +104,7 @@ def hippo_normal(size: int) -> tuple[Tensor, Tensor]:
 
 
 def _cut_normal(*shape: int, fan_in: int) -> Tensor:
-    """Normal numbers of variance 1 / fan_in, none beyond two deviations of the uncut ones, in float64."""
+    """Draw normal numbers of variance 1 / fan_in, none beyond two deviations of the uncut ones, in float64."""
     deviation = fan_in**-0.5 / _CUT_NORMAL
     numbers = torch.empty(shape, dtype=torch.float64)
     return nn.init.trunc_normal_(numbers, std=deviation, a=-2 * deviation, b=2 * deviation)

@@ -58,7 +58,8 @@ class SLSTM(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is the convolution's last inputs | h | c | n | m; n = 0 is the empty memory."""
+        """Scan as `Cell.scan` does; the state is the convolution's last inputs | h | c | n | m; n = 0 is the empty
+        memory."""
         if state is None:
             state = self.initial_state(x.shape[0])
         recent, memory = self._split(state)
@@ -76,7 +77,7 @@ class SLSTM(Cell):
             return self._out(y.permute(1, 2, 0, 3), x), self._joined(recent, memory)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         recent, memory = self._split(state)
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.bias.dtype)
@@ -85,7 +86,7 @@ class SLSTM(Cell):
             return self._out(memory[0].transpose(0, 1), x), self._joined(recent, memory)
 
     def _gates(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """What the input gives to i, f, z, o of each head, before their maps: (H, B, …, 4 * E)."""
+        """Return what the input gives to i, f, z, o of each head, before their maps: (H, B, …, 4 * E)."""
         mixed = F.silu(mixed)
         parts = (self.igate(mixed), self.fgate(mixed), self.zgate(x), self.ogate(x))
         gates = torch.stack([part.unflatten(-1, (self.heads, -1)) for part in parts], dim=-2)  # (B, …, H, 4, E)
@@ -93,7 +94,7 @@ class SLSTM(Cell):
         return gates.flatten(-2).movedim(-2, 0)
 
     def _advance(self, gates: Tensor, memory: Tensor) -> Tensor:
-        """One step of equations 8 to 17 from h, c, n, m (4, H, B, E) in units of exp(m) to the next."""
+        """Compute one step of equations 8 to 17 from h, c, n, m (4, H, B, E) in units of exp(m) to the next."""
         h, c, n, m = memory
         gates = gates + h @ self.recurrent_kernel.to(h.dtype).flatten(2)
         i, f, z, o = gates.chunk(4, dim=-1)
@@ -108,7 +109,7 @@ class SLSTM(Cell):
         return headwise_norm(h, self.group_norm).to(x.dtype)
 
     def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The convolution's last inputs, and h, c, n, m (4, H, B, E)."""
+        """Return the convolution's last inputs, and h, c, n, m (4, H, B, E)."""
         recent, memory = state.tensor_split([self.conv.state_size], dim=1)
         return recent, memory.unflatten(1, (4, self.heads, -1)).permute(1, 2, 0, 3)
 

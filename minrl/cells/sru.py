@@ -50,7 +50,7 @@ class SRU(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is c (B, D)."""
+        """Scan as `Cell.scan` does; the state is c (B, D)."""
         content, forget, highway = self.weight.chunk(3)
         of_forget, of_highway = self.bias.chunk(2)
         # 1 - f is minGRU's update gate: the sigmoid of what gives f, with the other sign.
@@ -61,6 +61,6 @@ class SRU(Cell):
         return r * c + (1 - r) * (self.scale_x * x), last
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         y, last = self.scan(x.unsqueeze(1), state)
         return y[:, 0], last

@@ -63,7 +63,7 @@ class Transformer(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; the state is W slots of key | value | 1 where filled, the latest last."""
+        """Scan as `Cell.scan` does; the state is W slots of key | value | 1 where filled, the latest last."""
         batch, steps, _ = x.shape
         query, key, value = self.qkv(x).chunk(3, dim=-1)
         episode = torch.zeros(batch, steps, dtype=torch.int64, device=x.device)
@@ -93,7 +93,7 @@ class Transformer(Cell):
         return self.out(y), slots[:, steps:].masked_fill(left.unsqueeze(-1), 0.0).flatten(1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         query, key, value = self.qkv(x).unsqueeze(1).chunk(3, dim=-1)
         slots = torch.cat([self._slots(x, state), _filled(key, value)], dim=1)  # (B, W + 1, 2D + 1)
         mask = (slots[..., -1] > 0).unsqueeze(1)  # (B, 1, W + 1)
@@ -101,7 +101,7 @@ class Transformer(Cell):
         return self.out(y.squeeze(1)), slots[:, 1:].flatten(1)
 
     def _attend(self, query: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
-        """Queries (B, Q, D) attend to key | value (B, K, 2D) where `mask` (B, Q, K), last beside last."""
+        """Attend with queries (B, Q, D) to key | value (B, K, 2D) where `mask` (B, Q, K), last beside last."""
         split = (self.heads, self.width // self.heads)
         query, key, value = (part.unflatten(-1, split).transpose(1, 2) for part in (query, *pairs.chunk(2, dim=-1)))
         if self.positions == "rotary":
@@ -112,21 +112,21 @@ class Transformer(Cell):
         return y.transpose(1, 2).flatten(2)
 
     def _slots(self, x: Tensor, state: Tensor | None) -> Tensor:
-        """The state as slots (B, W, 2D + 1)."""
+        """Return the state as slots (B, W, 2D + 1)."""
         slots, columns = self.context - 1, 2 * self.width + 1
         if state is None:
             return x.new_zeros(x.shape[0], slots, columns, dtype=state_dtype(self.out.weight))
         return state.reshape(x.shape[0], slots, columns)
 
     def _window(self, block: int, past: int, device: torch.device) -> Tensor:
-        """Which of the K = past + Q keys each of the Q queries may see by its distance: (Q, K) bool."""
+        """Return which of the K = past + Q keys each of the Q queries may see by its distance: (Q, K) bool."""
         query = torch.arange(past, past + block, device=device)
         distance = query.unsqueeze(1) - torch.arange(past + block, device=device)
         return (distance >= 0) & (distance < self.context)
 
 
 def _filled(key: Tensor, value: Tensor) -> Tensor:
-    """Slots (B, T, 2D + 1) of key | value | 1 in the precision of a state, with keys as yet unturned.
+    """Return slots (B, T, 2D + 1) of key | value | 1 in the precision of a state, with keys as yet unturned.
 
     A key is turned by its place in the window when it is used: its place changes with every step.
     """
@@ -135,7 +135,7 @@ def _filled(key: Tensor, value: Tensor) -> Tensor:
 
 
 def _episode_carried(slots: Tensor) -> Tensor:
-    """Which episode the carried slots (B, W, 2D + 1) belong to: (B, W) int."""
+    """Return which episode the carried slots (B, W, 2D + 1) belong to: (B, W) int."""
     return torch.where(slots[..., -1] > 0, 0, _EMPTY_SLOT)
 
 

@@ -27,7 +27,9 @@ _LOOP_LIMIT = 32
 def linear_scan(
     decay: Tensor, drive: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `minrl.scan.linear_scan`, in about six times the square root of T operations that change nothing in place."""
+    """Compute as `minrl.scan.linear_scan` does, in about six times the square root of T operations that change
+    nothing in
+    place."""
     h = drive.new_zeros(drive.shape[0], drive.shape[2]) if state is None else state
     steps = drive.shape[1]
     if reset is not None:

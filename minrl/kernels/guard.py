@@ -120,7 +120,7 @@ class Watch:
         )
 
     def drops(self) -> bool:
-        """Whether dropout is active."""
+        """Return True if dropout is active."""
         for dropout in self.dropouts:  # noqa: SIM110, a loop takes half the time of any()
             if dropout.training and dropout.p:
                 return True
@@ -155,7 +155,7 @@ def without_fused_kernels() -> Iterator[None]:
 
 
 def in_torch() -> bool:
-    """Return True inside `without_fused_kernels`."""
+    """Return True if inside `without_fused_kernels`."""
     return _torch_alone
 
 
@@ -163,7 +163,7 @@ def in_torch() -> bool:
 # graph, which torch guards.
 @torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
 def under_transform() -> bool:
-    """Return True inside a torch.func transform and where forward-mode derivatives are taken.
+    """Return True if inside a torch.func transform and where forward-mode derivatives are taken.
 
     No kernel of this package has a rule for either. Forward mode goes on under `torch.no_grad`.
     """
@@ -172,7 +172,7 @@ def under_transform() -> bool:
 
 
 def gradients_are_differentiated(*gradients: Tensor | None) -> bool:
-    """Return True in a backward pass for torch's operations: it is itself differentiated, or has many gradients.
+    """Return True if in a backward pass for torch's operations: it is itself differentiated, or has many gradients.
 
     The first is so with `create_graph=True`. `once_differentiable` does not tell: it refuses where the incoming
     gradient needs one, and drops the derivatives through the tensors that were saved. The second is so with
@@ -182,27 +182,28 @@ def gradients_are_differentiated(*gradients: Tensor | None) -> bool:
 
 
 def runs_alone() -> bool:
-    """Return True outside of `without_fused_kernels` and where nobody watches."""
+    """Return True if outside of `without_fused_kernels` and not watched."""
     return not _torch_alone and is_unwatched()
 
 
 def is_unwatched() -> bool:
-    """Return True outside of torch.compile, tracing, transforms, autocast, dispatch modes and hooks on all modules."""
+    """Return True if outside of torch.compile, tracing, transforms, autocast, dispatch modes and hooks on all
+    modules."""
     if torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
         return False
     return not (_is_transforming() or forward_ad._current_level >= 0 or _watchers() or _hooked())
 
 
 def may_run() -> bool:
-    """Whether no gradient is asked for and nobody but the caller wants to see torch's own operations."""
+    """Return True if no gradient is needed and torch's operations are not watched."""
     return runs_alone() and not torch.is_grad_enabled()
 
 
 def plain(x: Tensor, dimensions: int) -> bool:
-    """Whether `x` is an ordinary float32 tensor on the CPU."""
+    """Return True if `x` is an ordinary float32 tensor on the CPU."""
     return type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu and x.dim() == dimensions
 
 
 def readable(tensors: Iterable[Tensor]) -> bool:
-    """Whether the kernels can read parameters where they lie."""
+    """Return True if the kernels can read parameters where they lie."""
     return all(t.dtype is torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)

@@ -19,27 +19,27 @@ from torch.nn import functional as F
 from minrl.kernels.guard import gradients_are_differentiated, runs_alone
 
 LIBRARIES = "auto", "torch", "onednn"
-# oneDNN must be so many times as fast: where the two are near each other the choice would hang on noise, and with it
+# oneDNN must be this many times as fast: where the two are near each other the choice would hang on noise, and with it
 # the last digits of a run.
 _CLEARLY = 1.4
-# Below so many rows the way into oneDNN costs more than it brings.
+# Below this many rows the call of oneDNN costs more than it brings.
 _FEWEST_ROWS = 64
 _ROUNDS = 11
-# From so many rows on a row of a product does not depend on how many others there are.
+# From this many rows on a row of a product does not depend on how many others there are.
 _ROWS_OF_A_SCAN = 8
 _settled = "auto"
 _is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (N, K), weight (M, K), bias (M) -> (N, M)."""
+    """Compute x (N, K), weight (M, K), bias (M) -> (N, M)."""
     if _fits(x):
         return _onednn(x, weight, bias)
     return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
 
 def linear_into(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """The same to `out` (N, M)."""
+    """Compute the same into `out` (N, M)."""
     if _fits(x):
         out.copy_(_onednn(x, weight, bias))
     elif bias is None:
@@ -49,19 +49,19 @@ def linear_into(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> 
 
 
 def linear_added(x: Tensor, weight: Tensor, to: Tensor, out: Tensor | None = None) -> Tensor:
-    """to (N, M) + x (N, K) times weight (M, K), without a copy; `out` may be `to`."""
+    """Compute to (N, M) + x (N, K) times weight (M, K), without a copy; `out` may be `to`."""
     if _fits(x):
         return torch.add(to, _onednn(x, weight, None), out=out)
     return torch.addmm(to, x, weight.t(), out=out)
 
 
 def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
-    """dy (N, M), weight (M, K) -> (N, K)."""
+    """Compute dy (N, M), weight (M, K) -> (N, K)."""
     return _onednn(dy, weight.t(), None) if _fits(dy) else torch.mm(dy, weight)
 
 
 def input_gradient_into(dy: Tensor, weight: Tensor, out: Tensor) -> None:
-    """The same to `out` (N, K)."""
+    """Compute the same into `out` (N, K)."""
     if _fits(dy):
         out.copy_(_onednn(dy, weight.t(), None))
     else:
@@ -69,7 +69,7 @@ def input_gradient_into(dy: Tensor, weight: Tensor, out: Tensor) -> None:
 
 
 def layer(module: nn.Module, x: Tensor) -> Tensor:
-    """`module(x)` for x (..., K), a linear layer by the same choice and with all gradients."""
+    """Compute `module(x)` for x (..., K), a linear layer by the same choice and with all gradients."""
     if not runs_alone() or type(module) is not nn.Linear or not may_run(module, x):
         return module(x)  # type: ignore[no-any-return]
     # Always as rows: among three dimensions torch chooses between two products that round differently.
@@ -82,7 +82,7 @@ def layer(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def layer_of_step(module: nn.Module, x: Tensor) -> Tensor:
-    """`layer` for the few rows x (N, K) of a step, rounded on a CPU as among the many rows of a scan.
+    """Apply `layer` to the few rows x (N, K) of a step, rounded on a CPU as among the many rows of a scan.
 
     For fewer than four rows torch's library forms products in another order than for more. (Where K is no multiple
     of eight its rounding depends on where in memory a row begins, too.)
@@ -99,7 +99,7 @@ def _is_recorded() -> bool:
 
 
 def may_run(module: nn.Linear, x: Tensor) -> bool:
-    """Whether the layer's weights may be read without a call of it: nobody waits for one, and they fit x."""
+    """Return True if the layer's weights may be read without calling it: it has no hooks, and they fit x."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     plain = type(x) in (Tensor, nn.Parameter) and x.is_cpu and type(module.weight) is nn.Parameter
     return plain and not hooks and module.weight.dtype == x.dtype and not torch.is_autocast_enabled("cpu")
@@ -126,7 +126,7 @@ class _Layer(torch.autograd.Function):
 
 
 def library() -> str:
-    """`torch` or `onednn`: what is used here.
+    """Return the library in use, `torch` or `onednn`.
 
     Raises:
         ValueError: where `MINRL_MATMUL` is none of `LIBRARIES`.
@@ -154,7 +154,8 @@ def _library(wanted: str) -> str:
 
 
 def _has_onednn() -> bool:
-    """Whether this torch has the operator, which is not part of its public interface, and it gives what it should."""
+    """Return True if this torch has the operator, which is not part of its public interface, and it gives what it
+    should."""
     try:
         x, weight = torch.ones(2, 3), torch.ones(4, 3)
         return bool(torch.equal(_onednn(x, weight, None), torch.full((2, 4), 3.0)))
@@ -163,7 +164,7 @@ def _has_onednn() -> bool:
 
 
 def times_faster() -> float:
-    """torch's time over oneDNN's for a layer's product and its gradient: minima of interleaved rounds.
+    """Measure torch's time over oneDNN's for a layer's product and its gradient: minima of interleaved rounds.
 
     With one thread, whose own time what else the machine does hardly changes.
     """

@@ -25,7 +25,7 @@ from minrl.models.heads import ActionHead
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an agent puts into its backbone, one token a step: the sum of the embeddings that are there.
+    """Inputs of a backbone, one token a step: the sum of the embeddings that are there.
 
     Its acting state is [target return, earned return, time step, where there is `embed_return`], the previous
     action in `action_units` and the backbone's memory.
@@ -50,7 +50,7 @@ _plans: WeakKeyDictionary[nn.Module, Plan | None] = WeakKeyDictionary()
 def fused_step(
     agent: Actor, inputs: Callable[[], Inputs | None], moment: Moment, state: Tensor, *, deterministic: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """`agent.act` for an agent made of `inputs()`; None where there is no compiled call for it."""
+    """Return `agent.act` for an agent made of `inputs()`; None where there is no compiled call for it."""
     start = moment.episode_start
     if not may_run() or start.dtype is not torch.bool or start.dim() != 1:
         return None
@@ -104,7 +104,7 @@ def _build(agent: Actor, inputs: Inputs | None) -> Plan | None:
 
 
 def _pieces(head: ActionHead, units: ActionUnits) -> list[Piece] | None:
-    """The head's parts as the kernel has them; None where it does not know one."""
+    """Return the head's parts as the kernel has them; None where it does not know one."""
     pieces = []
     for part in cast("Iterable[Part]", head.parts):
         width = part.columns.stop - part.columns.start

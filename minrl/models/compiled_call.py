@@ -18,7 +18,7 @@ from minrl.kernels.guard import Watch, plain, readable
 
 @dataclass(frozen=True)
 class Piece:
-    """One part of an action and how it follows from the head's numbers."""
+    """Part of an action and how it follows from the head's outputs."""
 
     kind: str  # line, tanh, choice, binary or bins
     whole: bool  # whether it is rounded
@@ -41,7 +41,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What lies around the backbone: weights, and the columns of the acting state.
+    """Layers around the backbone: weights, and the columns of the acting state.
 
     The state is target return, earned return and time step (where there are returns), the previous action, and the
     backbone's memory.
@@ -88,7 +88,8 @@ def run(
     decides: bool,
     centered: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
-    """The most likely actions (B, A) and the next state; None for inputs of a kind that the kernel does not take.
+    """Return the most likely actions (B, A) and the next state; None for inputs of a kind that the kernel does not
+    take.
 
     Where it does not decide it gives what the head sees, (B, D), and leaves the columns of the action to the caller.
     """
@@ -117,7 +118,7 @@ def run(
 def plan_of(
     agent: nn.Module, stack: StackWeights, around: Surroundings, attributes: Iterable[tuple[nn.Module, str]]
 ) -> Plan | None:
-    """The plan of an agent; it holds while nothing in it and none of `attributes` is replaced."""
+    """Return the plan of an agent; it holds while nothing in it and none of `attributes` is replaced."""
     linears = (around.observation, around.returns, around.action, around.head)
     if any(linear is not None and type(linear) is not nn.Linear for linear in linears):
         return None

@@ -57,7 +57,7 @@ class Refeed(Cell):
         self.state_size = (window - 1) * (cell.width + 1)
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`. Windows that open at a reset and hold no more than K steps cost one scan."""
+        """Scan as `Cell.scan` does. Windows that open at a reset and hold no more than K steps cost one scan."""
         if state is None:
             state = self.initial_state(x.shape[0])
         if reset is None:
@@ -74,12 +74,12 @@ class Refeed(Cell):
         return y.unflatten(0, x.shape[:2]), (last * kept.unsqueeze(-1)).flatten(1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         y, last = self.scan(x.unsqueeze(1), state)
         return y[:, 0], last
 
     def push(self, x: Tensor, state: Tensor) -> Tensor:
-        """The next state alone, where the output of a step is not needed: (B, D), (B, S) -> (B, S)."""
+        """Return the next state alone, where the output of a step is not needed: (B, D), (B, S) -> (B, S)."""
         present = torch.ones_like(state[:, :1])
         return torch.cat([state[:, self.width + 1 :], x.to(state.dtype), present], dim=1)
 
@@ -87,7 +87,7 @@ class Refeed(Cell):
         return torch.unflatten(state, 1, (self.window - 1, self.width + 1))
 
     def _last_of_windows(self, windows: Tensor, opened: Tensor) -> Tensor:
-        """(M, K, D + 1), (M, K) -> (M, D): the output at each window's end."""
+        """Compute (M, K, D + 1), (M, K) -> (M, D): the output at each window's end."""
         present = (windows[..., -1] > 0) & _since_last_true(opened)
         # Where the inputs begin, an episode opens as far as the window can tell.
         reset = present & ~torch.cat([torch.zeros_like(present[:, :1]), present[:, :-1]], dim=1)
@@ -96,7 +96,7 @@ class Refeed(Cell):
 
 
 def _since_last_true(flags: Tensor) -> Tensor:
-    """(B, K) bool -> (B, K) bool: True from the last True flag of a row on; everywhere if there is none."""
+    """Compute (B, K) bool -> (B, K) bool: True from the last True flag of a row on; everywhere if there is none."""
     later: Tensor = flags.flip(1).cumsum(1).flip(1) - flags.long()
     since: Tensor = later == 0
     return since

@@ -20,7 +20,7 @@ Part = tuple[nn.Linear, Tensor]
 
 
 def embedded(parts: Sequence[Part], dropout: nn.Dropout) -> Tensor:
-    """Dropout of the sum of layers, each of an input of its own: (..., k) each -> (..., D)."""
+    """Return dropout of the sum of layers, each of an input of its own: (..., k) each -> (..., D)."""
     modules = [dropout, *(layer for layer, _ in parts)]
     tensors = [tensor for layer, x in parts for tensor in (x, layer.weight)]
     if dropout.training and _fits(modules, tensors) and not any(x.requires_grad for _, x in parts):
@@ -36,7 +36,7 @@ def embedded(parts: Sequence[Part], dropout: nn.Dropout) -> Tensor:
 
 
 def dropped(dropout: nn.Dropout, x: Tensor) -> Tensor:
-    """`dropout(x)`, without a mask for the way back where the kernels take it."""
+    """Return `dropout(x)`, without a mask for the backward pass where the kernels take it."""
     if not dropout.training or not dropout.p or not x.requires_grad or not _fits([dropout], [x]):
         kept: Tensor = dropout(x)
         return kept
@@ -45,7 +45,7 @@ def dropped(dropout: nn.Dropout, x: Tensor) -> Tensor:
 
 
 def _fits(modules: Sequence[nn.Module], tensors: Sequence[Tensor]) -> bool:
-    """Whether the modules are just what they seem, and the tensors numbers of one kind on a CPU."""
+    """Return True if module types are exact, without hooks, of one dtype and on a CPU."""
     if not torch.is_grad_enabled() or not runs_alone() or not cpu.takes(tensors[0]):
         return False
     if not all(type(m) in (nn.Linear, nn.Dropout) and not _is_hooked(m) for m in modules):
@@ -103,14 +103,14 @@ class _Dropout(torch.autograd.Function):
 
 
 def _dropped_gradient(noise: Any, dy: Tensor) -> Tensor:
-    """The gradient (N, D) to the input of `_dropped`."""
+    """Compute the gradient (N, D) to the input of `_dropped`."""
     if noise is None or not gradients_are_differentiated(dy):
         return _dropped(noise, dy)
     return dy * _dropped(noise, torch.ones_like(dy).detach())
 
 
 def _dropped(noise: Any, x: Tensor) -> Tensor:
-    """Dropout of x (N, D); `noise` may be None."""
+    """Return dropout of x (N, D); `noise` may be None."""
     if noise is None:
         return x
     from minrl.kernels.backbone.dropout import drop  # it imports numba

@@ -78,7 +78,7 @@ class ActionUnits(nn.Module):
             self.register_buffer("inverse", torch.where(std > 0, 1 / std, 0.0).to(torch.get_default_dtype()))
 
     def forward(self, action: Tensor) -> Tensor:
-        """(..., A) -> (..., A)."""
+        """Compute (..., A) -> (..., A)."""
         if not self.standardizes:
             return action
         standard: Tensor = (action - self.get_buffer("mean")) * self.get_buffer("inverse")
@@ -117,11 +117,11 @@ class Memoryless(Cell):
         self.norm = nn.LayerNorm(width)
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Cell.scan`; resets change nothing."""
+        """Scan as `Cell.scan` does; resets change nothing."""
         return self._run(x), x.new_zeros(x.shape[0], 0)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Cell.step`."""
+        """Step as `Cell.step` does."""
         return self._run(x), state
 
     def _run(self, x: Tensor) -> Tensor:

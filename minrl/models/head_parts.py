@@ -88,15 +88,16 @@ class SquaredError(Scaled):
         self.loss_unit = "squares of half the action's range" if self.squashed else "variances of the action"
 
     def loss(self, raw: Tensor, action: Tensor) -> Tensor:
-        """As `Part.loss`; the mean over the columns that change, as Decision Transformer has it."""
+        """Compute the loss as `Part.loss` does; the mean over the columns that change, as Decision Transformer has
+        it."""
         return self.error_of(raw, action).square().sum(-1) / (self.reach > 0).sum().clamp_min(1)
 
     def act(self, raw: Tensor, *, deterministic: bool) -> Tensor:
-        """As `Part.act`."""
+        """Act as `Part.act` does."""
         return self.inside(self.standard_of(raw))
 
     def center_of(self, raw: Tensor) -> Tensor:
-        """As `Part.center_of`: (..., P)."""
+        """Return the centre as `Part.center_of` does: (..., P)."""
         return torch.addcmul(self.center, self.reach, self.standard_of(raw))
 
 
@@ -108,14 +109,16 @@ class Gaussian(Scaled):
         self.inputs = 2 * self.size
 
     def loss(self, raw: Tensor, action: Tensor) -> Tensor:
-        """As `Part.loss`: negative log-likelihood in nats, per unit of the action itself, of columns that change."""
+        """Compute the loss as `Part.loss` does: negative log-likelihood in nats, per unit of the action itself, of
+        columns that
+        change."""
         moves, log_std = self.reach > 0, self._log_std(raw)
         error = self.error_of(raw[..., : self.size], action) * torch.exp(-log_std)
         constant = 0.5 * math.log(2 * math.pi) + torch.log(torch.where(moves, self.reach, 1.0))
         return torch.where(moves, 0.5 * error.square() + log_std + constant, 0.0).sum(-1)
 
     def act(self, raw: Tensor, *, deterministic: bool) -> Tensor:
-        """As `Part.act`; samples are kept inside the limits."""
+        """Act as `Part.act` does; samples are kept inside the limits."""
         standard = self.standard_of(raw[..., : self.size])
         if not deterministic:
             standard = standard + torch.randn_like(standard) * torch.exp(self._log_std(raw))
@@ -123,7 +126,7 @@ class Gaussian(Scaled):
         return self.inside(standard)
 
     def center_of(self, raw: Tensor) -> Tensor:
-        """As `Part.center_of`: (..., P)."""
+        """Return the centre as `Part.center_of` does: (..., P)."""
         return torch.addcmul(self.center, self.reach, self.standard_of(raw[..., : self.size]))
 
     def _log_std(self, raw: Tensor) -> Tensor:
@@ -148,27 +151,27 @@ class Binned(Part):
         self.register_buffer("interval", (high - low) / bins)
 
     def loss(self, raw: Tensor, action: Tensor) -> Tensor:
-        """As `Part.loss`: negative log-likelihood in nats; of columns that change."""
+        """Compute the loss as `Part.loss` does: negative log-likelihood in nats; of columns that change."""
         moves = self.interval > 0
         logits = F.log_softmax(raw.unflatten(-1, (self.size, self.bins)), dim=-1)
         index = ((action - self.low) / torch.where(moves, self.interval, 1.0)).floor().long().clamp(0, self.bins - 1)
         return torch.where(moves, -logits.gather(-1, index.unsqueeze(-1)).squeeze(-1), 0.0).sum(-1)
 
     def act(self, raw: Tensor, *, deterministic: bool) -> Tensor:
-        """As `Part.act`."""
+        """Act as `Part.act` does."""
         logits = raw.unflatten(-1, (self.size, self.bins))
         index = logits.argmax(-1) if deterministic else _draw(logits)
         return torch.addcmul(self.low, self.interval, index.to(raw.dtype) + 0.5)
 
     def center_of(self, raw: Tensor) -> Tensor:
-        """As `Part.center_of`: (..., P)."""
+        """Return the centre as `Part.center_of` does: (..., P)."""
         shares = torch.softmax(raw.unflatten(-1, (self.size, self.bins)), dim=-1)
         middles = torch.arange(self.bins, dtype=raw.dtype, device=raw.device) + 0.5
         return torch.addcmul(self.low, self.interval, shares @ middles)
 
 
 class OneHot(Part):
-    """One choice (Discrete) or several side by side (MultiDiscrete), as one-hot columns."""
+    """Head for one choice (Discrete) or several side by side (MultiDiscrete), as one-hot columns."""
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
@@ -176,19 +179,19 @@ class OneHot(Part):
         self.inputs = sum(sizes)
 
     def loss(self, raw: Tensor, action: Tensor) -> Tensor:
-        """As `Part.loss`: cross-entropy in nats."""
+        """Compute the loss as `Part.loss` does: cross-entropy in nats."""
         pairs = zip(raw.split(self.sizes, -1), action.split(self.sizes, -1), strict=True)
         losses = [-(F.log_softmax(r, dim=-1) * a).sum(-1) for r, a in pairs]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
 
     def act(self, raw: Tensor, *, deterministic: bool) -> Tensor:
-        """As `Part.act`."""
+        """Act as `Part.act` does."""
         choices = [r.argmax(-1) if deterministic else _draw(r) for r in raw.split(self.sizes, -1)]
         hot = [F.one_hot(c, n) for c, n in zip(choices, self.sizes, strict=True)]
         return torch.cat(hot, dim=-1).to(raw.dtype)
 
     def center_of(self, raw: Tensor) -> Tensor:
-        """As `Part.center_of`: the logits, (..., inputs)."""
+        """Return the centre as `Part.center_of` does: the logits, (..., inputs)."""
         return raw
 
 
@@ -200,21 +203,21 @@ class Binary(Part):
         self.inputs = size
 
     def loss(self, raw: Tensor, action: Tensor) -> Tensor:
-        """As `Part.loss`: cross-entropy in nats."""
+        """Compute the loss as `Part.loss` does: cross-entropy in nats."""
         return F.binary_cross_entropy_with_logits(raw, action, reduction="none").sum(-1)
 
     def act(self, raw: Tensor, *, deterministic: bool) -> Tensor:
-        """As `Part.act`."""
+        """Act as `Part.act` does."""
         if deterministic:
             return (raw > 0).to(raw.dtype)
         return torch.bernoulli(torch.sigmoid(raw))
 
     def center_of(self, raw: Tensor) -> Tensor:
-        """As `Part.center_of`: the logits, (..., inputs)."""
+        """Return the centre as `Part.center_of` does: the logits, (..., inputs)."""
         return raw
 
 
 def _draw(logits: Tensor) -> Tensor:
-    """A category drawn from each row of logits: (..., K) -> (...)."""
+    """Return a category drawn from each row of logits: (..., K) -> (...)."""
     probabilities = torch.softmax(logits, dim=-1).flatten(0, -2)
     return torch.multinomial(probabilities, 1).reshape(logits.shape[:-1])

@@ -88,13 +88,13 @@ class ActionHead(nn.Module):
         return " + ".join(dict.fromkeys(part.loss_unit for part in self._all()))
 
     def loss(self, features: Tensor, action: Tensor) -> Tensor:
-        """(..., D), (..., A) -> (...): the sum over the action's columns, in float32 or float64."""
+        """Compute (..., D), (..., A) -> (...): the sum over the action's columns, in float32 or float64."""
         raw = self._raw(features)
         losses = [p.loss(r, action[..., p.columns]) for p, r in zip(self._all(), raw, strict=True)]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
 
     def act(self, features: Tensor, *, deterministic: bool = True) -> Tensor:
-        """(..., D) -> (..., A): the most likely action, or a sample. Squared error has no spread to sample."""
+        """Compute (..., D) -> (..., A): the most likely action, or a sample. Squared error has no spread to sample."""
         raw = self._raw(features)
         actions = [p.act(r, deterministic=deterministic) for p, r in zip(self._all(), raw, strict=True)]
         # The action remembered is the one that the environment gets.
@@ -102,7 +102,8 @@ class ActionHead(nn.Module):
         return actions[0] if len(actions) == 1 else torch.cat(actions, dim=-1)
 
     def center(self, features: Tensor) -> Tensor:
-        """What the actions of a policy scatter about, (..., D) -> (..., K): means of Box columns, logits of choices."""
+        """Return what the actions of a policy scatter about, (..., D) -> (..., K): means of Box columns, logits of
+        choices."""
         return torch.cat([p.center_of(r) for p, r in zip(self._all(), self._raw(features), strict=True)], dim=-1)
 
     def _raw(self, features: Tensor) -> tuple[Tensor, ...]:

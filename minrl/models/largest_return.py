@@ -59,7 +59,7 @@ class LargestReturn(nn.Module):
     def loss(
         self, observation: Tensor, previous: Tensor, returns: Tensor, memory: Tensor | None, reset: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The asymmetric squared error of each step in units of the scale, and the last memory.
+        """Return the asymmetric squared error of each step in units of the scale, and the last memory.
 
         Normalised (B, T, O), (B, T, A), (B, T), (B, S), (B, T) -> (B, T), (B, S).
         """
@@ -67,11 +67,11 @@ class LargestReturn(nn.Module):
         return expectile_loss(returns / self.return_scale - predicted, self.expectile), last
 
     def scan(self, observation: Tensor, previous: Tensor, reset: Tensor) -> Tensor:
-        """The prediction at every step from the empty memory: (B, T, O), (B, T, A), (B, T) -> (B, T)."""
+        """Return the prediction at every step from the empty memory: (B, T, O), (B, T, A), (B, T) -> (B, T)."""
         return self.return_scale * self._scan(self._acting[0], observation, previous, None, reset)[0]
 
     def step(self, observation: Tensor, previous: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The prediction before an action: (B, O), (B, A), (B, S) -> (B,), (B, S)."""
+        """Return the prediction before an action: (B, O), (B, A), (B, S) -> (B,), (B, S)."""
         token = self.embed_observation(observation)
         if self.embed_action is not None:
             token = token + self.embed_action(previous)

@@ -65,7 +65,7 @@ def bounded(space: AnySpace, actions: Tensor, *, squashed: bool) -> Tensor:
 
 
 def flat_actions(space: AnySpace, actions: Tensor) -> Tensor:
-    """Lay actions (B, *shape) out as columns (B, A): one-hot where they are choices, counted from 0."""
+    """Arrange actions (B, *shape) as columns (B, A): one-hot where they are choices, counted from 0."""
     if isinstance(space, spaces.Discrete):
         return F.one_hot(actions.reshape(-1).long(), int(space.n))
     if isinstance(space, spaces.MultiDiscrete):

@@ -41,11 +41,11 @@ class Trunk(nn.Module):
         self.backbone = backbone
 
     def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B, T, P), (B, S), (B, T) bool -> (B, T, D), (B, S)."""
+        """Compute (B, T, F), (B, T, P), (B, S), (B, T) bool -> (B, T, D), (B, S)."""
         return self.backbone.scan(self._embedded(features, previous, reset), state, reset)
 
     def step(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, F), (B, P), (B, S), (B,) bool -> (B, D), (B, S)."""
+        """Compute (B, F), (B, P), (B, S), (B,) bool -> (B, D), (B, S)."""
         state = state.masked_fill(reset.unsqueeze(1), 0.0)
         return self.backbone.step(self._embedded(features, previous, reset), state)
 
@@ -161,7 +161,9 @@ class BackbonePolicy(RecurrentPolicy):
         self._start = ()
 
     def encode_previous(self, actions: Tensor, rewards: Tensor | None) -> Tensor:
-        """As `RecurrentPolicy.encode_previous`; a pretrained trunk takes actions in units of its data's spread."""
+        """Encode the last step as `RecurrentPolicy.encode_previous` does; a pretrained trunk takes actions in units
+        of its data's
+        spread."""
         encoded = super().encode_previous(actions, rewards)
         return self.trunk.in_units(encoded) if isinstance(self.trunk, PretrainedTrunk) else encoded
 
@@ -186,7 +188,7 @@ class BackbonePolicy(RecurrentPolicy):
     def _of_both(
         self, actor: Run, critic: Run | None, features: Features, previous: Tensor, state: Tensor, reset: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents of actor and critic, which are one where they share the trunk, and the memory of both."""
+        """Return latents of actor and critic, which are one where they share the trunk, and the memory of both."""
         if critic is None:
             latent, last = actor(features[0], previous, state, reset)
             return latent, latent, last

@@ -42,7 +42,7 @@ class Normalization(Protocol):
 
 
 def probe(config: OnlineConfig) -> tuple[Task, str]:
-    """What one environment says: the task, and how many of them will be stepped ("native", "sync" or "async").
+    """Return what one environment says: the task, and how many of them will be stepped ("native", "sync" or "async").
 
     Raises:
         ValueError: if it cannot be made, PPO cannot take its spaces, it cannot be vectorised or rendered as asked.
@@ -70,7 +70,7 @@ def probe(config: OnlineConfig) -> tuple[Task, str]:
 
 
 def open_environments(config: OnlineConfig, options: Normalization, task: Task, kind: str) -> VecEnv:
-    """`n_envs` environments, stepped in one of `probe`'s ways.
+    """Open `n_envs` environments, stepped in one of `probe`'s ways.
 
     Raises:
         ValueError: as `make_environment`, or if there is nothing to normalise.
@@ -102,7 +102,7 @@ def open_environments(config: OnlineConfig, options: Normalization, task: Task, 
 
 
 def seed_environments(environments: VecEnv, config: OnlineConfig, step: int) -> None:
-    """Say where they begin at their next reset.
+    """Seed the environments for their next reset.
 
     That depends on the run's step too, and differs from where evaluations begin, which count from the seed.
     """
@@ -128,7 +128,7 @@ def _native(config: OnlineConfig) -> Any:
 
 
 def _no_native(environment: gymnasium.Env[Any, Any], config: OnlineConfig) -> str | None:
-    """Why the native vector environment of an id cannot be taken; None if it can."""
+    """Return why the native vector environment of an id cannot be taken; None if it can."""
     spec = environment.spec
     if spec is None or spec.vector_entry_point is None:
         return "its id is registered without one"

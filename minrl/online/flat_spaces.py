@@ -53,7 +53,7 @@ class PolicySpaces:
         self.policy = "MultiInputPolicy" if self._is_dict else "CnnPolicy" if self.images else "MlpPolicy"
 
     def observations(self, flat: Tensor) -> Observations:
-        """Flat rows (B, O), one-hot where they are choices, as the policy takes them."""
+        """Return flat rows (B, O), one-hot where they are choices, as the policy takes them."""
         parts = {}
         for leaf in self._observed:
             name = _name(leaf.keys)
@@ -62,7 +62,8 @@ class PolicySpaces:
         return parts if self._is_dict else parts[""]
 
     def flat_actions(self, actions: Tensor) -> Tensor:
-        """The policy's actions (B, ...) as rows (B, A) of the environment's space, one-hot where they are choices."""
+        """Return the policy's actions (B, ...) as rows (B, A) of the environment's space, one-hot where they are
+        choices."""
         rest = actions.reshape(actions.shape[0], -1)
         rows = []
         for leaf in self._acted:
@@ -72,12 +73,12 @@ class PolicySpaces:
         return torch.cat(rows, dim=1)
 
     def numbers(self) -> dict[str, slice]:
-        """The columns in a flat row of all observations that can be normalised: numbers, but not images."""
+        """Return the columns in a flat row of all observations that can be normalised: numbers, but not images."""
         boxes = {_name(leaf.keys): leaf.columns for leaf in self._observed if isinstance(leaf.space, spaces.Box)}
         return {name: columns for name, columns in boxes.items() if name not in self.images}
 
     def normalized_keys(self) -> list[str] | None:
-        """What `VecNormalize` is told to normalise.
+        """Return the keys that `VecNormalize` normalises.
 
         Raises:
             ValueError: if there is nothing to normalise.
@@ -104,7 +105,7 @@ class Standardizer(nn.Module):
         self.register_buffer("bound", torch.full((width,), torch.inf, dtype=torch.float64))
 
     def take(self, environments: VecNormalize) -> None:
-        """The statistics of `environments`."""
+        """Take the statistics of `environments`."""
         for name, columns in self._columns.items():
             statistics: Any = environments.obs_rms[name] if name else environments.obs_rms
             self.mean[columns] = torch.from_numpy(np.reshape(statistics.mean, -1)).to(self.mean)
@@ -113,7 +114,7 @@ class Standardizer(nn.Module):
             self.bound[columns] = environments.clip_obs
 
     def forward(self, flat: Tensor) -> Tensor:
-        """(B, O) -> (B, O)."""
+        """Compute (B, O) -> (B, O)."""
         standard = (flat.double() - self.mean) / self.std
         return torch.minimum(torch.maximum(standard, -self.bound), self.bound).to(flat.dtype)
 
@@ -123,7 +124,7 @@ def _name(keys: tuple[str | int, ...]) -> str:
 
 
 def _decoded(space: AnySpace, flat: Tensor) -> Tensor:
-    """Rows of one leaf (B, P) as Stable-Baselines3 shows it to a policy: choices as numbers from 0."""
+    """Return rows of one leaf (B, P) as Stable-Baselines3 shows it to a policy: choices as numbers from 0."""
     if isinstance(space, spaces.Discrete):
         return flat.argmax(1)
     if isinstance(space, spaces.MultiDiscrete):
@@ -132,7 +133,7 @@ def _decoded(space: AnySpace, flat: Tensor) -> Tensor:
 
 
 def _encoded(space: AnySpace, columns: Tensor) -> Tensor:
-    """The inverse of `_decoded` for columns of a policy's action: (B, raw width) -> (B, P)."""
+    """Return the inverse of `_decoded` for columns of a policy's action: (B, raw width) -> (B, P)."""
     if isinstance(space, spaces.Discrete):
         return F.one_hot(columns[:, 0].long(), int(space.n)).to(torch.float32)
     if isinstance(space, spaces.MultiDiscrete):

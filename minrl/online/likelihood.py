@@ -15,7 +15,7 @@ _LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
 
 def evaluated(policy: ActorCriticPolicy, latent: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Log-likelihood (N,) and entropy (N,) of `actions` for the actor's latents.
+    """Return log-likelihood (N,) and entropy (N,) of `actions` for the actor's latents.
 
     Equal to Stable-Baselines3's distributions, which it uses for all but the two commonest.
     """
@@ -29,7 +29,7 @@ def evaluated(policy: ActorCriticPolicy, latent: Tensor, actions: Tensor) -> tup
 
 
 def sampled(policy: ActorCriticPolicy, latent: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
-    """Actions, a sample or the likeliest, and their log-likelihood (N,), by the formulas of `evaluated`.
+    """Return actions, a sample or the likeliest, and their log-likelihood (N,), by the formulas of `evaluated`.
 
     They draw the same random numbers as Stable-Baselines3's distributions.
     """
@@ -51,13 +51,13 @@ def sampled(policy: ActorCriticPolicy, latent: Tensor, deterministic: bool) -> t
 
 
 def categorical(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, K), (N,) whole numbers -> log-likelihood (N,) and entropy (N,) in nats."""
+    """Compute (N, K), (N,) whole numbers -> log-likelihood (N,) and entropy (N,) in nats."""
     log_p = torch.log_softmax(logits, dim=1)
     return log_p.gather(1, actions.reshape(-1, 1).long()).squeeze(1), -(log_p.exp() * log_p).sum(1)
 
 
 def gaussian(mean: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, A), (A,), (N, A) -> log-likelihood (N,) and entropy (N,) in nats of a diagonal Gaussian."""
+    """Compute (N, A), (A,), (N, A) -> log-likelihood (N,) and entropy (N,) in nats of a diagonal Gaussian."""
     error = (actions - mean) * torch.exp(-log_std)
     width = log_std.sum() + log_std.numel() * _LOG_ROOT_TAU
     entropy = width + 0.5 * log_std.numel()

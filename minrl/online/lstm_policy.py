@@ -134,7 +134,7 @@ class LstmPolicy(RecurrentPolicy):
         return actor.detach() if self.critic is None else self.critic(features)
 
     def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
-        """From sb3-contrib's h and c of the actor, (L, B, H) each; `predict` needs no more."""
+        """Convert sb3-contrib's h and c of the actor, (L, B, H) each; `predict` needs no more."""
         layers, _, width = self.lstm_hidden_state_shape
         shape = (layers, batch_size, width)
         parts = [np.asarray(part, dtype=np.float32) for part in state]
@@ -214,7 +214,8 @@ class LstmMultiInputPolicy(LstmPolicy):
 
 
 def scan_layers(lstm: nn.LSTM, x: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-    """What `lstm` makes of whole segments: (B, T, F), (B, 2LH) h | c of each layer, (B, T) -> (B, T, H), (B, 2LH)."""
+    """Return what `lstm` makes of whole segments: (B, T, F), (B, 2LH) h | c of each layer, (B, T) -> (B, T, H), (B,
+    2LH)."""
     last = []
     for number, part in enumerate(state.chunk(lstm.num_layers, dim=1)):
         if number and lstm.dropout:
@@ -225,7 +226,8 @@ def scan_layers(lstm: nn.LSTM, x: Tensor, state: Tensor, reset: Tensor) -> tuple
 
 
 def step_layers(lstm: nn.LSTM, x: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-    """One step of `lstm`: (B, F) and h, c (B, H) of each layer in turn -> (B, H) and the same after the step."""
+    """Compute one step of `lstm`: (B, F) and h, c (B, H) of each layer in turn -> (B, H) and the same after the
+    step."""
     after = []
     for number, weights in enumerate(lstm.all_weights):
         if number and lstm.dropout:
@@ -236,7 +238,7 @@ def step_layers(lstm: nn.LSTM, x: Tensor, parts: tuple[Tensor, ...]) -> tuple[Te
 
 
 def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
-    """`options` themselves; a ValueError for those that this policy's LSTM cannot have."""
+    """Return `options` themselves; a ValueError for those that this policy's LSTM cannot have."""
     for name, value in options.items():
         if name in ("input_size", "hidden_size", "num_layers"):
             raise ValueError(f"lstm_kwargs: {name} is not set here but by lstm_hidden_size and n_lstm_layers")

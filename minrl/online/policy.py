@@ -49,21 +49,22 @@ class RecurrentPolicy(ActorCriticPolicy):
     def _scan(
         self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, F), (B, T, P), (B, S), (B, T) bool -> latents of actor and critic (B, T, ·), last state (B, S)."""
+        """Compute (B, T, F), (B, T, P), (B, S), (B, T) bool -> latents of actor and critic (B, T, ·), last state (B,
+        S)."""
 
     @abstractmethod
     def _step(
         self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, F), (B, P), (B, S), (B,) bool -> latents of actor and critic (B, ·), next state (B, S)."""
+        """Compute (B, F), (B, P), (B, S), (B,) bool -> latents of actor and critic (B, ·), next state (B, S)."""
 
     @abstractmethod
     def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
-        """The memory (B, S) that `predict`'s state stands for; a ValueError where it does not fit."""
+        """Return the memory (B, S) that `predict`'s state stands for; a ValueError where it does not fit."""
 
     @abstractmethod
     def _state(self, memory: Tensor) -> tuple[Array, ...]:
-        """The inverse of `_memory`."""
+        """Return the inverse of `_memory`."""
 
     @property
     def previous_size(self) -> int:
@@ -79,7 +80,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         super()._build(lr_schedule)
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """The empty memory, (B, S)."""
+        """Return the empty memory, (B, S)."""
         return torch.zeros(batch_size, self.state_size, device=self.device)
 
     def forward(  # type: ignore[override]
@@ -90,14 +91,15 @@ class RecurrentPolicy(ActorCriticPolicy):
         previous: Tensor | None = None,
         deterministic: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One step: actions (B, *shape), values (B, 1), log-likelihoods (B,) and the next state (B, S)."""
+        """Compute one step: actions (B, *shape), values (B, 1), log-likelihoods (B,) and the next state (B, S)."""
         latent_pi, latent_vf, state = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
         values = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
         actions, log_prob = sampled(self, self.mlp_extractor.forward_actor(latent_pi), deterministic)
         return actions.reshape((-1, *self.action_space.shape)), values, log_prob, state  # type: ignore[misc]
 
     def evaluate_actions(self, obs: Segments, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
-        """Values (N, 1), log-likelihoods (N,) of `actions` and entropies (N,) by one scan over whole segments."""
+        """Return values (N, 1), log-likelihoods (N,) of `actions` and entropies (N,) by one scan over whole
+        segments."""
         latent_pi, latent_vf = (x.flatten(0, 1) for x in self._scan_segments(obs)[:2])
         if obs.kept is not None:
             latent_pi, latent_vf = latent_pi[obs.kept], latent_vf[obs.kept]
@@ -118,7 +120,7 @@ class RecurrentPolicy(ActorCriticPolicy):
     def predict_values(  # type: ignore[override]
         self, obs: Observations, state: Tensor, reset: Tensor, previous: Tensor | None = None
     ) -> Tensor:
-        """The values (B, 1) of observations that `state` (B, S) precedes."""
+        """Return the values (B, 1) of observations that `state` (B, S) precedes."""
         _, latent_vf, _ = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
         values: Tensor = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
         return values
@@ -126,19 +128,21 @@ class RecurrentPolicy(ActorCriticPolicy):
     def get_distribution(  # type: ignore[override]
         self, obs: Observations, state: Tensor, reset: Tensor, previous: Tensor | None = None
     ) -> tuple[Distribution, Tensor]:
-        """The distribution of actions and the next state (B, S)."""
+        """Return the distribution of actions and the next state (B, S)."""
         latent_pi, _, state = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent_pi)), state
 
     def refer(self, rollout: Segments, state: Tensor) -> tuple[Tensor, Tensor]:
-        """What the reference would have done in a rollout of B environments: (B, T, K), and its last memory."""
+        """Return what the reference policy would have done in a rollout of B environments: (B, T, K), and its last
+        memory."""
         assert self.reference is not None
         features, _ = self._segment_features(rollout)
         return self.reference.scan(features, self._no_previous(rollout.previous, rollout.reset), state, rollout.reset)
 
     @torch.no_grad()
     def states_at(self, rollout: Segments, cuts: list[int]) -> Tensor:
-        """The memory (n, B, S) that enters each cut of a rollout of B environments, with the weights as they are."""
+        """Return the memory (n, B, S) that enters each cut of a rollout of B environments, with the weights as they
+        are."""
         training, states = self.training, [rollout.state]
         self.set_training_mode(False)  # what is stored while acting has no dropout either
         for first, end in pairwise(cuts[:-1]):
@@ -147,7 +151,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         return torch.stack(states)
 
     def encode_previous(self, actions: Tensor, rewards: Tensor | None) -> Tensor:
-        """What the next step is told of this one, (B, P): actions (B, *shape) flattened, rewards (B,)."""
+        """Return the previous-step input of the next step, (B, P): actions (B, *shape) flattened, rewards (B,)."""
         parts = []
         if self.previous_action:
             parts.append(flat_actions(self.action_space, self.environment_actions(actions)))
@@ -163,7 +167,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         deterministic: bool = False,
         reward: Array | float | None = None,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Actions for one observation or a batch of them, and the state to hand in with the next.
+        """Return actions for one observation or a batch of them, and the state to hand in with the next.
 
         Args:
             observation: one, or B stacked.
@@ -205,7 +209,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         return bounded(self.action_space, actions, squashed=self.squash_output)
 
     def _unpacked(self, state: tuple[Array, ...] | None, count: int, reward: Any) -> tuple[Tensor, Tensor | None]:
-        """The memory (B, S) and what the last step left (B, P)."""
+        """Return the memory (B, S) and what the last step left (B, P)."""
         if self.previous_reward and reward is None and state is not None:
             raise ValueError(
                 "this policy reads the last reward: predict(..., reward=...); for evaluate_policy and EvalCallback, "
@@ -224,7 +228,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         return self._memory(state[:-1], count), previous
 
     def _checked(self, values: Array, shape: tuple[int, ...]) -> Tensor:
-        """A part of a state as a new tensor."""
+        """Return a part of a state as a new tensor."""
         values = np.asarray(values, dtype=np.float32)
         if values.shape != shape:
             raise ValueError(f"state must have shape {shape} for {shape[0]} environments, got {values.shape}")
@@ -248,7 +252,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         return self._scan(features, previous, rollout.state, rollout.reset)
 
     def _segment_features(self, rollout: Segments) -> Features:
-        """(B, T, F) for the actor and the critic."""
+        """Compute (B, T, F) for the actor and the critic."""
         shape = rollout.reset.shape
         actor, critic = self._features(_each(rollout.observations, lambda x: x.flatten(0, 1)))
         shared = actor is critic
@@ -256,7 +260,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         return actor, actor if shared else critic.unflatten(0, shape)
 
     def _no_previous(self, previous: Tensor | None, reset: Tensor) -> Tensor:
-        """Nothing comes before the first step of an episode."""
+        """Zero what precedes the first step of an episode."""
         if previous is None or not self.previous_size:
             return torch.zeros(*reset.shape, self.previous_size, device=reset.device)
         return previous.masked_fill(reset.unsqueeze(-1), 0.0)
@@ -279,7 +283,7 @@ def _each(observations: Observations, change: Callable[[Tensor], Tensor]) -> Obs
 
 
 def _between(rollout: Segments, first: int, end: int) -> Segments:
-    """The steps from `first` to before `end`."""
+    """Return the steps from `first` to before `end`."""
     return rollout._replace(
         observations=_each(rollout.observations, lambda x: x[:, first:end]),
         previous=rollout.previous[:, first:end],

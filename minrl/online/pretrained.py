@@ -44,7 +44,7 @@ class StartsOnline(Protocol):
 
 
 def open_run(run: str | Path | Checkpoint) -> tuple[StartsOnline, Checkpoint]:
-    """The agent of a run, without dropout, and its checkpoint without weights, from which it can be built again.
+    """Return the agent of a run, without dropout, and its checkpoint without weights, from which it can be built again.
 
     Raises:
         ValueError: if there is no run, or its agent has no backbone that could go on online.
@@ -68,7 +68,7 @@ def open_run(run: str | Path | Checkpoint) -> tuple[StartsOnline, Checkpoint]:
 
 
 def check_start(agent: StartsOnline, policy: ActorCriticPolicy) -> None:
-    """A ValueError where `agent` cannot be the start of `policy`."""
+    """Raise a ValueError where `agent` cannot be the start of `policy`."""
     task = agent.task
     if mismatch(task.action_space, policy.action_space, "action") is not None:
         # An environment inside `fit_spaces` counts choices from 0, whose columns are the same.
@@ -111,11 +111,11 @@ class PretrainedTrunk(nn.Module):
         return standard
 
     def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, O), (B, T, A) from `in_units`, (B, S), (B, T) bool -> (B, T, D), (B, S)."""
+        """Compute (B, T, O), (B, T, A) from `in_units`, (B, S), (B, T) bool -> (B, T, D), (B, S)."""
         return self.backbone.scan(self.agent.embed(features, previous), state, reset)
 
     def step(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, O), (B, A), (B, S), (B,) bool -> (B, D), (B, S)."""
+        """Compute (B, O), (B, A), (B, S), (B,) bool -> (B, D), (B, S)."""
         state = state.masked_fill(reset.unsqueeze(1), 0.0)
         return self.backbone.step(self.agent.embed(features, previous), state)
 
@@ -128,7 +128,7 @@ class PretrainedHead(nn.Module):
         self.head = copy.deepcopy(head)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """As the class says."""
+        """Apply the module as the class says."""
         return self.head.center(latent)
 
 
@@ -153,12 +153,12 @@ class Reference(nn.Module):
 
     @torch.no_grad()
     def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters of its distributions over whole rollouts: (B, T, K), and its last memory."""
+        """Return parameters of its distributions over whole rollouts: (B, T, K), and its last memory."""
         latent, last = self.trunk.scan(features, previous, state, reset)
         return self.action_net(latent), last
 
     def divergence(self, policy: Distribution, parameters: Tensor) -> Tensor:
-        """KL(policy | pretrained) in nats for N rows, (N,), from the pretrained one's parameters (N, K)."""
+        """Return KL(policy | pretrained) in nats for N rows, (N,), from the pretrained one's parameters (N, K)."""
         pretrained: Any = make_proba_distribution(self.action_space)
         if isinstance(self.action_space, spaces.Box):
             pretrained.proba_distribution(parameters, self.log_std)
@@ -180,7 +180,7 @@ class _WithLoss(torch.autograd.Function):
 
 
 def with_loss(x: Tensor, loss: Tensor) -> Tensor:
-    """`x` itself; going back through it, the gradient of `loss` () is added to that of whatever x is used for.
+    """Return `x` itself; going back through it, the gradient of `loss` () is added to that of whatever x is used for.
 
     Stable-Baselines3's `PPO.train` forms its loss from what the policy returns and has no place for another term.
     """

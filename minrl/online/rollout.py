@@ -19,7 +19,7 @@ Observations = Tensor | dict[str, Tensor]
 
 
 class Segments(NamedTuple):
-    """What a recurrent policy evaluates in place of single observations."""
+    """Segments of observations that a recurrent policy evaluates."""
 
     observations: Observations  # (B, T, ...)
     previous: Tensor  # (B, T, P) the last action and reward, where the policy asks for them
@@ -116,7 +116,7 @@ class SegmentBuffer(RolloutBuffer):
         previous: Tensor | None = None,
         filler: npt.NDArray[np.bool_] | None = None,
     ) -> None:
-        """One step of all environments.
+        """Compute one step of all environments.
 
         Args:
             observations, action, reward, episode_start, value, log_prob: as for `RolloutBuffer.add`.
@@ -147,7 +147,7 @@ class SegmentBuffer(RolloutBuffer):
         self.full = self.pos == self.buffer_size
 
     def get(self, batch_size: int | None = None) -> Iterator[RolloutBufferSamples]:  # type: ignore[override]
-        """One epoch: every step once, in minibatches of whole segments of `batch_size` steps in all, or nearly.
+        """Return one epoch: every step once, in minibatches of whole segments of `batch_size` steps in all, or nearly.
 
         Segments of one length are shared out evenly, so that no minibatch is much smaller than the others.
         """
@@ -176,7 +176,7 @@ class SegmentBuffer(RolloutBuffer):
             yield batches[i]
 
     def _grouped(self) -> list["_Group"]:
-        """The segments by their length."""
+        """Return the segments by their length."""
         lengths = np.diff(self.cuts)
         states = torch.stack(self.states)
         return [
@@ -190,7 +190,7 @@ class SegmentBuffer(RolloutBuffer):
         return float(explained_variance(self.values[counts], self.returns[counts]))
 
     def whole(self) -> Segments:
-        """The rollout as one segment for each environment, from the memory that entered it."""
+        """Return the rollout as one segment for each environment, from the memory that entered it."""
 
         def turned(values: npt.NDArray[Any]) -> Tensor:
             return torch.from_numpy(values.swapaxes(0, 1)).to(self.device)
@@ -209,7 +209,7 @@ class SegmentBuffer(RolloutBuffer):
         )
 
     def segmented(self, values: npt.NDArray[Any], pieces: list[int]) -> Tensor:
-        """The (T, n_envs, ...) numbers of `pieces` of equal length as (n * n_envs, length, ...)."""
+        """Return the (T, n_envs, ...) numbers of `pieces` of equal length as (n * n_envs, length, ...)."""
         rows = [values[self.cuts[i] : self.cuts[i + 1]].swapaxes(0, 1) for i in pieces]
         return torch.from_numpy(np.concatenate(rows)).to(self.device)
 
@@ -242,7 +242,7 @@ class _Group:
             self.reference = torch.cat([buffer.reference[a:b].transpose(0, 1) for a, b in bounds])
 
     def take(self, rows: Tensor, *, first: bool) -> RolloutBufferSamples:
-        """The minibatch of segments `rows`."""
+        """Return the minibatch of segments `rows`."""
         actions = self.actions[rows].flatten(0, 1)
         numbers = self.numbers[:, rows].flatten(1)
         kept = None

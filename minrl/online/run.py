@@ -168,7 +168,7 @@ class OnlineRun:
         self._start_clock()
 
     def _begin_anew(self) -> None:
-        """Go on as a run that is resumed from the checkpoint just saved."""
+        """Continue as a run that is resumed from the checkpoint just saved."""
         model: Any = self.model
         seed_environments(model.env, self.config, self.step)
         model._last_obs = model.env.reset()
@@ -180,7 +180,7 @@ class OnlineRun:
             model.policy.reset_noise(model.n_envs)
 
     def _is_due(self, every: int) -> bool:
-        """Whether the last rollout has reached or passed a multiple of `every` steps, or the end."""
+        """Return True if the last rollout has reached or passed a multiple of `every` steps, or the end."""
         if every == 0 or self.step == 0:
             return False
         return self.step >= self.config.steps or self.step // every > self._before // every

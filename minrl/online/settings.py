@@ -10,7 +10,7 @@ from minrl.system.config import check_at_least
 
 @dataclass(frozen=True)
 class EnvironmentSettings:
-    """Where the policy learns."""
+    """Settings of the environments."""
 
     env: str = field(default="", metadata={"help": "Gymnasium id; MODULE:ID imports MODULE first"})
     env_kwargs: dict[str, Any] = field(
@@ -28,7 +28,7 @@ class EnvironmentSettings:
 
 @dataclass(frozen=True)
 class AlgorithmSettings:
-    """How it learns; names and meaning are those of Stable-Baselines3's PPO."""
+    """Settings of the algorithm; names and meaning are those of Stable-Baselines3's PPO."""
 
     n_steps: int = field(default=128, metadata={"help": "steps of a rollout in each environment"})
     batch_size: int = field(
@@ -66,7 +66,7 @@ class AlgorithmSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How long, on what, and what is kept."""
+    """Settings of a run: length, device, logs, checkpoints and evaluations."""
 
     steps: int = field(default=100_000, metadata={"help": "environment steps, rounded up to whole rollouts"})
     seed: int = field(default=0, metadata={"help": "of weights, actions and environments"})
@@ -95,7 +95,7 @@ class RunSettings:
     evaluate_max_steps: int | None = field(
         default=None,
         metadata={
-            "help": "cut an evaluation's episode off after so many steps (unset: the environment's own limit, or "
+            "help": "cut an evaluation's episode off after N steps (unset: the environment's own limit, or "
             f"{DEFAULT_MAX_STEPS} where it states none)"
         },
     )

@@ -87,7 +87,7 @@ class FittedSpaces(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Record
     """An environment with the spaces that `fit_spaces` describes."""
 
     def __init__(self, env: AnyEnv, *, like: tuple[AnySpace, AnySpace] | None = None) -> None:
-        """Raises ValueError as `fit_spaces` does."""
+        """Raise a ValueError as `fit_spaces` does."""
         gymnasium.utils.RecordConstructorArgs.__init__(self, like=like)
         gymnasium.Wrapper.__init__(self, env)
         observation_space, action_space = _ordered(env, like)
@@ -95,7 +95,7 @@ class FittedSpaces(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Record
         self.observation_space, self.action_space = self._observations.space, self._actions.space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """The first observation, fitted."""
+        """Return the first observation, fitted."""
         observation, info = self.env.reset(seed=seed, options=options)
         return self.observation(observation), info
 
@@ -161,7 +161,7 @@ class _Actions:
 
 
 def _walk(space: AnySpace, path: Path, kind: str) -> Iterator[tuple[Path, AnySpace]]:
-    """The parts that have no parts, each with the keys that lead to it."""
+    """Return the parts that have no parts, each with the keys that lead to it."""
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
             yield from _walk(part, (*path, key), kind)
@@ -218,7 +218,7 @@ def _converter(part: AnySpace) -> Callable[[Any], Any]:
 
 
 def _choices(part: AnySpace) -> Any:
-    """The numbers of choices in a discrete part, one after another."""
+    """Return the numbers of choices in a discrete part, one after another."""
     if isinstance(part, spaces.Discrete):
         return [int(part.n)]
     if isinstance(part, spaces.MultiDiscrete):
@@ -227,7 +227,7 @@ def _choices(part: AnySpace) -> Any:
 
 
 def _restored(space: AnySpace, choices: Iterator[Any]) -> Any:
-    """A value of `space` that takes as many of `choices`, counted from 0, as it needs."""
+    """Return a value of `space` that takes as many of `choices`, counted from 0, as it needs."""
     if isinstance(space, spaces.Dict):
         return {key: _restored(part, choices) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):

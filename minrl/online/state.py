@@ -16,7 +16,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 
 def saved_state(model: OnPolicyAlgorithm) -> dict[str, Any]:
-    """Optimizer, counters, normalisation, and the episodes that the log's means are of."""
+    """Return optimizer, counters, normalisation, and the episodes that the log's means are of."""
     environments = model.get_vec_normalize_env()
     statistics: dict[str, Any] = {}
     if environments is not None:
@@ -31,7 +31,7 @@ def saved_state(model: OnPolicyAlgorithm) -> dict[str, Any]:
 
 
 def restore_state(model: OnPolicyAlgorithm, state: dict[str, Any], step: int) -> None:
-    """The inverse of `saved_state`, for a run that has made `step` environment steps."""
+    """Restore `saved_state` for a run that has made `step` environment steps."""
     model.policy.optimizer.load_state_dict(state["optimizer"])
     model.num_timesteps, model._n_updates = step, state["updates"]
     environments = model.get_vec_normalize_env()
@@ -45,7 +45,7 @@ def restore_state(model: OnPolicyAlgorithm, state: dict[str, Any], step: int) ->
 
 
 def random_states() -> dict[str, Any]:
-    """All of them as arrays and plain values."""
+    """Return all of them as arrays and plain values."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "torch": torch.get_rng_state().numpy(),
@@ -56,7 +56,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """The inverse of `random_states`; those of GPUs only where there are as many."""
+    """Restore `random_states`; those of GPUs only where there are as many."""
     torch.set_rng_state(torch.from_numpy(states["torch"]))
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([torch.from_numpy(state) for state in states["cuda"]])
@@ -75,7 +75,7 @@ def random_states_kept() -> Iterator[None]:
 
 
 def saved_random_states() -> dict[str, Any]:
-    """The state of all random generators as tensors and plain values."""
+    """Return the state of all random generators as tensors and plain values."""
     states = random_states()
     name, keys, *rest = states["numpy"]
     return {
@@ -87,7 +87,7 @@ def saved_random_states() -> dict[str, Any]:
 
 
 def restore_saved_random_states(saved: dict[str, Any]) -> None:
-    """The inverse of `saved_random_states`."""
+    """Restore `saved_random_states`."""
     name, keys, *rest = saved["numpy"]
     restore_random_states(
         {
@@ -100,7 +100,7 @@ def restore_saved_random_states(saved: dict[str, Any]) -> None:
 
 
 def _statistics(environments: Any) -> dict[str, RunningMeanStd]:
-    """All running statistics of a `VecNormalize`, by name."""
+    """Return all running statistics of a `VecNormalize`, by name."""
     observed = getattr(environments, "obs_rms", None)
     named = observed if isinstance(observed, dict) else {} if observed is None else {"": observed}
     return {"returns": environments.ret_rms} | {f"observations/{name}": values for name, values in named.items()}

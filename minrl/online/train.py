@@ -47,14 +47,14 @@ def train(kind: type[OnlineAgent], options: Any, settings: OnlineConfig, out: Pa
 
 
 def resume(out: Path, environment: str | None = None, steps: int | None = None) -> OnlineResult:
-    """Go on with the run in `out` from its last checkpoint; see `minrl.online.run` for what it restores.
+    """Continue the run in `out` from its last checkpoint; see `minrl.online.run` for what it restores.
 
     Args:
         out: the run's folder.
         environment: the run's environment id, for one that no installed package registers: nothing that only a file
             names is imported.
         steps: the last step, where it is not to be the planned one; a learning rate with linear decay goes on as in a
-            run planned for so many steps.
+            run planned for that many steps.
 
     Raises:
         ValueError: if there is no checkpoint to go on from, it lies beyond `steps`, or it does not fit the

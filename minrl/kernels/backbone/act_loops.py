@@ -31,7 +31,7 @@ carray: Any = numba.carray  # type: ignore[attr-defined]
 
 @inlined
 def flags(address: int, size: int) -> Any:
-    """Bytes, of which each is a truth value; they are read as the float32 numbers that hold them."""
+    """Return bytes, of which each is a truth value; they are read as the float32 numbers that hold them."""
     return carray(float32_at(address), ((size + 3) // 4,)).view(np.uint8)
 
 
@@ -43,14 +43,14 @@ def normalize(x: Any, mean: Any, rest: Any, std: Any, y: Any, size: int) -> None
 
 @inlined
 def add_scaled(y: Any, factor: Any, weight: Any, size: int) -> None:
-    """y += factor * weight."""
+    """Compute y += factor * weight."""
     for d in range(size):
         y[d] += factor * weight[d]
 
 
 @inlined
 def likeliest(raw: Any, size: int) -> int:
-    """The first of the largest; NaN counts as the largest, as torch has it."""
+    """Return the first of the largest; NaN counts as the largest, as torch has it."""
     best = 0
     for i in range(1, size):
         if raw[i] > raw[best] or (np.isnan(raw[i]) and not np.isnan(raw[best])):
@@ -74,7 +74,7 @@ def inside_range(raw: Any, center: Any, reach: Any, low: Any, high: Any, action:
 
 @inlined
 def decide(raw: Any, pieces: Any, action: Any, remembered: Any) -> None:
-    """Form an action from a row of the head's linear map, piece by piece, and what the state keeps of it."""
+    """Return form an action from a row of the head's linear map, piece by piece, and what the state keeps of it."""
     of_raw, of_action = 0, 0
     for i in range(len(pieces) // PER_PIECE):
         piece = pieces[i * PER_PIECE : (i + 1) * PER_PIECE]
@@ -111,7 +111,7 @@ def decide(raw: Any, pieces: Any, action: Any, remembered: Any) -> None:
 
 @cache
 def act_kernel(parts: int, candidate: int) -> Callable[..., None]:
-    """One step of an agent around a backbone of minGRU (P = 2) or minLSTM (P = 3) blocks.
+    """Compute one step of an agent around a backbone of minGRU (P = 2) or minLSTM (P = 3) blocks.
 
     Where it does not decide, what the head would see is written in place of the action, and no action to the state.
     """

@@ -20,7 +20,7 @@ _ZERO, _BYTE = np.float32(0), np.uint8(0)
 
 @inlined
 def opens_between(reset: Any, after: int, end: int) -> bool:
-    """Whether an episode opens at a step later than `after` and before `end`."""
+    """Return True if an episode opens at a step later than `after` and before `end`."""
     for t in range(max(after + 1, 0), end):  # noqa: SIM110, no generator in compiled code
         if reset[t]:
             return True
@@ -39,7 +39,7 @@ def keep_last(y: Any, last: Any, reset: Any, t: int, steps: int, past: int, widt
 
 @inlined
 def convolve(window: Any, slot: int, tap: Any, shift: Any, reset: Any, t: int, u: Any, width: int) -> None:
-    """The inputs of step t and those before it in its episode, weighted; that of step t lies at `slot`."""
+    """Return the inputs of step t and those before it in its episode, weighted; that of step t lies at `slot`."""
     past = tap.shape[0] - 1
     copy_row(shift, u, width)
     add_product(u, tap[past], window[slot], width)
@@ -51,7 +51,7 @@ def convolve(window: Any, slot: int, tap: Any, shift: Any, reset: Any, t: int, u
 
 @cache
 def mix_forward() -> Callable[..., None]:
-    """Layer norm of x (B, T, D), then the convolution to u; `recent` and `last` are columns of states (B, S)."""
+    """Return layer norm of x (B, T, D), then the convolution to u; `recent` and `last` are columns of states (B, S)."""
 
     def kernel(
         first: int, end: int, x_at: int, recent_at: int, reset_at: int, weight_at: int, bias_at: int, taps_at: int,
@@ -87,7 +87,7 @@ def mix_forward() -> Callable[..., None]:
 def taps_backward(
     y: Any, du: Any, first: int, steps: int, t: int, tap: Any, reset: Any, dlast: Any, dy: Any, dtap: Any, width: int
 ) -> None:
-    """The gradient to the input y of step t from all that it went into: later steps and the last inputs."""
+    """Compute the gradient to the input y of step t from all that it went into: later steps and the last inputs."""
     past = tap.shape[0] - 1
     dy[:] = _ZERO
     if t >= 0:
@@ -104,7 +104,7 @@ def taps_backward(
 
 @cache
 def mix_backward() -> Callable[..., None]:
-    """From du (B, T, D) and `dlast` (B, S) dx, with `around` (B, T, D) added to it, and `drecent` (B, S).
+    """Return from du (B, T, D) and `dlast` (B, S) dx, with `around` (B, T, D) added to it, and `drecent` (B, S).
 
     Sums: the norm's weight and bias (2, D), the taps (K, D) and their bias (D).
     """

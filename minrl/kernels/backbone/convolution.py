@@ -31,7 +31,7 @@ def causal_convolution(
 
 
 def _steps_since_reset(reset: Tensor, limit: int) -> Tensor:
-    """How many steps ago the episode of each step opened, at most `limit`: (B, T) bool -> (B, T) int.
+    """Return how many steps ago the episode of each step opened, at most `limit`: (B, T) bool -> (B, T) int.
 
     Before the first reset the episode is taken to be older than `limit`.
     """

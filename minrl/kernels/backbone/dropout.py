@@ -1,4 +1,5 @@
-"""Dropout in the compiled blocks: what falls is a hash of its place and a key, so no mask is kept for the way back.
+"""Dropout in the compiled blocks: what falls is a hash of its place and a key, so no mask is saved for the backward
+pass.
 
 Shapes: D width, N rows.
 """
@@ -22,7 +23,8 @@ _FIRST, _SECOND = _U(0x7FEB352D), _U(0x846CA68B)
 
 
 class Noise(NamedTuple):
-    """One dropout of one scan: its key, the share of hashes that fall, and what the others are multiplied with."""
+    """Dropout of one branch in one scan: its key, the share of hashes that fall, and what the others are multiplied
+    with."""
 
     low: Any
     high: Any
@@ -31,7 +33,7 @@ class Noise(NamedTuple):
 
 
 def draw(rates: tuple[float, ...], kind: Any) -> list[tuple["Noise | None", "Noise | None"]]:
-    """For each block the noise of its two branches, from torch's generator; None where the rate is 0."""
+    """Return for each block the noise of its two branches, from torch's generator; None where the rate is 0."""
     keys = torch.randint(1 << 32, (len(rates), 4)).tolist()
     return [
         (_noise(rate, low, high, kind), _noise(rate, other_low, other_high, kind))
@@ -44,18 +46,18 @@ def _noise(rate: float, low: int, high: int, kind: Any) -> Noise | None:
 
 
 def drop_and_add(noise: Noise, x: Tensor, branch: Tensor, out: Tensor, start: int = 0) -> None:
-    """x (N, D) + dropout of `branch` to `out`; `start` is the number of the first row."""
+    """Compute x (N, D) + dropout of `branch` to `out`; `start` is the number of the first row."""
     addresses = x.data_ptr(), branch.data_ptr(), out.data_ptr()
     share(_forward(), items_of(x.shape[0]), x.numel(), *addresses, *x.shape, start, *noise)
 
 
 def drop(noise: Noise, x: Tensor) -> Tensor:
-    """Dropout of x (N, D); it is its own way back."""
+    """Apply dropout to x (N, D); its backward pass is the same function."""
     return drop_gradient(noise, x)
 
 
 def drop_gradient(noise: Noise, dy: Tensor, sums: Sums | None = None, part: int = 0, start: int = 0) -> Tensor:
-    """The gradient to the branch (N, D); its sum over rows is added to a part of `sums` (D)."""
+    """Compute the gradient to the branch (N, D); its sum over rows is added to a part of `sums` (D)."""
     dbranch = torch.empty_like(dy)
     arguments = (dy.data_ptr(), dbranch.data_ptr(), *dy.shape, start, *noise)
     if sums is None:
@@ -67,7 +69,7 @@ def drop_gradient(noise: Noise, dy: Tensor, sums: Sums | None = None, part: int 
 
 @inlined
 def stays(place: Any, low: Any, high: Any, threshold: Any) -> bool:
-    """Whether the number at a place is kept."""
+    """Return True if the number at a place is kept."""
     x = _U(_U(place) ^ low)
     x = _U(_U(x ^ (x >> _U(16))) * _FIRST)
     x = _U(_U(x ^ (x >> _U(15))) + high)

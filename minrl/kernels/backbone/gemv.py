@@ -24,7 +24,7 @@ _LINE = 16  # numbers
 
 
 def _lanes() -> int:
-    """16 where there are 32 registers of so many numbers, else 8."""
+    """Return 16 where there are 32 registers of as many elements, else 8."""
     try:
         return 16 if binding.get_host_cpu_features().get("avx512f") else 8
     except RuntimeError:  # not known for this processor
@@ -38,7 +38,7 @@ _VECTOR = ir.VectorType(_FLOAT, LANES)
 
 
 def _tile(rows: int) -> Any:
-    """A function that writes y (R, count) = x (R, K) @ weight (count, K).T, for count up to LANES / R.
+    """Compute A function that writes y (R, count) = x (R, K) @ weight (count, K).T, for count up to LANES / R.
 
     Its arguments: the addresses of y, x and weight, the numbers from row to row of y and of x, K, count.
     """
@@ -64,7 +64,7 @@ def _tile(rows: int) -> Any:
 
 
 def _summed(builder: Any, of_x: list[Any], of_weight: list[Any], size: Any) -> list[Any]:
-    """Vectors whose lanes add up to the products of each row with each output."""
+    """Return vectors whose lanes add up to the products of each row with each output."""
     places = [_room(builder, _VECTOR) for _ in range(LANES)]
     for place in places:
         builder.store(ir.Constant(_VECTOR, None), place)
@@ -93,7 +93,7 @@ def _summed(builder: Any, of_x: list[Any], of_weight: list[Any], size: Any) -> l
 
 
 def _added_up(builder: Any, vectors: list[Any]) -> Any:
-    """One vector whose lanes are the sums over the lanes of each of LANES vectors.
+    """Return one vector whose lanes are the sums over the lanes of each of LANES vectors.
 
     Each step adds the halves of two vectors, then the quarters, and so on, and lays the sums side by side. They come
     out in their order where they go in by their numbers with the bits turned round.
@@ -145,7 +145,7 @@ _tile_of_one, _tile_of_two, _tile_of_four = _tile(1), _tile(2), _tile(4)
 
 
 def _linear(x: Any, weight: Any, bias: Any, y: Any, rows: int, size: int, outputs: int) -> None:
-    """y (R, N) = x (R, K) @ weight (N, K).T + bias (N,), all flat; an empty bias is none."""
+    """Compute y (R, N) = x (R, K) @ weight (N, K).T + bias (N,), all flat; an empty bias is none."""
     # The arrays are the caller's, who keeps them while their addresses are in use.
     to, of, by = y.ctypes.data, x.ctypes.data, weight.ctypes.data
     fours, twos = rows - rows % 4, rows - rows % 2
@@ -175,7 +175,8 @@ linear: Any = numba.njit(fastmath=FAST, error_model="numpy")(_linear)
 
 
 def _aligned(size: int) -> Any:
-    """Room for so many float32 numbers, from the start of a cache line: loads of whole vectors never lie across two."""
+    """Return a buffer of float32 elements, from the start of a cache line: loads of whole vectors never lie
+    across two."""
     room = np.empty(size + _LINE, np.float32)
     first = (-room.ctypes.data // _SIZE) % _LINE
     return room[first : first + size]

@@ -33,7 +33,7 @@ def masks(noises: list[Noises], x: Tensor) -> list[Masks]:
 def scan(
     stack: "StackLayout", masks: list[Masks], reset: Tensor, x: Tensor, state: Tensor | None, *weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """x (B, T, D), state (B, S), reset (B, T) -> y (B, T, D), last state (B, S)."""
+    """Compute x (B, T, D), state (B, S), reset (B, T) -> y (B, T, D), last state (B, S)."""
     state = x.new_zeros(x.shape[0], stack.state_size) if state is None else state
     lasts, column = [], 0
     for i, form in enumerate(stack.forms):
@@ -48,7 +48,7 @@ def scan(
 def _block(
     form: BlockLayout, w: BlockWeights, masks: Masks, reset: Tensor, x: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `minrl.backbone.Block.scan`."""
+    """Run as `minrl.backbone.Block.scan` does."""
     y = F.layer_norm(x, x.shape[2:], w.norm, w.norm_bias, float(form.epsilon))
     memory, recent = state[:, : form.inner], state[:, form.inner :]
     if w.taps is not None:

@@ -13,7 +13,7 @@ from minrl.kernels.backbone.dropout import Noise
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """What a block is besides its weights: P, g and sign, H, M, K (0 for what is not there), the norms' epsilons."""
+    """Layout of a block besides its weights: P, g and sign, H, M, K (0 for what is not there), the norms' epsilons."""
 
     parts: int
     candidate: int
@@ -28,7 +28,7 @@ class BlockLayout:
     recent: int
 
     def sums(self, width: int) -> tuple[int, ...]:
-        """The sizes of the gradients that are sums over rows: those of NORM, TAPS, GATES_BIAS and so on."""
+        """Return the sizes of the gradients that are sums over rows: those of NORM, TAPS, GATES_BIAS and so on."""
         of_cell = width, width, max(self.taps, 1) * width, width, self.parts * self.inner
         return *of_cell, width, width, width, self.hidden, width
 
@@ -39,7 +39,7 @@ NORM, TAPS, GATES_BIAS, MLP_NORM, UP_BIAS, BACK_BIAS, OF_BLOCK = 0, 2, 4, 5, 8, 
 
 
 class BlockWeights(NamedTuple):
-    """In the order of `cpu_step_loops`; None is a part that is not there."""
+    """in the order of the kernels; None is a part that is not there."""
 
     norm: Tensor
     norm_bias: Tensor
@@ -57,7 +57,7 @@ class BlockWeights(NamedTuple):
 
 
 class SavedTensors(NamedTuple):
-    """What the way back needs and does not form anew: the block's input and what came out of products and recurrence.
+    """Tensors saved for the backward pass: the block's input and what came out of products and recurrence.
 
     `mixed`, the MLP's input, is kept only where a product led to it.
     """
@@ -76,7 +76,8 @@ Noises = tuple[Noise | None, Noise | None]
 
 
 class ScanFrame(NamedTuple):
-    """What all blocks share: B, T, D, S, and the addresses of the resets and of both ends of the state."""
+    """Sizes and buffers that all blocks share: B, T, D, S, and the addresses of the resets and of both ends of the
+    state."""
 
     batch: int
     steps: int
@@ -84,7 +85,7 @@ class ScanFrame(NamedTuple):
     state_size: int
     resets: int
     state: int
-    last: int  # on the way back its gradient
+    last: int  # in the backward pass its gradient
     dstate: int = 0
 
 
@@ -93,16 +94,16 @@ TENSORS_PER_BLOCK, SAVED_PER_BLOCK = len(BlockWeights._fields), len(SavedTensors
 
 @dataclass(frozen=True)
 class StackLayout:
-    """What a backbone is besides its weights. Those are the blocks' one after another, then the final norm's two."""
+    """Layout of a backbone. Its weights are the blocks' one after another, then the final norm's two."""
 
     forms: tuple[BlockLayout, ...]
     epsilon: Any
     state_size: int
 
     def block(self, i: int, weights: tuple[Any, ...]) -> BlockWeights:
-        """The weights of a block."""
+        """Return the weights of a block."""
         return BlockWeights(*weights[i * TENSORS_PER_BLOCK : (i + 1) * TENSORS_PER_BLOCK])
 
     def sums(self, width: int) -> tuple[int, ...]:
-        """The sizes of all gradients that are sums over rows."""
+        """Return the sizes of all gradients that are sums over rows."""
         return (*(size for form in self.forms for size in form.sums(width)), width, width, width)

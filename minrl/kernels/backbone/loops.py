@@ -25,7 +25,7 @@ _ZERO, _BYTE = np.float32(0), np.uint8(0)
 
 @cache
 def norm_forward() -> Callable[..., None]:
-    """Layer norm of x (N, D); where there is a place for it, `out` is x + `shift` (D)."""
+    """Return layer norm of x (N, D); where there is a place for it, `out` is x + `shift` (D)."""
 
     def kernel(
         first: int, end: int, x_at: int, weight_at: int, bias_at: int, y_at: int, stats_at: int, shift_at: int,
@@ -45,7 +45,7 @@ def norm_forward() -> Callable[..., None]:
 
 @cache
 def norm_backward() -> Callable[..., None]:
-    """From dy (N, D) dx, with `around` (N, D) added to it. Sums: weight, bias, and `around` (3, D).
+    """Return from dy (N, D) dx, with `around` (N, D) added to it. Sums: weight, bias, and `around` (3, D).
 
     Where there is a place for it, y is formed anew.
     """
@@ -83,7 +83,7 @@ def norm_backward() -> Callable[..., None]:
 
 @cache
 def gelu_forward() -> Callable[..., None]:
-    """GELU of a (N, M) to y."""
+    """Return GELU of a (N, M) to y."""
 
     def kernel(first: int, end: int, a_at: int, y_at: int, rows: int, width: int, like: Any) -> None:
         a, y = matrix(a_at, rows, width, like), matrix(y_at, rows, width, like)
@@ -95,7 +95,7 @@ def gelu_forward() -> Callable[..., None]:
 
 @cache
 def gelu_backward() -> Callable[..., None]:
-    """y = GELU(a) (N, M), and the gradient to a in place of that to y. Sums: the gradient to a (M)."""
+    """Compute y = GELU(a) (N, M), and the gradient to a in place of that to y. Sums: the gradient to a (M)."""
 
     def kernel(
         first: int, end: int, sums_at: int, a_at: int, y_at: int, dy_at: int, rows: int, width: int, like: Any
@@ -113,7 +113,8 @@ def gelu_backward() -> Callable[..., None]:
 
 @cache
 def scan_forward(parts: int, candidate: int) -> Callable[..., None]:
-    """Gates (B, T, PH) and memory (B, S) -> h (B, T, H) and the last memory; where there is a place, `out` is x + h."""
+    """Compute from gates (B, T, PH) and memory (B, S) -> h (B, T, H) and the last memory; where there is a place,
+    `out` is x + h."""
 
     def kernel(
         first: int, end: int, gates_at: int, memory_at: int, reset_at: int, h_at: int, last_at: int, x_at: int,
@@ -139,7 +140,7 @@ def scan_forward(parts: int, candidate: int) -> Callable[..., None]:
 
 @cache
 def scan_backward(parts: int, candidate: int) -> Callable[..., None]:
-    """From dh (B, T, H) and `dlast` (B, S) dgates (B, T, PH) and `dmemory` (B, S). Sums: dgates (PH)."""
+    """Return from dh (B, T, H) and `dlast` (B, S) dgates (B, T, PH) and `dmemory` (B, S). Sums: dgates (PH)."""
 
     def kernel(
         first: int, end: int, sums_at: int, gates_at: int, memory_at: int, reset_at: int, h_at: int, dh_at: int,

@@ -29,7 +29,8 @@ def scan(
     stack: StackLayout, weights: tuple[Tensor | None, ...], x: Tensor, state: Tensor | None, reset: Tensor | None,
     rates: tuple[float, ...] | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """x (B, T, D), state (B, S), reset (B, T) -> y (B, T, D), last state (B, S); `rates` are the blocks' dropout."""
+    """Compute x (B, T, D), state (B, S), reset (B, T) -> y (B, T, D), last state (B, S); `rates` are the blocks'
+    dropout."""
     nothing: list[Noises] = [(None, None)] * len(stack.forms)
     noises = nothing if rates is None else draw(rates, type(stack.epsilon))
     reset = x.new_zeros(x.shape[:2], dtype=torch.bool) if reset is None else reset.contiguous()
@@ -44,7 +45,7 @@ def _forward(
     stack: StackLayout, noises: list[Noises], reset: Tensor, x: Tensor, state: Tensor | None,
     weights: tuple[Tensor | None, ...], kept: list[Tensor | None] | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What the way back needs is added to `kept`; without it, it is let go."""
+    """Run the forward pass; tensors for the backward pass are added to `kept` where it is given."""
     batch, steps, width = x.shape
     state = x.new_zeros(batch, stack.state_size) if state is None else state
     y, last, stats = torch.empty_like(x), torch.empty_like(state), x.new_empty(batch * steps, 2)

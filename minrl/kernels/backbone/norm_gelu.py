@@ -25,7 +25,7 @@ _P, _A1, _A2, _A3, _A4, _A5 = (
 
 @summing
 def normalise(x: Any, weight: Any, bias: Any, epsilon: Any, y: Any, size: int) -> tuple[Any, Any]:
-    """The layer norm of a row, and what was subtracted from it and multiplied with it."""
+    """Compute the layer norm of a row, and what was subtracted from it and multiplied with it."""
     total, squares = _ZERO, _ZERO
     for d in range(size):
         total += x[d]
@@ -47,7 +47,7 @@ def scaled(x: Any, mean: Any, scale: Any, weight: Any, bias: Any, y: Any, size: 
 def normalise_gradients(
     x: Any, mean: Any, scale: Any, weight: Any, dy: Any, dx: Any, dweight: Any, dbias: Any, size: int
 ) -> None:
-    """From the gradient to a layer norm's output that to its input, and what it adds to those of its weights."""
+    """Return from the gradient to a layer norm's output that to its input, and what it adds to those of its weights."""
     straight, along = _ZERO, _ZERO
     for d in range(size):
         straight += dy[d] * weight[d]
@@ -61,7 +61,7 @@ def normalise_gradients(
 
 @inlined
 def tap_gradients(weight: Any, x: Any, dy: Any, dx: Any, dweight: Any, size: int) -> None:
-    """Backward of y += weight * x."""
+    """Return backward of y += weight * x."""
     for d in range(size):
         dx[d] += weight[d] * dy[d]
         dweight[d] += x[d] * dy[d]
@@ -77,7 +77,7 @@ def gelu(x: Any, y: Any, size: int) -> None:
 
 @inlined
 def gelu_gradients(x: Any, y: Any, slope: Any, dbias: Any, size: int) -> None:
-    """GELU(x), and in place of the gradient to it that to x, which also adds to the bias's."""
+    """Return GELU(x), and in place of the gradient to it that to x, which also adds to the bias's."""
     constants = held_constants()
     for d in range(size):
         share, density = share_below(x[d], constants)
@@ -88,7 +88,7 @@ def gelu_gradients(x: Any, y: Any, slope: Any, dbias: Any, size: int) -> None:
 
 
 def share_below(x: Any, constants: Any) -> tuple[Any, Any]:
-    """The share of the normal distribution below x, to 1e-7 in float32, and its density at x."""
+    """Return the share of the normal distribution below x, to 1e-7 in float32, and its density at x."""
     return (1 + erf(x * _ROOT_HALF)) / 2, _PEAK * exp(-x * x / 2)
 
 

@@ -30,7 +30,7 @@ from minrl.kernels.jit.threads import ROWS_PER_ITEM, Sums, items_of, share
 from minrl.kernels.matmul import input_gradient, linear, linear_added, linear_into
 from minrl.kernels.scan.cpu_loops import blocks_of
 
-# An MLP is gone through in tiles of about so many hidden numbers for each thread, which stay in its cache: all rows at
+# An MLP runs in tiles of about this many hidden elements a thread, which stay in its cache: all rows at
 # once take a tenth longer.
 _TILE = 1 << 17
 
@@ -38,7 +38,7 @@ _TILE = 1 << 17
 def block_forward(
     form: BlockLayout, w: BlockWeights, x: Tensor, frame: ScanFrame, noises: Noises
 ) -> tuple[Tensor, SavedTensors]:
-    """x (N, D) -> y (N, D); the last state goes to its columns of the frame's."""
+    """Compute x (N, D) -> y (N, D); the last state goes to its columns of the frame's."""
     batch, steps, _, state_size, resets, state, last, _ = frame
     rows = batch * steps
     stats, h = x.new_empty(rows, 2), x.new_empty(rows, form.inner)
@@ -58,7 +58,8 @@ def block_forward(
 
 
 def _gate_inputs(form: BlockLayout, w: BlockWeights, x: Tensor, stats: Tensor, frame: ScanFrame, last: int) -> Tensor:
-    """u (N, D), the norm's statistics to `stats`, and the convolution's last inputs to their columns at `last`."""
+    """Compute u (N, D), the norm's statistics to `stats`, and the convolution's last inputs to their columns at
+    `last`."""
     batch, steps, width, state_size, resets, state, _, _ = frame
     u = torch.empty_like(x)
     if w.taps is None:
@@ -73,7 +74,7 @@ def _gate_inputs(form: BlockLayout, w: BlockWeights, x: Tensor, stats: Tensor, f
 
 
 def _mixed(w: BlockWeights, x: Tensor, h: Tensor, noise: Noise | None) -> Tensor:
-    """x and what the cell gives."""
+    """Add the output of the cell to x."""
     if noise is None:
         assert w.down is not None
         return linear_added(h, w.down, x)
@@ -87,10 +88,10 @@ def block_backward(
     sums: Sums, at: int,
     scratch: int,
 ) -> tuple[Tensor, list[Tensor | None]]:  # fmt: skip
-    """The gradients to x and to the weights, from those to y (None for zero) and the last state.
+    """Compute the gradients to x and to the weights, from those to y (None for zero) and the last state.
 
     Those that are sums over rows are in `sums` from part `at` on, whole when all is added up. At `scratch` there is
-    room for a state, whose numbers nobody reads.
+    a buffer of a state's size, never read.
     """
     batch, steps, width, state_size, resets, state, dlast, dstate = frame
     rows = batch * steps
@@ -134,7 +135,7 @@ def block_backward(
 
 
 def _mlp_forward(form: BlockLayout, w: BlockWeights, x: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
-    """x + MLP(x), the norm's statistics, and what goes into the GELU."""
+    """Compute x + MLP(x), the norm's statistics, and what goes into the GELU."""
     assert w.mlp_norm is not None and w.mlp_norm_bias is not None  # noqa: PT018
     assert w.up is not None and w.back is not None  # noqa: PT018
     y, stats, hidden = torch.empty_like(x), x.new_empty(x.shape[0], 2), x.new_empty(x.shape[0], form.hidden)
@@ -155,7 +156,7 @@ def _mlp_forward(form: BlockLayout, w: BlockWeights, x: Tensor, noise: Noise | N
 def _mlp_backward(
     form: BlockLayout, w: BlockWeights, saved: SavedTensors, dy: Tensor, noises: Noises, sums: Sums, at: int
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The gradients to the MLP's input, the residual's included, and to its weights."""
+    """Compute the gradients to the MLP's input, the residual's included, and to its weights."""
     x, stats, hidden, noise = saved.x, saved.mlp_stats, saved.hidden, noises[1]
     assert w.mlp_norm is not None and w.mlp_norm_bias is not None  # noqa: PT018
     assert w.up is not None and w.back is not None  # noqa: PT018
@@ -188,7 +189,7 @@ def _mlp_backward(
 
 
 def _sum(noise: Noise | None, x: Tensor, h: Tensor, start: int) -> Tensor:
-    """Rows of what a block without a `down` gives to its MLP; `start` is the number of the first."""
+    """Return rows of what a block without a `down` gives to its MLP; `start` is the number of the first."""
     if noise is None:
         return x + h
     mixed = torch.empty_like(x)
@@ -197,7 +198,7 @@ def _sum(noise: Noise | None, x: Tensor, h: Tensor, start: int) -> Tensor:
 
 
 def _tiles(hidden: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors piece by piece along their rows."""
+    """Return the tensors piece by piece along their rows."""
     rows = torch.get_num_threads() * ROWS_PER_ITEM * max(1, _TILE // (hidden * ROWS_PER_ITEM))
     if tensors[0].shape[0] <= rows:
         yield tensors
@@ -209,7 +210,7 @@ def norm_forward(
     weight: Tensor, bias: Tensor, epsilon: Any, x: Tensor, y: Tensor, stats: Tensor,
     shift: Tensor | None = None, out: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Layer norm of x (N, D) to `y`; with a `shift` (D) also x + shift to `out`."""
+    """Return layer norm of x (N, D) to `y`; with a `shift` (D) also x + shift to `out`."""
     share(
         loops.norm_forward(), items_of(x.shape[0]), x.numel(), x.data_ptr(), weight.data_ptr(), bias.data_ptr(),
         y.data_ptr(), stats.data_ptr(), _address(shift), _address(out), *x.shape, epsilon,
@@ -220,7 +221,8 @@ def norm_backward(
     weight: Tensor, bias: Tensor, like: Any, x: Tensor, stats: Tensor, dy: Tensor, around: Tensor | None, dx: Tensor,
     y: Tensor | None, sums: Sums, at: int,
 ) -> None:  # fmt: skip
-    """The gradient to x, plus `around`, goes to `dx`; those to weight and bias, and the sum of `around`, to `sums`."""
+    """Compute the gradient to x, plus `around`, goes to `dx`; those to weight and bias, and the sum of `around`, to
+    `sums`."""
     sums.share(
         loops.norm_backward(), at, items_of(x.shape[0]), x.numel(), x.data_ptr(), stats.data_ptr(), weight.data_ptr(),
         bias.data_ptr(), dy.data_ptr(), _address(around), dx.data_ptr(), _address(y), *x.shape, like,

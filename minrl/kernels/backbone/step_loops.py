@@ -45,14 +45,14 @@ def layer_norm(x: Any, weight: Any, bias: Any, epsilon: Any, y: Any, size: int) 
 
 @inlined
 def add(x: Any, y: Any, size: int) -> None:
-    """x += y."""
+    """Compute x += y."""
     for d in range(size):
         x[d] += y[d]
 
 
 @inlined
 def gelu(x: Any, size: int) -> None:
-    """In place: x times the normal distribution's share below x, as torch's default."""
+    """Return in place: x times the normal distribution's share below x, as torch's default."""
     for d in range(size):
         a = abs(x[d]) * _ROOT_HALF
         t = _ONE / (_ONE + _P * a)
@@ -62,7 +62,7 @@ def gelu(x: Any, size: int) -> None:
 
 @inlined
 def convolve(x: Any, recent: Any, weight: Any, bias: Any, y: Any, taps: int, width: int) -> None:
-    """The last K - 1 inputs and this one, weighted; `recent` is moved on."""
+    """Return the last K - 1 inputs and this one, weighted; `recent` is moved on."""
     for d in range(width):
         y[d] = bias[d] + weight[(taps - 1) * width + d] * x[d]
     for k in range(taps - 1):
@@ -74,7 +74,7 @@ def convolve(x: Any, recent: Any, weight: Any, bias: Any, y: Any, taps: int, wid
 
 @inlined
 def add_product(y: Any, a: Any, b: Any, size: int) -> None:
-    """y += a * b."""
+    """Compute y += a * b."""
     for d in range(size):
         y[d] += a[d] * b[d]
 
@@ -87,13 +87,13 @@ def copy(x: Any, y: Any, size: int) -> None:
 
 @inlined
 def numbers(address: int, size: int) -> Any:
-    """The float32 numbers that lie at `address`."""
+    """Return the float32 numbers that lie at `address`."""
     return carray(float32_at(address), (size,))
 
 
 @inlined
 def weights(address: int, size: int) -> Any:
-    """As `numbers`, none at 0."""
+    """Run as `numbers` does, none at 0."""
     return numbers(address, size if address else 0)
 
 
@@ -102,7 +102,7 @@ def through_blocks(
     plan: Any, epsilons: Any, stream: Any, state: Any, first: int, stride: int, y: Any, batch: int,
     width: int, inner: int, hidden: int, taps: int, depth: int, flip: Any, parts: int, candidate: int,
 ) -> None:  # fmt: skip
-    """From `stream` (B, D), which is used up, to `y` (B, D).
+    """Return from `stream` (B, D), which is used up, to `y` (B, D).
 
     The rows of `state`, `stride` apart from `first` on, are moved on.
     """
@@ -154,7 +154,7 @@ def through_blocks(
 
 @cache
 def step_kernel(parts: int, candidate: int) -> Callable[..., None]:
-    """One step of a backbone of minGRU (P = 2) or minLSTM (P = 3) blocks."""
+    """Compute one step of a backbone of minGRU (P = 2) or minLSTM (P = 3) blocks."""
 
     def kernel(
         plan: Any, epsilons: Any, x_at: int, state_at: int, stride: int, y_at: int, last_at: int, batch: int,

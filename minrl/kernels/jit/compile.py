@@ -59,7 +59,7 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
-    """`function` as a part of the kernels that call it; arrays that it writes to must not overlap others."""
+    """Return `function` as a part of the kernels that call it; arrays that it writes to must not overlap others."""
     kernel: Any = njit(forceinline=True, fastmath=fastmath, error_model="numpy")(function)
     # Numba has no public way to say what it says of its own loops: without it a loop over more than a few rows
     # is not vectorised. Where a release has moved this, the kernels are right and slower.
@@ -70,7 +70,7 @@ def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
 
 
 def summing(function: Function) -> Function:
-    """As `inlined`, with sums in whatever order is fastest."""
+    """Run as `inlined` does, with sums in whatever order is fastest."""
     return inlined(function, FAST | {"reassoc"})
 
 

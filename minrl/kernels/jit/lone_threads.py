@@ -1,4 +1,4 @@
-"""Threads in which torch works alone: each goes through its share of a batch and waits for no other on the way.
+"""Threads in which torch works alone: each goes through its share of a batch without waiting for the others.
 
 Torch shares out every operation by itself, and its threads meet again at the end of each. Where a share is many small
 operations in a row, that costs more than it brings.
@@ -18,12 +18,12 @@ Result = TypeVar("Result")
 
 
 def available() -> bool:
-    """Whether torch counts threads for each thread apart, as it does with OpenMP."""
+    """Return True if torch counts threads for each thread apart, as it does with OpenMP."""
     return bool(torch.backends.openmp.is_available())
 
 
 def each(work: Callable[[Share], Result], shares: Sequence[Share]) -> list[Result]:
-    """`work` of each share, without gradients, in a thread of its own where there are several."""
+    """Return `work` of each share, without gradients, in a thread of its own where there are several."""
     if len(shares) == 1:
         return [work(shares[0])]
     infers = torch.is_inference_mode_enabled()

@@ -34,7 +34,7 @@ def _bitcast(source: Any, targets: dict[Any, Any]) -> Any:
 
 
 def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once where the processor can."""
+    """Compute a * b + c, rounded once where the processor can."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = arguments[0].type
@@ -46,7 +46,8 @@ def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _held(context: Any, x: Any) -> Any:
-    """x itself, of which the compiler knows nothing more: it would load a constant anew in every turn of a loop."""
+    """Return x itself, of which the compiler knows nothing more: it would load a constant anew in every turn of a
+    loop."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = arguments[0].type
@@ -65,7 +66,7 @@ _multiply_add: Any = intrinsic(_fused)
 
 
 def exponential(x: Any, factor: float = 1.0, constants: Any = None) -> Any:
-    """exp(factor * x) as a polynomial times a power of two, so that loops over it become vector code.
+    """Compute exp(factor * x) as a polynomial times a power of two, so that loops over it become vector code.
 
     The largest relative error is 1e-7 in float32 and 3e-16 in float64 for small x. Beyond `LIMIT` on either side x
     counts as the limit; NaN stays NaN. The factor, 1, -1 or -2, costs nothing here: a minus sign before the call is
@@ -113,7 +114,7 @@ _CONSTANTS = (_LEAST_32, _MOST_32, _F(_LOG2_E), _ROUND_32, _A0, _A1, _A2, _A3, _
 
 @inlined
 def held_constants() -> Any:
-    """What `exponential` needs in registers, for all turns of a loop over float32 numbers."""
+    """Return what `exponential` needs in registers, for all turns of a loop over float32 numbers."""
     a, b, c, d, e, f, g, h, i, j, k = _CONSTANTS
     return (
         _hold(a), _hold(b), _hold(c), _hold(d), _hold(e), _hold(f), _hold(g), _hold(h), _hold(i), _hold(j), _hold(k)

@@ -27,7 +27,8 @@ float32_at: Any = intrinsic(_float32_address)
 
 
 def _prefetch(write: bool) -> Any:
-    """A function (array, index) that asks for a cache line ahead of its use; an index out of range does no harm."""
+    """Return a function (array, index) that asks for a cache line ahead of its use; an index out of range does no
+    harm."""
 
     def build(context: Any, array: Any, index: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -63,11 +64,11 @@ _at: Any = intrinsic(_typed_address)
 
 @inlined
 def vector(address: int, size: int, like: Any) -> Any:
-    """The elements of the type of `like` that lie at `address`, none at 0."""
+    """Return the elements of the type of `like` that lie at `address`, none at 0."""
     return carray(_at(address, like), (size if address else 0,))
 
 
 @inlined
 def matrix(address: int, rows: int, width: int, like: Any) -> Any:
-    """The same as rows of `width` elements."""
+    """Return the same as rows of `width` elements."""
     return carray(_at(address, like), (rows if address else 0, width))

@@ -110,7 +110,7 @@ def _operator(name: str, devices: str | Sequence[str], schema: str, kernel: _Ker
 
 
 def _refusing(name: str, run: _Kernel) -> _Kernel:
-    """`run` outside of transforms: torch hands an operator no tangents, and without them they would be zero."""
+    """Return `run` outside of transforms: torch hands an operator no tangents, and without them they would be zero."""
 
     @wraps(run)
     def checked(*inputs: Any) -> Any:
@@ -136,7 +136,7 @@ def reset_flags(reset: Tensor | None) -> Any:
 
 
 def scalar(signed: bool, like: Tensor | None) -> Any:
-    """1 or 0 in the precision of `like`."""
+    """Return 1 or 0 in the precision of `like`."""
     return (np.float64 if like is not None and like.dtype == torch.float64 else np.float32)(signed)
 
 

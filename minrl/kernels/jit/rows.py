@@ -8,39 +8,39 @@ from minrl.kernels.jit.memory import prefetch_read, prefetch_write
 
 @inlined
 def add(x: Any, y: Any, size: int) -> None:
-    """x += y."""
+    """Compute x += y."""
     for d in range(size):
         x[d] += y[d]
 
 
 @inlined
 def add_product(y: Any, a: Any, b: Any, size: int) -> None:
-    """y += a * b."""
+    """Compute y += a * b."""
     for d in range(size):
         y[d] += a[d] * b[d]
 
 
 @inlined
 def add_to(x: Any, y: Any, z: Any, size: int) -> None:
-    """z = x + y."""
+    """Compute z = x + y."""
     for d in range(size):
         z[d] = x[d] + y[d]
 
 
-# Memory is asked for in pieces of so many numbers (of float32).
+# Elements (of float32) of a cache line, the unit of a prefetch.
 _CACHE_LINE = 16
 
 
 @inlined
 def prefetch_row_to_read(x: Any, at: int, lanes: int) -> None:
-    """Have a row of lanes brought to the cache, all its lines at once."""
+    """Return have a row of lanes brought to the cache, all its lines at once."""
     for line in range(0, lanes, _CACHE_LINE):
         prefetch_read(x, at + line)
 
 
 @inlined
 def prefetch_row_to_write(x: Any, at: int, lanes: int) -> None:
-    """The same for a row that will be written."""
+    """Prefetch a row that will be written."""
     for line in range(0, lanes, _CACHE_LINE):
         prefetch_write(x, at + line)
 

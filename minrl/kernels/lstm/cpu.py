@@ -18,7 +18,7 @@ from minrl.kernels.jit.threads import share_items
 from minrl.kernels.lstm import reference
 from minrl.kernels.scan import cpu
 
-# Below so many multiply-adds a second thread costs more than it brings.
+# Below this many multiply-adds a second thread costs more than it brings.
 _WORK_PER_THREAD = 1 << 21
 
 _Kept = tuple[Tensor | None, ...]
@@ -32,7 +32,7 @@ def takes(x: Tensor) -> bool:
 def lstm_scan(
     gates: Tensor, weight: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `minrl.scan.lstm_scan`."""
+    """Run as `minrl.scan.lstm_scan` does."""
     if torch.is_grad_enabled():
         h, last = _Scan.apply(gates, weight, state, reset)  # type: ignore[no-untyped-call]
     else:
@@ -43,7 +43,7 @@ def lstm_scan(
 def lstm_layer(
     x: Tensor, weights: Sequence[Tensor], state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `minrl.cells.lstm.lstm_layer`: a scan that makes its own gates, which spares it a copy of them."""
+    """Run as `minrl.cells.lstm.lstm_layer` does: a scan that makes its own gates, which spares it a copy of them."""
     if torch.is_grad_enabled():
         h, last = _Layer.apply(x, state, reset, *weights)  # type: ignore[no-untyped-call]
     else:
@@ -108,7 +108,7 @@ def layer_in_torch(x: Tensor, state: Tensor | None, reset: Tensor | None, *weigh
 
 
 def _gates(x: Tensor, input_weight: Tensor, weight: Tensor, *biases: Tensor) -> Tensor:
-    """What the input and the biases give, (B, T, D) -> (B, T, 4H)."""
+    """Return what the input and the biases give, (B, T, D) -> (B, T, 4H)."""
     rows = torch.addmm(biases[0] + biases[1], _flat(x), input_weight.t()) if biases else _flat(x) @ input_weight.t()
     return rows.view(*x.shape[:2], -1)
 
@@ -140,7 +140,8 @@ def _forward(
 
 
 def _backward(kept: Sequence[Tensor], dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradient to the gates (B, T, 4H), h_{t-1} as step t saw it (B, T, H), the gradient to the state (B, 2H)."""
+    """Compute the gradient to the gates (B, T, 4H), h_{t-1} as step t saw it (B, T, H), the gradient to the state (B,
+    2H)."""
     from minrl.kernels.lstm import cpu_loops as loops
 
     _, state, _, h, gates, _ = kept
@@ -152,7 +153,7 @@ def _backward(kept: Sequence[Tensor], dh: Tensor | None, dlast: Tensor | None) -
 
 
 def _argument(name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """`x` without gaps in memory; a ValueError where the kernel would read beyond it."""
+    """Return `x` without gaps in memory; a ValueError where the kernel would read beyond it."""
     if x.shape != shape or x.dtype != dtype or not x.is_cpu:
         got = f"{x.dtype} {tuple(x.shape)} on {x.device}"
         raise ValueError(f"{name} must be {dtype} of shape {shape} on the CPU, got {got}")
@@ -160,12 +161,12 @@ def _argument(name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) 
 
 
 def _flat(x: Tensor) -> Tensor:
-    """(B, T, D) -> (BT, D)."""
+    """Compute (B, T, D) -> (BT, D)."""
     return x.reshape(-1, x.shape[2])
 
 
 def _like(x: Tensor) -> Any:
-    """A number in the precision of `x`."""
+    """Return a number in the precision of `x`."""
     return np.float64(0) if x.dtype == torch.float64 else np.float32(0)
 
 

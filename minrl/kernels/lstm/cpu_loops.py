@@ -18,17 +18,17 @@ from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import copy_row
 from minrl.kernels.lstm.cpu_matmul import add_product, transpose
 
-# So many elements lie between two rows of the transposed weights: at a distance that is a power of two, the rows of a
+# Elements between two rows of the transposed weights: at a distance that is a power of two, the rows of a
 # wide layer would throw each other out of the cache.
 MARGIN = 16
-# So many batch rows run together, and each weight is read once for all of them.
+# Batch rows that run together, and each weight is read once for all of them.
 _ROWS = 64
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
 @inlined
 def opens(reset: Any, step: int) -> bool:
-    """Whether an episode begins at a step."""
+    """Return True if an episode begins at a step."""
     return bool(reset.size and reset[step])
 
 
@@ -44,7 +44,7 @@ def tanh(x: Any, constants: Any) -> Any:
 
 @inlined
 def gates_row(i: Any, f: Any, g: Any, o: Any, c: Any, h: Any, width: int) -> None:
-    """Gates before their maps become gates, and c and h become those of this step."""
+    """Return gates before their maps become gates, and c and h become those of this step."""
     constants = held_constants()
     for d in range(width):
         insert, forget = sigmoid(i[d], constants), sigmoid(f[d], constants)
@@ -59,7 +59,7 @@ def gradients_row(
     i: Any, f: Any, g: Any, o: Any, c: Any, before: Any, of_h: Any, of_c: Any, di: Any, df: Any, dg: Any, do: Any,
     width: int,
 ) -> None:  # fmt: skip
-    """The gradients to the gates before their maps; `of_c`, the one to c_t, becomes that to c_{t-1}."""
+    """Compute the gradients to the gates before their maps; `of_c`, the one to c_t, becomes that to c_{t-1}."""
     constants = held_constants()
     for d in range(width):
         insert, forget, content, show, seen = i[d], f[d], g[d], o[d], tanh(c[d], constants)
@@ -79,7 +79,7 @@ def add_row(y: Any, x: Any, width: int) -> None:
 
 @inlined
 def halves(both: Any, first: Any, second: Any, at: int, rows: int, width: int) -> None:
-    """Rows h | c of `both`, from `at` on, to the rows of h and those of c; nothing where `both` is not there."""
+    """Return rows h | c of `both`, from `at` on, to the rows of h and those of c; nothing where `both` is not there."""
     if both.size:
         for b in range(rows):
             here, row = at + 2 * b * width, b * width
@@ -89,7 +89,7 @@ def halves(both: Any, first: Any, second: Any, at: int, rows: int, width: int) -
 
 @inlined
 def together(first: Any, second: Any, both: Any, at: int, rows: int, width: int) -> None:
-    """The way back of `halves`."""
+    """Compute the backward pass of `halves`."""
     if both.size:
         for b in range(rows):
             here, row = at + 2 * b * width, b * width
@@ -168,7 +168,7 @@ def backward_rows(
 
 @cache
 def turn() -> Callable[..., None]:
-    """W_hh (4H, H) -> its transpose (H, 4H) with a margin after each row."""
+    """Return W_hh (4H, H) -> its transpose (H, 4H) with a margin after each row."""
 
     def kernel(weight_at: int, turned_at: int, width: int, like: Any) -> None:
         weight = vector(weight_at, 4 * width * width, like)
@@ -180,9 +180,9 @@ def turn() -> Callable[..., None]:
 
 @cache
 def forward() -> Callable[..., None]:
-    """Gates (B, T, 4H) before their maps, W_hh from `turn`, state, reset -> h (B, T, H), last (B, 2H).
+    """Return gates (B, T, 4H) before their maps, W_hh from `turn`, state, reset -> h (B, T, H), last (B, 2H).
 
-    The gates are mapped where they lie; `cells` (B, T, H) takes the memory of each step for the way back.
+    The gates are mapped where they lie; `cells` (B, T, H) saves the cell state of each step for the backward pass.
     """
 
     def kernel(
@@ -202,7 +202,7 @@ def forward() -> Callable[..., None]:
 
 @cache
 def backward() -> Callable[..., None]:
-    """From the gradients to h and last, those to the gates before their maps (B, T, 4H) and the state (B, 2H).
+    """Return from the gradients to h and last, those to the gates before their maps (B, T, 4H) and the state (B, 2H).
 
     Gates, h and cells are as `forward` left them; `before` (B, T, H) takes h_{t-1} as step t saw it, for the
     gradient to W_hh (4H, H).

@@ -15,9 +15,9 @@ from minrl.kernels.jit.compile import inlined
 
 _U = np.uintp
 _0, _1, _2, _3, _4, _5, _6, _7, _8 = (_U(i) for i in range(9))
-# So many sums of a row are worked on at a time: with eight rows of weights they stay in the first cache.
+# Sums of a row that are worked on at a time: with eight rows of weights they stay in the first cache.
 _LANES = _U(512)
-# So many rows are transposed at a time: a cache line.
+# Rows that are transposed at a time: a cache line.
 _BLOCK = _U(16)
 
 
@@ -26,7 +26,8 @@ def add_product(
     y: Any, y_at: int, y_stride: int, x: Any, x_at: int, x_stride: int, weight: Any, w_stride: int,
     rows: int, size: int, out: int, turn: int,
 ) -> None:  # fmt: skip
-    """y (R, N) += x (R, K) @ weight (K, N); all flat, and the rows of each `stride` apart, of y and x from `at` on.
+    """Compute y (R, N) += x (R, K) @ weight (K, N); all flat, and the rows of each `stride` apart, of y and x from
+    `at` on.
 
     An odd `turn` goes through the weights from the end: those that the last product has left in the cache come first.
     """
@@ -55,7 +56,7 @@ def add_product(
 
 @inlined
 def transpose(x: Any, y: Any, y_stride: int, rows: int, size: int) -> None:
-    """Of x (R, K), with the rows of y (K, R) `stride` apart."""
+    """Return of x (R, K), with the rows of y (K, R) `stride` apart."""
     rows_, size_, next_y = _U(rows), _U(size), _U(y_stride)
     for first in range(_0, rows_, _BLOCK):
         lanes = min(_BLOCK, rows_ - first)

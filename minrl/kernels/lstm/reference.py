@@ -10,7 +10,7 @@ from torch import Tensor
 def lstm_scan(
     gates: Tensor, weight: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `minrl.scan.lstm_scan`, as a loop over time."""
+    """Run as `minrl.scan.lstm_scan` does, as a loop over time."""
     h, c = (gates.new_zeros(gates.shape[0], 2 * weight.shape[1]) if state is None else state).chunk(2, dim=-1)
     outputs = []
     with torch.autocast(gates.device.type, enabled=False):

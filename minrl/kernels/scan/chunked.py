@@ -40,7 +40,7 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """With G_t the gradient of all that follows from h_t: G_t = dh_t + decay_{t+1} G_{t+1}."""
+        """Compute gradients: with G_t the gradient of all that follows from h_t: G_t = dh_t + decay_{t+1} G_{t+1}."""
         decay, state, opens, h = ctx.saved_tensors
         (dh,) = gradients
         if gradients_are_differentiated(dh):

@@ -1,6 +1,6 @@
 """The recurrences on a CPU as torch operators, each one compiled pass over memory forward and one backward.
 
-They save their inputs and h; gates are formed anew on the way back. What they do not take (other devices, no numba)
+They save their inputs and h; gates are recomputed in the backward pass. What they do not take (other devices, no numba)
 runs in torch operations. Complex recurrences are in `cpu_complex`.
 
 Shapes: B batch, T time, D width, P parts of the gates (2: minGRU, 3: minLSTM).
@@ -31,7 +31,7 @@ _REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.comple
 
 @torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
 def available() -> bool:
-    """Whether numba is there and works with the numpy that is."""
+    """Return True if numba is there and works with the numpy that is."""
     return _numba_works()
 
 
@@ -52,7 +52,7 @@ def takes(x: Tensor) -> bool:
 def linear_scan(
     decay: Tensor, drive: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `minrl.scan.linear_scan`."""
+    """Compute as `minrl.scan.linear_scan` does."""
     if not takes(drive) or decay.dtype != drive.dtype or decay.device != drive.device:
         return chunked.linear_scan(decay, drive, state, reset)
     if drive.is_complex():
@@ -64,7 +64,7 @@ def linear_scan(
 def gated_scan(
     gates: Tensor, state: Tensor | None, reset: Tensor | None, *, parts: int, candidate: str, signed: bool
 ) -> tuple[Tensor, Tensor]:
-    """The minGRU of gates (B, T, 2D) or the minLSTM of gates (B, T, 3D): h (B, T, D), last state (B, D)."""
+    """Compute the minGRU of gates (B, T, 2D) or the minLSTM of gates (B, T, 3D): h (B, T, D), last state (B, D)."""
     h, last = torch.ops.minrl.cpu_gated_scan(gates, state, reset, parts, candidate, signed)
     return h, last
 

@@ -19,7 +19,7 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 
 
 def linear_scan(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As `minrl.scan.linear_scan`, for complex decay and drive of one precision on the CPU."""
+    """Compute as `minrl.scan.linear_scan` does, for complex decay and drive of one precision on the CPU."""
     h, last = torch.ops.minrl.cpu_complex_scan(decay, drive, state, reset)
     return h, last
 
@@ -49,13 +49,14 @@ def _loops() -> Any:
 
 
 def _row(decay: Tensor) -> Tensor:
-    """The one row (D) of an expanded decay, or the decay itself."""
+    """Return the one row (D) of an expanded decay, or the decay itself."""
     is_expanded = decay.numel() > 0 and decay.stride()[:2] == (0, 0)
     return decay[0, 0] if is_expanded else decay
 
 
 def _numbers(x: Tensor | None, like: Tensor | None = None) -> Any:
-    """The real numbers of `x` in one row, real and imaginary parts in turn; without `x` none, in `like`'s precision."""
+    """Return the real numbers of `x` in one row, real and imaginary parts in turn; without `x` none, in `like`'s
+    precision."""
     if x is None:
         assert like is not None
         x = like.new_empty(0)

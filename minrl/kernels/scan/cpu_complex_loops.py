@@ -22,7 +22,7 @@ _ZERO = np.float32(0)
 
 @inlined
 def complex_row(decay: Any, drive: Any, memory: Any, h: Any, lanes: int) -> None:
-    """h = decay * memory + drive, and the memory becomes h."""
+    """Compute h = decay * memory + drive, and the memory becomes h."""
     for d in range(lanes):
         a, b = decay[2 * d], decay[2 * d + 1]
         real, imaginary = memory[2 * d], memory[2 * d + 1]
@@ -36,7 +36,7 @@ def complex_row(decay: Any, drive: Any, memory: Any, h: Any, lanes: int) -> None
 
 @inlined
 def complex_gradients_row(dh: Any, decay: Any, before: Any, later: Any, ddecay: Any, ddrive: Any, lanes: int) -> None:
-    """G = dh + later; ddrive = G, ddecay = G * conj(before), and later becomes G * conj(decay)."""
+    """Compute G = dh + later; ddrive = G, ddecay = G * conj(before), and later becomes G * conj(decay)."""
     for d in range(lanes):
         a, b = decay[2 * d], decay[2 * d + 1]
         p, q = before[2 * d], before[2 * d + 1]
@@ -101,13 +101,13 @@ def backward_block(
 
 
 def blocks_of(width: int) -> int:
-    """How many blocks of lanes a row of complex numbers has."""
+    """Return how many blocks of lanes a row of complex numbers has."""
     return -(-width // LANES)
 
 
 @cache
 def forward() -> Callable[..., None]:
-    """Decay (B, T, D) or (D) and drive (B, T, D) -> h (B, T, D) and the last state (B, D), all flat."""
+    """Compute from decay (B, T, D) or (D) and drive (B, T, D) -> h (B, T, D) and the last state (B, D), all flat."""
 
     def kernel(
         decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int
@@ -123,7 +123,7 @@ def forward() -> Callable[..., None]:
 
 @cache
 def backward() -> Callable[..., None]:
-    """The gradients to decay (B, T, D), drive and state from those to h and the last state."""
+    """Compute the gradients to decay (B, T, D), drive and state from those to h and the last state."""
 
     def kernel(
         decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any,

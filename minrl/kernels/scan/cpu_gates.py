@@ -20,7 +20,7 @@ _SHUT = np.float32(40)
 def gate_values(
     first: Any, second: Any, content: Any, parts: int, candidate: int, constants: Any
 ) -> tuple[Any, Any, Any, Any, Any]:
-    """The share of the candidate that goes in, its two slopes, the candidate and its slope.
+    """Return the share of the candidate that goes in, its two slopes, the candidate and its slope.
 
     minGRU: z with dz/dk (and nothing). minLSTM: i' with di'/d forget and di'/d insert. Both gate and candidate are
     one over something: one quotient serves both, as a division takes as long as ten products.
@@ -47,7 +47,7 @@ def gate_values(
 
 @inlined
 def candidate_value(v: Any, share: Any, candidate: int) -> tuple[Any, Any]:
-    """The candidate g(v) and its slope, from `share`, the sigmoid of v (or of 2v for tanh)."""
+    """Return the candidate g(v) and its slope, from `share`, the sigmoid of v (or of 2v for tanh)."""
     if candidate == 0:
         return (v + _HALF if v >= _ZERO else share), (_ONE if v >= _ZERO else share * (_ONE - share))
     if candidate == 1:
@@ -74,7 +74,7 @@ def slopes_row(
     first: Any, second: Any, content: Any, before: Any, loss: Any, dfirst: Any, dsecond: Any, dcontent: Any,
     parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
-    """Of a step: the share of the memory that is lost, and the slopes of h_t by each part of the gates."""
+    """Compute of a step the share of the memory that is lost, and the slopes of h_t by each part of the gates."""
     constants = held_constants()
     for d in range(lanes):
         insert, slope, other, g, rise = gate_values(first[d], second[d], content[d], parts, candidate, constants)
@@ -90,7 +90,7 @@ def slopes_row(
 def gradients_row(
     dh: Any, loss: Any, later: Any, dfirst: Any, dsecond: Any, dcontent: Any, parts: int, lanes: int
 ) -> None:
-    """The gradient to h_t with all that follows from it, times what `slopes_row` left."""
+    """Compute the gradient to h_t with all that follows from it, times what `slopes_row` left."""
     for d in range(lanes):
         total = dh[d] + later[d]
         later[d] = total - total * loss[d]

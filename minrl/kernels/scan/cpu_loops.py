@@ -18,7 +18,7 @@ from minrl.kernels.scan.cpu_gates import forward_row, gradients_row, linear_grad
 
 # A block of lanes is at most so wide.
 LANES = 256
-# Backward, so many steps are prepared in the order of time before they are gone through against it: memory is
+# Steps that the backward pass prepares in the order of time before it runs through them against it: memory is
 # read and written twice as fast upwards as downwards.
 _CHUNK = 64
 _ZERO = np.float32(0)
@@ -143,13 +143,13 @@ def linear_backward_block(
 
 
 def blocks_of(width: int) -> int:
-    """How many blocks of lanes a row has."""
+    """Return how many blocks of lanes a row has."""
     return -(-width // LANES)
 
 
 @cache
 def gated_forward(parts: int, candidate: int) -> Callable[..., None]:
-    """(B, T, PD) -> h (B, T, D) and the last state (B, D), all flat."""
+    """Compute (B, T, PD) -> h (B, T, D) and the last state (B, D), all flat."""
 
     def kernel(
         gates: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int, flip: Any
@@ -167,7 +167,7 @@ def gated_forward(parts: int, candidate: int) -> Callable[..., None]:
 
 @cache
 def gated_backward(parts: int, candidate: int) -> Callable[..., None]:
-    """The gradients to the gates and the state from those to h and the last state; gates are formed anew."""
+    """Compute the gradients to the gates and the state from those to h and the last state; gates are recomputed."""
 
     def kernel(
         gates: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, dgates: Any, dstate: Any,
@@ -186,7 +186,7 @@ def gated_backward(parts: int, candidate: int) -> Callable[..., None]:
 
 @cache
 def linear_forward() -> Callable[..., None]:
-    """Decay and drive (B, T, D) -> h (B, T, D) and the last state (B, D), all flat."""
+    """Compute from decay and drive (B, T, D) -> h (B, T, D) and the last state (B, D), all flat."""
 
     def kernel(
         decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int
@@ -202,7 +202,7 @@ def linear_forward() -> Callable[..., None]:
 
 @cache
 def linear_backward() -> Callable[..., None]:
-    """The gradients to decay, drive and state from those to h and the last state."""
+    """Compute the gradients to decay, drive and state from those to h and the last state."""
 
     def kernel(
         decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any,

@@ -23,7 +23,8 @@ from minrl.kernels.matmul import input_gradient_into, library, linear_into, may_
 from minrl.kernels.scan import cpu
 from minrl.kernels.scan.gates import Candidate
 
-# A tile has about so many numbers of gates, and half as many on the way back, where each comes with its gradient:
+# A tile has about this many elements of gates, and half as many in the backward pass, where each comes with its
+# gradient:
 # fewer, and the product runs slower; more, and they no longer fit the cache.
 TILE = 1 << 18
 # With fewer rows a row of a product would be rounded otherwise.
@@ -35,7 +36,7 @@ _FEWEST_SEQUENCES = 4
 
 
 class Options(NamedTuple):
-    """Of the recurrence: P, the map of the candidate, and whether decays are signed."""
+    """Options of the recurrence: P, the map of the candidate, and whether decays are signed."""
 
     parts: int
     candidate: Candidate
@@ -43,7 +44,7 @@ class Options(NamedTuple):
 
 
 def takes(layer: nn.Module, x: Tensor) -> bool:
-    """Whether the layer and its recurrence over x (B, T, D) are worth going through in tiles, and nobody watches."""
+    """Return True if tiles pay for the layer and its recurrence over x (B, T, D), and nothing watches them."""
     # First whether it is recorded: a graph must not depend on how large x is.
     if not runs_alone() or type(layer) is not nn.Linear or x.dim() != 3:
         return False
@@ -56,7 +57,7 @@ def takes(layer: nn.Module, x: Tensor) -> bool:
 def gated_layer(
     layer: nn.Linear, x: Tensor, state: Tensor | None, reset: Tensor | None, options: Options
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence of the gates that `layer` makes of x (B, T, D): h (B, T, H), the last state (B, H)."""
+    """Compute the recurrence of the gates that `layer` makes of x (B, T, D): h (B, T, H), the last state (B, H)."""
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *layer.parameters(), state))
     h, last = _TiledLayer.apply(x, layer.weight, layer.bias, state, reset, options, learns)  # type: ignore[no-untyped-call]
     return h, last
@@ -72,21 +73,21 @@ class _Tile(NamedTuple):
     step: int
 
     def of_rows(self, x: Any, width: int = 1) -> Any:
-        """The tile of x (B * T * width); nothing of an x that is not there."""
+        """Return the tile of x (B * T * width); nothing of an x that is not there."""
         return x[self.first * width : self.end * width]
 
     def of_sequences(self, x: Any, width: int) -> Any:
-        """The tile's rows of x (B * width)."""
+        """Return the tile's rows of x (B * width)."""
         return x[self.row * width : (self.row + self.batch) * width]
 
     def entering(self, state: Any, h: Any, width: int) -> Any:
-        """The memory before the first step, from h (B * T * width)."""
+        """Return the memory before the first step, from h (B * T * width)."""
         if self.step:
             return h[(self.first - 1) * width : self.first * width]
         return self.of_sequences(state, width)
 
     def sizes(self, width: int) -> tuple[int, int, int, int]:
-        """What a kernel is told: the items to do, steps, width."""
+        """Return the arguments of a kernel: the items to do, steps, width."""
         return 0, self.batch * cpu._loops().blocks_of(width), (self.end - self.first) // self.batch, width
 
 
@@ -99,7 +100,7 @@ class _TiledLayer(torch.autograd.Function):
         batch, steps, _ = x.shape
         rows, columns = x.reshape(batch * steps, -1), weight.shape[0]
         width = columns // options.parts
-        # Without a way back the gates of one tile are all that is ever there.
+        # Without a backward pass the gates of one tile are all that is ever there.
         gates = x.new_empty(batch * steps, columns) if learns else None
         h, last = x.new_empty(batch, steps, width), x.new_empty(batch, width)
         kernel = cpu._loops().gated_forward(options.parts, cpu._candidate(options.candidate))
@@ -180,7 +181,7 @@ def _in_torch(
 
 
 def _total(parts: Iterable[Tensor | None]) -> Tensor | None:
-    """What the threads have summed; None where nobody asked for it."""
+    """Sum what the threads have summed; None where it is not needed."""
     there = [part for part in parts if part is not None]
     return sum(there[1:], there[0]) if there else None
 
@@ -190,21 +191,22 @@ def _most_rows(tiles: list[_Tile]) -> int:
 
 
 def _shares(batch: int, steps: int, rows: int) -> list[list[_Tile]]:
-    """The tiles of each thread: whole sequences to each."""
+    """Return the tiles of each thread: whole sequences to each."""
     threads = _threads(batch)
     cuts = pairwise(batch * thread // threads for thread in range(threads + 1))
     return [_tiles(range(first, end), steps, rows) for first, end in cuts]
 
 
 def _threads(batch: int) -> int:
-    """As many as torch has, where it is worth sharing out so many sequences; else one."""
+    """Return the number of threads: torch's where sharing the sequences is worth it, else one."""
     wanted = torch.get_num_threads()
     fits = _FEWEST_SEQUENCES * wanted <= batch and wanted <= _MOST_THREADS
     return wanted if fits and lone_threads.available() else 1
 
 
 def _tiles(sequences: range, steps: int, rows: int) -> list[_Tile]:
-    """All rows of the sequences in order, about `rows` to a tile: whole sequences, or else even pieces of each."""
+    """Return all rows of the sequences in order, about `rows` to a tile: whole sequences, or else even pieces of
+    each."""
     rows = max(rows, 2 * _FEWEST_ROWS)
     if steps <= rows:
         count = rows // steps

@@ -2,7 +2,7 @@
 
 They read float32, bfloat16 or float16, form gates and keep states in float32, and write h and the gradients of the
 gates in the precision that they read; the state and its gradient are float32. Saved are the inputs and h; gates are
-formed anew on the way back. What they do not take (float64, complex numbers, other devices, no Triton) runs in torch
+recomputed backward. What they do not take (float64, complex numbers, other devices, no Triton) runs in torch
 operations. Launches depend on shapes alone, so that a training step can be recorded as a CUDA graph.
 
 Shapes: B batch, T time, D width, N chunks of time, P parts of the gates (1: linear, 2: minGRU, 3: minLSTM).
@@ -24,20 +24,20 @@ ROWS, LANES, WARPS, STAGES = 16, 32, 2, 3
 # Time is cut where a multiprocessor would have fewer programs than the first number, so that it has the second: reading
 # the gates twice costs two thirds more traffic, which pays only where most of the chip would be idle.
 FEW, ENOUGH = 2, 4
-# A chunk has so many steps or more, else its second launch costs more than it brings.
+# A chunk has this many steps or more, else its second launch costs more than it brings.
 CHUNK = 256
 _PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
 def interpreted() -> bool:
-    """Whether Triton was told to run its kernels on the CPU, number by number: for tests."""
+    """Return True if Triton was told to run its kernels on the CPU, number by number: for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
 def available() -> bool:
-    """Whether Triton is there and every GPU is of a kind that the kernels are compiled for (Ampere or newer)."""
+    """Return True if Triton is there and every GPU is of a kind that the kernels are compiled for (Ampere or newer)."""
     return _triton_works()
 
 
@@ -65,7 +65,7 @@ def takes(x: Tensor) -> bool:
 def linear_scan(
     decay: Tensor, drive: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `minrl.scan.linear_scan`; the last state is float32."""
+    """Compute as `minrl.scan.linear_scan` does; the last state is float32."""
     if not takes(drive) or decay.dtype != drive.dtype or decay.device != drive.device:
         return chunked.linear_scan(decay, drive, state, reset)
     h, last = torch.ops.minrl.cuda_linear_scan(decay, drive, None if state is None else state.float(), reset)
@@ -75,14 +75,15 @@ def linear_scan(
 def gated_scan(
     gates: Tensor, state: Tensor | None, reset: Tensor | None, *, parts: int, candidate: str, signed: bool
 ) -> tuple[Tensor, Tensor]:
-    """The minGRU of gates (B, T, 2D) or the minLSTM of gates (B, T, 3D): h (B, T, D), last state (B, D) in float32."""
+    """Compute the minGRU of gates (B, T, 2D) or the minLSTM of gates (B, T, 3D): h (B, T, D), last state (B, D) in
+    float32."""
     state = None if state is None else state.float()
     h, last = torch.ops.minrl.cuda_gated_scan(gates, state, reset, parts, candidate, signed)
     return h, last
 
 
 def chunks_of(batch: int, steps: int, width: int, multiprocessors: int) -> tuple[int, int]:
-    """How many chunks time is cut into, and the steps of each; the last may be shorter."""
+    """Return how many chunks time is cut into, and the steps of each; the last may be shorter."""
     programs = batch * -(-width // LANES)
     if programs >= FEW * multiprocessors:
         return 1, steps
@@ -94,7 +95,7 @@ def chunks_of(batch: int, steps: int, width: int, multiprocessors: int) -> tuple
 
 
 def multiprocessors(device: torch.device) -> int:
-    """Of a GPU; 1 for the interpreter."""
+    """Return the number of a GPU's processors; 1 for the interpreter."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
@@ -180,7 +181,7 @@ class _Launch:
 
 
 def _dense(x: Tensor | None) -> Any:
-    """Row by row and on a multiple of 16 bytes, as the kernels are compiled for."""
+    """Return `x` row by row and on a multiple of 16 bytes, as the kernels are compiled for."""
     if x is None:
         return None
     x = x.detach().contiguous()

@@ -17,19 +17,19 @@ import triton.language as tl
 
 @triton.jit
 def exponential(x: tl.tensor) -> tl.tensor:
-    """exp(x), as the one instruction that a GPU has for powers of two."""
+    """Compute exp(x), as the one instruction that a GPU has for powers of two."""
     return tl.exp2(x * 1.4426950408889634)
 
 
 @triton.jit
 def inverse(x: tl.tensor) -> tl.tensor:
-    """1 / x for x from 1 to 1e19: a division also costs the checks for numbers that cannot occur here."""
+    """Compute 1 / x for x from 1 to 1e19: a division also costs the checks for numbers that cannot occur here."""
     return tl.math.rsqrt(x * x)
 
 
 @triton.jit
 def sigmoid(x: tl.tensor) -> tl.tensor:
-    """The sigmoid and its slope, both with all their digits on either side."""
+    """Return the sigmoid and its slope, both with all their digits on either side."""
     small = exponential(-tl.abs(x))
     large = inverse(1.0 + small)
     return tl.where(x >= 0, large, small * large), small * large * large
@@ -37,7 +37,7 @@ def sigmoid(x: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def insert_share(first: tl.tensor, second: tl.tensor, parts: tl.constexpr) -> tl.tensor:
-    """The share of the candidate that goes in, and its slopes by the first and by the second gate.
+    """Return the share of the candidate that goes in, and its slopes by the first and by the second gate.
 
     minGRU: z of the update gate. minLSTM: i' of the forget gate and the insert gate.
     """
@@ -55,7 +55,7 @@ def insert_share(first: tl.tensor, second: tl.tensor, parts: tl.constexpr) -> tl
 
 @triton.jit
 def candidate_of(v: tl.tensor, candidate: tl.constexpr) -> tl.tensor:
-    """The candidate g(v) and its slope."""
+    """Return the candidate g(v) and its slope."""
     if candidate == "linear":
         return v, v * 0.0 + 1.0
     if candidate == "tanh":
@@ -67,7 +67,7 @@ def candidate_of(v: tl.tensor, candidate: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def kept(memory: tl.tensor, weight: tl.tensor, parts: tl.constexpr) -> tl.tensor:
-    """What a step leaves of a memory."""
+    """Return what a step leaves of a memory."""
     return weight * memory if parts == 1 else memory - weight * memory
 
 
@@ -89,7 +89,7 @@ def _gated_after(
 
 @triton.jit
 def all_up_to(weight: tl.tensor, drive: tl.tensor, opens: tl.tensor, parts: tl.constexpr) -> tl.tensor:
-    """For each row of a tile, the one step that does what the rows up to it do one after another."""
+    """Compute for each row of a tile the one step that does what the rows up to it do one after another."""
     if parts == 1:
         return tl.associative_scan((weight, drive, opens), 0, _linear_after)
     return tl.associative_scan((weight, drive, opens), 0, _gated_after)
@@ -97,20 +97,20 @@ def all_up_to(weight: tl.tensor, drive: tl.tensor, opens: tl.tensor, parts: tl.c
 
 @triton.jit
 def left_by(memory: tl.tensor, weight: tl.tensor, drive: tl.tensor, opens: tl.tensor, parts: tl.constexpr) -> tl.tensor:
-    """The memory (L,) that enters a tile after each step of `all_up_to`: (S, L)."""
+    """Return the memory (L,) that enters a tile after each step of `all_up_to`: (S, L)."""
     return drive + tl.where(opens != 0, 0.0, kept(memory[None, :], weight, parts))
 
 
 @triton.jit
 def last_row(x: tl.tensor) -> tl.tensor:
-    """(S, L) -> (L,)."""
+    """Compute (S, L) -> (L,)."""
     rows = tl.arange(0, x.shape[0])
     return tl.sum(tl.where((rows == x.shape[0] - 1)[:, None], x, 0), axis=0)
 
 
 @triton.jit
 def row_before(x: tl.tensor, first: tl.tensor) -> tl.tensor:
-    """Each row's predecessor; that of the first row is `first` (L,)."""
+    """Return each row's predecessor; that of the first row is `first` (L,)."""
     rows = tl.arange(0, x.shape[0])
     before = tl.maximum(rows - 1, 0)[:, None] + tl.zeros(x.shape, tl.int32)
     return tl.where((rows == 0)[:, None], first[None, :], tl.gather(x, before, 0))

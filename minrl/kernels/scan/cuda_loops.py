@@ -21,7 +21,7 @@ _ANY = ["steps", "length", "plane"]
 
 @triton.jit
 def _place(width: tl.tensor, LANES: tl.constexpr) -> tl.tensor:
-    """The sequence (int64: offsets may pass 2^31), the lanes of the width, and which of them are there."""
+    """Return the sequence (int64: offsets may pass 2^31), the lanes of the width, and which of them are there."""
     blocks = tl.cdiv(width, LANES)
     lanes = tl.program_id(0) % blocks * LANES + tl.arange(0, LANES)
     return (tl.program_id(0) // blocks).to(tl.int64), lanes, lanes < width
@@ -29,14 +29,14 @@ def _place(width: tl.tensor, LANES: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def _bounds(steps: tl.tensor, length: tl.tensor) -> tl.tensor:
-    """The first step of this program's chunk and the one after its last."""
+    """Return the first step of this program's chunk and the one after its last."""
     begin = tl.program_id(1) * length
     return begin, tl.minimum(begin + length, steps)
 
 
 @triton.jit
 def _row(x: tl.tensor, sequence: tl.tensor, width: tl.tensor, lanes: tl.tensor, there: tl.tensor) -> tl.tensor:
-    """(L,) of x (B, D); zero without x."""
+    """Compute (L,) of x (B, D); zero without x."""
     row = tl.zeros(lanes.shape, tl.float32)
     if x is not None:
         row += tl.load(x + sequence * width + lanes, mask=there, other=0.0)
@@ -45,7 +45,7 @@ def _row(x: tl.tensor, sequence: tl.tensor, width: tl.tensor, lanes: tl.tensor, 
 
 @triton.jit
 def _opens(reset: tl.tensor, rows: tl.tensor, mask: tl.tensor) -> tl.tensor:
-    """(S, L): 1 where a step opens an episode."""
+    """Compute (S, L): 1 where a step opens an episode."""
     opens = tl.zeros(mask.shape, tl.int32)
     if reset is not None:
         opens += tl.load(reset + rows, mask=mask, other=0).to(tl.int32)
@@ -54,7 +54,7 @@ def _opens(reset: tl.tensor, rows: tl.tensor, mask: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _gates(gates: tl.tensor, width: tl.tensor, mask: tl.tensor, PARTS: tl.constexpr) -> tl.tensor:
-    """The share that goes in with its slopes; outside the mask nothing goes in."""
+    """Return the share that goes in with its slopes; outside the mask nothing goes in."""
     first = tl.load(gates, mask=mask, other=0.0).to(tl.float32)
     second = first
     if PARTS == 3:
@@ -75,7 +75,7 @@ def _step(
     gates: tl.tensor, drive: tl.tensor, width: tl.tensor, mask: tl.tensor,
     PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """The weight and the drive of each step; outside the mask a step that changes nothing."""
+    """Return the weight and the drive of each step; outside the mask a step that changes nothing."""
     if PARTS == 1:
         weight = tl.load(gates, mask=mask, other=1.0).to(tl.float32)
         add = tl.load(drive, mask=mask, other=0.0).to(tl.float32)
@@ -92,7 +92,8 @@ def _step_back(
     gates: tl.tensor, dh: tl.tensor, width: tl.tensor, mask: tl.tensor, opens: tl.tensor,
     PARTS: tl.constexpr, SIGNED: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """The weight, drive and dh of each step of the gradient that goes on to the step before; and share and slopes."""
+    """Return the weight, drive and dh of each step of the gradient that goes on to the step before; and share and
+    slopes."""
     given = tl.load(dh, mask=mask, other=0.0).to(tl.float32)
     if PARTS == 1:
         weight = tl.load(gates, mask=mask, other=1.0).to(tl.float32)
@@ -108,7 +109,7 @@ def _enter(
     memory: tl.tensor, totals: tl.tensor, plane: tl.tensor, apart: tl.tensor, count: tl.tensor, there: tl.tensor,
     PARTS: tl.constexpr, ROWS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """The memory after `count` chunks whose totals (L,) begin at `totals` and lie `apart`."""
+    """Return the memory after `count` chunks whose totals (L,) begin at `totals` and lie `apart`."""
     rows = tl.arange(0, ROWS)
     for chunk in range(0, count, ROWS):
         mask = (chunk + rows < count)[:, None] & there[None, :]
@@ -123,7 +124,7 @@ def _enter(
 
 @triton.jit
 def _nothing(LANES: tl.constexpr, PARTS: tl.constexpr) -> tl.tensor:
-    """The total (L,) of no steps."""
+    """Return the total (L,) of no steps."""
     total = tl.full([LANES], 1.0 if PARTS == 1 else 0.0, tl.float32)
     return total, tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.int32)
 
@@ -133,7 +134,7 @@ def _and_then(
     total: tl.tensor, drive: tl.tensor, opens: tl.tensor, tile: tl.tensor, tile_drive: tl.tensor,
     tile_opens: tl.tensor, PARTS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """The total (L,) of steps up to here, and those of a tile of `all_up_to`."""
+    """Return the total (L,) of steps up to here, and those of a tile of `all_up_to`."""
     drive = last_row(left_by(drive, tile, tile_drive, tile_opens, PARTS))
     tile = last_row(tile)
     both = total * tile if PARTS == 1 else total + kept(tile, total, PARTS)
@@ -156,7 +157,7 @@ def forward(
     PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Gates (B, T, P * D), or decay and drive (B, T, D), to h (B, T, D) and the last state (B, D)."""
+    """Compute from gates (B, T, P * D), or decay and drive (B, T, D), to h (B, T, D) and the last state (B, D)."""
     sequence, lanes, there = _place(width, LANES)
     begin, end = _bounds(steps, length)
     memory = _row(state, sequence, width, lanes, there)
@@ -185,7 +186,7 @@ def forward_totals(
     PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
-    """What each chunk of `forward` amounts to, but the last: totals (3, B, N, D)."""
+    """Return what each chunk of `forward` amounts to, but the last: totals (3, B, N, D)."""
     sequence, lanes, there = _place(width, LANES)
     begin, end = _bounds(steps, length)
     total, done, opened = _nothing(LANES, PARTS)
@@ -210,7 +211,7 @@ def backward(
     PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
-    """The adjoint of `forward`, from the last step to the first; gates are formed anew.
+    """Compute the adjoint of `forward`, from the last step to the first; gates are recomputed.
 
     With G_t the gradient of all that follows from h_t: G_t = dh_t + P_{t+1}, P_t = decay_t * G_t, zero at resets. G and
     P stay in float32. h_{t-1} is read as it was written, in the precision of h (the initial state in float32): it
@@ -263,7 +264,7 @@ def backward_totals(
     length: tl.tensor, plane: tl.tensor,
     PARTS: tl.constexpr, SIGNED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
-    """What each chunk of `backward` amounts to, but the first: totals (3, B, N, D)."""
+    """Return what each chunk of `backward` amounts to, but the first: totals (3, B, N, D)."""
     sequence, lanes, there = _place(width, LANES)
     begin = (tl.program_id(1) + 1) * length
     end = tl.minimum(begin + length, steps)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 def linear_scan(
     decay: Tensor, drive: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """h_t = decay_t * h_{t-1} + drive_t as a loop over time; h_{t-1} is zero where `reset[:, t]`."""
+    """Compute h_t = decay_t * h_{t-1} + drive_t as a loop over time; h_{t-1} is zero where `reset[:, t]`."""
     h = torch.zeros_like(drive[:, 0]) if state is None else state
     outputs = []
     for t in range(drive.shape[1]):
@@ -23,7 +23,8 @@ def linear_scan(
 
 
 def log_space_scan(log_decay: Tensor, log_drive: Tensor) -> Tensor:
-    """The published training form (arXiv 2410.01201, listing 4; Heinsen 2023): (B, T, D), (B, T, D) -> (B, T, D).
+    """Compute the published training form (arXiv 2410.01201, listing 4; Heinsen 2023): (B, T, D), (B, T, D) -> (B, T,
+    D).
 
     From the empty memory and for positive drives only. It loses digits as T grows and cannot reset exactly;
     it is here for tests and benchmarks, no agent runs on it.
@@ -33,7 +34,8 @@ def log_space_scan(log_decay: Tensor, log_drive: Tensor) -> Tensor:
 
 
 def log_space_mingru(gates: Tensor) -> Tensor:
-    """minGRU in the published log-space form (appendix B.2.1): (B, T, 2D) update gate | candidate -> (B, T, D)."""
+    """Compute the minGRU in the published log-space form (appendix B.2.1): (B, T, 2D) update gate | candidate -> (B,
+    T, D)."""
     gate, candidate = gates.chunk(2, dim=-1)
     log_g = torch.where(candidate >= 0, (F.relu(candidate) + 0.5).log(), -F.softplus(-candidate))
     return log_space_scan(-F.softplus(gate), -F.softplus(-gate) + log_g)

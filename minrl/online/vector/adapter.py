@@ -22,7 +22,7 @@ _GAME = frozenset({"lives", "reward", "terminated"})
 
 
 def as_vec_env(environment: Any) -> VecEnv:
-    """`environment` as a `VecEnv`: one already passes through, a vector environment or EnvPool is adapted.
+    """Return `environment` as a `VecEnv`: one already passes through, a vector environment or EnvPool is adapted.
 
     Raises:
         ValueError: it is something else, or see `VectorEnvironment`.
@@ -83,7 +83,7 @@ class VectorEnvironment(VecEnv):
         self._has_monitor = hasattr(environment.unwrapped, "call") and self.has_attr("get_episode_rewards")
 
     def reset(self) -> VecEnvObs:
-        """The first observations of new episodes, from the seeds and options set since the last reset.
+        """Return the first observations of new episodes, from the seeds and options set since the last reset.
 
         Raises:
             ValueError: options that differ between environments, or an observation of the wrong shape.
@@ -117,7 +117,8 @@ class VectorEnvironment(VecEnv):
             raise ValueError(f"expected {self.num_envs} actions, got an array of shape {self._actions.shape}")
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Observations, rewards (N,) float32, dones (N,) bool and infos; the class says how episodes end in them.
+        """Return observations, rewards (N,) float32, dones (N,) bool and infos; the class says how episodes end in
+        them.
 
         Raises:
             ValueError: an observation of the wrong shape.
@@ -196,7 +197,8 @@ class VectorEnvironment(VecEnv):
                 observations[key][done] = first[key][done]
 
     def _is_game(self, info: Any) -> bool:
-        """Whether this is the info of EnvPool's Atari games, which can end at a lost life and clip their rewards."""
+        """Return True if this is the info of EnvPool's Atari games, which can end at a lost life and clip their
+        rewards."""
         return self._is_envpool and isinstance(info, dict) and info.keys() >= _GAME
 
     def _observations(self, observations: Any) -> Any:
@@ -218,13 +220,13 @@ class VectorEnvironment(VecEnv):
         return {key: array[index] for key, array in observations.items()} if self._is_dict else observations[index]
 
     def _copy(self, observation: Any) -> Any:
-        """One environment's observation, in the dtype of the space."""
+        """Return one environment's observation, in the dtype of the space."""
         if not self._is_dict:
             return np.array(observation, dtype=self._layout[None][1])
         return {key: np.array(observation[key], dtype=dtype) for key, (_, dtype) in self._layout.items()}
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seeds for the next `reset`, one per environment; EnvPool takes none, which is said by a warning."""
+        """Set seeds for the next `reset`, one per environment; EnvPool takes none, which is said by a warning."""
         if self._is_envpool:
             warnings.warn("EnvPool is seeded by envpool.make(..., seed=SEED); this seed has no effect", stacklevel=2)
             return [None] * self.num_envs
@@ -235,7 +237,7 @@ class VectorEnvironment(VecEnv):
         self.environment.close()
 
     def get_images(self) -> Sequence[npt.NDArray[Any] | None]:
-        """The rendered frame of each environment, or None without `render_mode="rgb_array"`."""
+        """Return the rendered frame of each environment, or None without `render_mode="rgb_array"`."""
         if self.render_mode != "rgb_array":
             warnings.warn(f"the render mode is {self.render_mode!r}, images need 'rgb_array'", stacklevel=2)
             return [None] * self.num_envs
@@ -244,7 +246,7 @@ class VectorEnvironment(VecEnv):
         )
 
     def render(self, mode: str | None = None) -> npt.NDArray[Any] | None:
-        """All frames as one image, or None where the environments show themselves."""
+        """Return all frames as one image, or None where the environments show themselves."""
         if self.render_mode == "human" and mode in (None, "human"):
             self.environment.render()
             return None
@@ -252,11 +254,11 @@ class VectorEnvironment(VecEnv):
         return image
 
     def has_attr(self, attr_name: str) -> bool:
-        """Whether all environments have the attribute."""
+        """Return True if all environments have the attribute."""
         return attributes.has_attribute(self.environment, attr_name)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute of each environment, see `vector_attributes.get_attributes`."""
+        """Return the attribute of each environment, see `vector_attributes.get_attributes`."""
         values = attributes.get_attributes(self.environment, attr_name, kinds.count_environments(self.environment))
         return [values[index] for index in self._get_indices(indices)]
 
@@ -272,7 +274,7 @@ class VectorEnvironment(VecEnv):
         return attributes.call_method(self.environment, method_name, method_args, method_kwargs, chosen, self.num_envs)
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
-        """Whether the environments wear a wrapper; True for `Monitor`, whose work is done here."""
+        """Return True if the environments wear a wrapper; True for `Monitor`, whose work is done here."""
         if issubclass(wrapper_class, Monitor):
             return [True for _ in self._get_indices(indices)]
         wrapped = attributes.are_wrapped(self.environment, wrapper_class, self.num_envs)

@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import is_wrapped
 
 
 def has_attribute(environment: Any, name: str) -> bool:
-    """Whether all environments have attribute `name`, or a natively vectorised one has it for them."""
+    """Return True if all environments have attribute `name`, or a natively vectorised one has it for them."""
     base = environment.unwrapped
     if hasattr(base, "call"):
         return all(base.call("has_wrapper_attr", name))
@@ -21,7 +21,8 @@ def has_attribute(environment: Any, name: str) -> bool:
 
 
 def get_attributes(environment: Any, name: str, count: int) -> list[Any]:
-    """Attribute `name` of each of the N = `count` environments; a natively vectorised one has one value for them all.
+    """Return attribute `name` of each of the N = `count` environments; a natively vectorised one has one value for
+    them all.
 
     Raises:
         AttributeError: they do not have it, or it is an array of N rows, whose meaning only the caller knows.
@@ -62,7 +63,7 @@ def set_attributes(environment: Any, name: str, value: Any, indices: Sequence[in
 def call_method(
     environment: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], indices: Sequence[int], count: int
 ) -> list[Any]:
-    """What method `name` returns for each of the environments `indices`.
+    """Return what method `name` returns for each of the environments `indices`.
 
     Raises:
         AttributeError: they have no such method.
@@ -83,7 +84,8 @@ def call_method(
 
 
 def are_wrapped(environment: Any, wrapper: type[gymnasium.Wrapper[Any, Any, Any, Any]], count: int) -> list[bool]:
-    """Whether each environment wears `wrapper`; False where they are out of sight (other processes, native code)."""
+    """Return True if each environment wears `wrapper`; False where they are out of sight (other processes, native
+    code)."""
     base = environment.unwrapped
     if isinstance(base, SyncVectorEnv):
         return [is_wrapped(inner, wrapper) for inner in base.envs]

@@ -14,7 +14,7 @@ _BOOKKEEPING = frozenset({"env_id", "players"})
 
 
 def split_info(info: Any, count: int) -> list[dict[str, Any]]:
-    """One dictionary per environment, made anew, from a vector environment's `info`.
+    """Return one dictionary per environment, made anew, from a vector environment's `info`.
 
     Gymnasium's convention: `info[key]` holds N values, and the mask `info["_" + key]` (N,) says whose they are. A value
     without a mask (EnvPool has none) belongs to every environment: row by row where it has N rows, shared else.
@@ -49,7 +49,8 @@ def _rows(value: Any, count: int) -> Any:
 
 
 class EpisodeStatistics:
-    """Return and length of the running episode of each environment: the work of Stable-Baselines3's `Monitor`."""
+    """Statistics (return and length) of the running episode of each environment: the work of Stable-Baselines3's
+    `Monitor`."""
 
     def __init__(self, count: int) -> None:
         self._start = time.perf_counter()
@@ -68,7 +69,8 @@ class EpisodeStatistics:
         self._lengths += counted
 
     def end(self, index: int) -> dict[str, Any]:
-        """The finished episode of one environment: `r` its return, `l` its steps, `t` seconds since the start."""
+        """Return the finished episode of one environment: `r` its return, `l` its steps, `t` seconds since the
+        start."""
         episode = {
             "r": float(self._returns[index]),
             "l": int(self._lengths[index]),

@@ -10,7 +10,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 
 def is_envpool(environment: Any) -> bool:
-    """Whether this is EnvPool, of any version, bare or in Gymnasium's vector wrappers."""
+    """Return True if this is EnvPool, of any version, bare or in Gymnasium's vector wrappers."""
     bases = type(getattr(environment, "unwrapped", environment)).__mro__
     return any(base.__module__.partition(".")[0] == "envpool" for base in bases)
 
@@ -30,7 +30,7 @@ def check_kind(environment: Any) -> None:
 
 
 def find_autoreset(environment: Any, stated: AutoresetMode | None) -> AutoresetMode:
-    """The mode that the environment's metadata name, else the one `stated` by the caller.
+    """Return the mode that the environment's metadata name, else the one `stated` by the caller.
 
     Raises:
         ValueError: neither is a mode, or they contradict each other.
@@ -67,12 +67,12 @@ def miscounts_episodes(environment: Any, autoreset: AutoresetMode) -> bool:
 
 
 def count_environments(environment: Any) -> int:
-    """How many environments it steps."""
+    """Return how many environments it steps."""
     return int(environment.num_envs) if hasattr(environment, "num_envs") else len(environment)
 
 
 def single_spaces(environment: Any) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
-    """The observation and action space of one environment.
+    """Return the observation and action space of one environment.
 
     Raises:
         ValueError: Stable-Baselines3 cannot take them.
@@ -92,7 +92,8 @@ def single_spaces(environment: Any) -> tuple[gymnasium.Space[Any], gymnasium.Spa
 
 
 def returns_new_arrays(environment: Any) -> bool:
-    """Whether observations are known to be new arrays at each step, not a buffer that the next step writes over."""
+    """Return True if observations are known to be new arrays at each step, not a buffer that the next step writes
+    over."""
     if isinstance(environment, VectorWrapper) and type(environment).__module__.startswith("gymnasium."):
         return returns_new_arrays(environment.env)
     if isinstance(environment, (SyncVectorEnv, AsyncVectorEnv)):

@@ -258,8 +258,7 @@ class RecurrentPPO(PPO):
         cls: type[Self], path: Any, env: GymEnv | None = None, device: torch.device | str = "auto",
         custom_objects: dict[str, Any] | None = None, *arguments: Any, **keywords: Any,
     ) -> Self:  # fmt: skip
-        """Run as in Stable-Baselines3; a model of sb3-contrib's RecurrentPPO gets the policy here that is its
-        equal."""
+        """Load as in Stable-Baselines3; a model of sb3-contrib's RecurrentPPO gets the equal policy of this package."""
         return super().load(path, env, device, contrib_objects(path) | (custom_objects or {}), *arguments, **keywords)
 
     def _setup_learn(

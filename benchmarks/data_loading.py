@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from minrl.data import load
-from minrl.data.spaces import to_json
+from minrl.data.space_text import to_json
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (11,), np.float64)
 ACTIONS = spaces.Box(-1, 1, (3,), np.float32)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 import minrl
 from minrl.collect.record import record
 from minrl.data import EnvironmentInfo, make_environment
-from minrl.data.minari.writer import MinariWriter
+from minrl.data.minari.writer import record_set
 from minrl.play import Player
 from minrl.system.files import replacing
 
@@ -92,7 +92,7 @@ def write_data(folder: Path) -> None:
         return
     lengths = np.geomspace(SHORTEST, LENGTH, EPISODES).round().astype(int)
     lengths[::10] = LENGTH
-    with MinariWriter(DATA, make_environment(EnvironmentInfo(TASK))) as writer:
+    with record_set(DATA, make_environment(EnvironmentInfo(TASK))) as writer:
         for number, length in enumerate(tqdm(lengths.tolist(), desc="corridors", unit="episode")):
             environment = make_environment(EnvironmentInfo("minrl/TMaze-v0", {"length": length}))
             record(writer, environment, [Guide()], 1, number, False)

@@ -1,4 +1,4 @@
-"""Evaluation in the real environment: numbered episodes, each with its own seed, several at once.
+"""Evaluation of an agent in its environment: numbered episodes with own seeds, several in parallel.
 
 Shapes: B environments.
 """
@@ -19,8 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from minrl.agent import Actor, AsksForReturn
 from minrl.data.environment import EnvironmentInfo, make_environment
-from minrl.data.episode_limit import EpisodeLimit
-from minrl.data.rewards import ScalarReward
+from minrl.data.wrappers import EpisodeLimit, ScalarReward
 from minrl.play import Player
 from minrl.system.evaluation_progress import EvaluationProgress
 from minrl.system.mujoco import quiet_mujoco
@@ -31,7 +30,7 @@ Vectorization = Literal["sync", "async"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an agent reached when asked for one target return."""
+    """Returns and lengths of the episodes of one target return."""
 
     environment: str
     target_return: float | None
@@ -42,8 +41,8 @@ class Evaluation:
     versions: dict[str, str]
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
     max_episode_steps: int | None = None  # the limit that applied to each episode
-    truncated: tuple[bool, ...] = ()  # for each episode, whether a limit ended it and not the environment's own end
-    capped_at: float | None = None  # the return asked for in place of a higher `target_return`
+    truncated: tuple[bool, ...] = ()  # for each episode, True if a limit ended it and not a terminal state
+    capped_at: float | None = None  # the return aimed for in place of a higher `target_return`
 
     @property
     def mean_return(self) -> float:
@@ -64,7 +63,7 @@ class Evaluation:
         return tuple(100.0 * (r - low) / (high - low) for r in self.returns)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values for JSON."""
         scores = self.scores
         return {
             "environment": self.environment,
@@ -101,30 +100,30 @@ def evaluate(
 ) -> list[Evaluation]:
     """Run `episodes` episodes for each target return and report all of them.
 
-    Episode i opens with `reset(seed=seed + i)` whichever environment runs it, and every numbered episode is run
-    to its end or the limit: short episodes are not favoured, whatever the number of environments.
+    Episode i starts with `reset(seed=seed + i)` whichever environment runs it, and every numbered episode is run to
+    its end or the limit: short episodes are not favoured, whatever the number of environments.
 
     That number can change the last digits of an action: BLAS sums a row of a matmul in another order in a batch of
     another size (up to 1e-6 in 30 float32 steps, 2e-15 in float64, for every cell but minGRU and minLSTM, whose
-    compiled float32 step gives the same bits), and a chaotic environment magnifies them. Mean returns of one Mamba
-    agent differed by 0.75 so. Equal arguments give equal results.
+    compiled float32 step gives the same bits), and a chaotic environment magnifies them: the mean return of one Mamba
+    agent changed by 0.75. Equal arguments give equal results.
 
     Args:
         agent: any agent.
         environment: where to run; the one that the agent's data set names by default.
         episodes: for each target.
-        targets: returns to ask for, side by side in one batch; the agent's own by default.
-        environments: at most so many at once for each target.
+        targets: target returns, evaluated side by side in one batch; the agent's own by default.
+        environments: environments in parallel for each target, at most.
         seed: of the first episode.
         deterministic: the most likely action instead of a sample.
         vectorization: "sync" steps environments one after another, "async" in processes of their own.
         max_episode_steps: steps after which an episode is truncated; by default the environment's own limit, or
-            `minrl.data.episode_limit.DEFAULT_MAX_STEPS` where it states none.
+            `minrl.data.wrappers.DEFAULT_MAX_STEPS` where it states none.
         progress: show a progress bar on a terminal, elsewhere a line on standard error every half minute.
 
     Raises:
-        ValueError: if there is no environment, it cannot be made or its spaces do not fit the agent's, or if
-            targets are given that are not finite or to an agent that is asked for no return.
+        ValueError: if there is no environment, it cannot be made or its spaces do not fit the agent's, or if targets
+            are not finite or the agent takes none.
     """
     environment = environment or agent.task.known_environment()
     if episodes < 1 or environments < 1:
@@ -162,9 +161,9 @@ def evaluate(
 
 
 def _check_targets(agent: Actor, targets: Sequence[float]) -> None:
-    """Raise ValueError for target returns that the agent cannot be asked for."""
+    """Raise ValueError for target returns that the agent does not take."""
     if agent.target_return is None:
-        raise ValueError(f"agent {agent.name} is not asked for any return: leave the target out")
+        raise ValueError(f"agent {agent.name} takes no target return: leave the target out")
     if not targets:
         raise ValueError("there is no target return in the empty list of targets")
     for target in targets:
@@ -195,7 +194,7 @@ def _run(
     vectorization: Vectorization,
     progress: bool,
 ) -> _Results:
-    """Row k * slots + j runs, for target k, episodes j, then whichever is next in line."""
+    """Run all episodes: row k * slots + j plays, for target k, episode j, then the next one not yet begun."""
     count = slots * len(targets)
     results = _Results.empty(len(targets), episodes)
     running = np.tile(np.arange(slots), len(targets))  # (B,) the episode of each row
@@ -245,7 +244,7 @@ def _make(environment: EnvironmentInfo) -> gymnasium.Env[Any, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what a score depends on, where installed."""
+    """Return the installed versions of packages that a score depends on."""
     packages = ("minrl", "torch", "gymnasium", "mujoco", "gymnasium-robotics")
     return {name: version(name) for name in packages if find_spec(name.replace("-", "_")) is not None}
 

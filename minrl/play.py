@@ -1,29 +1,28 @@
-"""An agent among environments: from what they return to tensors, and back to actions that they take.
+"""Player: an agent that acts in Gymnasium environments, with observations and actions in their spaces.
 
 Shapes: B environments, O flat observation width, A flat action width, S state size.
 """
 
-from collections.abc import Callable
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from minrl.agent import Actor, Moment
-from minrl.data.spaces import AnySpace, flatten, leaves, whole_bounds
+from minrl.data.spaces import flattener, leaves, unflattener
+from minrl.system.messages import one_line
 
 
 class Player:
-    """An agent that acts in B environments at once and carries its state from call to call.
+    """Agent that acts in B environments at once and carries its hidden state from call to call.
 
     Args:
         agent: any agent.
         batch_size: B.
-        target_return: what to ask for, one or (B,); the agent's own by default.
+        target_return: one return to aim for, or (B,); the agent's own by default.
         deterministic: the most likely action instead of a sample.
     """
 
@@ -44,26 +43,25 @@ class Player:
         wide = agent.task.wide_observations
         seen: npt.DTypeLike = np.float64 if wide else np.float32
         self._observed = torch.float64 if wide else self.dtype
-        self._flatten = _flatten_box(observed, seen) or partial(flatten, observed, dtype=seen)
-        self._unflatten: Callable[[npt.NDArray[Any]], Any] = _unflatten_box(taken) or partial(unflatten, taken)
+        self._flatten, self._unflatten = flattener(observed, seen), unflattener(taken)
         target = None if target_return is None else self._tensor(target_return)
         with torch.inference_mode():
             self.state = agent.initial_state(batch_size, target)
 
     def act(self, observations: Any, rewards: npt.ArrayLike, episode_starts: npt.ArrayLike) -> npt.NDArray[Any] | Any:
-        """The actions for a vector environment.
+        """Return actions for a vector environment.
 
         Args:
             observations: as a vector environment returns them (stacked along the first dimension, in the
                 structure of the space).
-            rewards: (B,) or (B, 1) earned by the last actions.
-            episode_starts: (B,) bool, True where the observation opens an episode.
+            rewards: (B,) or (B, 1) of the last actions.
+            episode_starts: (B,) bool, True where the observation is the first of an episode.
 
         Returns:
             Actions in the structure of the batched action space.
 
         Raises:
-            ValueError: if the arguments are not those of B environments: one observation needs a batch axis too.
+            ValueError: if the arguments are not of B environments: a single observation needs a batch axis too.
         """
         with torch.inference_mode():
             moment = Moment(
@@ -81,13 +79,13 @@ class Player:
         try:
             rows = self._flatten(observations)
         except (ValueError, TypeError, IndexError, KeyError) as error:
-            raise ValueError(f"{self._expected(observations)} ({' '.join(str(error).split())})") from error
+            raise ValueError(f"{self._expected(observations)} ({one_line(error)})") from error
         if len(rows) != self.batch_size:
             raise ValueError(self._expected(observations))
         return rows
 
     def _expected(self, observations: Any) -> str:
-        """Return what is wrong with observations that do not fit, with the first part whose shape shows it."""
+        """Return the message for observations that do not fit, with the first part whose shape is wrong."""
         space, count = self.agent.task.observation_space, self.batch_size
         found = "the observations are"
         for leaf in leaves(space):
@@ -102,11 +100,11 @@ class Player:
                 break
         return (
             f"{found} not a batch for {count} environment{'s' if count > 1 else ''}: the first axis of observations, "
-            "rewards and episode_starts counts environments, for a single one act(observation[None], [reward], [start])"
+            "rewards and episode_starts counts environments; for a single one act(observation[None], [reward], [start])"
         )
 
     def _each(self, values: Tensor, name: str) -> Tensor:
-        """Return values that are one for each environment, (B,)."""
+        """Return `values` if they have the shape (B,); raise ValueError otherwise."""
         if values.shape != (self.batch_size,):
             shape = tuple(values.shape)
             raise ValueError(f"{name} must have shape ({self.batch_size},), one for each environment, got {shape}")
@@ -114,51 +112,3 @@ class Player:
 
     def _tensor(self, values: npt.ArrayLike) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=self._real)).to(self.device, self.dtype)
-
-
-def _flatten_box(space: AnySpace, dtype: npt.DTypeLike) -> Callable[[Any], npt.NDArray[Any]] | None:
-    """`flatten` for a plain Box, without its walk through the space's parts at each call; None for other spaces."""
-    if type(space) is not spaces.Box:
-        return None
-    width = leaves(space)[0].raw_width
-    return lambda values: np.asarray(values, dtype=dtype).reshape(len(values), width)
-
-
-def _unflatten_box(space: AnySpace) -> Callable[[npt.NDArray[Any]], Any] | None:
-    """`unflatten` for a plain Box of real numbers in the same way; None for other spaces."""
-    if type(space) is not spaces.Box or np.issubdtype(space.dtype, np.integer):
-        return None
-    shape, low, high, kind = (-1, *space.shape), space.low, space.high, space.dtype
-    return lambda rows: np.clip(rows.reshape(shape), low, high).astype(kind)
-
-
-def unflatten(space: AnySpace, rows: npt.NDArray[Any]) -> Any:
-    """Flattened rows (B, A) as a batch of the space's samples, in its structure and inside its bounds."""
-    parts = {leaf.keys: _decoded(leaf.space, rows[:, leaf.columns]) for leaf in leaves(space)}
-    return _assembled(space, (), parts)
-
-
-def _assembled(space: AnySpace, keys: tuple[str | int, ...], parts: dict[tuple[str | int, ...], Any]) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _assembled(part, (*keys, key), parts) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_assembled(part, (*keys, i), parts) for i, part in enumerate(space.spaces))
-    return parts[keys]
-
-
-def _decoded(space: AnySpace, rows: npt.NDArray[Any]) -> Any:
-    """Rows of one leaf, (B, P), as a batch of its samples."""
-    if isinstance(space, spaces.Box):
-        rows, low, high = rows.reshape(-1, *space.shape), space.low, space.high
-        if np.issubdtype(space.dtype, np.integer):
-            rows, (low, high) = np.rint(rows), whole_bounds(space)
-        return np.clip(rows, low, high).astype(space.dtype)
-    if isinstance(space, spaces.Discrete):
-        return rows.argmax(1).astype(space.dtype) + space.start
-    if isinstance(space, spaces.MultiDiscrete):
-        cuts = np.cumsum(space.nvec.reshape(-1))[:-1]
-        chosen = np.stack([part.argmax(1) for part in np.split(rows, cuts, axis=1)], axis=1)
-        return (chosen.reshape(-1, *space.shape) + space.start).astype(space.dtype)
-    if isinstance(space, spaces.MultiBinary):
-        return (rows > 0.5).reshape(-1, *space.shape).astype(space.dtype)
-    return tuple(spaces.unflatten(space, row) for row in rows)

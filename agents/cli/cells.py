@@ -1,4 +1,4 @@
-"""`minrl cells`: the sequence models that `--cell` takes, with their options."""
+"""`minrl cells`: list the sequence models of `--cell` and their options."""
 
 import argparse
 import inspect
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _fault(name: str) -> str | None:
-    """Return what is wrong with an installed cell, which must not hide the others."""
+    """Return the error of an installed cell that cannot be loaded, which must not hide the others."""
     try:
         choose(CELLS, name, "cell")
     except ValueError as error:
@@ -65,7 +65,7 @@ def _lines(name: str) -> str:
 
 
 def summary(cell: type[Cell]) -> str:
-    """Return the first line about a cell: its module's, or its own where the module has no docstring."""
+    """Return a cell's summary: the first line of its module's docstring, else of its own."""
     text = inspect.getdoc(sys.modules[cell.__module__]) or inspect.getdoc(cell) or ""
     return text.partition("\n")[0]
 

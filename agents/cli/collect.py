@@ -1,11 +1,11 @@
-"""`minrl collect`: episodes of a policy as a Minari data set."""
+"""`minrl collect`: record episodes of a policy as a Minari data set."""
 
 import argparse
 
 import numpy as np
 
 from minrl.collect.record import collect
-from minrl.data.episode_limit import DEFAULT_MAX_STEPS
+from minrl.data.wrappers import DEFAULT_MAX_STEPS
 from minrl.runs.threads import use_threads
 from minrl.system.config import key_value
 from minrl.system.mujoco import quiet_mujoco
@@ -31,14 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="minari:NAME", help="NAME reads namespace/name-v0")
     add("--seed", metavar="N", type=int, default=0, help="(default: 0)")
     add("--deterministic", action="store_true", help="the policy's likeliest action instead of a sample")
-    add("--vecnormalize", metavar="FILE.pkl", help="what VecNormalize.save wrote, for a policy trained under it")
+    add("--vecnormalize", metavar="FILE.pkl", help="file of VecNormalize.save, for a policy trained with it")
     add("--env-options", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="for gymnasium.make")
     add(
         "--max-episode-steps",
         metavar="N",
         type=int,
-        help="cut episodes there instead of at the environment's limit, or at "
-        f"{DEFAULT_MAX_STEPS} steps where it states none",
+        help="truncate episodes there instead of at the environment's limit, or at "
+        f"{DEFAULT_MAX_STEPS} steps if it has none",
     )
     add("--float32", action="store_true", help="store float64 values as float32")
     add("--compress", action="store_true", help="gzip the arrays")
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Collect, and say what was written."""
+    """Record a data set and print a summary."""
     for name in ("policy", "env", "episodes", "out"):
         if getattr(arguments, name) is None:
             raise ValueError(f"--{name} is missing: {arguments.parser.usage}")
@@ -75,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     cut = ""
     if written.cut_off:
         cut = (
-            f"{written.cut_off} of {len(returns)} episodes were cut off after {DEFAULT_MAX_STEPS} steps, as the "
-            "environment states no limit: --max-episode-steps sets one\n"
+            f"{written.cut_off} of {len(returns)} episodes were truncated after {DEFAULT_MAX_STEPS} steps, as the "
+            "environment has no limit: --max-episode-steps sets one\n"
         )
     print(
         f"minari:{written.name}: {len(returns)} episodes, {written.steps} steps, "

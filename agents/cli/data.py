@@ -1,4 +1,4 @@
-"""`minrl data`: what is here, what is in it, and how to bring in more."""
+"""`minrl data`: list, describe and import data sets."""
 
 import argparse
 import json
@@ -12,14 +12,14 @@ from minrl.system.config import key_value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the commands `list`, `info` and `import`."""
+    """Add the actions `list`, `info` and `import`."""
     parser.usage = "minrl data list | info NAME | import FILE [--env MODULE:ID]"
     parser.epilog = (
         "names of data sets:\n"
         "  minari:NAME   in $MINARI_DATASETS_PATH or ~/.minari/datasets\n"
         "  d4rl:NAME     in $D4RL_DATASET_DIR or ~/.d4rl/datasets\n"
         "  hdf5:FILE     a flat file as D4RL's, or a Minari set's folder\n"
-        "A Minari or D4RL set that is not here is downloaded where there is a network."
+        "A Minari or D4RL set that is not on this machine is downloaded."
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, prog=parser.prog)
     listing = actions.add_parser("list", help="data sets on this machine", description="Data sets on this machine.")
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_statements(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what a file does not."""
-    group = parser.add_argument_group("what the file does not say")
+    """Add the flags for what a file does not state."""
+    group = parser.add_argument_group("what the file does not state")
     group.add_argument("--env", metavar="ID", help="its environment; MODULE:ID imports MODULE")
     group.add_argument(
         "--env-kwargs", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="for gymnasium.make"
@@ -54,7 +54,7 @@ def _add_statements(parser: argparse.ArgumentParser) -> None:
 
 
 def _statements(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what those flags say, as `load` takes it."""
+    """Return the values of those flags as arguments of `load`."""
     kwargs = dict(arguments.env_kwargs)
     if kwargs and not arguments.env:
         raise ValueError("--env-kwargs are the settings of an environment: name it with --env ID")

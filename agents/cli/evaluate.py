@@ -1,4 +1,4 @@
-"""`minrl evaluate`: a trained agent in its environment."""
+"""`minrl evaluate`: play episodes with a trained agent in its environment."""
 
 import argparse
 import contextlib
@@ -11,8 +11,8 @@ from typing import Any
 
 from minrl.agent import parameter_count
 from minrl.data.environment import EnvironmentInfo
-from minrl.data.episode_limit import DEFAULT_MAX_STEPS
 from minrl.data.task import Task
+from minrl.data.wrappers import DEFAULT_MAX_STEPS
 from minrl.evaluate import evaluate
 from minrl.runs import checkpoint
 from minrl.runs.summary import evaluation_table
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("path", metavar="RUN", type=Path, help="a run's folder (its last checkpoint) or a checkpoint")
     parser.add_argument("--episodes", metavar="N", type=int, default=20, help="for each target (default: 20)")
-    parser.add_argument("--target", type=float, nargs="+", metavar="RETURN", help="returns to ask for, side by side")
+    parser.add_argument("--target", type=float, nargs="+", metavar="RETURN", help="target returns, side by side")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the first episode (default: 0)")
     parser.add_argument(
         "--env",
@@ -43,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=key_value,
         default=[],
-        help="for gymnasium.make, over those that the run's environment has",
+        help="for gymnasium.make, over those of the run's environment",
     )
     parser.add_argument(
         "--max-episode-steps",
         metavar="N",
         type=int,
-        help="cut an episode off after N steps (default: the environment's own limit, or "
-        f"{DEFAULT_MAX_STEPS} where it states none)",
+        help="truncate episodes after N steps (default: the environment's own limit, or "
+        f"{DEFAULT_MAX_STEPS} if it has none)",
     )
     parser.add_argument("--sample", action="store_true", help="sample actions instead of taking the likeliest")
     parser.add_argument(
@@ -58,9 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=10,
-        help="at once, for each target (default: 10); with another number actions may round otherwise",
+        help="in parallel for each target (default: 10); another number can change the last digits of actions",
     )
-    parser.add_argument("--async", dest="asynchronous", action="store_true", help="environments in own processes")
+    parser.add_argument(
+        "--async", dest="asynchronous", action="store_true", help="step environments in processes of their own"
+    )
     parser.add_argument("--threads", metavar="N", type=int, default=0, help="CPU threads, 0: by the model's size")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
     parser.set_defaults(run=run)
@@ -109,10 +111,10 @@ def chosen_environment(task: Task, name: str | None, kwargs: dict[str, Any]) -> 
     """Return the environment to evaluate in: the run's own, or the one called `name`, with `kwargs` over its keywords.
 
     The run's own id, whichever module is named before it, keeps the keywords and the limit of steps that the run was
-    trained with. The specification of a data set is kept only where its code is an installed package's.
+    trained with. A data set's spec is kept only if its code is an installed package's.
 
     Raises:
-        ValueError: without `name` where the run has no environment or would import code that only a file names.
+        ValueError: without `name` if the run has no environment or would import code that only a file names.
     """
     if name is None:
         return task.known_environment().changed(kwargs)
@@ -123,13 +125,13 @@ def chosen_environment(task: Task, name: str | None, kwargs: dict[str, Any]) -> 
         if own.spec is not None:
             return task.known_environment().changed(kwargs)
     except ValueError:
-        pass  # the user vouches for the id, not for the specification in the file
+        pass  # the user trusts the id, not the spec in the file
     return EnvironmentInfo(name, own.kwargs, own.max_episode_steps).changed(kwargs)
 
 
 @contextlib.contextmanager
 def stdout_left_alone() -> Iterator[None]:
-    """Send what is written to standard output meanwhile, from C too, to standard error."""
+    """Send everything written to standard output, also by C code, to standard error."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""`minrl export`: a trained agent as an ONNX file that acts without this package and without torch."""
+"""`minrl export`: write a trained agent as an ONNX file that acts without this package and without torch."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from minrl.export.onnx import OPSET, Exported, export_onnx
 from minrl.runs import checkpoint
 
-# Needs gymnasium, numpy and onnxruntime; flat Box observations stand in a row as they are.
+# Needs gymnasium, numpy and onnxruntime; for flat Box observations.
 EXAMPLE = """\
 import gymnasium, json, numpy as np, onnxruntime
 model = onnxruntime.InferenceSession("agent.onnx")
@@ -20,8 +20,8 @@ while not any(ends):
     action, state = model.run(None, seen | {"episode_start": np.array([start]), "state": state})
     (observation, reward, *ends, _), start = environment.step(action[0]), False
 """
-# Needs numpy and onnxruntime; `observation` has the structure of the agent's observation space. The names that it
-# gives are `row`, `act` and `state`.
+# Needs numpy and onnxruntime; `observation` has the structure of the agent's observation space. It defines `row`, `act`
+# and `state`.
 EXAMPLE_ALONE = """\
 import json, numpy as np, onnxruntime
 model = onnxruntime.InferenceSession("agent.onnx")
@@ -59,23 +59,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  minrl export runs/hopper --onnx hopper.onnx\n"
         "  minrl export runs/hopper/best.pt --onnx hopper.onnx --target 3600\n\n"
-        "acting with the file in Python, without torch and without minrl, in the environment that it\n"
-        "names, where the observation is one array:\n\n"
+        "to act with the file in Python, without torch and without minrl, in the environment that it\n"
+        "names, if the observation is one array:\n\n"
         f"{indented}\n"
         "the same without an environment, for observations of any structure, act(observation, reward, start):\n\n"
         f"{alone}"
     )
     parser.add_argument("path", metavar="RUN", type=Path, help="a run's folder (its last checkpoint) or a checkpoint")
-    parser.add_argument("--onnx", metavar="FILE", type=Path, help="where to write it; a file of that name is replaced")
+    parser.add_argument("--onnx", metavar="FILE", type=Path, help="file to write; an existing one is replaced")
     parser.add_argument(
-        "--target", metavar="RETURN", type=float, help="return that the initial state asks for (unset: the agent's own)"
+        "--target", metavar="RETURN", type=float, help="target return of the initial state (unset: the agent's own)"
     )
     parser.add_argument("--opset", metavar="N", type=int, default=OPSET, help=f"ONNX operator set (default: {OPSET})")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Export, check, and say what was written."""
+    """Export, check, and print a summary."""
     if arguments.onnx is None:
         raise ValueError(f"--onnx is missing: {arguments.parser.usage}")
     agent = checkpoint.load(arguments.path)
@@ -91,11 +91,11 @@ def _report(written: Exported, name: str, *, plays: bool) -> str:
         listed = (f"{key} ({', '.join(map(str, shape))})" for key, shape in shapes.items())
         lines.append(f"{title + ':':<9}" + ", ".join(listed))
     lines.append(
-        f"checked: over {agreement.steps} steps with onnxruntime, actions differ from the library's by at most "
+        f"checked: over {agreement.steps} steps with onnxruntime, actions differ from the agent's by at most "
         f"{agreement.action:.1e} of their range"
     )
     if agreement.ties:
-        lines.append(f"{agreement.ties} choices between equals fell the other way")
+        lines.append(f"{agreement.ties} choices differ where two are equally good but for rounding")
     which = "" if plays else " (the second example: the file names no environment)"
-    lines.append(f"Python that acts with it without torch{which}: minrl export --help")
+    lines.append(f"Python code that acts with it, without torch{which}: minrl export --help")
     return "\n".join(lines)

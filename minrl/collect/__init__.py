@@ -1,1 +1,1 @@
-"""Recording of data sets by a policy that acts in an environment."""
+"""Recording of data sets with policies that act in an environment."""

@@ -1,4 +1,4 @@
-"""The policies that `minrl collect` runs: a Stable-Baselines3 file, uniform random, a waypoint controller."""
+"""Policies of `minrl collect`: a Stable-Baselines3 file, uniform random, a waypoint controller."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
 
 from minrl.collect.waypoint import WaypointPolicy
-from minrl.data.layout import mismatch
+from minrl.data.space_match import mismatch
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.spaces import FittedSpaces
+from minrl.system.messages import one_line
 
-# A saved schedule is pickled code of the Python that wrote it; acting needs none of them.
+# Saved schedules are pickled code of another Python version; acting does not need them.
 UNUSED = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": 0.0, "clip_range_vf": None}
 
 
 class Policy(Protocol):
-    """What acts during collection. After the same `start`, the same observations give the same actions."""
+    """Interface of a policy. After the same `start`, equal observations give equal actions."""
 
     name: str
 
     def start(self, seed: int) -> None:
-        """Opens an episode: forgets the last one and seeds what is drawn."""
+        """Start an episode: reset the hidden state and seed the sampling."""
 
     def act(self, observation: Any) -> Any:
-        """One unbatched observation of the environment -> one action within its action space."""
+        """Return an action of the environment's space for one unbatched observation."""
 
 
 def open_policy(
@@ -43,10 +44,10 @@ def open_policy(
     deterministic: bool = False,
     vecnormalize: str | None = None,
 ) -> Policy:
-    """The policy that `source` names: a Stable-Baselines3 .zip, `random`, or `waypoint`.
+    """Open the policy `source`: a Stable-Baselines3 .zip, `random`, or `waypoint`.
 
     Raises:
-        ValueError: no such policy, a file that cannot be read, or one made for other spaces.
+        ValueError: for an unknown policy, a file that cannot be read, or one of other spaces.
     """
     if source == "random":
         return RandomPolicy(environment.action_space)
@@ -59,7 +60,7 @@ def open_policy(
 
 
 class RandomPolicy:
-    """Draws uniformly from the action space."""
+    """Policy that samples uniformly from the action space."""
 
     name = "uniform random"
 
@@ -74,12 +75,11 @@ class RandomPolicy:
 
 
 class SavedPolicy:
-    """A policy from a file of Stable-Baselines3's or sb3-contrib's `save`, recurrent or not.
+    """Policy from a file of Stable-Baselines3's or sb3-contrib's `save`, recurrent or not.
 
-    The policy network is rebuilt from the file, without its algorithm: no environment, buffer or optimiser
-    is needed, and one code serves every algorithm. What lives beside the network is kept: DQN's epsilon, the
-    action masks that MaskablePPO asks the environment for.
-    Such a file holds pickled code, which runs on opening: open files that you trust.
+    Only the policy network is rebuilt from the file, not its algorithm, so no environment, buffer or optimiser is
+    needed. DQN's epsilon and MaskablePPO's action masks, which come from the environment, are kept.
+    Such a file holds pickled code, which runs on opening: open only files that you trust.
     """
 
     def __init__(
@@ -123,40 +123,40 @@ class SavedPolicy:
 
 
 def read_zip(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The constructor's data and the policy's weights of a Stable-Baselines3 file."""
+    """Read the constructor's data and the policy's weights from a Stable-Baselines3 file."""
     try:
         data, parameters, _ = load_from_zip_file(file, custom_objects=UNUSED, device="cpu")
-    except Exception as error:  # zip, JSON, pickle and torch each have their own
-        raise ValueError(f"{file}: not a readable Stable-Baselines3 file ({first_line(error)})") from error
+    except Exception as error:  # zip, JSON, pickle and torch raise their own classes
+        raise ValueError(f"{file}: not a readable Stable-Baselines3 file ({one_line(error)})") from error
     needed = {"policy_class", "observation_space", "action_space"}
     if not data or not needed <= data.keys() or "policy" not in parameters:
         raise ValueError(
-            f"{file}: no policy to be read in it; was it written by a Stable-Baselines3 algorithm's save(), "
-            f"and is its policy's package (such as sb3-contrib) installed?"
+            f"{file}: it holds no policy; was it written by a Stable-Baselines3 algorithm's save(), and is its "
+            "policy's package (such as sb3-contrib) installed?"
         )
     return data, dict(parameters["policy"])
 
 
 def build(file: Path, data: dict[str, Any], weights: dict[str, Any]) -> Any:
-    """The policy network (a Stable-Baselines3 `BasePolicy`) with the saved weights, on the CPU."""
+    """Build the policy network (a Stable-Baselines3 `BasePolicy`) with the saved weights, on the CPU."""
     policy_class = data["policy_class"]
     arguments = dict(data.get("policy_kwargs") or {})
-    # On-policy algorithms hand gSDE over beside policy_kwargs, off-policy ones within.
+    # On-policy algorithms pass gSDE beside policy_kwargs, off-policy ones inside.
     if data.get("use_sde"):
         arguments["use_sde"] = True
     schedule = () if policy_class.__module__.startswith("sb3_contrib.ars") else (UNUSED["lr_schedule"],)
     try:
         network = policy_class(data["observation_space"], data["action_space"], *schedule, **arguments)
         network.load_state_dict(weights)
-    except Exception as error:  # whatever a custom policy's constructor raises
-        raise ValueError(f"{file}: its policy cannot be rebuilt ({first_line(error)})") from error
+    except Exception as error:  # a custom policy's constructor may raise anything
+        raise ValueError(f"{file}: its policy cannot be rebuilt ({one_line(error)})") from error
     if not isinstance(network, BasePolicy):
         raise ValueError(f"{file}: its policy_class {policy_class.__name__} is no Stable-Baselines3 policy")
     return network.to("cpu")
 
 
 def algorithm(data: dict[str, Any]) -> str:
-    """The algorithm's usual name, which the file does not state: from its policy's module and settings."""
+    """Infer the algorithm's name, which the file does not state, from its policy's module and settings."""
     module = str(data["policy_class"].__module__).split(".")
     if module[0] not in ("stable_baselines3", "sb3_contrib"):
         return str(data["policy_class"].__name__)
@@ -173,18 +173,18 @@ def algorithm(data: dict[str, Any]) -> str:
 
 
 def fitted_view(file: Path, data: dict[str, Any], environment: gym.Env[Any, Any]) -> FittedSpaces | None:
-    """Return what fits the environment to the spaces that a policy was trained with; None where they are its own.
+    """Return the wrapper that gives the environment the spaces of the policy's training; None if it has them itself.
 
     Raises:
-        ValueError: where they are neither its own nor those of `fit_spaces`, or Stable-Baselines3's own policies count
-            choices that do not begin at 0.
+        ValueError: if they are neither its own nor those of `fit_spaces`, or a policy of Stable-Baselines3 was trained
+            with choices that do not begin at 0.
     """
     trained = data["observation_space"], data["action_space"]
     if _same_spaces(trained, environment):
         if np.any(getattr(trained[1], "start", 0)) and not issubclass(data["policy_class"], RecurrentPolicy):
             raise ValueError(
-                f"{file}: trained with {trained[1]}, of which Stable-Baselines3 makes choices from 0: train it in the "
-                "environment inside minrl.online.spaces.fit_spaces"
+                f"{file}: trained with {trained[1]}, whose choices Stable-Baselines3 counts from 0: train it in the "
+                "environment wrapped by minrl.online.spaces.fit_spaces"
             )
         return None
     try:
@@ -204,7 +204,7 @@ def _same_spaces(trained: tuple[Any, Any], environment: gym.Env[Any, Any]) -> bo
 
 
 def _same_space(trained: gym.Space[Any], actual: gym.Space[Any]) -> bool:
-    """Return True if the spaces hold the same, but for the channels of images, which Stable-Baselines3 keeps first."""
+    """Return True if the spaces match, but for the channels of images, which Stable-Baselines3 puts first."""
     return any(mismatch(trained, space, "action") is None for space in (actual, _channels_first(actual)))
 
 
@@ -217,13 +217,13 @@ def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:
 
 
 def read_vecnormalize(path: str, environment: gym.Env[Any, Any]) -> VecNormalize:
-    """The observation statistics that `VecNormalize.save` wrote beside a policy."""
+    """Read the observation statistics that `VecNormalize.save` wrote."""
     try:
         with Path(path).expanduser().open("rb") as stream:
             normaliser = pickle.load(stream)
-    except Exception as error:  # pickle raises what the bytes happen to lead to
+    except Exception as error:  # damaged pickles may raise anything
         raise ValueError(
-            f"{path}: not a readable VecNormalize file ({first_line(error)}); give what its save() wrote"
+            f"{path}: not a readable VecNormalize file ({one_line(error)}); give what its save() wrote"
         ) from error
     if not isinstance(normaliser, VecNormalize):
         raise ValueError(f"{path}: holds a {type(normaliser).__name__}, not a VecNormalize")
@@ -233,7 +233,3 @@ def read_vecnormalize(path: str, environment: gym.Env[Any, Any]) -> VecNormalize
             f"{environment.observation_space}"
         )
     return normaliser
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

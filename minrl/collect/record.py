@@ -1,4 +1,4 @@
-"""Collecting a Minari data set: policies act in an environment, every episode is recorded whole."""
+"""Recording of whole episodes of policies as a Minari data set."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tqdm import tqdm
 
 from minrl.collect.policies import Policy, open_policy
 from minrl.data import EnvironmentInfo, make_environment
-from minrl.data.episode_limit import EpisodeLimit
-from minrl.data.minari.writer import MinariWriter, RecordedEpisode
-from minrl.data.rewards import scalar_reward
+from minrl.data.minari.folders import minari_folder
+from minrl.data.minari.writer import EpisodeWriter, RecordedEpisode, record_set
+from minrl.data.wrappers import EpisodeLimit, scalar_reward
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What was written: Minari's name, its folder, and what the episodes earned."""
+    """Data set that was written: Minari's name, its folder, and the returns."""
 
     name: str
     path: Path
     steps: int
     returns: tuple[float, ...]
-    cut_off: int = 0  # episodes truncated after `DEFAULT_MAX_STEPS` steps, as the environment states no limit
+    cut_off: int = 0  # episodes truncated after `DEFAULT_MAX_STEPS` steps, as the environment has no limit
 
 
 def collect(
@@ -49,24 +49,23 @@ def collect(
     metadata: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Collected:
-    """Lets a policy act for whole episodes and writes them as a data set that `minari.load_dataset` reads.
+    """Record whole episodes of a policy as a data set that `minari.load_dataset` reads.
 
-    Nothing appears under the name before all episodes are complete; Ctrl-C leaves nothing behind. Each
-    episode has a seed of its own, recorded with it: the same policy, environment and `seed` give the same
-    data again.
+    Nothing appears under the name before all episodes are complete; Ctrl-C leaves nothing behind. Each episode has a
+    seed of its own, recorded with it: equal policy, environment and `seed` give equal data.
 
     Args:
         policy: path of a Stable-Baselines3 .zip, `random` (uniform), or `waypoint` (PointMaze); several act
             one after another.
         environment: Gymnasium id; `package:id` imports the package first.
-        episodes: how many each policy runs.
+        episodes: number of episodes of each policy.
         out: `minari:NAME` or NAME, Minari's `[namespace/]name-v0`; written where Minari looks, under
             $MINARI_DATASETS_PATH or ~/.minari/datasets.
-        deterministic: take the policy's mode; by default its actions are drawn.
-        vecnormalize: what `VecNormalize.save` wrote, for a policy trained on normalised observations.
+        deterministic: take the policy's mode; by default actions are sampled.
+        vecnormalize: file of `VecNormalize.save`, for a policy trained on normalised observations.
         environment_options: keyword arguments of `gymnasium.make`.
-        max_episode_steps: cut episodes there, in place of the environment's own limit; where it states none either,
-            they are cut after `minrl.data.episode_limit.DEFAULT_MAX_STEPS` steps.
+        max_episode_steps: truncate episodes there in place of the environment's own limit; if it has none either, they
+            are truncated after `minrl.data.wrappers.DEFAULT_MAX_STEPS` steps.
         float32: store float64 observations, actions and rewards as float32.
         compress: gzip the arrays.
         overwrite: replace an existing data set, once the new one is complete.
@@ -74,8 +73,8 @@ def collect(
         progress: show a bar.
 
     Raises:
-        ValueError: unknown policy or environment, a file for other spaces, a taken name, a value that is
-            not finite.
+        ValueError: for an unknown policy or environment, a file of other spaces, a taken name, a value that is not
+            finite.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be 1 or more, not {episodes}")
@@ -92,25 +91,25 @@ def collect(
             "algorithm_name": ", ".join(dict.fromkeys(each.name for each in policies)),
             **(metadata or {}),
         }
-        writer = MinariWriter(name, world, float32=float32, compress=compress, overwrite=overwrite, metadata=labels)
-        # Stable-Baselines3 draws actions from torch's global stream; the caller's is put back.
-        with writer, torch.random.fork_rng(devices=[]):
+        recording = record_set(name, world, float32=float32, compress=compress, overwrite=overwrite, metadata=labels)
+        # Stable-Baselines3 samples from torch's global generator, whose state is restored.
+        with recording as writer, torch.random.fork_rng(devices=[]):
             limited = EpisodeLimit(world)
             returns = record(writer, limited, policies, episodes, seed, progress)
     finally:
         world.close()
-    return Collected(name, writer.target, writer.steps, tuple(returns), limited.cut_off)
+    return Collected(name, minari_folder() / name, writer.steps, tuple(returns), limited.cut_off)
 
 
 def record(
-    writer: MinariWriter,
+    writer: EpisodeWriter,
     environment: gym.Env[Any, Any],
     policies: Sequence[Policy],
     episodes: int,
     seed: int,
     progress: bool,
 ) -> list[float]:
-    """Runs `episodes` episodes of each policy in turn into `writer`; the return of each."""
+    """Run `episodes` episodes of each policy in turn, write them, and return the return of each."""
     seeds = np.random.SeedSequence(seed).generate_state(episodes * len(policies)).tolist()
     returns: list[float] = []
     with tqdm(total=len(seeds), desc="collecting", unit="episode", disable=not progress) as bar:
@@ -124,9 +123,9 @@ def record(
 
 
 def run_episode(environment: gym.Env[Any, Any], policy: Policy, seed: int, index: int) -> RecordedEpisode:
-    """One episode from `reset(seed=seed)` to its end; `index` only names it in errors."""
+    """Run one episode from `reset(seed=seed)` to its end; `index` names it in errors."""
     observation, _ = environment.reset(seed=seed)
-    # Another stream than the environment's: first states and actions must not be drawn from the same numbers.
+    # A stream other than the environment's: first states and actions must not share random numbers.
     policy.start(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
     observations = [copy.deepcopy(observation)]
     actions: list[Any] = []
@@ -136,12 +135,12 @@ def run_episode(environment: gym.Env[Any, Any], policy: Policy, seed: int, index
         action = as_element(environment.action_space, policy.act(observation))
         observation, given, terminated, truncated, _ = environment.step(action)
         reward = scalar_reward(given)
-        if not (math.isfinite(reward) and finite(observation)):
+        if not (math.isfinite(reward) and _is_finite(observation)):
             raise ValueError(
                 f"episode {index}, step {len(rewards)}: the environment gave an observation or a reward that "
                 f"is not finite; nothing was written"
             )
-        # Environments may hand out, and change, the same array at each step.
+        # Environments may return the same array at each step and change it.
         observations.append(copy.deepcopy(observation))
         actions.append(action)
         rewards.append(reward)
@@ -149,19 +148,19 @@ def run_episode(environment: gym.Env[Any, Any], policy: Policy, seed: int, index
 
 
 def as_element(space: gym.Space[Any], action: Any) -> Any:
-    """The action in its space's own type, so that what is recorded is what was executed."""
+    """Convert an action to its space's own type, so that the recorded action is the executed one."""
     if isinstance(space, gym.spaces.Discrete):
         return int(action)
     if isinstance(space, (gym.spaces.Dict, gym.spaces.Tuple)):
         return copy.deepcopy(action)
     if np.issubdtype(space.dtype, np.integer):
-        action = np.rint(action)  # a policy's real numbers, which the cast would cut off
+        action = np.rint(action)  # the cast would truncate a policy's real numbers
     return np.array(action, space.dtype)
 
 
-def finite(observation: Any) -> bool:
+def _is_finite(observation: Any) -> bool:
     if isinstance(observation, Mapping):
-        return all(finite(value) for value in observation.values())
+        return all(_is_finite(value) for value in observation.values())
     if isinstance(observation, tuple):
-        return all(finite(value) for value in observation)
+        return all(_is_finite(value) for value in observation)
     return bool(np.isfinite(observation).all())

@@ -1,4 +1,4 @@
-"""Trajectories: loading, checking, batching."""
+"""Data sets of trajectories: loading, checking, batching."""
 
 from minrl.data.batches import Packed, Windows
 from minrl.data.environment import EnvironmentInfo, make_environment

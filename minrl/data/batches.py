@@ -1,6 +1,6 @@
 """Batches of whole trajectories (Packed) and of fixed windows (Windows).
 
-Both are endless iterators over dicts of numpy arrays and restore their random state exactly.
+Both are endless iterators over dicts of NumPy arrays and restore their random state exactly.
 Shapes: B rows, T time, N steps of the set, E episodes, O and A flat widths.
 """
 
@@ -13,24 +13,22 @@ import numpy.typing as npt
 from minrl.data.episode import BoolArray, Episodes, IntArray
 
 NumpyBatch = dict[str, npt.NDArray[Any]]
-_PHASE = 1  # stream of random numbers, besides the seed's own
+_PHASE = 1  # key of a random stream independent of the seed's own
 
 
 class Packed:
-    """Whole trajectories end to end in (B, T): no padding, `reset` True where an episode opens.
+    """Batches of whole trajectories end to end in (B, T): no padding, `reset` True where an episode starts.
 
-    Every row is a stream of its own. An episode that does not fit is cut, and the rest opens the same row of the next
-    batch with `reset[b, 0]` False: carry the row's state over, or start the rest from the empty state.
-    Episodes come in shuffled order, each once before any comes again; with `weights`, (E,), they are drawn
-    with replacement in proportion to them. The time to draw grows with B x T alone.
+    Every row is an independent stream. An episode that does not fit is cut, and the rest continues in the same row of
+    the next batch with `reset[b, 0]` False: carry the row's hidden state over, or start the rest from zeros.
+    Episodes come in shuffled order, each once before any repeats; with `weights`, (E,), they are drawn with
+    replacement in proportion to them. The cost of a batch depends on B x T only.
 
-    Rows begin at random steps of their first episodes, spread evenly. Were all to begin at the start, rows of episodes
-    of one length would stay in phase: with 1000 steps and `length` 500 every batch would hold first halves or second
-    halves alone. The first episode of a row is entered with `reset[b, 0]` False and no state to carry, so from the
-    empty state: no steps before it are read for nothing, and it is one episode of a row in a whole run, while every
-    later one is read from its start. Where episodes have one length that divides `length`, each batch holds every time
-    step equally often already, and rows begin at the start: no episode is cut, and gradients reach from its end to its
-    beginning.
+    Rows begin at random steps of their first episodes, spread evenly. If all began at step 0, rows of episodes of one
+    length would stay in phase: with 1000 steps and `length` 500 every batch would hold either first halves or second
+    halves. A row's first episode begins with `reset[b, 0]` False and no state to carry, so from zeros; that is one
+    episode per row in a whole run. If all episodes have one length that divides `length`, each batch holds every time
+    step equally often, and rows begin at step 0: no episode is cut, and gradients reach from its end to its start.
     """
 
     continues = True
@@ -50,19 +48,19 @@ class Packed:
         self._lengths = episodes.lengths
         self._draw = _Draw(episodes, weights, seed)
         self._episode = np.zeros(batch_size, dtype=np.int64)
-        self._step = self._lengths[self._episode].copy()  # every row stands at the end of an episode
+        self._step = self._lengths[self._episode].copy()  # every row is at the end of an episode
         if (self._lengths != self._lengths[0]).any() or length % self._lengths[0]:
-            # A stream of random numbers of its own, so that episodes come in the order of their seed.
+            # A separate random stream, so that the order of episodes depends on the seed alone.
             shift = np.random.default_rng([seed, _PHASE]).random()
             place = (shift + np.arange(batch_size) / batch_size) % 1.0
-            self._episode = np.array([self._draw.one() for _ in range(batch_size)], dtype=np.int64)
+            self._episode = np.array([self._draw.next_episode() for _ in range(batch_size)], dtype=np.int64)
             self._step = (place * self._lengths[self._episode]).astype(np.int64)
 
     def __iter__(self) -> Iterator[NumpyBatch]:
         return self
 
     def __next__(self) -> NumpyBatch:
-        """Return the next batch; the keys are those of `Windows`, `mask` is True throughout."""
+        """Return the next batch, with the keys of `Windows`; `mask` is True everywhere."""
         shape = len(self._episode), self.length
         rows = np.empty(shape, dtype=np.int64)
         steps = np.empty(shape, dtype=np.int64)
@@ -74,7 +72,7 @@ class Packed:
         episode, step, t = int(self._episode[b]), int(self._step[b]), 0
         while t < self.length:
             if step == self._lengths[episode]:
-                episode, step = self._draw.one(), 0
+                episode, step = self._draw.next_episode(), 0
             count = min(self.length - t, int(self._lengths[episode]) - step)
             steps[t : t + count] = np.arange(step, step + count)
             rows[t : t + count] = steps[t : t + count] + self.episodes.offsets[episode]
@@ -82,7 +80,7 @@ class Packed:
         self._episode[b], self._step[b] = episode, step
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next batches depend on, in plain values."""
+        """Return the state that the next batches depend on, in plain values."""
         return {
             "draw": self._draw.state_dict(),
             "episode": self._episode.tolist(),
@@ -99,7 +97,7 @@ class Packed:
 
 
 class Windows:
-    """The Decision Transformer's batches: K consecutive steps of one episode in each row, padded on the right.
+    """Batches of Decision Transformer: K consecutive steps of one episode in each row, padded on the right.
 
     An episode is drawn in proportion to its length (times `weights`, (E,), where given), the start uniformly among
     all its steps (arXiv 2106.01345, algorithm 1). `reset` is True at a row's first step only, `mask` False at padding.
@@ -131,7 +129,7 @@ class Windows:
         """Return observations (B, K, O), actions and previous_actions (B, K, A), and rewards, returns_to_go,
         first_returns, time_steps, reset, mask (B, K); padding is zero, with `mask` False."""
         draws = self._random.random((2, self.batch_size))
-        # The sum may end an ulp below 1; the last episode that has any weight takes what lies above.
+        # The sum may end an ulp below 1; scaling by it keeps every draw inside.
         episode = np.searchsorted(self._cumulative, draws[0] * self._cumulative[-1], side="right")
         lengths = self.episodes.offsets[episode + 1] - self.episodes.offsets[episode]
         start = (draws[1] * lengths).astype(np.int64)
@@ -144,7 +142,7 @@ class Windows:
         return gather(self.episodes, rows, steps, reset, mask)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next batches depend on, in plain values."""
+        """Return the state that the next batches depend on, in plain values."""
         return {"random": _plain(self._random)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,7 +151,7 @@ class Windows:
 
 
 class _Draw:
-    """Episode after episode: shuffled passes without weights, with replacement with them."""
+    """Endless episode indices: shuffled passes, or with weights draws with replacement."""
 
     def __init__(self, episodes: Episodes, weights: npt.ArrayLike | None, seed: int) -> None:
         self._random = np.random.default_rng(seed)
@@ -162,7 +160,8 @@ class _Draw:
         self._next = 0
         self._cumulative = None if weights is None else np.cumsum(_checked(episodes, weights))
 
-    def one(self) -> int:
+    def next_episode(self) -> int:
+        """Return the index of the next episode."""
         if self._cumulative is not None:
             draw = self._random.random() * self._cumulative[-1]
             return int(np.searchsorted(self._cumulative, draw, side="right"))
@@ -183,19 +182,19 @@ class _Draw:
 
 
 def gather(episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray, mask: BoolArray) -> NumpyBatch:
-    """Return the batch at given rows of the flat arrays, (B, T); rows that `mask` leaves out become zero.
+    """Gather the batch at given rows of the flat arrays, (B, T); rows where `mask` is False become zero.
 
     Args:
         episodes: N steps.
-        rows: of the flat arrays, (B, T).
-        steps: how far each of them lies behind the first step of its episode, (B, T).
+        rows: indices into the flat arrays, (B, T).
+        steps: time steps of these rows within their episodes, (B, T).
         reset, mask: as in `minrl.agent.Batch`.
     """
     before = episodes.actions[np.maximum(rows - 1, 0)]
     before[(steps == 0) | ~mask] = 0.0
     seen = episodes.observations[rows]
     batch = {
-        # Those that float32 does not hold are centred before they are cast.
+        # float64 observations stay so: the normaliser centres them before it casts.
         "observations": seen if seen.dtype == np.float64 else seen.astype(np.float32, copy=False),
         "actions": episodes.actions[rows],
         "previous_actions": before,
@@ -228,7 +227,7 @@ def _check_positive(**sizes: int) -> None:
 
 
 def _plain(random: np.random.Generator) -> dict[str, Any]:
-    """The generator's state; its 128-bit integers become strings, which every file format keeps."""
+    """Return the generator's state; its 128-bit integers become strings, which every file format keeps."""
     state: Any = random.bit_generator.state
     return {**state, "state": {key: str(value) for key, value in state["state"].items()}}
 

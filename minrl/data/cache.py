@@ -1,4 +1,4 @@
-"""Converted sets kept as .npy files, so that they are converted once and memory-mapped after."""
+"""Cache of converted data sets as memory-mapped .npy files."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from minrl.data.convert import Allocate, Arrays, in_memory
 from minrl.data.mapped import reserve
 
-FORMAT_VERSION = 3  # raise it whenever what the files hold changes
+FORMAT_VERSION = 3  # raise it whenever the content of the files changes
 _NAMES = (
     "observations",
     "actions",
@@ -31,12 +31,12 @@ _NAMES = (
 
 
 def cache_folder() -> Path:
-    """$MINRL_CACHE, else ~/.cache/minrl."""
+    """Return $MINRL_CACHE, else ~/.cache/minrl."""
     return Path(os.environ.get("MINRL_CACHE") or Path.home() / ".cache" / "minrl")
 
 
 def fingerprint(files: Iterable[Path], *extra: str) -> str:
-    """A key that changes with the place, size or modification time of any source file."""
+    """Hash place, size and modification time of the source files, and `extra`, to a key."""
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, *extra]).encode())
     for file in files:
         status = file.stat()
@@ -47,11 +47,11 @@ def fingerprint(files: Iterable[Path], *extra: str) -> str:
 def cached(
     key: str, convert: Callable[[Allocate], Arrays], *, enabled: bool = True, folder: Path | None = None
 ) -> Arrays:
-    """Return the arrays under `key`, converted now if they are not there yet.
+    """Return the arrays under `key`, converting them if they are not cached yet.
 
-    With a `folder` they are converted into it, whatever the cache holds, and mapped from there; not `enabled` is in
-    memory. Written beside their final place and renamed, so that two processes may do so at once. A cache folder that
-    cannot be written costs a warning, and the arrays stay in memory.
+    With a `folder` they are always converted into it and mapped from there; if not `enabled`, in memory. They are
+    written to a temporary folder and renamed, so that two processes may convert at once. If the cache cannot be
+    written, a warning is given and the arrays stay in memory.
     """
     if folder is not None:
         _write(folder, convert)
@@ -100,7 +100,7 @@ def _publish(draft: Path, folder: Path) -> None:
     try:
         draft.rename(folder)
     except OSError:
-        if _read(folder) is None:  # not another process that was first, but remains of another kind
+        if _read(folder) is None:  # not written by another process, but left over or damaged
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(FileNotFoundError):
                 folder.unlink()

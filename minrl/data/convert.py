@@ -1,16 +1,16 @@
-"""Blocks of episodes from any file format, checked and laid end to end.
+"""Conversion of any file format, block by block: values are checked, flattened and laid end to end.
 
 Shapes: n steps and e episodes of one block; N steps, E episodes, O and A flat widths of the whole set.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from minrl.data.episode import BoolArray, FloatArray, IntArray, groups, returns_to_go
+from minrl.data.episode import BoolArray, FloatArray, IntArray, returns_to_go
 from minrl.data.mapped import BYTES_AT_ONCE, leave_memory
 from minrl.data.moments import Rounding
 from minrl.data.spaces import AnySpace, Leaf, encode, invalid_row, leaves, stored_dtype
@@ -18,24 +18,24 @@ from minrl.data.spaces import AnySpace, Leaf, encode, invalid_row, leaves, store
 Arrays = dict[str, npt.NDArray[Any]]
 # (name, shape, dtype) -> an array to write into, in memory or mapped from a file.
 Allocate = Callable[[str, tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
-# (leaf, first episode of the block) -> the leaf's rows of the whole block, as `spaces.as_rows` gives them.
+# leaf -> its rows of the whole block, as `spaces.as_rows` gives them.
 ReadLeaf = Callable[[Leaf], Any]
 
 BLOCK_BYTES = BYTES_AT_ONCE  # of the rows that are converted together
-_BLUR = 0.1  # of the spread of an action: values that the cast to float32 moves farther are no longer what was done
+_BLUR = 0.1  # of an action's standard deviation: the most that the cast to float32 may move a value
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block's first row stands, for messages."""
+    """Position of a block's first row, for messages."""
 
     where: str  # the file
     episode: int = 0
-    step: int = 0  # of that episode; above 0 where a block goes on with a long episode
+    step: int = 0  # of that episode; above 0 where a block continues a long episode
 
 
 @dataclass(frozen=True)
-class Block:
+class EpisodeBlock:
     """Consecutive steps, flattened: whole episodes, or a piece of one that is longer than a block."""
 
     stops: IntArray  # (e,) the rows after which an episode ends
@@ -48,12 +48,12 @@ class Block:
 
 
 def in_memory(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """The plain way to allocate."""
+    """Allocate an array in memory."""
     return np.empty(shape, dtype=dtype)
 
 
 def assemble(
-    read: Callable[[], Iterable[Block]],
+    read: Callable[[], Iterable[EpisodeBlock]],
     *,
     steps: int,
     episodes: int,
@@ -62,12 +62,13 @@ def assemble(
     where: str,
     allocate: Allocate,
 ) -> Arrays:
-    """Lay all blocks end to end in arrays of N = steps rows and E = episodes, as `Episodes` names them.
+    """Concatenate all blocks into arrays of N = steps rows and E = episodes, with the names of `Episodes`.
 
-    Observations become float32, or float64 where float32 would lose what a column holds (see `Rounding`), which is
-    known once all were read: `read` is called anew then. Actions become float32.
+    Observations become float32, or float64 if float32 would lose a column's values (see `Rounding`), which is known
+    once all are read: `read` is then called again. Actions become float32.
 
-    Raises ValueError, naming `where`, when the blocks hold another number of either, or actions that float32 blurs.
+    Raises ValueError, naming `where`, if the blocks hold another number of steps or episodes, or actions that float32
+    cannot tell apart.
     """
     widths = leaves(observation_space)[-1].columns.stop, leaves(action_space)[-1].columns.stop
     rounding = Rounding(widths[0]), Rounding(widths[1])
@@ -76,9 +77,9 @@ def assemble(
     if len(blurred):
         mean = float(arrays["actions"][:, blurred[0]].mean(dtype=np.float64))
         raise ValueError(
-            f"{where}: column {blurred[0]} of actions lies so close about {mean:.10g} that float32, in which agents "
-            "act, does not tell its values apart: record it less that number, and add the number in a wrapper around "
-            "the environment"
+            f"{where}: column {blurred[0]} of actions lies so close to {mean:.10g} that float32, in which agents act, "
+            "cannot tell its values apart: subtract that number from the recording, and add it in a wrapper of the "
+            "environment"
         )
     if rounding[0].lost:
         arrays = _filled(read(), steps, episodes, widths, where, allocate, np.float64, None)
@@ -88,7 +89,7 @@ def assemble(
 
 
 def _filled(
-    blocks: Iterable[Block],
+    blocks: Iterable[EpisodeBlock],
     steps: int,
     episodes: int,
     widths: tuple[int, int],
@@ -150,9 +151,9 @@ def flatten_block(
     place: Place,
     dtype: npt.DTypeLike | None = np.float32,
 ) -> npt.NDArray[Any]:
-    """Read every leaf of a space for a block of episodes, check it and lay the columns side by side as `dtype`.
+    """Read every leaf of a space for a block of episodes, check it and concatenate the columns as `dtype`.
 
-    `lengths` are the rows of each episode in the block. Where `dtype` is None, it is float64 if one leaf's rows are.
+    `lengths` are the rows of each episode in the block. If `dtype` is None, it is float64 if one leaf's rows are.
     Raises ValueError naming file, episode, field and step of the first value that is not finite or not in the space.
     """
     columns = []
@@ -167,7 +168,7 @@ def flatten_block(
 
 
 def describe(values: Any) -> str:
-    """Say what is wrong with a row (numbers, or a string): NaN, infinite, or not one of its space's."""
+    """Describe what is wrong with a row (values, or a string): NaN, infinite, or outside its space."""
     if isinstance(values, str):
         return f"{values!r} outside the declared space"
     if np.issubdtype(values.dtype, np.floating) and not (np.abs(values) <= np.finfo(np.float32).max).all():
@@ -192,7 +193,7 @@ def locate(place: Place, lengths: IntArray, row: int) -> str:
 
 
 def last_flags(flags: BoolArray, lengths: IntArray, *, field: str, place: Place) -> BoolArray:
-    """The flag of each episode's last step, (n,) -> (e,); raises ValueError where one is set before the last step."""
+    """Return the flag of each episode's last step, (n,) -> (e,); raise ValueError if one is set before it."""
     ends = np.cumsum(lengths) - 1
     last = flags[ends]
     if int(flags.sum()) != int(last.sum()):
@@ -205,48 +206,8 @@ def last_flags(flags: BoolArray, lengths: IntArray, *, field: str, place: Place)
 
 
 def split_final(rows: npt.NDArray[Any], lengths: IntArray) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Rows with one more than `lengths` in each episode -> (n, O) seen before actions, (e, O) seen at the end."""
+    """Split rows, one more than `lengths` in each episode, into those before actions (n, O) and final ones (e, O)."""
     ends = np.cumsum(lengths + 1) - 1
     before = np.ones(len(rows), dtype=np.bool_)
     before[ends] = False
     return rows[before], rows[ends]
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Rows of a file that are converted together: whole episodes, or a piece of one."""
-
-    first: int  # episode
-    step: int  # of that episode, at which the first row stands
-    lengths: IntArray  # (e,) rows of each episode in the stretch
-    begin: int  # row
-    ends: bool  # whether the last episode ends here
-
-    @property
-    def rows(self) -> slice:
-        """Return the rows within the file."""
-        return slice(self.begin, self.begin + int(self.lengths.sum()))
-
-    @property
-    def stops(self) -> IntArray:
-        """Return the rows within the stretch after which an episode ends."""
-        return np.cumsum(self.lengths)[: len(self.lengths) if self.ends else 0]
-
-    @property
-    def episodes(self) -> slice:
-        """Return the episodes that end here."""
-        return slice(self.first, self.first + len(self.stops))
-
-
-def stretches(lengths: IntArray, row_bytes: int) -> Iterator[Stretch]:
-    """Cut episodes into stretches of at most BLOCK_BYTES and one row or more each."""
-    most = max(1, BLOCK_BYTES // max(1, row_bytes))
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    for first, last in groups(offsets, most):
-        begin, end = int(offsets[first]), int(offsets[last])
-        if end - begin <= most:
-            yield Stretch(first, 0, lengths[first:last], begin, ends=True)
-            continue
-        for row in range(begin, end, most):
-            count = min(most, end - row)
-            yield Stretch(first, row - begin, np.array([count]), row, ends=row + count == end)

@@ -1,4 +1,4 @@
-"""Whole trajectories as flat arrays with episode bounds.
+"""Episodes: a data set of whole trajectories as flat arrays with episode bounds.
 
 Shapes: N steps of all episodes, E episodes, O flat observation width, A flat action width.
 """
@@ -20,19 +20,18 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-_STEPS_AT_ONCE = 1 << 20  # bounds what is held of a mapped set while something is summed over its steps
+_STEPS_AT_ONCE = 1 << 20  # steps of a mapped set that are in memory while they are summed
 
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """A data set: episodes end to end, episode e in rows offsets[e] to offsets[e + 1].
+    """Data set of episodes end to end, episode e in rows offsets[e] to offsets[e + 1].
 
-    `observations[t]` is what the agent saw before `actions[t]`; what it saw after the last action of episode e is
-    `final_observations[e]`. Spaces are flattened as `gymnasium.spaces.flatten` does (Discrete becomes one-hot).
-    `terminated` and `truncated` tell why an episode ended; where neither is set only the recording ended.
-    Observations are bytes where images fill them, float64 where float32 would lose what they hold (an offset much
-    larger than the spread), else float32; a batch has float64 or float32.
-    Any array may be memory-mapped and read-only. Raises ValueError where lengths disagree.
+    `observations[t]` precedes `actions[t]`; `final_observations[e]` follows the last action of episode e. Spaces are
+    flattened as `gymnasium.spaces.flatten` does (Discrete becomes one-hot). If neither `terminated` nor `truncated` is
+    set, the recording stopped within the episode. Observations are uint8 for images, float64 if float32 would lose
+    their values (an offset much larger than the spread), else float32; a batch has float64 or float32.
+    Any array may be memory-mapped and read-only. Raises ValueError if lengths disagree.
     """
 
     name: str
@@ -99,9 +98,9 @@ class Episodes:
         return result
 
     def normalized_score(self, episode_return: float) -> float:
-        """The return on D4RL's scale: 0 for a random agent, 100 for an expert.
+        """Normalise a return to D4RL's scale: 0 for a random agent, 100 for an expert.
 
-        Source: D4RL (arXiv 2004.07219), section 5. Raises ValueError where the set has no reference scores.
+        Source: D4RL (arXiv 2004.07219), section 5. Raises ValueError if the set has no reference scores.
         """
         if self.reference_scores is None:
             raise ValueError(f"{self.name} has no reference scores, so a return cannot be normalised")
@@ -109,9 +108,9 @@ class Episodes:
         return 100.0 * (float(episode_return) - low) / (high - low)
 
     def select(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> "Episodes":
-        """Return the given episodes in the given order, copied; large arrays that are mapped from files into files.
+        """Copy the given episodes in the given order; large mapped arrays are copied to mapped files.
 
-        Raises ValueError for none, IndexError for an unknown one.
+        Raises ValueError for an empty selection, IndexError for an unknown episode.
         """
         chosen = np.arange(self.num_episodes)[np.asarray(indices, dtype=np.int64)]
         if chosen.size == 0:
@@ -119,21 +118,21 @@ class Episodes:
         offsets = np.concatenate([[0], np.cumsum(self.lengths[chosen])])
 
         def rows(begin: int, end: int) -> IntArray:
-            """Return where the steps [begin, end) of the selection lie in this set."""
+            """Return the rows of this set for the steps [begin, end) of the selection."""
             steps = np.arange(begin, end)
             which = np.searchsorted(offsets, steps, side="right") - 1
             found: IntArray = steps + (self.offsets[chosen[which]] - offsets[which])
             return found
 
         def steps_of(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return _taken(array, int(offsets[-1]), rows)
+            return _take(array, int(offsets[-1]), rows)
 
         return Episodes(
             name=self.name,
             observations=steps_of(self.observations),
             actions=steps_of(self.actions),
             rewards=steps_of(self.rewards),
-            final_observations=_taken(self.final_observations, len(chosen), lambda a, b: chosen[a:b]),
+            final_observations=_take(self.final_observations, len(chosen), lambda a, b: chosen[a:b]),
             offsets=offsets,
             terminated=self.terminated[chosen],
             truncated=self.truncated[chosen],
@@ -148,9 +147,9 @@ class Episodes:
 def returns_to_go(
     rewards: npt.NDArray[np.floating], offsets: IntArray, out: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[Any]:
-    """Sum undiscounted R_t = r_t + R_{t+1} within each episode, in float64: (N,), (E + 1,) -> (N,).
+    """Compute undiscounted returns-to-go R_t = r_t + R_{t+1} in float64: (N,), (E + 1,) -> (N,).
 
-    `out` takes the result where it is given; at most a constant number of steps is held beside it.
+    The result goes to `out` if given; memory beside it is constant.
     """
     result = np.empty(len(rewards), dtype=np.float32) if out is None else out
     for first, last in groups(offsets, _STEPS_AT_ONCE):
@@ -172,7 +171,7 @@ def returns_to_go(
 
 
 def spread(values: npt.NDArray[Any]) -> float:
-    """Return the standard deviation of (N,) in float64, of which at most a constant number is held at once."""
+    """Compute the standard deviation of (N,) in float64 and constant memory."""
     if len(values) <= _STEPS_AT_ONCE:
         return float(np.std(values, dtype=np.float64))
     pieces = _pieces(0, len(values))
@@ -181,8 +180,8 @@ def spread(values: npt.NDArray[Any]) -> float:
     return float(np.sqrt(squares / len(values)))
 
 
-def _taken(array: npt.NDArray[Any], count: int, rows: Callable[[int, int], IntArray]) -> npt.NDArray[Any]:
-    """Copy `count` rows; `rows` says which for each piece of the copy."""
+def _take(array: npt.NDArray[Any], count: int, rows: Callable[[int, int], IntArray]) -> npt.NDArray[Any]:
+    """Copy `count` rows of `array`; `rows(begin, end)` returns their indices for a piece of the copy."""
     result = room_beside(array, (count, *array.shape[1:]))
     for begin, end in _pieces(0, count, max(1, BYTES_AT_ONCE // max(8, array[:1].nbytes))):
         result[begin:end] = array[rows(begin, end)]
@@ -191,7 +190,7 @@ def _taken(array: npt.NDArray[Any], count: int, rows: Callable[[int, int], IntAr
 
 
 def groups(offsets: IntArray, steps: int) -> Iterator[tuple[int, int]]:
-    """Cut E episodes at `offsets` (E + 1,) into runs [first, last) of at most `steps` steps; a longer one is alone."""
+    """Group consecutive episodes into [first, last) of at most `steps` steps; a longer episode is alone."""
     first = 0
     while first < len(offsets) - 1:
         last = int(np.searchsorted(offsets, offsets[first] + steps, side="right")) - 1
@@ -200,7 +199,7 @@ def groups(offsets: IntArray, steps: int) -> Iterator[tuple[int, int]]:
 
 
 def _pieces(start: int, stop: int, most: int | None = None) -> list[tuple[int, int]]:
-    """Return bounds of pieces of at most `most` rows, _STEPS_AT_ONCE by default."""
+    """List bounds of pieces of at most `most` rows, _STEPS_AT_ONCE by default."""
     most = most or _STEPS_AT_ONCE
     return [(begin, min(begin + most, stop)) for begin in range(start, stop, most)]
 
@@ -220,9 +219,9 @@ def build_episodes(
     environment: EnvironmentInfo | None = None,
     reference_scores: tuple[float, float] | None = None,
 ) -> Episodes:
-    """Make episodes from flat arrays in memory: (N, O), (N, A), (N,), (E, O), (E,), (E,), (E,).
+    """Build episodes from flat arrays in memory: (N, O), (N, A), (N,), (E, O), (E,), (E,), (E,).
 
-    Observations are kept as float64 where float32 would lose what they hold, else as float32.
+    Observations are kept as float64 if float32 would lose their values, else as float32.
     """
     offsets = np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
     flat_rewards = np.asarray(rewards, dtype=np.float32)

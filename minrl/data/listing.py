@@ -1,12 +1,11 @@
-"""What `minrl data list | info | import` show and do.
+"""Local data sets: listing, describing, and importing a file as a Minari set.
 
 Shapes: N steps and E episodes of a set.
 """
 
-import json
 import re
 import shutil
-import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,23 +19,24 @@ from minrl.data.d4rl.table import FILES, reference_scores
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.episode import Episodes
 from minrl.data.load import is_minari, load, main_file
-from minrl.data.minari.load import MAIN, SHIPPED, find, load_folder, local_ids, minari_folder
+from minrl.data.minari.folders import MAIN, SHIPPED, NewSet, find, local_ids, set_metadata
+from minrl.data.minari.load import load_folder
+from minrl.data.minari.writer import EpisodeWriter
 from minrl.data.spaces import AnySpace
-from minrl.data.writing import set_metadata, write_set
 
 
 @dataclass(frozen=True)
 class LocalDataset:
-    """A set that loads without a network."""
+    """Data set that loads without a network."""
 
-    name: str  # what `load` takes
+    name: str  # for `load`
     path: Path
     megabytes: float
     shipped: bool  # part of the package
 
 
 def local_datasets() -> list[LocalDataset]:
-    """Minari's local sets, those that ship with the package, and D4RL's files, by name."""
+    """List Minari's local sets, those that ship with the package, and D4RL's files."""
     found = []
     for dataset_id in local_ids():
         folder = find(dataset_id)
@@ -50,7 +50,7 @@ def local_datasets() -> list[LocalDataset]:
 
 
 def describe(episodes: Episodes) -> dict[str, Any]:
-    """The figures of a set in plain values: sizes, returns, how episodes end, spaces, environment, scores."""
+    """Describe a set in plain values: sizes, returns, how episodes end, spaces, environment, scores."""
     returns, lengths = episodes.returns, episodes.lengths
     open_ended = ~(np.asarray(episodes.terminated) | np.asarray(episodes.truncated))
     scores = episodes.reference_scores
@@ -93,67 +93,53 @@ def import_file(
 ) -> Episodes:
     """Check a flat HDF5 file (as D4RL's) and write it as a local Minari set; return it as loaded from there.
 
-    A set of Minari's own layout, as before 0.5, is copied with its metadata in place.
+    A set in Minari's own layout, as before version 0.5, is copied and gets a metadata.json.
 
     Args:
         path: the file, or the folder of a Minari set.
         name: the Minari id, by default `imported/<file name>-v0`.
         observation_space, action_space, environment: as for `load`; the environment goes into the set's metadata. A
-            file that is one of D4RL's keeps its reference scores and environment.
+            D4RL's own file keeps its reference scores and environment.
 
     Raises:
         ValueError: for faulty data, a malformed id or one that is taken, a space that does not fit, or an
             environment that cannot be made.
     """
-    source = Path(path).expanduser()
-    file = main_file(source)
-    dataset_id = name.removeprefix("minari:") if name else _default_id(source)
-    if not re.fullmatch(r"(?:[-_\w]+/)*[-_\w]+-v\d+", dataset_id):
-        raise ValueError(f"{dataset_id!r} is not a Minari id, which looks like namespace/name-v0")
-    target = minari_folder() / dataset_id
-    if target.exists():
-        raise ValueError(f"minari:{dataset_id} is there already ({target}): choose another name with --name")
+    file = main_file(Path(path).expanduser())
+    dataset_id = name.removeprefix("minari:") if name else _default_id(file)
+    new_set = NewSet(dataset_id)
     given = stated(observation_space, action_space, environment)
-    root = minari_folder()
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".import.", dir=root))
-        try:
-            _fill(draft, file, given, dataset_id)
-            draft.chmod(0o755)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draft.rename(target)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        for parent in list(Path(dataset_id).parents)[:-1]:
-            namespace = root / parent / "namespace_metadata.json"
-            if not namespace.exists():
-                namespace.write_text("{}")
+        with new_set:
+            _fill(new_set, file, given, dataset_id)
     except OSError as error:
-        raise ValueError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise ValueError(f"{new_set.target} cannot be written: {error.strerror or error}") from error
     return load(f"minari:{dataset_id}")
 
 
-def _fill(draft: Path, file: Path, given: Stated, dataset_id: str) -> None:
-    """Write the set's folder, complete, into `draft`; nothing of a large set is held in memory."""
-    data = draft / "data"
-    data.mkdir()
-    arrays = draft / "arrays"
-    arrays.mkdir()
+def _fill(new_set: NewSet, file: Path, given: Stated, dataset_id: str) -> None:
+    """Write the set's files in constant memory."""
+    scratch = new_set.scratch
     if is_minari(file):
-        episodes = load_folder(file.parent, f"hdf5:{file}", cache=False, given=given, file=file.name, folder=arrays)
+        episodes = load_folder(file.parent, f"hdf5:{file}", cache=False, given=given, file=file.name, folder=scratch)
         for part in sorted(file.parent.glob("*.hdf5")) if file.name == MAIN else [file]:
-            shutil.copyfile(part, data / (MAIN if part == file else part.name))
+            shutil.copyfile(part, new_set.data / (MAIN if part == file else part.name))
     else:
         task = next((known for known, known_file in FILES.items() if known_file == file.name), "")
         references = reference_scores(task) if task else None
         episodes = load_file(
-            file, f"hdf5:{file}", cache=False, task=task, references=references, given=given, folder=arrays
+            file, f"hdf5:{file}", cache=False, task=task, references=references, given=given, folder=scratch
         )
-        write_set(episodes, data / MAIN)
-    metadata = set_metadata(episodes, dataset_id)
-    (data / "metadata.json").write_text(json.dumps(metadata))
-    shutil.rmtree(arrays)
+        spaces = episodes.observation_space, episodes.action_space
+        with closing(EpisodeWriter(new_set.data / MAIN, *spaces)) as writer:
+            for index in range(episodes.num_episodes):
+                writer.copy(episodes, index)
+    metadata = set_metadata(dataset_id, episodes.observation_space, episodes.action_space)
+    if episodes.environment is not None:
+        metadata["env_spec"] = episodes.environment.to_spec()
+    if episodes.reference_scores is not None:
+        metadata["ref_min_score"], metadata["ref_max_score"] = episodes.reference_scores
+    new_set.write_metadata(metadata, episodes=episodes.num_episodes, steps=episodes.num_steps)
 
 
 def _default_id(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""One function that loads any data set by its name."""
+"""`load`: any data set by its name."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ from minrl.data.d4rl.spaces import stated
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.episode import Episodes
 from minrl.data.minari.attributes import is_episodic
-from minrl.data.minari.load import MAIN, load_folder, load_minari
+from minrl.data.minari.folders import MAIN
+from minrl.data.minari.load import load_folder, load_minari
 from minrl.data.spaces import AnySpace
 
 _FORMS = "minari:NAME, d4rl:NAME or hdf5:FILE"
@@ -25,17 +26,17 @@ def load(
     """Load "minari:NAME", "d4rl:NAME" or "hdf5:FILE" as whole trajectories.
 
     The set is converted once to flat arrays in $MINRL_CACHE (default ~/.cache/minrl) and memory-mapped from then on;
-    `cache=False` converts in memory. `download=False` never touches the network.
+    `cache=False` converts in memory. `download=False` never uses the network.
 
     Args:
-        name: the set.
-        cache: keep what is converted.
-        download: fetch a set that is not here.
-        observation_space: of the recorded arrays, or text such as "Box(-1, 1, (3,))", in place of what the set says
-            or what would be guessed of a flat file.
-        action_space: in the same way.
-        environment: the one to evaluate in, or its id, in place of the set's own; MODULE:ID imports MODULE. It has
-            the spaces of a flat file that does not say them.
+        name: of the set.
+        cache: keep the converted arrays.
+        download: download a set that is not on this machine.
+        observation_space: of the recorded arrays, or text such as "Box(-1, 1, (3,))"; replaces the set's own, or the
+            guess for a flat file.
+        action_space: likewise.
+        environment: to evaluate in, or its id, in place of the set's own; MODULE:ID imports MODULE. A flat file
+            without spaces takes those of the environment.
 
     Raises:
         ValueError: one line that names file, episode and field, for an unknown name or faulty data.
@@ -55,7 +56,7 @@ def load(
 
 
 def main_file(path: Path) -> Path:
-    """Return the HDF5 file that `path` names: itself, or the one of a Minari set's folder."""
+    """Return the HDF5 file of `path`: itself, or the one in a Minari set's folder."""
     if not path.is_dir():
         return path
     inside = path / "data" / MAIN
@@ -63,5 +64,5 @@ def main_file(path: Path) -> Path:
 
 
 def is_minari(file: Path) -> bool:
-    """Return True for a file of a Minari set: one with metadata beside it, or with one group for each episode."""
+    """Return True if a file is a Minari set's: one with metadata beside it, or with one group for each episode."""
     return (file.name == MAIN and (file.parent / "metadata.json").is_file()) or (file.is_file() and is_episodic(file))

@@ -1,4 +1,4 @@
-"""Arrays in files: memory holds a constant part of them, however large they are."""
+"""Memory-mapped arrays: files larger than memory, written and copied in constant memory."""
 
 import mmap
 import os
@@ -9,21 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-BYTES_AT_ONCE = 1 << 24  # bounds what is held of a mapped array while it is written or copied
+BYTES_AT_ONCE = 1 << 24  # bytes of a mapped array in memory while it is written or copied
 
 
 def leave_memory(array: npt.NDArray[Any]) -> None:
-    """Hand the pages of a mapped file back to the system's file cache; do nothing to an array in memory.
-
-    Pages that were touched count as this process's memory until then.
-    """
+    """Release the pages of a mapped file, which count as this process's memory; do nothing to other arrays."""
     mapping = getattr(array, "_mmap", None)
     if isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def room_beside(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return an array of the same type to write into: in memory, or in an unnamed file beside a large mapped one."""
+    """Allocate an array of the same type: in memory, or for a large mapped one in an unnamed file beside it."""
     size = int(np.prod(shape, dtype=np.int64)) * array.dtype.itemsize
     name = getattr(array, "filename", None)
     if isinstance(array, np.memmap) and name is not None and size > BYTES_AT_ONCE:
@@ -37,7 +34,7 @@ def room_beside(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[
 
 
 def reserve(file: int, size: int) -> None:
-    """Reserve a file's room: else a full disk would kill the process at the first write through the mapping."""
+    """Reserve `size` bytes on disk, as a write through a mapping to a full disk would kill the process."""
     if size and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
     elif size:

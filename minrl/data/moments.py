@@ -1,4 +1,4 @@
-"""Mean, spread and extremes of the columns of an array that may be larger than memory.
+"""Column statistics of arrays larger than memory, and the loss of precision of a cast to float32.
 
 Shapes: N rows, P columns.
 """
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_BLOCK = 1 << 19  # numbers held in float64 at a time: 4 MiB
-# Of the largest magnitude of a column: a spread below counts as rounding.
+_BLOCK = 1 << 19  # elements in float64 at a time: 4 MiB
+# Relative to the largest magnitude of a column: a smaller standard deviation counts as rounding.
 _RESOLUTION = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-45}
 
 
@@ -22,18 +22,18 @@ class Moments:
     std: npt.NDArray[np.float64]
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
-    constant: npt.NDArray[np.bool_]  # whether a column never changes by more than the rounding of its type
+    constant: npt.NDArray[np.bool_]  # True for a column that varies by no more than its type's rounding
 
 
 def column_moments(rows: npt.NDArray[Any]) -> Moments:
-    """Compute the moments of (N, P) in two passes over blocks of rows; what is held does not grow with N.
+    """Compute the moments of (N, P) in two passes over blocks of rows, in constant memory.
 
-    A column counts as constant where its standard deviation is below 2^-24 of its largest magnitude in float32: one
-    that alternates between two neighbouring floats stays below, one with a few values more does not. In float64, where
-    values come out of computations that round several times, the bound is 2^-45.
+    A column counts as constant if its standard deviation is below 2^-24 of its largest magnitude in float32: one that
+    alternates between two neighbouring floats is constant, one with a few more values is not. In float64, where
+    values were rounded several times as they were computed, the bound is 2^-45.
     """
     mean = _sum(rows) / len(rows)
-    # The mean of what is left takes off the rounding of a sum whose terms have a large offset.
+    # The mean of the residuals corrects the rounding of a sum whose terms have a large offset.
     rest, squares = (total / len(rows) for total in np.split(_sum(rows, mean), 2))
     mean, std = mean + rest, np.sqrt(np.maximum(squares - rest**2, 0.0))
     blocks = _blocks(rows)
@@ -41,7 +41,7 @@ def column_moments(rows: npt.NDArray[Any]) -> Moments:
     high = np.max([block.max(axis=0) for block in blocks], axis=0).astype(np.float64)
     largest = np.maximum(np.abs(low), np.abs(high))
     resolution = _RESOLUTION.get(rows.dtype, 2.0**-24)
-    # Below the smallest normal float32 nothing can be divided by.
+    # Dividing by a std below the smallest normal float32 overflows.
     constant = (low == high) | (std <= np.maximum(resolution * largest, np.finfo(np.float32).tiny))
     return Moments(mean, std, low, high, constant)
 
@@ -52,24 +52,24 @@ def _blocks(rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
 
 
 def _sum(rows: npt.NDArray[Any], mean: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.float64]:
-    """Sum the columns in float64, (N, P) -> (P,); with `mean` their distances from it and then the squares, (2 P,)."""
+    """Sum columns in float64, (N, P) -> (P,); with `mean`, sum residuals and squared residuals, (2 P,)."""
     total = np.zeros(rows.shape[1] * (1 if mean is None else 2))
     for block in _blocks(rows):
         values = block.astype(np.float64)
         if mean is not None:
             values -= mean
             values = np.concatenate([values, values * values], axis=1)
-        # The sum so far goes in as a row, so that the order of additions is that of one sum over all rows.
+        # The sum so far is added as a row, so that the order of additions is that of one sum over all rows.
         values[0] += total
         total = values.sum(axis=0)
     return total
 
 
 class Rounding:
-    """What casting an array of float64 to float32 would lose of each column, found block by block.
+    """Loss of precision of each column in a cast from float64 to float32, computed block by block.
 
-    A standardised column has a resolution of 2^-24 of its spread in float32. Where casting before centring blurs a
-    column by more than 64 times that, as it does where the offset is about 64 spreads or more, it is `lost`.
+    A standardised column has a resolution of 2^-24 standard deviations in float32. If the cast before centring moves
+    values by more than 64 times that, as it does for a mean of about 64 standard deviations or more, they are `lost`.
     """
 
     def __init__(self, columns: int) -> None:
@@ -77,7 +77,7 @@ class Rounding:
         self._error, self._largest, self._mean, self._squares = np.zeros((4, columns))
 
     def add(self, block: npt.NDArray[Any]) -> None:
-        """Take (n, P) into account; one that is not float64 loses nothing."""
+        """Accumulate a block (n, P); one that is not float64 loses nothing."""
         if block.dtype != np.float64:
             return
         for rows in _blocks(block):
@@ -92,11 +92,11 @@ class Rounding:
 
     @property
     def lost(self) -> bool:
-        """Return True if float32 would lose what a column holds."""
+        """True if float32 would lose a column's values."""
         return bool(self.blurred(64 * 2.0**-24).any())
 
     def blurred(self, share: float) -> npt.NDArray[np.bool_]:
-        """Return (P,), True where the cast moves values of a column by more than `share` of its spread."""
+        """Mark columns, (P,), whose values the cast moves by more than `share` of their standard deviation."""
         spread = np.sqrt(self._squares / max(1, self._count))
         changes = spread > _RESOLUTION[np.dtype(np.float64)] * self._largest
         moved: npt.NDArray[np.bool_] = changes & (self._error > share * spread)
@@ -104,7 +104,7 @@ class Rounding:
 
 
 def in_precision(values: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return (N, P) as float32, or as float64 where float32 would lose what a column holds; see `Rounding`."""
+    """Cast (N, P) to float32, or to float64 if float32 would lose a column's values; see `Rounding`."""
     array = np.asarray(values)
     if array.ndim == 2 and (array.dtype == np.float64 or (array.dtype.kind in "iu" and array.dtype.itemsize > 2)):
         array = array.astype(np.float64, copy=False)

@@ -1,13 +1,15 @@
-"""Spaces written as text: Gymnasium's own notation, or Minari's JSON."""
+"""Spaces as text: Gymnasium's notation and Minari's JSON."""
 
 import ast
+import json
 import re
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from minrl.data.spaces import AnySpace, from_json
+from minrl.data.spaces import AnySpace
+from minrl.system.messages import one_line
 
 _KINDS = {kind.__name__: kind for kind in (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)}
 _NUMBERS = {"inf": float("inf"), "nan": float("nan"), "True": True, "False": False}
@@ -15,9 +17,9 @@ _EXAMPLES = '"Discrete(3)", "MultiDiscrete([3, 2])", "MultiBinary(4)" or "Box(-1
 
 
 def parse_space(text: str, where: str) -> AnySpace:
-    """Read a space from text such as "Box(-1, 1, (2,), float32)"; nothing in it is executed.
+    """Parse a space from text such as "Box(-1, 1, (2,), float32)" without executing it.
 
-    Raises ValueError, one line that begins with `where`, for anything else than a Box, Discrete, MultiDiscrete or
+    Raises ValueError, one line that begins with `where`, for anything but a Box, Discrete, MultiDiscrete or
     MultiBinary.
     """
     try:
@@ -26,7 +28,7 @@ def parse_space(text: str, where: str) -> AnySpace:
         # NumPy prints arrays without commas: Box([-1. 0.], [1. 5.], (2,), float32).
         node = ast.parse(re.sub(r"(?<=[\w.\]])\s+(?=[-\w.\[])", ", ", text.strip()), mode="eval").body
         if not isinstance(node, ast.Call) or _name(node.func) not in _KINDS:
-            raise ValueError("no space that is known")
+            raise ValueError("unknown kind of space")
         arguments = [_value(argument) for argument in node.args]
         named = {item.arg: _value(item.value) for item in node.keywords if item.arg}
         kind = _KINDS[_name(node.func)]
@@ -36,12 +38,13 @@ def parse_space(text: str, where: str) -> AnySpace:
         space: AnySpace = kind(*arguments, **named)
         return space
     except Exception as error:  # Gymnasium asserts, and raises what NumPy raises
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{where}: {text!r} is not a space, which reads like {_EXAMPLES} ({reason})") from error
+        raise ValueError(
+            f"{where}: {text!r} is not a space, which reads like {_EXAMPLES} ({one_line(error)})"
+        ) from error
 
 
 def _name(node: ast.expr) -> str:
-    """Return the last part of a dotted name: np.float32 and float32 are one."""
+    """Return the last part of a dotted name: np.float32 and float32 are the same."""
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
@@ -59,3 +62,33 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_value(node.operand)
     return ast.literal_eval(node)
+
+
+def from_json(text: str) -> AnySpace:
+    """Read a space from Minari's JSON; the keys of a Dict keep their order, which Minari's own reader sorts.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        return _from_plain(json.loads(text))
+    except Exception as error:
+        raise ValueError(f"space cannot be read from {text[:80]!r}: {error}") from error
+
+
+def _from_plain(values: dict[str, Any]) -> AnySpace:
+    from minari.serialization import deserialize_space
+
+    if values["type"] == "Dict":
+        return spaces.Dict([(key, _from_plain(part)) for key, part in values["subspaces"].items()])
+    if values["type"] == "Tuple":
+        return spaces.Tuple([_from_plain(part) for part in values["subspaces"]])
+    space: AnySpace = deserialize_space(values)
+    return space
+
+
+def to_json(space: AnySpace) -> str:
+    """Write a space as Minari's JSON."""
+    from minari.serialization import serialize_space
+
+    return str(serialize_space(space))

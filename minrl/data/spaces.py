@@ -1,12 +1,12 @@
-"""Gymnasium spaces as flat float32 columns, a whole episode at once.
+"""Flattening of Gymnasium spaces: batches of samples to rows of columns and back.
 
-Shapes: T rows, S flat width of a space.
+Shapes: T or B rows, S flat width of a space.
 """
 
 import copy
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ AnySpace = Space[Any]
 
 @dataclass(frozen=True)
 class Leaf:
-    """One space without parts, where it lies in the tree, and its columns in the flat row."""
+    """Space without parts: its keys in the tree, and its columns in the flat row."""
 
     keys: tuple[str | int, ...]
     space: AnySpace
@@ -26,21 +26,21 @@ class Leaf:
 
     @property
     def raw_width(self) -> int:
-        """Numbers stored for one row before one-hot encoding."""
+        """Elements of one row before one-hot encoding."""
         return int(np.prod(self.space.shape or (), dtype=np.int64))
 
     @property
     def raw_dtype(self) -> npt.DTypeLike:
-        """Return the type that rows are read as: indices stay whole numbers, bytes stay bytes."""
+        """Type of rows before encoding: int64 for indices, uint8 for images, else float32."""
         if isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete):
             return np.int64
         return np.uint8 if _is_bytes(self.space) else np.float32
 
 
 def leaves(space: AnySpace) -> list[Leaf]:
-    """List the parts of a space in the order in which `gymnasium.spaces.flatten` lays them side by side.
+    """List the parts of a space in the order in which `gymnasium.spaces.flatten` concatenates them.
 
-    The characters of a Text are numbered in alphabetical order, as JSON keeps no other.
+    The characters of a Text are numbered in alphabetical order, as JSON does not keep another.
 
     Raises:
         ValueError: for a kind of space that has no fixed width (Graph, Sequence, text of unknown length) or no meaning
@@ -64,7 +64,7 @@ def leaves(space: AnySpace) -> list[Leaf]:
 
 
 def walk(space: AnySpace, keys: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], AnySpace]]:
-    """Yield the parts that have no parts of their own, each with the keys that lead to it."""
+    """Yield the spaces without parts in the tree, each with its keys."""
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
             yield from walk(part, (*keys, key))
@@ -76,16 +76,16 @@ def walk(space: AnySpace, keys: tuple[str | int, ...] = ()) -> Iterator[tuple[tu
 
 
 def stored_dtype(space: AnySpace) -> npt.DTypeLike:
-    """Return the type that flat rows of observations are kept in: bytes where images fill them, else float32.
+    """Return the type of stored observations: uint8 if images, choices, flags and text are all there is, else float32.
 
-    A byte costs a quarter of a float32; choices, flags and letters beside the images are bytes as well.
+    A byte takes a quarter of a float32.
     """
     parts = [leaf.space for leaf in leaves(space)]
     return np.uint8 if any(map(_is_bytes, parts)) and all(map(_fits_bytes, parts)) else np.float32
 
 
 def block_dtype(space: AnySpace) -> npt.DTypeLike | None:
-    """Return the type to convert observations to: bytes, or None for that in which they are read (see `as_rows`)."""
+    """Return the type to convert observations to: uint8, or None to keep that of `as_rows`."""
     return np.uint8 if stored_dtype(space) == np.uint8 else None
 
 
@@ -105,7 +105,7 @@ def path_name(keys: tuple[str | int, ...]) -> str:
 
 
 def is_text(space: AnySpace) -> bool:
-    """Return True if the values of a space are strings: a Text, or another package's own class such as MissionSpace."""
+    """Return True if samples of a space are strings: a Text, or another package's class such as MissionSpace."""
     if isinstance(space, spaces.Text):
         return True
     if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
@@ -113,13 +113,13 @@ def is_text(space: AnySpace) -> bool:
     if space.dtype is not None:
         return bool(np.issubdtype(space.dtype, np.str_))
     try:
-        return isinstance(copy.deepcopy(space).sample(), str)  # a copy, as sampling moves the generator on
+        return isinstance(copy.deepcopy(space).sample(), str)  # a copy, as sampling advances the generator
     except NotImplementedError:
         return False
 
 
 def flatten(space: AnySpace, values: Any, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-    """Flatten T samples (arrays in the space's tree) to (T, S); each row is what `spaces.flatten` gives, as `dtype`."""
+    """Flatten T samples (arrays in the space's tree) to (T, S) of `dtype`, each row as `spaces.flatten` has it."""
     columns = []
     for leaf in leaves(space):
         part = values
@@ -130,10 +130,10 @@ def flatten(space: AnySpace, values: Any, dtype: npt.DTypeLike = np.float32) -> 
 
 
 def as_rows(leaf: Leaf, values: Any) -> Any:
-    """Return a leaf's samples as (T, raw width) of its raw type; strings stay a list.
+    """Reshape a leaf's samples to (T, raw width) of its raw type; strings stay a list.
 
-    Numbers that a byte or an index cannot hold stay as they are, for `invalid_row` to find. Those of a Box that
-    float32 may not hold, float64 and whole numbers of more than 16 bits, become float64.
+    Values that a byte or an index cannot hold stay unchanged, for `invalid_row` to find. Those of a Box that float32
+    may not hold, float64 and integers of more than 16 bits, become float64.
     """
     if isinstance(leaf.space, spaces.Text):
         return list(values)
@@ -148,7 +148,7 @@ def as_rows(leaf: Leaf, values: Any) -> Any:
 
 
 def invalid_row(space: AnySpace, raw: Any) -> int | None:
-    """Find the first row that is NaN, infinite, or no byte, index or text of the space; None if there is none."""
+    """Find the first row that is NaN, infinite, or outside the space's bytes, indices or texts; None if valid."""
     if isinstance(space, spaces.Text):
         bad_texts = {text for text in set(raw) if not _holds_text(space, str(text))}
         return next((row for row, text in enumerate(raw) if text in bad_texts), None) if bad_texts else None
@@ -186,7 +186,7 @@ def encode(space: AnySpace, raw: Any, dtype: npt.DTypeLike | None = np.float32) 
         flat[np.arange(len(raw))[:, None], raw - space.start.reshape(1, -1) + first] = 1.0
         return flat
     if isinstance(space, spaces.Text):
-        # Few strings differ within a data set, so Gymnasium's own per-string code runs once for each.
+        # A data set has few distinct strings: Gymnasium's per-string code runs once for each.
         distinct, inverse = np.unique(np.asarray(raw, dtype=object).astype(str), return_inverse=True)
         for text in distinct:
             if not _holds_text(space, text):
@@ -207,7 +207,7 @@ def _one_hot(indices: npt.NDArray[np.int64], size: int, dtype: npt.DTypeLike) ->
 
 
 def whole_bounds(space: spaces.Box) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the bounds of a Box of whole numbers in float64, none beyond what the Box's own type holds.
+    """Return the bounds of an integer Box in float64, inside the range of its type.
 
     The largest int64 is no float64: rounded up, it would wrap around to the smallest.
     """
@@ -219,51 +219,52 @@ def whole_bounds(space: spaces.Box) -> tuple[npt.NDArray[np.float64], npt.NDArra
     return bounds[0], bounds[1]
 
 
-def arranged(space: AnySpace, like: AnySpace) -> AnySpace:
-    """Return `space` with the keys of its Dicts in the order of those of `like`; what differs otherwise stays as it is.
+def flattener(space: AnySpace, dtype: npt.DTypeLike) -> Callable[[Any], npt.NDArray[Any]]:
+    """Return `flatten` for one space and type; for a plain Box without the walk through parts at each call."""
+    if type(space) is not spaces.Box:
+        return partial(flatten, space, dtype=dtype)
+    width = leaves(space)[0].raw_width
+    return lambda values: np.asarray(values, dtype=dtype).reshape(len(values), width)
 
-    It is `space` itself where nothing moves.
+
+def unflatten(space: AnySpace, rows: npt.NDArray[Any], *, bounded: bool = True) -> Any:
+    """Convert flat rows (B, S) to a batch of samples in the structure of the space.
+
+    With `bounded` the columns of a Box are rounded for whole numbers and clipped to its bounds.
     """
-    parts: list[AnySpace]
-    if isinstance(space, spaces.Dict) and isinstance(like, spaces.Dict):
-        if space.spaces.keys() != like.spaces.keys():
-            return space
-        parts = [arranged(space.spaces[key], part) for key, part in like.spaces.items()]
-        moved = list(space.spaces) != list(like.spaces)
-        changed = any(part is not space.spaces[key] for key, part in zip(like.spaces, parts, strict=True))
-        # Pairs: of a plain dict Gymnasium sorts the keys.
-        return spaces.Dict(list(zip(like.spaces, parts, strict=True))) if moved or changed else space
-    if isinstance(space, spaces.Tuple) and isinstance(like, spaces.Tuple) and len(space) == len(like):
-        parts = [arranged(part, other) for part, other in zip(space.spaces, like.spaces, strict=True)]
-        return spaces.Tuple(parts) if any(a is not b for a, b in zip(parts, space.spaces, strict=True)) else space
-    return space
+    parts = {leaf.keys: _decode(leaf.space, rows[:, leaf.columns], bounded) for leaf in leaves(space)}
+    return _nested(space, (), parts)
 
 
-def from_json(text: str) -> AnySpace:
-    """Read a space from Minari's JSON; the keys of a Dict keep their order, which Minari's own reader sorts.
-
-    Raises:
-        ValueError: where it cannot be read.
-    """
-    try:
-        return _from_plain(json.loads(text))
-    except Exception as error:
-        raise ValueError(f"space cannot be read from {text[:80]!r}: {error}") from error
+def unflattener(space: AnySpace) -> Callable[[npt.NDArray[Any]], Any]:
+    """Return `unflatten` for one space; for a plain Box of real numbers without the walk through parts."""
+    if type(space) is not spaces.Box or np.issubdtype(space.dtype, np.integer):
+        return partial(unflatten, space)
+    shape, low, high, kind = (-1, *space.shape), space.low, space.high, space.dtype
+    return lambda rows: np.clip(rows.reshape(shape), low, high).astype(kind)
 
 
-def _from_plain(values: dict[str, Any]) -> AnySpace:
-    from minari.serialization import deserialize_space
-
-    if values["type"] == "Dict":
-        return spaces.Dict([(key, _from_plain(part)) for key, part in values["subspaces"].items()])
-    if values["type"] == "Tuple":
-        return spaces.Tuple([_from_plain(part) for part in values["subspaces"]])
-    space: AnySpace = deserialize_space(values)
-    return space
+def _nested(space: AnySpace, keys: tuple[str | int, ...], parts: dict[tuple[str | int, ...], Any]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _nested(part, (*keys, key), parts) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_nested(part, (*keys, i), parts) for i, part in enumerate(space.spaces))
+    return parts[keys]
 
 
-def to_json(space: AnySpace) -> str:
-    """Write a space as Minari's JSON."""
-    from minari.serialization import serialize_space
-
-    return str(serialize_space(space))
+def _decode(space: AnySpace, rows: npt.NDArray[Any], bounded: bool) -> Any:
+    """Convert rows of one leaf, (B, P), to a batch of its samples; the inverse of `encode`."""
+    if isinstance(space, spaces.Box):
+        rows, low, high = rows.reshape(-1, *space.shape), space.low, space.high
+        if bounded and np.issubdtype(space.dtype, np.integer):
+            rows, (low, high) = np.rint(rows), whole_bounds(space)
+        return (np.clip(rows, low, high) if bounded else rows).astype(space.dtype)
+    if isinstance(space, spaces.Discrete):
+        return rows.argmax(1).astype(space.dtype) + space.start
+    if isinstance(space, spaces.MultiDiscrete):
+        cuts = np.cumsum(space.nvec.reshape(-1))[:-1]
+        chosen = np.stack([part.argmax(1) for part in np.split(rows, cuts, axis=1)], axis=1)
+        return (chosen.reshape(-1, *space.shape) + space.start).astype(space.dtype)
+    if isinstance(space, spaces.MultiBinary):
+        return (rows > 0.5).reshape(-1, *space.shape).astype(space.dtype)
+    return tuple(spaces.unflatten(space, row) for row in rows)

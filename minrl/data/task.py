@@ -1,4 +1,4 @@
-"""What an agent was trained for: spaces, environment, returns; saved with the weights.
+"""Task: spaces, environment and returns that an agent is trained for, saved with its weights.
 
 Shapes: A flat action width.
 """
@@ -12,38 +12,39 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from minrl.data.environment import EnvironmentInfo
+from minrl.data.environment import EnvironmentInfo, check_trusted
 from minrl.data.episode import Episodes, spread
-from minrl.data.layout import Kind, mismatch
 from minrl.data.moments import Moments, column_moments
-from minrl.data.spaces import AnySpace, from_json, leaves, to_json
-from minrl.data.trust import checked
+from minrl.data.space_match import Kind, mismatch
+from minrl.data.space_text import from_json, to_json
+from minrl.data.spaces import AnySpace, leaves
+from minrl.system.messages import one_line
 
 
 @dataclass(frozen=True)
 class Task:
-    """The part of a data set, or of the environment that an agent learned in, that it needs to act."""
+    """Facts of a data set, or of a training environment, that an agent needs to act."""
 
     dataset: str
     observation_space: AnySpace
     action_space: AnySpace
-    action_low: tuple[float, ...]  # (A,) least recorded; without a data set the space's bounds
+    action_low: tuple[float, ...]  # (A,) lowest recorded; without a data set the space's bounds
     action_high: tuple[float, ...]  # (A,)
-    best_return: float  # of an episode of the data set: the target that is asked for by default
+    best_return: float  # of an episode of the data set: the default target return
     return_scale: float  # standard deviation of the data set's returns-to-go
     longest_episode: int
     environment: EnvironmentInfo | None
     reference_scores: tuple[float, float] | None  # returns that score 0 and 100
-    from_file: bool = False  # read from a checkpoint, which may be a stranger's
-    # (A,) of the recorded actions, 0 and 1 for choices; a column that never changes has the spread 0. None without a
-    # data set, and in checkpoints from before actions were standardised.
+    from_file: bool = False  # read from a checkpoint, whose environment is not trusted
+    # (A,) of the recorded actions, 0 and 1 for choices; the std of a constant column is 0. None without a data set, and
+    # in checkpoints from before actions were standardised.
     action_mean: tuple[float, ...] | None = None
     action_std: tuple[float, ...] | None = None
-    wide_observations: bool = False  # float32 would lose what observations hold, so they stay float64 until centred
+    wide_observations: bool = False  # float32 would lose their values, so they stay float64 until centred
 
     @classmethod
     def of(cls, episodes: Episodes) -> "Task":
-        """The task that a data set was recorded in."""
+        """Return the task of a data set."""
         actions = _action_moments(episodes)
         scale = spread(episodes.returns_to_go)
         return cls(
@@ -66,7 +67,7 @@ class Task:
     def in_environment(
         cls, environment: EnvironmentInfo, observation_space: AnySpace, action_space: AnySpace
     ) -> "Task":
-        """The task of an agent that learns by acting: there is no data set, so no return and no length is known.
+        """Return the task of an agent that learns online, without a data set: no return and no length is known.
 
         Raises:
             ValueError: for a space that has no fixed width.
@@ -79,7 +80,7 @@ class Task:
             action_space=action_space,
             action_low=tuple(np.concatenate([low for low, _ in bounds]).tolist()),
             action_high=tuple(np.concatenate([high for _, high in bounds]).tolist()),
-            # A running normalisation is float64, as Stable-Baselines3's is.
+            # A running normalisation is in float64, as in Stable-Baselines3.
             wide_observations=any(space.dtype in (np.float64, np.int32, np.int64, np.uint32) for space in boxes),
             best_return=0.0,
             return_scale=1.0,
@@ -99,7 +100,7 @@ class Task:
         return int(spaces.flatdim(self.action_space))
 
     def action_limits(self) -> tuple[Tensor, Tensor]:
-        """Return what no action passes, (A,) and (A,): the space's bounds; where it has none, what was recorded."""
+        """Return the bounds of actions, (A,) and (A,): the space's, or where it has none those recorded."""
         bounds = [_bounds(leaf.space) for leaf in leaves(self.action_space)]
         low, high = (np.concatenate(side) for side in zip(*bounds, strict=True))
         low = np.where(np.abs(low) < _NO_BOUND, low, self.action_low)
@@ -107,7 +108,7 @@ class Task:
         return torch.from_numpy(low).float(), torch.from_numpy(high).float()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+        """Return plain values for a checkpoint."""
         environment = self.environment
         return {
             "dataset": self.dataset,
@@ -127,7 +128,7 @@ class Task:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Task":
-        """The inverse of `to_dict`."""
+        """Build a task from the values of `to_dict`."""
         environment, scores = values["environment"], values["reference_scores"]
         mean, std = values.get("action_mean"), values.get("action_std")
         return cls(
@@ -147,21 +148,20 @@ class Task:
         )
 
     def known_environment(self) -> EnvironmentInfo:
-        """The environment of the data set.
+        """Return the environment of the data set.
 
         Raises:
-            ValueError: if there is none, or it comes from a checkpoint and would import code that only the
-                checkpoint names.
+            ValueError: if there is none, or it comes from a checkpoint and would import code that only the checkpoint
+                names.
         """
         if self.environment is None:
             raise ValueError(f"{self.dataset} names no environment; say which one to evaluate in with --env ID")
-        return checked(self.environment) if self.from_file else self.environment
+        return check_trusted(self.environment) if self.from_file else self.environment
 
     def check_fits(self, observation_space: AnySpace, action_space: AnySpace, name: str) -> None:
-        """Check that the spaces of environment `name` hold what the agent was trained for; see `mismatch`.
+        """Raise ValueError unless the spaces of environment `name` match those that the agent was trained for.
 
-        Raises:
-            ValueError: where they do not.
+        `mismatch` says what may differ.
         """
         pairs: dict[Kind, tuple[AnySpace, AnySpace]] = {
             "observation": (self.observation_space, observation_space),
@@ -171,21 +171,17 @@ class Task:
             found = mismatch(ours, theirs, kind)
             if found is not None:
                 raise ValueError(
-                    f"{name}: its {kind} space {_one_line(theirs)} does not match {_one_line(ours)}, which "
-                    f"this agent was trained for on {self.dataset}: {_one_line(found)}"
+                    f"{name}: its {kind} space {one_line(theirs)} does not match {one_line(ours)}, which "
+                    f"this agent was trained for on {self.dataset}: {one_line(found)}"
                 )
 
 
-def _one_line(text: Any) -> str:
-    return " ".join(str(text).split())
-
-
-# Some spaces write the largest float32 where they mean no bound.
+# Some spaces use the largest float32 for "no bound".
 _NO_BOUND = 1e30
 
 
 def _bounds(space: AnySpace) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the least and the largest value of each flat column of a space without parts."""
+    """Return the lowest and the highest value of each flat column of a space without parts."""
     if isinstance(space, spaces.Box):
         return space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
     width = spaces.flatdim(space)
@@ -193,7 +189,7 @@ def _bounds(space: AnySpace) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
 
 
 def _action_moments(episodes: Episodes) -> Moments:
-    """Compute mean, spread and range of recorded actions, whatever bounds the space declares; of choices 0 and 1."""
+    """Compute mean, std and range of recorded actions, whatever bounds the space declares; 0 and 1 for choices."""
     found = column_moments(episodes.actions)
     mean, std, low, high = found.mean, np.where(found.constant, 0.0, found.std), found.low, found.high
     for leaf in leaves(episodes.action_space):

@@ -1,1 +1,1 @@
-"""Export of agents as ONNX."""
+"""Export of agents to ONNX."""

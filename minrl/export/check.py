@@ -1,4 +1,4 @@
-"""Whether an exported model does what the library does: both run side by side, each from its own carried state.
+"""Comparison of an exported model with the agent: both act on the same inputs, each from its own carried state.
 
 Shapes: B environments, O flat observation width, S state size.
 """
@@ -14,33 +14,31 @@ from gymnasium import spaces
 from torch import Tensor
 
 from minrl.agent import Actor, Moment
-from minrl.data.spaces import flatten, leaves
-from minrl.play import unflatten
+from minrl.data.spaces import flatten, leaves, unflatten
 
 Array = npt.NDArray[Any]
 
 BATCHES = 1, 5
-# Actions that differ by more than so much of their range were chosen, not computed: an argmax or a rounding fell the
-# other way.
+# A larger difference relative to the action's range comes from an argmax or a rounding that went the other way.
 _JUMP = 1e-3
-# How far inputs are moved, relatively, to see whether a choice was a tie, and how often.
+# Relative size and number of input perturbations that decide whether a choice was a tie.
 _NUDGE, _NUDGES = 1e-5, 256
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a model and the library were apart."""
+    """Largest differences between an exported model and the agent."""
 
     steps: int  # of each batch
     action: float  # largest difference, relative to the range of each action
     state: float  # largest difference, relative to the value where that is above 1
-    ties: int  # choices that fell the other way where the library's own do under a nudge of 1e-5
+    ties: int  # choices that differ where the agent's own do under a relative perturbation of 1e-5
 
 
 def compare(session: Any, agent: Actor, *, steps: int, target_return: float | None = None, seed: int = 0) -> Agreement:
     """Run `session` (an `onnxruntime.InferenceSession`) and `agent` on random observations, rewards and episode starts.
 
-    After a tie the model goes on from the library's state; a choice that differs and is none counts as a difference
+    After a tie the model continues from the agent's state; a choice that differs without a tie counts as a difference
     of 1.
     """
     ties, action, state = 0, 0.0, 0.0
@@ -61,14 +59,14 @@ def compare(session: Any, agent: Actor, *, steps: int, target_return: float | No
                 theirs, ties = theirs.copy(), ties + 1
                 theirs[row], gaps[row], drift[row] = after[row].numpy(), 0.0, 0.0
             ours = after
-            # A value that is no number must not pass as small.
+            # NaN must not pass as small.
             action = max(action, float(np.nan_to_num(gaps, nan=np.inf).max()))
             state = max(state, float(np.nan_to_num(drift, nan=np.inf).max(initial=0.0)))
     return Agreement(steps, action, state, ties)
 
 
 def action_gaps(agent: Actor, flat: Array, outputs: list[Array]) -> Array:
-    """(B,) the largest difference of each row between flattened actions (B, A) and a model's outputs.
+    """Compute the largest difference of each row, (B,), between flattened actions (B, A) and a model's outputs.
 
     Continuous parts count relative to their range, choices that differ count as 1.
     """
@@ -83,7 +81,7 @@ def action_gaps(agent: Actor, flat: Array, outputs: list[Array]) -> Array:
         if isinstance(leaf.space, spaces.Box):
             low, high = (np.array(bound[leaf.columns]) for bound in (task.action_low, task.action_high))
             reach = np.where(np.isfinite(high - low) & (high > low), high - low, 1.0)
-            # Where the offset is much larger than the range, the last digit of a float32 is more than 1e-5 of it.
+            # If the offset is much larger than the range, the last digit of a float32 is more than 1e-5 of it.
             rounding = 2 * np.spacing(np.abs(part).astype(np.float32)).astype(np.float64)
             gap = np.maximum(np.abs(part.astype(np.float64) - output) - rounding, 0.0) / reach
         else:
@@ -98,20 +96,21 @@ def _named(moment: Moment, state: Array) -> dict[str, Array]:
 
 
 def is_tie(agent: Actor, moment: Moment, state: Tensor, row: int, outputs: list[Array]) -> bool:
-    """Whether the library too does in `row` what a model did (its outputs, one row) when what it reads moves a little.
+    """Return True if the agent makes a model's choice in `row` (its outputs, one row) under a tiny perturbation.
 
-    Moved are all numbers but whole ones, by 1e-5 of themselves at random, many times.
+    Inputs and state are perturbed at random by 1e-5 of their values, `_NUDGES` times. An exported file has no logits
+    to compare, and an agent's choices need not come from an argmax.
     """
     generator = torch.Generator().manual_seed(0)
 
     def nudged(x: Tensor) -> Tensor:
         many = x[row : row + 1].expand(_NUDGES, *x.shape[1:])
         moved = many + _NUDGE * many.abs().clamp_min(0.1) * torch.randn(many.shape, generator=generator)
-        # Step numbers and flags in a state are whole and stay so.
+        # Step numbers and flags in a state are whole numbers and stay so.
         return torch.where(many == many.round(), many, moved)
 
     mean = torch.zeros(1)
-    if agent.task.wide_observations:  # 1e-5 of an offset may be many spreads
+    if agent.task.wide_observations:  # 1e-5 of the mean may be many standard deviations
         mean = torch.from_numpy(_statistics(agent, agent.task.observation_size)[0])
     near = Moment(
         mean + nudged(moment.observation - mean), nudged(moment.reward), moment.episode_start[row].expand(_NUDGES)
@@ -128,7 +127,7 @@ def observation_type(agent: Actor) -> torch.dtype:
 
 
 class _Inputs:
-    """Moments at random: real numbers about the data's mean with its spread, all else drawn from its space."""
+    """Random inputs: floats with the data's mean and standard deviation, all else sampled from its space."""
 
     def __init__(self, agent: Actor, batch_size: int, seed: int) -> None:
         self.agent, self.batch_size = agent, batch_size
@@ -139,7 +138,7 @@ class _Inputs:
         self.reward_spread = max(1.0, agent.task.return_scale / 10)
 
     def draw(self, *, first: bool) -> Moment:
-        """A moment of B environments; an episode starts at the first and at one in a hundred later ones."""
+        """Draw inputs of B environments; episodes start at the first and at one in a hundred later steps."""
         samples = [_batched(self.space, self.space.sample()) for _ in range(self.batch_size)]
         rows = [flatten(self.space, sample, np.float64) for sample in samples]
         observation = np.concatenate(rows)
@@ -157,7 +156,7 @@ class _Inputs:
 
 
 def _batched(space: Any, sample: Any) -> Any:
-    """One sample as a batch of one, in the structure of the space."""
+    """Add a batch axis to one sample, in the structure of the space."""
     if isinstance(space, spaces.Dict):
         return {key: _batched(part, sample[key]) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
@@ -166,7 +165,7 @@ def _batched(space: Any, sample: Any) -> Any:
 
 
 def _statistics(agent: Actor, width: int) -> tuple[Array, Array]:
-    """Mean and spread (O,) that the agent normalises observations by; 0 and 1 where it does not."""
+    """Return mean and std (O,) by which the agent normalises observations; 0 and 1 without normalisation."""
     for module in agent.modules():
         buffers = dict(module.named_buffers(recurse=False))
         if all(name in buffers and buffers[name].shape == (width,) for name in ("mean", "std")):

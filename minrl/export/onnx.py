@@ -1,9 +1,9 @@
-"""A trained agent as one ONNX file that acts without this package and without torch.
+"""Export of a trained agent as one ONNX file that acts without this package and without torch.
 
-The model is the agent's `act` for the likeliest action: observation (B, O) flattened, reward (B,), episode_start (B,)
-bool and state (B, S) in; the action, as the environment takes it, and next_state (B, S) out. The state holds all that
-the agent remembers: what it has been asked for and has earned, the previous action, the backbone's memory. The file's
-metadata say how a state begins and how the spaces lie in columns, as JSON (`metadata`).
+The model is one deterministic step of the agent: inputs observation (B, O) flattened, reward (B,), episode_start (B,)
+bool and state (B, S); outputs the action in the environment's format and next_state (B, S). The state holds target
+return, rewards so far, previous action and the backbone's hidden state. The file's metadata give the initial state and
+the columns of the spaces, as JSON (`metadata`).
 
 Shapes: B environments, O flat observation width, S state size.
 """
@@ -32,22 +32,23 @@ from minrl.models.context_window import Refeed
 from minrl.scan import without_fused_kernels
 from minrl.system.extras import install_hint
 from minrl.system.files import replacing
+from minrl.system.messages import one_line
 
 INPUTS = {
     "observation": "flattened, a row for each environment; choices one-hot",
-    "reward": "that the last action earned; of no account where an episode starts",
-    "episode_start": "True where the observation opens an episode",
-    "state": "next_state of the step before; at first rows of initial_state in the metadata",
+    "reward": "of the last action; ignored where an episode starts",
+    "episode_start": "True where the observation is the first of an episode",
+    "state": "next_state of the last step; at first rows of initial_state in the metadata",
 }
 NEXT_STATE = "next_state"
-OPSET = 18  # the one that torch writes without conversion
-# Of an action, relative to its range; and of a state, which nothing reads but the model itself.
+OPSET = 18  # torch's own, written without conversion
+# Relative to an action's range; and relative to a state, which only the model itself reads.
 ACTION_TOLERANCE, STATE_TOLERANCE = 1e-5, 1e-3
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and agrees with the library."""
+    """File that was written and agrees with the agent."""
 
     path: Path
     size: int  # bytes
@@ -57,7 +58,7 @@ class Exported:
 
 
 class StepModel(nn.Module):
-    """One step of `agent` as a function of tensors."""
+    """Module for one step of `agent`, tensors in and out."""
 
     def __init__(self, agent: Actor) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class StepModel(nn.Module):
         self.decoder = ActionDecoder(agent.task.action_space)
 
     def forward(self, observation: Tensor, reward: Tensor, episode_start: Tensor, state: Tensor) -> tuple[Tensor, ...]:
-        """(B, O), (B,), (B,) bool, (B, S) -> a tensor for each part of the action, and the next state (B, S)."""
+        """Act: (B, O), (B,), (B,) bool, (B, S) -> a tensor for each part of the action, and the next state (B, S)."""
         action, state = self.agent.act(Moment(observation, reward, episode_start), state)
         return *self.decoder(action), state
 
@@ -73,17 +74,17 @@ class StepModel(nn.Module):
 def export_onnx(
     agent: Actor, path: Path | str, *, target_return: float | None = None, opset: int = OPSET, steps: int = 1000
 ) -> Exported:
-    """Write `agent` to `path`, once onnxruntime was seen to agree with the library over `steps` steps.
+    """Write `agent` to `path` if onnxruntime agrees with it over `steps` steps.
 
     Args:
-        agent: any agent; it is left as it is.
-        path: the file; one that is there is replaced.
-        target_return: what the initial state in the metadata asks for; the agent's own by default.
+        agent: any agent; not changed.
+        path: of the file; an existing one is replaced.
+        target_return: of the initial state in the metadata; the agent's own by default.
         opset: version of ONNX's operator set.
 
     Raises:
-        ValueError: where a package is missing or the agent cannot be written so.
-        FloatingPointError: where actions differ by more than 1e-5 of their range; nothing is written then.
+        ValueError: if a package is missing or the agent cannot be exported.
+        FloatingPointError: if actions differ by more than 1e-5 of their range; no file is written then.
         OSError: if the file cannot be written.
     """
     path = Path(path)
@@ -104,19 +105,19 @@ def export_onnx(
         agreement = compare(session, agent, steps=steps, target_return=target_return)
         if not (agreement.action <= ACTION_TOLERANCE and agreement.state <= STATE_TOLERANCE):
             raise FloatingPointError(
-                f"the exported model differs from the library by {agreement.action:.1e} of an action's range and "
+                f"the exported model differs from the agent by {agreement.action:.1e} of an action's range and "
                 f"{agreement.state:.1e} of the state over {steps} steps; {path} was not written"
             )
     return Exported(path, path.stat().st_size, _shapes(model.graph.input), _shapes(model.graph.output), agreement)
 
 
 def metadata(agent: Actor, target_return: float | None = None) -> dict[str, str]:
-    """What a file says of its agent, all but the first four as JSON.
+    """Return the file's metadata, all but the first three and `environment` as JSON.
 
-    `initial_state` is the row (S,) that a state begins with; where `target_return` is there, it is its first number.
+    `initial_state` is the first row (S,) of the state; its first element is the target return, if there is one.
     `observation_space` and `action_space` list the parts of the spaces as `minrl.export.spaces.described` does, in the
-    order of the columns of the input "observation" and of the outputs. `inputs` lists the model's inputs in their
-    order with name, type, shape and meaning. `environment_kwargs` are for `gymnasium.make`, with the limit of steps.
+    order of the columns of the input "observation" and of the outputs. `inputs` lists the model's inputs in order,
+    with name, type, shape and meaning. `environment_kwargs` are for `gymnasium.make`, with the limit of steps.
     """
     task = agent.task
     asked = agent.target_return if target_return is None else target_return
@@ -163,28 +164,28 @@ def _json(value: Any) -> str:
 
 
 def _check(agent: Actor, target_return: float | None) -> None:
-    """A ValueError for what cannot be exported."""
+    """Raise ValueError for an agent or target that cannot be exported."""
     if target_return is not None and agent.target_return is None:
-        raise ValueError(f"agent {agent.name} is not asked for any return: leave the target out")
+        raise ValueError(f"agent {agent.name} takes no target return: leave the target out")
     if target_return is not None and not math.isfinite(target_return):
         raise ValueError(f"the target return must be a number, got {target_return}")
     acting = getattr(agent, "acting", None)
     if isinstance(acting, Refeed) and any(isinstance(part, Cell) and part.reads_back for part in acting.modules()):
         raise ValueError(
-            f"agent {agent.name} acts by refeed, for which its cell cuts the window where an episode opens: ONNX has "
-            "no way to say that; without refeed, or with another cell, it can be exported"
+            f"agent {agent.name} acts by refeed, for which its cell cuts the window where an episode starts: ONNX "
+            "cannot express that; without refeed, or with another cell, it can be exported"
         )
 
 
 def _copy(agent: Actor) -> Actor:
-    """The same agent on the CPU, in float32."""
+    """Copy the agent to the CPU, in float32."""
     made = type(agent)(agent.config, agent.task)
     made.load_state_dict(agent.state_dict())
     return made.cpu().eval()
 
 
 def _proto(agent: Actor, opset: int) -> Any:
-    """The model as ONNX's protobuf message."""
+    """Convert the agent to ONNX's protobuf message."""
     step, count = StepModel(agent).eval(), 3
     state = agent.initial_state(count)
     inputs = {
@@ -204,7 +205,7 @@ def _proto(agent: Actor, opset: int) -> Any:
             )  # fmt: skip
             _simplify(written.model)
             model = written.model_proto
-        except Exception as error:  # of any of several packages, about operators that the user has not written
+        except Exception as error:  # several packages raise their own classes
             reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
             raise ValueError(f"agent {agent.name} cannot be written as ONNX: {reason[0].strip()}") from error
     found = [version.version for version in model.opset_import if not version.domain]
@@ -216,15 +217,15 @@ def _proto(agent: Actor, opset: int) -> Any:
     for value in model.graph.input:
         value.doc_string = about[value.name]
     for value in [*model.graph.input, *model.graph.output]:
-        # All have one symbol, whose name torch has made up.
+        # All share one symbol, named by torch.
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     return model
 
 
 def _simplify(model: Any) -> None:
-    """Fold what is constant, in place; torch's own `optimize=True` also fuses, and writes bad files at times.
+    """Fold constants in place; torch's own `optimize=True` also fuses, and sometimes writes invalid files.
 
-    Seen with onnxscript 0.7: a tensor that is clipped twice to bounds of one number leaves a node without its input.
+    With onnxscript 0.7, a tensor that is clipped twice to scalar bounds leaves a node without its input.
     """
     optimizer = import_module("onnxscript.optimizer")
     optimizer.inline(model)
@@ -234,7 +235,7 @@ def _simplify(model: Any) -> None:
 
 
 def _strip(message: Any) -> None:
-    """Clear notes that the exporter leaves, such as the places in source files that each node comes from."""
+    """Clear the exporter's notes, such as each node's place in source files."""
     for name in ("metadata_props", "doc_string", "value_info"):
         if name in message.DESCRIPTOR.fields_by_name:
             message.ClearField(name)
@@ -249,15 +250,16 @@ def _shapes(values: Any) -> dict[str, tuple[str | int, ...]]:
 
 
 def _session(onnx: Any, runtime: Any, path: Path, opset: int) -> Any:
-    """The file as onnxruntime opens it; a ValueError where it does not."""
+    """Open the file with onnxruntime; raise ValueError if that fails."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     try:
         onnx.checker.check_model(str(path))
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # each of the two has its own kinds
-        reason = " ".join(str(error).split())
-        raise ValueError(f"onnxruntime {runtime.__version__} cannot open opset {opset} ({reason[:150]})") from error
+    except Exception as error:  # both raise their own classes
+        raise ValueError(
+            f"onnxruntime {runtime.__version__} cannot open opset {opset} ({one_line(error)[:150]})"
+        ) from error
 
 
 def _package(name: str) -> Any:
@@ -269,7 +271,7 @@ def _package(name: str) -> Any:
 
 @contextmanager
 def _without_validation() -> Iterator[None]:
-    """Distributions do not look at their values meanwhile, which a trace does not have."""
+    """Switch off the validation of distributions, whose values a trace does not have."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
@@ -280,7 +282,7 @@ def _without_validation() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says of packages and axes that play no part here."""
+    """Suppress warnings of torch's exporter about packages and axes that do not matter here."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

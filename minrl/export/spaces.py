@@ -1,4 +1,4 @@
-"""Spaces at the seam of an exported model: actions as the environment takes them, and both spaces in plain words.
+"""Spaces of an exported model: decoding of actions in torch, and a description of both spaces for the metadata.
 
 Shapes: B environments, A flat action width, P columns of one part.
 """
@@ -11,13 +11,14 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from minrl.data.spaces import AnySpace, Leaf, leaves, whole_bounds
+from minrl.system.messages import one_line
 
 
 class ActionDecoder(nn.Module):
-    """Flattened actions (B, A) as a batch of the space's samples: `minrl.play.unflatten` in torch.
+    """Decoder of flattened actions (B, A) to samples of the space: `minrl.data.spaces.unflatten` in torch.
 
-    A Box is clipped to its bounds, a whole one rounded; choices are numbers counted from the space's own start. Each
-    part has the space's own shape and type.
+    A Box is clipped to its bounds, an integer one rounded; choices count from the space's own start. Each part has the
+    space's own shape and type.
 
     Raises:
         ValueError: for a part that no tensor can hold (Text).
@@ -28,9 +29,7 @@ class ActionDecoder(nn.Module):
         self.leaves = leaves(space)
         for leaf in self.leaves:
             if isinstance(leaf.space, spaces.Text):
-                raise ValueError(
-                    f"the action space {' '.join(str(space).split())} holds text, which ONNX does not know"
-                )
+                raise ValueError(f"the action space {one_line(space)} holds text, which ONNX does not support")
         for number, leaf in enumerate(self.leaves):
             if isinstance(leaf.space, spaces.Box):
                 low, high = _in_precision(leaf.space)
@@ -41,11 +40,11 @@ class ActionDecoder(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """Of the parts: "action" where the space is one, else "action/KEY/KEY"."""
+        """Names of the parts: "action" for a space without parts, else "action/KEY/KEY"."""
         return [leaf_name("action", leaf) for leaf in self.leaves]
 
     def forward(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """(B, A) -> (B, *shape) for each part."""
+        """Decode actions: (B, A) -> (B, *shape) for each part."""
         return tuple(
             self._decoded(number, leaf.space, rows[:, leaf.columns]) for number, leaf in enumerate(self.leaves)
         )
@@ -67,15 +66,15 @@ class ActionDecoder(nn.Module):
 
 
 def leaf_name(top: str, leaf: Leaf) -> str:
-    """ "action", or "action/hand/0" for a part of a space."""
+    """Return `top`, or "action/hand/0" for a part of a space."""
     return "/".join([top, *map(str, leaf.keys)])
 
 
 def described(space: AnySpace, top: str) -> list[dict[str, Any]]:
-    """Return the parts of a space in plain values for JSON, in the order of their columns.
+    """Describe the parts of a space in plain values for JSON, in the order of their columns.
 
-    Each has name, keys (where it lies in the tree), kind, flat columns [first, end), shape, type and bounds; `None`
-    stands for no bound. Choices are one-hot in their columns, those of a MultiDiscrete side by side.
+    Each has name, keys (its path in the tree), kind, flat columns [first, end), shape, type and bounds; `None` means
+    no bound. Choices are one-hot in their columns, those of a MultiDiscrete side by side.
     """
     return [_described(leaf, top) for leaf in leaves(space)]
 
@@ -96,7 +95,7 @@ def _described(leaf: Leaf, top: str) -> dict[str, Any]:
 
 
 def _bounds(values: Any) -> Any:
-    """The bounds in the space's shape; one number where all are equal, None where there is none."""
+    """Return bounds in the space's shape; a single number if all are equal, None for no bound."""
     plain = [float(value) if np.isfinite(value) else None for value in values.reshape(-1)]
     if len(set(plain)) == 1:
         return plain[0]
@@ -104,7 +103,7 @@ def _bounds(values: Any) -> Any:
 
 
 def _in_precision(space: spaces.Box) -> tuple[Any, Any]:
-    """Bounds in float32 for a float32 space, else in float64."""
+    """Return the bounds in float32 for a float32 space, else in float64."""
     if np.issubdtype(space.dtype, np.integer):
         return whole_bounds(space)
     kind = np.float32 if space.dtype == np.float32 else np.float64

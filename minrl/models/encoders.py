@@ -1,4 +1,4 @@
-"""Observations and previous actions on their way into a backbone: normalisation, and a stack without memory.
+"""Inputs of a backbone: normalisation of observations and previous actions, and an MLP stack without memory.
 
 Shapes: B batch, T time, O flat observation width, A flat action width, D width.
 """
@@ -18,14 +18,14 @@ from minrl.data.task import Task
 
 
 class Normalizer(nn.Module):
-    """(x - mean) / std of each column over a data set; saved with the weights.
+    """Normalisation (x - mean) / std of each column by a data set's statistics, saved with the weights.
 
-    One-hot and binary columns pass as they are. A column that never changes becomes 0, as its std is 1.
+    One-hot and binary columns pass unchanged. A constant column becomes 0, as its std is set to 1.
     """
 
     mean: Tensor
     std: Tensor
-    rest: Tensor  # what float32 leaves of the mean, where that is more than 1e-5 of the spread
+    rest: Tensor  # the mean's float32 rounding error, where it is more than 1e-5 of the spread
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Normalizer(nn.Module):
         self.register_buffer("rest", torch.zeros(size))
 
     def fit(self, episodes: Episodes) -> None:
-        """Take mean and standard deviation from all steps of `episodes`, in float64 and in blocks."""
+        """Compute mean and standard deviation over all steps of `episodes`, in float64 and in blocks."""
         found = column_moments(episodes.observations)
         mean, fixed = found.mean, found.constant
         for leaf in leaves(episodes.observation_space):
@@ -63,10 +63,10 @@ class Normalizer(nn.Module):
 
 
 class ActionUnits(nn.Module):
-    """(action - mean) / std of each column over a data set: a previous action as an input; saved with the weights.
+    """Standardisation (action - mean) / std of the previous action as an input, saved with the weights.
 
-    Choices pass as they are. A column that never changes becomes 0. A task without the statistics, as in checkpoints
-    from before actions were standardised, leaves actions in their own unit.
+    Choices pass unchanged. A constant column becomes 0. A task without statistics, as in checkpoints from before
+    actions were standardised, leaves actions in their own unit.
     """
 
     def __init__(self, task: Task) -> None:
@@ -78,7 +78,7 @@ class ActionUnits(nn.Module):
             self.register_buffer("inverse", torch.where(std > 0, 1 / std, 0.0).to(torch.get_default_dtype()))
 
     def forward(self, action: Tensor) -> Tensor:
-        """Compute (..., A) -> (..., A)."""
+        """Standardise actions: (..., A) -> (..., A)."""
         if not self.standardizes:
             return action
         standard: Tensor = (action - self.get_buffer("mean")) * self.get_buffer("inverse")
@@ -90,7 +90,7 @@ class ActionUnits(nn.Module):
 
 
 class Memoryless(Cell):
-    """Residual MLP blocks that look at the present alone: the baseline that any memory must beat.
+    """Residual MLP blocks over the current step: the baseline without memory.
 
     Args:
         width: D.
@@ -117,7 +117,7 @@ class Memoryless(Cell):
         self.norm = nn.LayerNorm(width)
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scan as `Cell.scan` does; resets change nothing."""
+        """Scan as `Cell.scan` does; resets have no effect."""
         return self._run(x), x.new_zeros(x.shape[0], 0)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""From features to actions of any flattened space: losses and likelihoods by part.
+"""Action head: maps features to actions of any flattened space, with a loss for each part.
 
 Shapes: ... any leading dimensions, D width, A flat action width, K bins.
 """
@@ -19,20 +19,20 @@ ContinuousLoss = Literal["mse", "gaussian", "categorical"]
 
 
 class ActionHead(nn.Module):
-    """A linear map from features, and one part for each leaf of the action space.
+    """Linear map from features to the inputs of one part for each leaf of the action space.
 
-    Columns of Box spaces are predicted in units of their spread over the data, whatever unit or bounds the space
-    has: standard = (action - mean) / std.
+    Columns of Box spaces are predicted in units of their standard deviation over the data, whatever unit or bounds
+    the space has: standard = (action - mean) / std.
 
     Args:
         width: D.
         space: the action space; actions are its flattened rows.
-        continuous: for the columns of Box spaces: squared error, Gaussian likelihood (diagonal, its width
-            read off the features) or a categorical one over `bins` equal intervals.
+        continuous: for the columns of Box spaces: squared error ("mse"), a diagonal Gaussian whose standard deviation
+            depends on the features, or a categorical distribution over `bins` equal intervals.
         low, high: (A,) the range of each column over the data.
-        limits: two of (A,) that no action passes; `low` and `high` by default.
-        mean, std: (A,) of each column over the data, std 0 where it never changes; without them the linear map's
-            outputs pass through tanh onto the range, as in checkpoints from before actions were standardised.
+        limits: bounds of actions, (A,) and (A,); `low` and `high` by default.
+        mean, std: (A,) of each column over the data, std 0 for a constant one; without them outputs pass through tanh
+            onto the range, as in checkpoints from before actions were standardised.
         bins: K.
 
     Raises:
@@ -77,33 +77,32 @@ class ActionHead(nn.Module):
             part.whole = isinstance(leaf.space, spaces.Box) and np.issubdtype(leaf.space.dtype, np.integer)
             self.parts.append(part)
         self.linear = nn.Linear(width, sum(part.inputs for part in self._all()))
-        # Small first outputs, so that the first actions lie in the middle of the range.
+        # Small initial outputs, so that the first actions lie in the middle of the range.
         with torch.no_grad():
             self.linear.weight.mul_(0.1)
             self.linear.bias.zero_()
 
     @property
     def loss_unit(self) -> str:
-        """Return what the loss is measured in, for reports; a space of several kinds has a sum of several."""
+        """Unit of the loss, for reports; joined by + for a space of several kinds."""
         return " + ".join(dict.fromkeys(part.loss_unit for part in self._all()))
 
     def loss(self, features: Tensor, action: Tensor) -> Tensor:
-        """Compute (..., D), (..., A) -> (...): the sum over the action's columns, in float32 or float64."""
+        """Compute the loss summed over the action's columns: (..., D), (..., A) -> (...), in float32 or float64."""
         raw = self._raw(features)
         losses = [p.loss(r, action[..., p.columns]) for p, r in zip(self._all(), raw, strict=True)]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
 
     def act(self, features: Tensor, *, deterministic: bool = True) -> Tensor:
-        """Compute (..., D) -> (..., A): the most likely action, or a sample. Squared error has no spread to sample."""
+        """Return the mode, or a sample: (..., D) -> (..., A). With squared error both are the mean."""
         raw = self._raw(features)
         actions = [p.act(r, deterministic=deterministic) for p, r in zip(self._all(), raw, strict=True)]
-        # The action remembered is the one that the environment gets.
+        # Rounded here, so that the previous action as an input equals what the environment gets.
         actions = [a.round() if p.whole else a for p, a in zip(self._all(), actions, strict=True)]
         return actions[0] if len(actions) == 1 else torch.cat(actions, dim=-1)
 
     def center(self, features: Tensor) -> Tensor:
-        """Return what the actions of a policy scatter about, (..., D) -> (..., K): means of Box columns, logits of
-        choices."""
+        """Return means of Box columns and logits of choices: (..., D) -> (..., K)."""
         return torch.cat([p.center_of(r) for p, r in zip(self._all(), self._raw(features), strict=True)], dim=-1)
 
     def _raw(self, features: Tensor) -> tuple[Tensor, ...]:

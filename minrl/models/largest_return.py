@@ -1,10 +1,9 @@
-"""The largest return-to-go that the data reached after what was seen: maximum-return conditioning.
+"""Maximum-return conditioning: predicts the largest return-to-go that the data reached from the current history.
 
 After Reinformer (Zhuang et al. 2024, arXiv 2405.08740): expectile regression with an expectile near 1 tends to the
-largest return among those in the data (sections 3 and 4). Difference: what predicts it is a block of its own, which
-sees observations (and previous actions, where the agent does) but no return. A return among its inputs would tell the
-next one but for a reward, so over whole trajectories it would learn to subtract rewards, and the maximum would be asked
-for at the first step alone.
+largest return among those in the data (sections 3 and 4). Unlike there, a separate block predicts it, which sees
+observations (and previous actions if the agent does) but no return. From a return among its inputs it would learn to
+subtract rewards, and over whole trajectories predict the maximum at the first step alone.
 
 Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
 """
@@ -20,17 +19,17 @@ from minrl.models.losses import expectile_loss
 
 
 class LargestReturn(nn.Module):
-    """A block of the agent's cell over the episode so far, trained by expectile regression.
+    """Predictor with one block of the agent's cell over the episode so far, trained by expectile regression.
 
     Args:
         config: of the agent's backbone, of which one block is taken.
         observation: O.
         action: A.
         return_scale: unit of returns.
-        expectile: that is predicted, in [0.5, 1).
+        expectile: predicted expectile, in [0.5, 1).
         previous_action: True to read the previous action.
         dropout: probability, on embeddings and in the block.
-        window: the steps that are fed anew where the agent acts; None to carry the state.
+        window: steps that are rescanned when the agent acts; None to carry the state.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class LargestReturn(nn.Module):
     def loss(
         self, observation: Tensor, previous: Tensor, returns: Tensor, memory: Tensor | None, reset: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the asymmetric squared error of each step in units of the scale, and the last memory.
+        """Compute the expectile loss of each step in units of the scale, and the last hidden state.
 
         Normalised (B, T, O), (B, T, A), (B, T), (B, S), (B, T) -> (B, T), (B, S).
         """
@@ -67,11 +66,11 @@ class LargestReturn(nn.Module):
         return expectile_loss(returns / self.return_scale - predicted, self.expectile), last
 
     def scan(self, observation: Tensor, previous: Tensor, reset: Tensor) -> Tensor:
-        """Return the prediction at every step from the empty memory: (B, T, O), (B, T, A), (B, T) -> (B, T)."""
+        """Predict at every step from the zero state: (B, T, O), (B, T, A), (B, T) -> (B, T)."""
         return self.return_scale * self._scan(self._acting[0], observation, previous, None, reset)[0]
 
     def step(self, observation: Tensor, previous: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the prediction before an action: (B, O), (B, A), (B, S) -> (B,), (B, S)."""
+        """Predict before an action: (B, O), (B, A), (B, S) -> (B,), (B, S)."""
         token = self.embed_observation(observation)
         if self.embed_action is not None:
             token = token + self.embed_action(previous)

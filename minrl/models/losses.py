@@ -1,4 +1,4 @@
-"""Losses that more than one model has.
+"""Losses shared by several models.
 
 Shapes: ... any leading dimensions.
 """

@@ -18,9 +18,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from minrl.data.environment import EnvironmentInfo, make_environment
-from minrl.data.rewards import ScalarReward
-from minrl.data.spaces import AnySpace, arranged
+from minrl.data.space_match import arranged
+from minrl.data.spaces import AnySpace
 from minrl.data.task import Task
+from minrl.data.wrappers import ScalarReward
 from minrl.online.flat_spaces import CLIP, PolicySpaces
 from minrl.online.settings import OnlineConfig
 from minrl.online.spaces import fit_spaces

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from minrl.backbone import Backbone
-from minrl.data.layout import mismatch
+from minrl.data.space_match import mismatch
 from minrl.data.task import Task
 from minrl.models.encoders import ActionUnits
 from minrl.models.heads import ActionHead

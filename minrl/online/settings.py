@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from minrl.data.episode_limit import DEFAULT_MAX_STEPS
+from minrl.data.wrappers import DEFAULT_MAX_STEPS
 from minrl.online.rollout import check_segments
 from minrl.system.config import check_at_least
 

@@ -14,8 +14,9 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from minrl.data.rewards import ScalarReward
-from minrl.data.spaces import arranged, is_text
+from minrl.data.space_match import arranged
+from minrl.data.spaces import is_text
+from minrl.data.wrappers import ScalarReward
 
 AnySpace = gymnasium.Space[Any]
 AnyEnv = gymnasium.Env[Any, Any]

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from minrl.agent import OnlineAgent
-from minrl.data.environment import EnvironmentInfo
+from minrl.data.environment import EnvironmentInfo, check_trusted
 from minrl.data.task import Task
-from minrl.data.trust import checked
 from minrl.online.environments import open_environments, probe, seed_environments
 from minrl.online.run import OnlineResult, OnlineRun
 from minrl.online.settings import OnlineConfig
@@ -81,7 +80,7 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{where} does not fit its own configuration: {type(error).__name__}: {error}") from error
     if environment is None:
-        checked(EnvironmentInfo(config.env, config.env_kwargs))
+        check_trusted(EnvironmentInfo(config.env, config.env_kwargs))
     elif environment != config.env:
         raise ValueError(f"{out} was trained in {config.env}, not in {environment}")
     with closing(_set_up(kind, agent_config, config, folder, task, saved.step)) as run:

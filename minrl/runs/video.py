@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from minrl.agent import Actor
 from minrl.data.environment import EnvironmentInfo, make_environment
-from minrl.data.rewards import ScalarReward
+from minrl.data.wrappers import ScalarReward
 from minrl.play import Player
 from minrl.runs.folder import VIDEOS
 from minrl.runs.log import Picture

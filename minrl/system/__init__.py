@@ -1,1 +1,1 @@
-"""Configuration, files, names, devices and processes; knows nothing of learning."""
+"""Configuration, files, names, devices and processes; nothing about learning."""

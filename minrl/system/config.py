@@ -1,6 +1,6 @@
-"""Configurations: frozen dataclasses, read from TOML and flags, where an unknown key is an error.
+"""Configurations as frozen dataclasses, read from TOML files and command-line flags; unknown keys are errors.
 
-A file has one table for each part ([train], [decision], ...) and says only what differs from the defaults.
+A file has one table for each part ([train], [decision], ...) and holds only what differs from the defaults.
 """
 
 import argparse
@@ -26,12 +26,12 @@ C = TypeVar("C")
 
 
 def build(kind: type[C], values: Mapping[str, Any], where: str) -> C:
-    """A `kind` from plain values; a ValueError names the key and `where` it stood."""
+    """Build a `kind` from plain values; raise ValueError naming a wrong key and `where` it stands."""
     return kind(**check(kind, values, where))
 
 
 def check(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Some of the fields of a `kind`, keys and types checked as `build` does it, without the kind's own checks."""
+    """Check keys and types of some fields of a `kind` as `build` does, without the kind's own checks."""
     hints = get_type_hints(kind)
     checked = {}
     for key, value in values.items():
@@ -44,7 +44,7 @@ def check(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str, A
 def read_toml(path: Path | str, parts: Mapping[str, type[Any]]) -> dict[str, dict[str, Any]]:
     """Return the tables of a TOML file, one for each of `parts`; raise ValueError for any other table or a bad file.
 
-    `path` is a file, or the name of a config that ships: "decision_transformer", "online/cartpole".
+    `path` is a file, or the name of a shipped config: "decision_transformer", "online/cartpole".
     """
     tables = read_tables(find_config(path), "config")
     for name, table in tables.items():
@@ -55,7 +55,7 @@ def read_toml(path: Path | str, parts: Mapping[str, type[Any]]) -> dict[str, dic
 
 
 def read_tables(path: Path, kind: str) -> dict[str, Any]:
-    """The tables of a TOML file, unchecked; a ValueError that calls it a `kind` where it cannot be read."""
+    """Return the tables of a TOML file, unchecked; raise ValueError, which calls it a `kind`, if it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -65,14 +65,14 @@ def read_tables(path: Path, kind: str) -> dict[str, Any]:
 
 
 def write_toml(path: Path, parts: Mapping[str, Any]) -> None:
-    """Every value of each part's dataclass, None left out; written to a temporary name and renamed."""
+    """Write every value of each part's dataclass except None; the file appears whole or not at all."""
     tables = {name: to_plain(part) for name, part in parts.items()}
     with replacing(path) as temporary:
         temporary.write_text(tomli_w.dumps(tables), encoding="utf-8")
 
 
 def check_at_least(part: Any, bound: int, *names: str) -> None:
-    """A ValueError if one of the named fields lies below `bound` or is not a number."""
+    """Raise ValueError if one of the named fields lies below `bound` or is NaN."""
     for name in names:
         value = getattr(part, name)
         if not value >= bound:
@@ -80,13 +80,13 @@ def check_at_least(part: Any, bound: int, *names: str) -> None:
 
 
 def to_plain(part: Any) -> dict[str, Any]:
-    """A dataclass as plain values without those that are None."""
+    """Convert a dataclass to plain values, leaving out None."""
     values = dataclasses.asdict(part)
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
 
 
 def add_flags(parser: argparse.ArgumentParser, kind: type[Any], title: str) -> None:
-    """One flag for each field of a dataclass, with its help and its default; flags left out are not set."""
+    """Add one flag for each field of a dataclass, with its help and default; unused flags stay unset."""
     group = parser.add_argument_group(title)
     hints = get_type_hints(kind)
     for item in dataclasses.fields(kind):
@@ -107,7 +107,7 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Any], title: str) -> N
 
 
 def from_flags(kind: type[Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `kind` that were set by flags."""
+    """Return the fields of `kind` that were set by flags."""
     names = {item.name for item in dataclasses.fields(kind)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
     pairs = {n for n in given if get_origin(get_type_hints(kind)[n]) is dict}
@@ -115,7 +115,7 @@ def from_flags(kind: type[Any], arguments: argparse.Namespace) -> dict[str, Any]
 
 
 def key_value(text: str) -> tuple[str, Any]:
-    """ "KEY=VALUE" as a pair, the value read as TOML where it is TOML and as text where it is not."""
+    """Parse "KEY=VALUE" into a pair; the value is read as TOML, else taken as text."""
     key, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f'"{text}" should read KEY=VALUE')
@@ -126,7 +126,7 @@ def key_value(text: str) -> tuple[str, Any]:
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type that `hint` asks for."""
+    """Return `value` as the type of `hint`; raise ValueError for another type."""
     optional = _without_none(hint) is not hint
     if value is None and optional:
         return None

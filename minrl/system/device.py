@@ -1,4 +1,4 @@
-"""The device that a user names."""
+"""Devices by name: cpu, cuda, cuda:1, auto."""
 
 import os
 
@@ -6,12 +6,12 @@ import torch
 
 
 def device_named(name: str) -> torch.device:
-    """The device called `name`: cpu, cuda, cuda:1 …, or auto, which is a GPU where there is one.
+    """Return the device called `name`: cpu, cuda, cuda:1 …, or auto, a GPU if there is one, else the CPU.
 
     Under `torchrun`, `cuda` is the process's own GPU.
 
     Raises:
-        ValueError: if there is no such device, or it is of another kind.
+        ValueError: if there is no such device, or it is neither CPU nor CUDA.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Data-parallel training under torchrun: who I am, and sums over all processes."""
+"""Data-parallel training under torchrun: the process group, and sums over its processes."""
 
 import os
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together; one process alone is a group of one."""
+    """Processes that train together; a single process is a group of one."""
 
     rank: int
     size: int
 
     @classmethod
     def join(cls, device: torch.device) -> "Group":
-        """The group that torchrun's variables describe, joined; a group of one without them."""
+        """Join the group that torchrun's environment variables describe; without them return a group of one."""
         if "RANK" not in os.environ:
             return cls(0, 1)
         if not dist.is_initialized():
@@ -27,17 +27,17 @@ class Group:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """True in the one process that writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """`values` summed over all processes, in place."""
+        """Sum `values` over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def sum_gradients(self, module: nn.Module) -> None:
-        """Gradients summed over all processes, through one flat buffer."""
+        """Sum gradients over all processes through one flat buffer."""
         if self.size == 1:
             return
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
@@ -46,7 +46,7 @@ class Group:
             gradient.copy_(part.view_as(gradient))
 
     def gather(self, value: Any) -> list[Any]:
-        """`value` of every process, in the order of their ranks, on every process."""
+        """Return `value` of every process in the order of ranks, on every process."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -59,6 +59,6 @@ class Group:
             dist.barrier()
 
     def leave(self) -> None:
-        """End the group; a process alone has nothing to end."""
+        """End the group; does nothing in a group of one."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()

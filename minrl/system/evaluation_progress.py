@@ -1,4 +1,4 @@
-"""Progress of an evaluation: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of an evaluation: a bar on a terminal, elsewhere a line every 30 s on standard error."""
 
 import sys
 import time
@@ -7,16 +7,16 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-PERIOD = 30.0  # seconds between two lines; short evaluations say nothing
+PERIOD = 30.0  # seconds between two lines; shorter evaluations print none
 
 
 class EvaluationProgress:
-    """A context that shows how many episodes are done and how long the running ones are.
+    """Context manager that shows how many episodes are done and how long the running ones are.
 
     Args:
-        episodes: to be played in all.
+        episodes: number of episodes in all.
         shown: False shows nothing.
-        period: seconds between two lines on standard error where that is no terminal.
+        period: seconds between two lines where standard error is not a terminal.
     """
 
     def __init__(self, episodes: int, *, shown: bool, period: float = PERIOD) -> None:
@@ -37,7 +37,7 @@ class EvaluationProgress:
         self.bar.update()
 
     def step(self, lengths: npt.NDArray[np.int64]) -> None:
-        """Show the longest of the running episodes, `lengths` (B,), where it is time to."""
+        """Show the longest of the running episodes, `lengths` (B,), at most once per period."""
         now = time.monotonic()
         if now - self._last < self._period:
             return

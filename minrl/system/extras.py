@@ -1,7 +1,7 @@
-"""Optional packages: what to install where one is missing, by names that a package index knows."""
+"""Optional packages of each extra, and the command that installs them."""
 
-# The packages of each extra in pyproject.toml beyond minrl's own dependencies. Hints name these, since an extra such as
-# "minrl[onnx]" can be installed from a checkout alone.
+# The packages of each extra in pyproject.toml beyond minrl's own dependencies. Hints name packages, as an extra such as
+# "minrl[onnx]" needs a checkout.
 PACKAGES = {
     "mujoco": ("gymnasium[mujoco]",),
     "robotics": ("gymnasium-robotics", "gymnasium[mujoco]"),

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writing of files."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed to `path` at the end, removed where something fails."""
+    """Yield a temporary name beside `path` to write to; rename it to `path` at the end, remove it on an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary

@@ -1,4 +1,4 @@
-"""MuJoCo's warnings: into Python's log, instead of a MUJOCO_LOG.TXT in the user's folder."""
+"""MuJoCo's warnings sent to Python's logging instead of a MUJOCO_LOG.TXT in the current folder."""
 
 import logging
 from importlib.util import find_spec
@@ -7,7 +7,7 @@ _LOG = logging.getLogger("minrl.mujoco")
 
 
 def quiet_mujoco() -> None:
-    """Send MuJoCo's warnings in this process to the logger `minrl.mujoco`, each once; without MuJoCo do nothing."""
+    """Send MuJoCo's warnings to the logger `minrl.mujoco`, each once; without MuJoCo do nothing."""
     if find_spec("mujoco") is None:
         return
     import mujoco
@@ -19,7 +19,7 @@ def quiet_mujoco() -> None:
     def warn(message: str) -> None:
         if message not in seen:
             seen.add(message)
-            # What the model files of older environments use says nothing about the run.
+            # Deprecations concern the model files of older environments, not the run.
             _LOG.log(logging.INFO if "deprecated" in message else logging.WARNING, "%s", message)
 
     mujoco.set_mju_user_warning(warn)

@@ -1,4 +1,4 @@
-"""Names that a user types: looked up, and answered with the nearest right one where there is none."""
+"""Look-up of names that a user types; errors name the nearest known one."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -8,22 +8,27 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return 'did you mean "x"?' for a near known name, else an empty text."""
+    match = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f'did you mean "{match[0]}"?' if match else ""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean "x"?' where a known name is near, else the list of all that are known."""
+    """Return 'did you mean "x"?' for a near known name, else the list of all known names."""
     names = sorted(known)
-    match = get_close_matches(name, names, n=1, cutoff=0.5)
-    return f'did you mean "{match[0]}"?' if match else f"choose from {', '.join(names)}"
+    return did_you_mean(name, names) or f"choose from {', '.join(names)}"
 
 
 def choose(table: Mapping[str, T], name: str, kind: str) -> T:
-    """`table[name]`; a ValueError with the nearest known name where there is none."""
+    """Return `table[name]`; raise ValueError with the nearest known name if there is none."""
     if name not in table:
         raise ValueError(f'unknown {kind} "{name}"; {nearest(name, table)}')
     return table[name]
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], owner: str) -> None:
-    """A ValueError if `options` holds a name that is no keyword-only parameter of `function`."""
+    """Raise ValueError if `options` holds a name that is no keyword-only parameter of `function`."""
     parameters = inspect.signature(function).parameters.values()
     known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
     for name in options:

@@ -1,4 +1,4 @@
-"""The configs that ship with the project, found by name from any folder and from an installed wheel."""
+"""Shipped configs, found by name from any folder and from an installed wheel."""
 
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def find_config(name: Path | str, kind: Literal["config", "grid"] = "config") -> Path:
-    """Return the file that `name` means: a file of the user's, else a shipped config.
+    """Return the file that `name` refers to: an existing file, else a shipped config.
 
     A shipped config is named as `configs/online/cartpole.toml`, `online/cartpole` or `cartpole`.
 

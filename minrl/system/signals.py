@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop after the step in hand, so that a checkpoint is saved first."""
+"""Ctrl-C and SIGTERM as a request to stop after the current step, so that a checkpoint is saved first."""
 
 import signal
 import threading
@@ -8,11 +8,11 @@ from types import FrameType, TracebackType
 
 
 class Stopped(BaseException):
-    """A signal broke off work that can be done again; no `except Exception` on the way may take it for a fault."""
+    """Exception of work that a signal broke off; a BaseException, so that no `except Exception` swallows it."""
 
 
 class StopRequest:
-    """A context in which SIGINT and SIGTERM are noted; a second SIGINT interrupts at once."""
+    """Context manager that notes SIGINT and SIGTERM; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -20,7 +20,7 @@ class StopRequest:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        # Python allows handlers in the main thread alone; elsewhere signals keep their meaning.
+        # Python allows handlers only in the main thread; elsewhere signals keep their default effect.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
@@ -34,7 +34,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """A part in which the first signal raises `Stopped`: a long one whose result can be had again."""
+        """Raise `Stopped` at the first signal inside this context: long work that can be repeated."""
         if self.signal is not None:
             raise Stopped
         self._raises = True

@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 from minrl.data import load
-from minrl.data.environment import EnvironmentInfo
+from minrl.data.environment import EnvironmentInfo, check_trusted
 from minrl.data.episode import Episodes
-from minrl.data.trust import checked
 from minrl.training.config import TrainConfig
 
 HOW_TO_EVALUATE = "--eval-env ID (MODULE:ID imports MODULE first; --env-kwargs KEY=VALUE for its settings)"
@@ -54,4 +53,4 @@ def check_environment_of_file(config: TrainConfig, named: str | None, where: str
         other = "the environment of its data set" if environment is None else environment.id
         raise ValueError(f"{where} is evaluated in {other}, not in {named}")
     if environment is not None and named is None:
-        checked(environment)
+        check_trusted(environment)

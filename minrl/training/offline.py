@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from minrl.agent import Agent
-from minrl.data.columns import with_columns_of
 from minrl.data.environment import make_environment
 from minrl.data.episode import Episodes
+from minrl.data.space_match import with_columns_of
 from minrl.data.task import Task
 from minrl.runs import checkpoint
 from minrl.runs.folder import CONFIG, LAST_CHECKPOINT

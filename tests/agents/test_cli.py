@@ -81,7 +81,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "no data": ([*TRAIN, "--out", "r"], "no data set: give --data minari:NAME, d4rl:NAME or hdf5:FILE"),
     "no folder": ([*TRAIN, "--data", "D"], "where to? give a folder for the run"),
-    "data": ([*TRAIN, "--data", "minari:test/cartpol-v0", "--out", "r"], "did you mean test/cartpole-v0?"),
+    "data": ([*TRAIN, "--data", "minari:test/cartpol-v0", "--out", "r"], 'did you mean "test/cartpole-v0"?'),
     "kind of data": ([*TRAIN, "--data", "minary:x", "--out", "r"], "is none of minari:NAME, d4rl:NAME or hdf5:FILE"),
     "file": ([*TRAIN, "--data", "hdf5:nothing.hdf5", "--out", "r"], "nothing.hdf5"),
     "cell": (

@@ -192,7 +192,7 @@ def test_bad_input_is_one_line_and_writes_nothing(root: Path, tmp_path: Path) ->
     name = "tests/set-v0"
     fails("'absent.zip' is no file.*'random'.*'waypoint'", root, "absent.zip", "CartPole-v1", 1, name)
     fails("nonsense.zip: not a readable", root, str(nonsense), "CartPole-v1", 1, name)
-    fails("foreign.zip: no policy to be read in it", root, str(foreign), "CartPole-v1", 1, name)
+    fails("foreign.zip: it holds no policy", root, str(foreign), "CartPole-v1", 1, name)
     fails("trained with observation_space", root, str(cartpole), "Pendulum-v1", 1, name)
     fails("not a readable VecNormalize", root, str(cartpole), "CartPole-v1", 1, name, vecnormalize=str(nonsense))
     fails("no point maze", root, "waypoint", "CartPole-v1", 1, name)
@@ -200,7 +200,7 @@ def test_bad_input_is_one_line_and_writes_nothing(root: Path, tmp_path: Path) ->
     fails("no_such_package:A-v0 cannot be made", root, "random", "no_such_package:A-v0", 1, name)
     fails("cannot be made.*wings", root, "random", "CartPole-v1", 1, name, environment_options={"wings": 2})
     fails("episodes must be 1 or more, not 0", root, "random", "CartPole-v1", 0, name)
-    fails("'set': give .*name-v0", root, "random", "CartPole-v1", 1, "minari:set")
+    fails("'set' is not a Minari id, .*name-v0", root, "random", "CartPole-v1", 1, "minari:set")
     fails("metadata env_spec", root, "random", "CartPole-v1", 1, name, metadata={"env_spec": ""})
     fails(
         "episode 1, step 3: .* not finite",

@@ -147,7 +147,7 @@ def test_a_fault_is_named_with_its_place(tmp_path: Path, fields: dict[str, Any],
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("d4rl:hopper-medum-v2", "is not a D4RL data set; did you mean hopper-medium-v2?"),
+        ("d4rl:hopper-medum-v2", 'is not a D4RL data set; did you mean "hopper-medium-v2"?'),
         ("d4rl:hopper-medium-v2", "needs hopper_medium-v2.hdf5 in .*: put it there"),
         ("hdf5:nowhere.hdf5", "nowhere.hdf5: no such file"),
     ],

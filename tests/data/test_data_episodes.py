@@ -14,7 +14,8 @@ from minrl.data import EnvironmentInfo, Episodes, build_episodes, make_environme
 from minrl.data import episode as episode_module
 from minrl.data.environment import from_spec
 from minrl.data.episode import returns_to_go
-from minrl.data.spaces import flatten, from_json, leaves, to_json
+from minrl.data.space_text import from_json, to_json
+from minrl.data.spaces import flatten, leaves
 
 
 def small(lengths: tuple[int, ...] = (3, 1, 4), **changes: Any) -> Episodes:

@@ -54,7 +54,7 @@ def test_an_imported_file_is_the_same_set_here_and_in_minari(tmp_path: Path, kin
     assert list(minari.list_local_datasets()) == ["imported/my-data-v0"]
     assert [len(episode.rewards) for episode in theirs] == [3, 5, 4]
     assert theirs[1].truncations.tolist() == [False] * 4 + [True]
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists already"):
         import_file(path)
 
 

@@ -16,7 +16,7 @@ import pytest
 from gymnasium import spaces
 from test_data_minari import folders  # noqa: F401
 
-from minrl.data.spaces import to_json
+from minrl.data.space_text import to_json
 
 pytestmark = pytest.mark.usefixtures("folders")
 

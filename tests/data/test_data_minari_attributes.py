@@ -16,7 +16,7 @@ from test_data_statements import dial  # noqa: F401
 
 from minrl.data import load
 from minrl.data.listing import import_file
-from minrl.data.spaces import to_json
+from minrl.data.space_text import to_json
 
 pytestmark = pytest.mark.usefixtures("folders")
 LENGTHS = (3, 1, 250)

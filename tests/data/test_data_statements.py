@@ -16,8 +16,7 @@ from test_data_minari import folders  # noqa: F401
 
 from minrl.data import EnvironmentInfo, load, make_environment
 from minrl.data.listing import import_file
-from minrl.data.space_text import parse_space
-from minrl.data.spaces import to_json
+from minrl.data.space_text import parse_space, to_json
 from minrl.data.task import Task
 
 pytestmark = pytest.mark.usefixtures("folders")
@@ -95,7 +94,7 @@ def test_a_file_names_no_code_to_run(tmp_path: Path, caplog: pytest.LogCaptureFi
             with h5py.File(path, "a") as file:
                 file.attrs.update(attributes)
             assert load(f"hdf5:{path}").environment is None
-            assert "environment is left out" in caplog.text
+            assert "environment is ignored" in caplog.text
             caplog.clear()
     finally:
         sys.path.remove(str(tmp_path))
@@ -158,7 +157,7 @@ def test_what_the_user_says_replaces_a_faulty_attribute(
     assert load(f"hdf5:{path}", action_space="Discrete(4)").action_space == spaces.Discrete(4)
     assert any(f"{path}: attribute env_kwargs: '{{' is no JSON" in text for text in caplog.messages)
     (line,) = [text for text in caplog.messages if "guessed" in text]
-    assert "says nothing of its observation space, guessed: observations Box" in line
+    assert "does not state its observation space, guessed: observations Box" in line
     assert "--action-space" not in line
     caplog.clear()
     assert load(f"hdf5:{path}", environment=dial).action_space == Dial.action_space

@@ -15,8 +15,8 @@ from worlds import minrl, own_folders  # noqa: F401
 from minrl.agents.ppo_agent import PPOAgent, PPOConfig
 from minrl.collect.record import collect
 from minrl.data import EnvironmentInfo, load
-from minrl.data.rewards import scalar_reward
 from minrl.data.task import Task
+from minrl.data.wrappers import scalar_reward
 from minrl.evaluate import evaluate
 from minrl.online.vector import as_vec_env
 from minrl.play import Player

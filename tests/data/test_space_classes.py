@@ -12,7 +12,7 @@ from worlds import minrl, own_folders  # noqa: F401
 from minrl.agent import Batch
 from minrl.agents.clone import CloneAgent
 from minrl.data import EnvironmentInfo, build_episodes
-from minrl.data.layout import mismatch
+from minrl.data.space_match import mismatch
 from minrl.data.spaces import flatten, is_text, leaves
 from minrl.data.task import Task
 from minrl.evaluate import evaluate

@@ -21,7 +21,7 @@ import minrl
 from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.collect.record import collect
 from minrl.data import EnvironmentInfo, load
-from minrl.data.spaces import from_json, to_json
+from minrl.data.space_text import from_json, to_json
 from minrl.data.task import Task
 from minrl.evaluate import evaluate
 from minrl.runs import checkpoint

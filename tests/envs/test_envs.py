@@ -14,9 +14,8 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from worlds import drift_episodes
 
-from minrl.data.environment import EnvironmentInfo, make_environment, register
+from minrl.data.environment import EnvironmentInfo, check_trusted, make_environment, register
 from minrl.data.task import Task
-from minrl.data.trust import checked
 from minrl.envs import MaskObservation, PreviousReward
 from minrl.system.mujoco import quiet_mujoco
 
@@ -145,10 +144,10 @@ import sys
 import gymnasium
 from minrl.data.environment import EnvironmentInfo, make_environment
 from minrl.data.task import Task
-from minrl.data.trust import checked
+from minrl.data.environment import check_trusted
 assert "minrl.envs" not in sys.modules
 info = EnvironmentInfo("minrl/CartPoleNoVel-v1")
-checked(info)
+check_trusted(info)
 print(make_environment(info).observation_space.shape, EnvironmentInfo("minrl/RepeatFirst-v0").to_spec()[:30])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -179,7 +178,7 @@ def test_modules_of_other_packages_are_asked(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(str(tmp_path))
     try:
         register("Elsewhere-v0")
-        assert checked(EnvironmentInfo("Elsewhere-v0")).id == "Elsewhere-v0"
+        assert check_trusted(EnvironmentInfo("Elsewhere-v0")).id == "Elsewhere-v0"
     finally:
         gymnasium.registry.pop("Elsewhere-v0", None)
     del sys.modules["elsewhere_worlds"]
@@ -194,18 +193,18 @@ def test_a_checkpoint_may_name_our_ids() -> None:
     assert env.spec is not None
     task = Task.of(drift_episodes())
     for info in (EnvironmentInfo(name), EnvironmentInfo(name, spec=env.spec.to_json())):
-        assert checked(info) is info
+        assert check_trusted(info) is info
         read = Task.from_dict(replace(task, environment=info).to_dict())
         assert make_environment(read.known_environment()).spec is not None
     stolen = env.spec.to_json().replace("minrl.envs.classic:cartpole", "elsewhere:cartpole")
     with pytest.raises(ValueError, match="is not the registered"):
-        checked(EnvironmentInfo(name, spec=stolen))
+        check_trusted(EnvironmentInfo(name, spec=stolen))
 
 
 @pytest.mark.skipif(find_spec("popgym") is not None, reason="popgym is installed")
 def test_missing_popgym_is_named_with_its_command() -> None:
     info = EnvironmentInfo("popgym-RepeatFirstEasy-v0")
-    for ask in (make_environment, checked, EnvironmentInfo.to_spec):
+    for ask in (make_environment, check_trusted, EnvironmentInfo.to_spec):
         with pytest.raises(
             ValueError, match="environment popgym-RepeatFirstEasy-v0 needs popgym: pip install 'popgym'"
         ):

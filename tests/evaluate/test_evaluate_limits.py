@@ -17,8 +17,8 @@ from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.collect.record import collect
 from minrl.data import EnvironmentInfo, load
 from minrl.data.environment import from_spec, make_environment
-from minrl.data.episode_limit import DEFAULT_MAX_STEPS
 from minrl.data.task import Task
+from minrl.data.wrappers import DEFAULT_MAX_STEPS
 from minrl.evaluate import evaluate
 from minrl.runs.summary import evaluation_table
 from minrl.system.evaluation_progress import EvaluationProgress
@@ -115,7 +115,7 @@ def test_every_episode_is_reset_as_gymnasium_resets_one(endless: Any, environmen
 def test_collecting_where_episodes_need_not_end(endless: Any, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["collect", "--policy", "random", "--env", "endless_world:Endless-v0", "--episodes", "1"]
     assert main([*flags, "--out", "minari:test/endless-v0"]) == 0
-    assert f"1 of 1 episodes were cut off after {DEFAULT_MAX_STEPS} steps" in capsys.readouterr().out
+    assert f"1 of 1 episodes were truncated after {DEFAULT_MAX_STEPS} steps" in capsys.readouterr().out
     episodes = load("minari:test/endless-v0")
     assert (episodes.lengths.tolist(), episodes.truncated.tolist()) == ([DEFAULT_MAX_STEPS], [True])
     written = collect("random", "endless_world:Endless-v0", 2, "test/short-v0", max_episode_steps=11, progress=False)
@@ -190,13 +190,13 @@ def test_settings_over_a_specification(endless: Any) -> None:
 def test_targets_for_agents_that_are_asked_for_nothing(
     endless: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ValueError, match="agent clone is not asked for any return: leave the target out"):
+    with pytest.raises(ValueError, match="agent clone takes no target return: leave the target out"):
         evaluate(clone(EnvironmentInfo("endless_world:Limited-v0")), episodes=1, targets=[3.0])
     out = run_of(tmp_path)
     capsys.readouterr()
     assert main(["evaluate", str(out), "--env", "Endless-v0", "--target", "100"]) == 2
-    assert "agent ppo is not asked for any return" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="agent decision is not asked for any return"):
+    assert "agent ppo takes no target return" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="agent decision takes no target return"):
         evaluate(agent_of(return_expectile=0.9), episodes=1, targets=[3.0])
 
 

@@ -21,11 +21,12 @@ from minrl.agent import Actor, Moment
 from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.cells import CELLS
+from minrl.data.spaces import unflatten
 from minrl.data.task import Task
 from minrl.export.check import compare, is_tie
 from minrl.export.onnx import INPUTS, NEXT_STATE, export_onnx
 from minrl.export.spaces import ActionDecoder, described
-from minrl.play import Player, unflatten
+from minrl.play import Player
 from minrl.scan import kernel_for
 
 onnx = pytest.importorskip("onnx")
@@ -237,7 +238,7 @@ def test_a_model_that_differs_is_not_kept(tmp_path: Path) -> None:
 
     agent = Other(CloneConfig(**SMALL), clone().task)
     (tmp_path / "a.onnx").write_text("before")
-    with pytest.raises(FloatingPointError, match=r"differs from the library by .* was not written") as caught:
+    with pytest.raises(FloatingPointError, match=r"differs from the agent by .* was not written") as caught:
         export_onnx(agent, tmp_path / "a.onnx", steps=3)
     assert "\n" not in str(caught.value)
     assert (tmp_path / "a.onnx").read_text() == "before"
@@ -248,7 +249,7 @@ def test_a_model_that_differs_is_not_kept(tmp_path: Path) -> None:
     ("make", "options", "message"),
     [
         (lambda: decision(cell="gru", context=4, refeed=True), {}, "acts by refeed, for which its cell cuts"),
-        (clone, {"target_return": 3.0}, "agent clone is not asked for any return"),
+        (clone, {"target_return": 3.0}, "agent clone takes no target return"),
         (decision, {"opset": 7}, "opset 7 cannot be written, 18 can"),
         (decision, {"target_return": math.inf}, "target return must be a number, got inf"),
     ],

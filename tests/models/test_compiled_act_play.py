@@ -11,9 +11,9 @@ from worlds import drift_episodes
 
 from minrl.agent import Moment
 from minrl.agents.clone import CloneAgent, CloneConfig
-from minrl.data.spaces import flatten
+from minrl.data.spaces import flatten, unflatten
 from minrl.data.task import Task
-from minrl.play import Player, unflatten
+from minrl.play import Player
 
 OBSERVATIONS: dict[str, gymnasium.Space[Any]] = {
     "float32": spaces.Box(-np.inf, np.inf, (5,), np.float32),

@@ -11,8 +11,8 @@ from gymnasium import spaces
 from torch import Tensor, distributions
 from worlds import ACTIONS
 
+from minrl.data.spaces import unflatten
 from minrl.models.heads import ActionHead, ContinuousLoss
-from minrl.play import unflatten
 
 WIDTH, BATCH = 6, 50
 LOW, HIGH = torch.tensor([-2.0, 0.0]).double(), torch.tensor([1.0, 5.0]).double()

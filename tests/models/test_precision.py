@@ -25,7 +25,7 @@ from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.agents.ppo_agent import PPOAgent, PPOConfig
 from minrl.data import EnvironmentInfo, Episodes, build_episodes, load
 from minrl.data.moments import Rounding
-from minrl.data.spaces import to_json
+from minrl.data.space_text import to_json
 from minrl.data.task import Task
 from minrl.export.onnx import export_onnx
 from minrl.models.encoders import Normalizer
@@ -149,7 +149,7 @@ def test_actions_that_float32_cannot_tell_apart_are_refused(source: Any, dtype: 
     given = (tmp_path, np.float32) if source is flat_file else (WIDE, np.float64)
     kept = load(source(*given, actions=near.astype(dtype)))
     np.testing.assert_array_equal(kept.actions, near.astype(dtype).astype(np.float32))
-    with pytest.raises(ValueError, match=r"column 0 of actions lies so close about [0-9]+\S* that float32") as caught:
+    with pytest.raises(ValueError, match=r"column 0 of actions lies so close to [0-9]+\S* that float32") as caught:
         load(source(*given, actions=far.astype(dtype)))
     assert "\n" not in str(caught.value)
 

@@ -15,10 +15,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from minrl.agents.ppo_agent import PPOAgent, PPOConfig
 from minrl.data import EnvironmentInfo
+from minrl.data.spaces import unflatten
 from minrl.data.task import Task
 from minrl.export.spaces import ActionDecoder
 from minrl.online.actions import bounded, to_environment
-from minrl.play import Player, unflatten
+from minrl.play import Player
 
 BOXES = {
     "int8": spaces.Box(-128, 127, (3,), np.int8),

@@ -164,7 +164,7 @@ def test_an_environment_of_a_module(
         capsys.readouterr()
         assert main(command) == 2
         error = capsys.readouterr().err.strip()
-        assert "the checkpoint asks for environment owned:Owned-v0, which no installed package registers" in error
+        assert "the checkpoint names environment owned:Owned-v0, which no installed package registers" in error
         assert not mark.exists()
         assert main(["train", "--env", "Pendulum-v1", "--resume", str(out)]) == 2
         assert "was trained in owned:Owned-v0, not in Pendulum-v1" in capsys.readouterr().err

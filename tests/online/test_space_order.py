@@ -17,7 +17,9 @@ from worlds import own_folders  # noqa: F401
 import minrl
 from minrl.agents.ppo_agent import PPOAgent, PPOConfig, PPOOptions
 from minrl.data import EnvironmentInfo
-from minrl.data.spaces import arranged, flatten, from_json, to_json
+from minrl.data.space_match import arranged
+from minrl.data.space_text import from_json, to_json
+from minrl.data.spaces import flatten
 from minrl.data.task import Task
 from minrl.evaluate import evaluate
 from minrl.online.settings import OnlineConfig

@@ -1,1 +1,1 @@
-"""D4RL's sets and other flat HDF5 files."""
+"""D4RL's data sets and other flat HDF5 files."""

@@ -1,4 +1,4 @@
-"""D4RL's sets and other flat HDF5 files of transitions.
+"""Loading of D4RL's data sets and other flat HDF5 files of transitions.
 
 Shapes: N steps of the whole file, E episodes, O and A flat widths.
 """
@@ -19,28 +19,27 @@ from minrl.data.cache import cached, fingerprint
 from minrl.data.convert import (
     Allocate,
     Arrays,
-    Block,
+    EpisodeBlock,
     Place,
-    Stretch,
     assemble,
     check_finite,
     flatten_block,
-    stretches,
 )
-from minrl.data.d4rl.episodes import report, split
+from minrl.data.d4rl.episodes import Segment, report, segments, split
 from minrl.data.d4rl.spaces import Stated, settle
 from minrl.data.d4rl.table import FILES, environment, reference_scores
 from minrl.data.download import download_file
 from minrl.data.episode import BoolArray, Episodes, IntArray
 from minrl.data.minari.hdf5 import open_hdf5
-from minrl.data.minari.load import nearest
-from minrl.data.spaces import AnySpace, as_rows, block_dtype, leaves, to_json
+from minrl.data.space_text import to_json
+from minrl.data.spaces import AnySpace, as_rows, block_dtype, leaves
 from minrl.system.extras import install_hint
+from minrl.system.names import did_you_mean
 
 
 @dataclass(frozen=True)
 class Infos:
-    """The tables of an installed `d4rl` package; empty where it is not installed."""
+    """Tables of an installed `d4rl` package; empty if it is not installed."""
 
     addresses: dict[str, str] = field(default_factory=dict)
     low: dict[str, float] = field(default_factory=dict)
@@ -48,12 +47,12 @@ class Infos:
 
 
 def d4rl_folder() -> Path:
-    """$D4RL_DATASET_DIR, else D4RL's own ~/.d4rl/datasets."""
+    """Return $D4RL_DATASET_DIR, else D4RL's own ~/.d4rl/datasets."""
     return Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
 
 
 def package_infos() -> Infos:
-    """Addresses and scores from `d4rl/infos.py` alone: importing the package itself needs mujoco_py."""
+    """Read addresses and scores from `d4rl/infos.py` alone, as importing the package needs mujoco_py."""
     found = importlib.util.find_spec("d4rl")
     for folder in (found.submodule_search_locations or []) if found else []:
         file = Path(folder) / "infos.py"
@@ -66,12 +65,12 @@ def package_infos() -> Infos:
 
 
 def local_names() -> list[str]:
-    """The D4RL sets whose files lie in D4RL's folder."""
+    """List the D4RL sets whose files lie in D4RL's folder."""
     return sorted(name for name, file in FILES.items() if (d4rl_folder() / file).is_file())
 
 
 def load_d4rl(name: str, *, cache: bool, download: bool, given: Stated | None = None) -> Episodes:
-    """Load a set by its D4RL name; raise ValueError, one line, when it is unknown, missing or faulty."""
+    """Load a set by its D4RL name; raise ValueError, one line, if it is unknown, missing or faulty."""
     infos = package_infos()
     file = _file(name, infos)
     if not file.is_file():
@@ -88,16 +87,16 @@ def _file(name: str, infos: Infos) -> Path:
         return d4rl_folder() / FILES[name]
     if name in FILES or plain.is_file():
         return plain
-    close = nearest(name, sorted({*FILES, *infos.addresses})).split("local sets")[0]
-    here = ", ".join(local_names()) or "none"
-    raise ValueError(f"d4rl:{name} is not a D4RL data set; {close}local sets in {d4rl_folder()}: {here}")
+    close = did_you_mean(name, {*FILES, *infos.addresses})
+    here = f"local sets in {d4rl_folder()}: {', '.join(local_names()) or 'none'}"
+    raise ValueError(f"d4rl:{name} is not a D4RL data set; {close} {here}".replace(";  ", "; "))
 
 
 def _fetch(name: str, file: Path, infos: Infos, *, download: bool) -> None:
     here = f"d4rl:{name} needs {file.name} in {file.parent}, which is not there"
     if name not in infos.addresses:
         raise ValueError(
-            f"{here}: put it there, set D4RL_DATASET_DIR, or {install_hint('d4rl')} for the address to fetch it from"
+            f"{here}: put it there, set D4RL_DATASET_DIR, or {install_hint('d4rl')} for its download address"
         )
     if not download:
         raise ValueError(f"{here}, and downloading is off")
@@ -117,12 +116,11 @@ def load_file(
     given: Stated | None = None,
     folder: Path | None = None,
 ) -> Episodes:
-    """Load a flat HDF5 file: observations, actions, rewards, terminals, and timeouts and next_observations if there.
+    """Load a flat HDF5 file: observations, actions, rewards, terminals, and optional timeouts and next_observations.
 
-    `given` says what the file's attributes do not: spaces, or the environment that has them. Where neither does,
-    spaces are guessed (`flat_spaces`) and the guess is logged. `task` is the D4RL name, which tells the time limit
-    and the environment; `folder` takes the converted arrays, in place of the cache. Raises ValueError naming a fault's
-    place.
+    `given` holds the user's spaces, or the environment that has them, in place of the file's attributes. Without
+    either, spaces are guessed and the guess is logged. `task` is the D4RL name, from which time limit and environment
+    follow; `folder` takes the converted arrays in place of the cache. Raises ValueError with the place of a fault.
     """
     with open_hdf5(file) as source:
         _check_fields(source, file)
@@ -211,16 +209,16 @@ def _blocks(
     truncated: BoolArray,
     observation_space: AnySpace,
     action_space: AnySpace,
-) -> Iterator[Block]:
+) -> Iterator[EpisodeBlock]:
     dtype = block_dtype(observation_space)
     stored = [source[key] for key in ("observations", "actions")]
     row_bytes = sum(max(4, data.dtype.itemsize) * int(np.prod(data.shape[1:], dtype=np.int64)) for data in stored)
     row_bytes += 4 * (leaves(observation_space)[-1].columns.stop + leaves(action_space)[-1].columns.stop)
-    for stretch in stretches(lengths, row_bytes):
-        place = Place(where, stretch.first, stretch.step)
+    for segment in segments(lengths, row_bytes):
+        place = Place(where, segment.first, segment.step)
 
         def read(
-            key: str, space: AnySpace, kept: npt.DTypeLike | None, at: Stretch = stretch, place: Place = place
+            key: str, space: AnySpace, kept: npt.DTypeLike | None, at: Segment = segment, place: Place = place
         ) -> npt.NDArray[Any]:
             rows = at.rows
             return flatten_block(
@@ -234,11 +232,11 @@ def _blocks(
 
         observations = read("observations", observation_space, dtype)
         actions = read("actions", action_space, None)
-        rewards = source["rewards"][stretch.rows].reshape(-1).astype(np.float32)
-        check_finite(rewards, stretch.lengths, field="rewards", place=place)
-        final = observations[stretch.stops - 1]
+        rewards = source["rewards"][segment.rows].reshape(-1).astype(np.float32)
+        check_finite(rewards, segment.lengths, field="rewards", place=place)
+        final = observations[segment.stops - 1]
         if "next_observations" in source:
-            # One read of all rows and a pick is faster than h5py's read of scattered rows.
-            final = read("next_observations", observation_space, dtype)[stretch.stops - 1]
-        ended = stretch.episodes
-        yield Block(stretch.stops, observations, final, actions, rewards, terminated[ended], truncated[ended])
+            # Reading all rows and indexing is faster than h5py's read of scattered rows.
+            final = read("next_observations", observation_space, dtype)[segment.stops - 1]
+        ended = segment.episodes
+        yield EpisodeBlock(segment.stops, observations, final, actions, rewards, terminated[ended], truncated[ended])

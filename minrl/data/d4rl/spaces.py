@@ -1,4 +1,4 @@
-"""Spaces and environment of a flat HDF5 file: what the user, the file or an environment says, else a guess.
+"""Spaces and environment of a flat HDF5 file, from the user, the file, an environment, or else guessed.
 
 Shapes: N steps of the whole file.
 """
@@ -19,21 +19,22 @@ from minrl.data.convert import BLOCK_BYTES
 from minrl.data.environment import EnvironmentInfo, from_spec, make_environment
 from minrl.data.space_text import parse_space
 from minrl.data.spaces import AnySpace, leaves
+from minrl.system.messages import one_line
 
 _log = logging.getLogger("minrl.data")
-# A whole number from 0 below this is taken for a choice where nothing says what it is; Atari has 18.
+# Undeclared integer actions from 0 to below this are taken for a Discrete; Atari has 18.
 _FEW_CHOICES = 32
 _ATTRIBUTES = ("observation_space", "action_space", "env_spec", "env_id", "env_kwargs")
 
 
 @dataclass(frozen=True)
 class Stated:
-    """What is said of a data set beside its arrays; None where nothing is."""
+    """Spaces and environment stated for a data set; None where they are not."""
 
     observation_space: AnySpace | None = None
     action_space: AnySpace | None = None
     environment: EnvironmentInfo | None = None
-    guessed: tuple[str, ...] = ()  # "observation" or "action" where nothing said the space
+    guessed: tuple[str, ...] = ()  # "observation" or "action" for a space that was not stated
 
 
 def stated(
@@ -41,7 +42,7 @@ def stated(
     action_space: AnySpace | str | None = None,
     environment: EnvironmentInfo | str | None = None,
 ) -> Stated:
-    """Read spaces that may be text, and an environment that may be an id; raises ValueError where one cannot be."""
+    """Parse spaces that may be text and an environment that may be an id; raise ValueError if malformed."""
     given = {"observation space": observation_space or None, "action space": action_space or None}
     seen, taken = (parse_space(space, name) if isinstance(space, str) else space for name, space in given.items())
     return Stated(seen, taken, EnvironmentInfo(environment) if isinstance(environment, str) else environment)
@@ -50,9 +51,9 @@ def stated(
 def stated_by(attributes: Mapping[str, Any], file: Path) -> Stated:
     """Read the attributes observation_space, action_space, and env_spec or env_id with env_kwargs (JSON) of a file.
 
-    An environment counts only where an installed package registers it: a file must not name code to run.
+    An environment is used only if an installed package registers it: a file must not name code to run.
     """
-    from minrl.data.trust import checked  # which imports this package
+    from minrl.data.environment import check_trusted
 
     texts = {key: text_of(value) for key, value in attributes.items()}
     seen, taken = (
@@ -66,15 +67,15 @@ def stated_by(attributes: Mapping[str, Any], file: Path) -> Stated:
         elif "env_id" in texts:
             environment = EnvironmentInfo(texts["env_id"], _keywords(texts.get("env_kwargs", "{}")))
         if environment is not None:
-            environment = checked(environment, str(file))
+            environment = check_trusted(environment, str(file))
     except ValueError as error:
-        _log.warning("%s: %s (its environment is left out)", file, " ".join(str(error).split()))
+        _log.warning("%s: %s (its environment is ignored)", file, one_line(error))
         environment = None
     return Stated(seen, taken, environment)
 
 
 def _keywords(text: str) -> dict[str, Any]:
-    """Read the attribute env_kwargs; raises ValueError for anything else than a JSON object."""
+    """Parse the attribute env_kwargs; raise ValueError for anything but a JSON object."""
     try:
         found = json.loads(text)
     except ValueError as error:
@@ -91,15 +92,15 @@ def text_of(value: Any) -> str:
 
 
 def settle(source: h5py.File, file: Path, given: Stated, *, silent: bool) -> Stated:
-    """Decide on the spaces of a file and its environment: `given` by the user before its attributes, then a guess.
+    """Decide on the spaces and the environment of a file: `given` by the user, else its attributes, else a guess.
 
-    A guess is logged, in one line, unless `silent`.
+    A guess is logged in one line unless `silent`.
 
     Raises:
         ValueError: if a stated space does not fit the arrays, or the environment cannot be made.
     """
     spaces_found = {"observation": given.observation_space, "action": given.action_space}
-    # What the user says more of is not read; where the user names an environment it says more than the file.
+    # Attributes that the user overrides are not read; an environment of the user's overrides all of them.
     overruled = {f"{kind}_space" for kind, space in spaces_found.items() if space is not None}
     if given.environment is not None:
         overruled = set(_ATTRIBUTES)
@@ -117,13 +118,13 @@ def settle(source: h5py.File, file: Path, given: Stated, *, silent: bool) -> Sta
         data = source[f"{kind}s"]
         if space is None:
             space = _guess(data, kind)
-            guessed[kind] = f"{kind}s {shown(space)}"
+            guessed[kind] = f"{kind}s {one_line(space)}"
         else:
             _check_fits(space, data, file, kind, environment)
         spaces_found[kind] = space
     if guessed and not silent:
         _log.warning(
-            "%s says nothing of its %s, guessed: %s; if that is wrong, say so with %s, or name its environment "
+            "%s does not state its %s, guessed: %s; if that is wrong, state it with %s, or name its environment "
             "(--eval-env in training, --env in minrl data)",
             file,
             "spaces" if len(guessed) == 2 else f"{next(iter(guessed))} space",
@@ -133,26 +134,21 @@ def settle(source: h5py.File, file: Path, given: Stated, *, silent: bool) -> Sta
     return Stated(spaces_found["observation"], spaces_found["action"], environment, tuple(guessed))
 
 
-def shown(space: AnySpace) -> str:
-    """Return a space as one line."""
-    return " ".join(str(space).split())
-
-
 def _check_fits(
     space: AnySpace, data: h5py.Dataset, file: Path, kind: str, environment: EnvironmentInfo | None
 ) -> None:
     named = "" if environment is None else f" (environment {environment.id})"
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        raise ValueError(f"{file}: {kind}s is one array, the space {shown(space)}{named} has parts")
+        raise ValueError(f"{file}: {kind}s is one array, the space {one_line(space)}{named} has parts")
     width, found = leaves(space)[0].raw_width, int(np.prod(data.shape[1:], dtype=np.int64))
     if width != found:
         raise ValueError(
-            f"{file}: {kind}s has {found} numbers a step, the stated space {shown(space)}{named} has {width}"
+            f"{file}: {kind}s has {found} numbers a step, the stated space {one_line(space)}{named} has {width}"
         )
 
 
 def _guess(data: h5py.Dataset, kind: str) -> AnySpace:
-    """Guess a space from the type of an array: no observation is a choice, and an action only a single one."""
+    """Guess a space from an array's type: Discrete only for single integer actions, never for observations."""
     shape = data.shape[1:] or (1,)
     if data.dtype == np.uint8 and kind == "observation":
         return spaces.Box(0, 255, shape, np.uint8)
@@ -163,13 +159,13 @@ def _guess(data: h5py.Dataset, kind: str) -> AnySpace:
         if shape == (1,) and low.item() == 0 and high.item() < _FEW_CHOICES:
             return spaces.Discrete(int(high.item()) + 1)
         return spaces.Box(low, np.where(high > low, high, low + 1).astype(data.dtype), dtype=data.dtype.type)
-    wide = data.dtype.kind in "iu" and data.dtype.itemsize > 2  # beyond the 24 bits of a float32
+    wide = data.dtype.kind in "iu" and data.dtype.itemsize > 2  # may exceed the 24 bits of a float32
     kept = np.float64 if wide or (data.dtype == np.float64 and kind == "observation") else np.float32
     return spaces.Box(-np.inf, np.inf, shape, kept)
 
 
 def _extremes(data: h5py.Dataset) -> tuple[Any, Any]:
-    """Return the least and the largest value of each column, read in pieces."""
+    """Return the lowest and the highest value of each column, read in pieces."""
     size = max(1, BLOCK_BYTES // max(1, data.dtype.itemsize * int(np.prod(data.shape[1:], dtype=np.int64))))
     pieces = [data[begin : begin + size] for begin in range(0, len(data), size)]
     shape = data.shape[1:] or (1,)

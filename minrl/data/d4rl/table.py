@@ -1,4 +1,4 @@
-"""What is known of D4RL's sets without the package: file names, reference returns, environments.
+"""Tables of D4RL's data sets: file names, reference returns, environments, time limits.
 
 Source: D4RL's `d4rl/infos.py`, Farama-Foundation/D4RL at commit 0ace16de1795f9e99b0e413f3617f797a997b57e.
 """
@@ -10,7 +10,7 @@ _QUALITIES = ("random", "medium", "expert", "medium-replay", "medium-expert")
 _ADROIT = ("pen", "hammer", "relocate", "door")
 _MAZES = {"umaze": "u-maze", "medium": "big-maze", "large": "hardest-maze"}
 
-# (return of a random agent, return of an expert), for every set whose name starts so; the longest match counts.
+# (return of a random agent, return of an expert) by prefix of the set's name; the longest match counts.
 REFERENCE_SCORES: dict[str, tuple[float, float]] = {
     "halfcheetah": (-280.178953, 12135.0),
     "hopper": (-20.272305, 3234.3),
@@ -45,7 +45,7 @@ REFERENCE_SCORES: dict[str, tuple[float, float]] = {
     "bullet-maze2d-large": (1.82, 285.92),
 }
 
-# D4RL's data were recorded in gym's -v2 tasks, whose physics and rewards Gymnasium's -v4 keep.
+# D4RL's data were recorded in gym's -v2 tasks; Gymnasium's -v4 have the same physics and rewards.
 _ENVIRONMENTS: dict[str, tuple[str, int]] = {
     "halfcheetah": ("HalfCheetah-v4", 1000),
     "hopper": ("Hopper-v4", 1000),
@@ -57,7 +57,7 @@ _ENVIRONMENTS: dict[str, tuple[str, int]] = {
     "door": ("AdroitHandDoor-v1", 200),
 }
 
-# The time limits of sets that have no environment here, for files that do not mark time-outs.
+# Time limits of sets without an environment here, for files that do not mark timeouts.
 _TIME_LIMITS = {
     "antmaze-umaze": 700,
     "antmaze": 1000,
@@ -120,23 +120,23 @@ def _longest(name: str, prefixes: list[str]) -> str | None:
 
 
 def reference_scores(name: str) -> tuple[float, float] | None:
-    """The returns that count as 0 and 100, the same for all versions of a task."""
+    """Return the returns that score 0 and 100, the same for all versions of a task."""
     dense = name.replace("maze2d-eval-", "maze2d-")
     prefix = _longest(dense, list(REFERENCE_SCORES))
     return None if prefix is None else REFERENCE_SCORES[prefix]
 
 
 def time_limit(name: str) -> int | None:
-    """Steps after which an episode of this task is cut, None where unknown."""
+    """Return the step limit of this task's episodes, None if unknown."""
     limits = _TIME_LIMITS | {prefix: steps for prefix, (_, steps) in _ENVIRONMENTS.items()}
     prefix = _longest(name, list(limits))
     return None if prefix is None else limits[prefix]
 
 
 def environment(name: str, observation_width: int) -> EnvironmentInfo | None:
-    """The Gymnasium environment in which an agent trained on this set is evaluated; None where there is none.
+    """Return the Gymnasium environment to evaluate in, None if there is none.
 
-    Ant was recorded with 84 contact forces in the observation, which Gymnasium's Ant-v4 shows only when asked.
+    Ant was recorded with 84 contact forces in the observation, which in Gymnasium's Ant-v4 are an option.
     """
     prefix = _longest(name, list(_ENVIRONMENTS))
     if prefix is None:
@@ -147,7 +147,7 @@ def environment(name: str, observation_width: int) -> EnvironmentInfo | None:
 
 
 def missing_environment(name: str) -> str:
-    """Why a data set has no environment to evaluate in, and what to do instead, in one line."""
+    """Explain in one line why a data set has no environment to evaluate in, and what to do instead."""
     task = name.removeprefix("d4rl:").split("-")[0]
     if task in ("antmaze", "maze2d", "kitchen"):
         return (

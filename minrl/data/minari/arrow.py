@@ -1,6 +1,6 @@
-"""Minari's arrow and parquet storage: one folder per episode.
+"""Reader of Minari's arrow and parquet storage, one folder per episode.
 
-Shapes: T steps of one episode; the files hold T + 1 rows, the last of which pads everything but the observation.
+Shapes: T steps of one episode; the files hold T + 1 rows, the last of which pads all but the observation.
 """
 
 import json
@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from minrl.data.convert import Block, Place, check_finite, flatten_block, last_flags
+from minrl.data.convert import EpisodeBlock, Place, check_finite, flatten_block, last_flags
 from minrl.data.minari.images import decode_frames
 from minrl.data.spaces import AnySpace, Leaf, as_rows, block_dtype
 from minrl.system.extras import install_hint
+from minrl.system.messages import one_line
 
 _COLUMNS = ["observations", "actions", "rewards", "terminations", "truncations"]
 
 
 def read_arrow(
     data: Path, observation_space: AnySpace, action_space: AnySpace, *, format: str, episodes: int
-) -> Iterator[Block]:
-    """The episodes of a Minari arrow or parquet folder, a block each; raises ValueError naming a fault's place."""
+) -> Iterator[EpisodeBlock]:
+    """Yield the episodes of a Minari arrow or parquet folder, a block each; ValueError names a fault's place."""
     try:
         import pyarrow  # noqa: F401
     except ImportError:
@@ -31,7 +32,7 @@ def read_arrow(
         yield _block(data, format, episode, observation_space, action_space)
 
 
-def _block(data: Path, format: str, episode: int, observation_space: AnySpace, action_space: AnySpace) -> Block:
+def _block(data: Path, format: str, episode: int, observation_space: AnySpace, action_space: AnySpace) -> EpisodeBlock:
     table = _table(data / str(episode), format)
     steps = table.num_rows - 1
     _check_rows(data / str(episode), episode, table.num_rows)
@@ -58,11 +59,11 @@ def _block(data: Path, format: str, episode: int, observation_space: AnySpace, a
         last_flags(np.asarray(table.column(field), dtype=np.bool_)[:-1], lengths, field=field, place=place)
         for field in ("terminations", "truncations")
     )
-    return Block(lengths, observations[:-1], observations[-1:], actions, rewards, terminated, truncated)
+    return EpisodeBlock(lengths, observations[:-1], observations[-1:], actions, rewards, terminated, truncated)
 
 
 def _table(folder: Path, format: str) -> Any:
-    """All rows of one episode; Minari's own reader takes record batches for episodes and cuts long ones."""
+    """Read all rows of one episode; Minari's own reader takes record batches for episodes and cuts long ones."""
     import pyarrow
     import pyarrow.dataset
 
@@ -72,7 +73,7 @@ def _table(folder: Path, format: str) -> Any:
         source = pyarrow.dataset.dataset(folder, format=format, ignore_prefixes=["_", ".", "metadata.json"])
         return source.to_table(columns=_COLUMNS)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{folder} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{folder} cannot be read: {one_line(error)[:200]}") from error
 
 
 def _check_rows(folder: Path, episode: int, rows: int) -> None:

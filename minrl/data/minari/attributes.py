@@ -1,6 +1,6 @@
-"""Metadata of sets that Minari wrote before version 0.5: attributes of their HDF5 file, where metadata.json is now.
+"""Metadata of sets that Minari wrote before version 0.5: attributes of the HDF5 file instead of a metadata.json.
 
-Up to 0.3 a set names its environment alone, which has the spaces, and may hold flattened rows (`flatten_observation`,
+Up to 0.3 a set names only its environment, which has the spaces, and may hold flattened rows (`flatten_observation`,
 `flatten_action`); 0.4 adds `observation_space` and `action_space`.
 Source: Farama-Foundation/Minari, `minari/dataset/minari_storage.py` of these versions.
 """
@@ -11,22 +11,22 @@ from typing import Any
 
 from minrl.data.d4rl.spaces import Stated, text_of
 from minrl.data.minari.hdf5 import open_hdf5
-from minrl.data.spaces import to_json
+from minrl.data.space_text import to_json
 
 _TEXTS = ("observation_space", "action_space", "env_spec", "eval_env_spec")
 _NUMBERS = ("ref_min_score", "ref_max_score")
 
 
 def is_episodic(file: Path) -> bool:
-    """Return True for an HDF5 file with one group for each episode, as Minari writes it."""
+    """Return True if an HDF5 file has one group for each episode, as Minari writes it."""
     with open_hdf5(file) as source:
         return "episode_0" in source
 
 
 def read_attributes(main: Path, given: Stated) -> dict[str, Any]:
-    """Read what metadata.json would say from the attributes of `main`; numbers that are missing are counted.
+    """Read the entries of metadata.json from the attributes of `main`; missing totals are counted.
 
-    Raises ValueError, one line, where neither they nor `given` say the spaces.
+    Raises ValueError, one line, if neither they nor `given` state the spaces.
     """
     with open_hdf5(main) as source:
         found: dict[str, Any] = {key: text_of(source.attrs[key]) for key in _TEXTS if key in source.attrs}
@@ -46,6 +46,6 @@ def read_attributes(main: Path, given: Stated) -> dict[str, Any]:
         raise ValueError(
             f"{main.parent / 'metadata.json'} is missing, and {main.name} has no attribute {' and no '.join(missing)} "
             f"or env_spec, where Minari kept them before 0.5: name the environment that has the spaces, {command} "
-            f"--env MODULE:ID, or say them, --observation-space 'Box(-inf, inf, (3,))' --action-space 'Discrete(2)'"
+            f"--env MODULE:ID, or state them, --observation-space 'Box(-inf, inf, (3,))' --action-space 'Discrete(2)'"
         )
     return found

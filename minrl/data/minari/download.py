@@ -1,32 +1,29 @@
-"""Fetching a Minari set, with one clear line for whatever goes wrong."""
+"""Download of a Minari set; errors become one line."""
 
 import contextlib
 import importlib
 import os
-import re
 import shutil
-import socket
 import tempfile
-import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-_ID = re.compile(r"(?:[-_\w]+/)*[-_\w]+-v\d+")
-_PROBE_SECONDS = 1.5
+from minrl.data.download import reachable, root_cause
+from minrl.data.minari.folders import check_id
 
 
 def fetch(dataset_id: str, root: Path, here: str, known: str, *, download: bool) -> Path:
-    """Download into `root` through Minari and return the set's folder.
+    """Download a set to `root` with Minari and return its folder.
 
-    `here` says what was looked for and where, `known` which sets are at hand: both go into the message of the
-    ValueError raised for a malformed id, no network, or a refusal by the server.
+    `here` says what was looked for and where, `known` lists local sets: both go into the message of the ValueError
+    that is raised for a malformed id, no network, or a refusal by the server.
     """
-    if not _ID.fullmatch(dataset_id):
-        raise ValueError(
-            f"{dataset_id!r} is not a Minari id, which looks like namespace/name-v0 (letters, digits, - and _); {known}"
-        )
+    try:
+        check_id(dataset_id)
+    except ValueError as error:
+        raise ValueError(f"{error}; {known}") from error
     if not download:
         raise ValueError(f"{here}, and downloading is off; {known}")
     try:
@@ -35,7 +32,7 @@ def fetch(dataset_id: str, root: Path, here: str, known: str, *, download: bool)
         raise ValueError(f"{here}, and Minari's remote needs {error.name}; {known}") from error
     if not reachable(host, port):
         raise ValueError(
-            f"{here}, and there is no network to fetch it: "
+            f"{here}, and there is no network to download it: "
             f"copy the set's folder there or set MINARI_DATASETS_PATH; {known}"
         )
     try:
@@ -45,17 +42,8 @@ def fetch(dataset_id: str, root: Path, here: str, known: str, *, download: bool)
     return root / dataset_id
 
 
-def root_cause(error: BaseException) -> str:
-    """The innermost reason of an error as one line; no network library is named or imported."""
-    seen: set[int] = set()
-    while id(error) not in seen:
-        seen.add(id(error))
-        error = error.__cause__ or (error if error.__suppress_context__ else error.__context__) or error
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def _server() -> tuple[str, int]:
-    """The host that a download talks to first: a proxy if one is set, else Minari's remote."""
+    """Return the host that a download connects to: a proxy if one is set, else Minari's remote."""
     from minari.storage.remotes import DEFAULT_REMOTE
 
     remote = os.environ.get("MINARI_REMOTE", DEFAULT_REMOTE)
@@ -74,25 +62,8 @@ def _server() -> tuple[str, int]:
     return target.hostname or "", target.port or (80 if target.scheme == "http" else 443)
 
 
-def reachable(host: str, port: int, timeout: float = _PROBE_SECONDS) -> bool:
-    """Whether a TCP connection opens in time, the name's look-up (which has no time limit of its own) included."""
-    answers: list[bool] = []
-
-    def probe() -> None:
-        with contextlib.suppress(OSError, UnicodeError, ValueError, OverflowError):
-            socket.create_connection((host, port), timeout=timeout).close()
-            answers.append(True)
-
-    if port == 0:
-        return False
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return bool(answers)
-
-
 def _download(dataset_id: str, root: Path) -> None:
-    """Download beside the final place and move what came, so that a broken download leaves nothing behind."""
+    """Download to a temporary folder and move the result, so that a broken download leaves nothing behind."""
     import minari
 
     root.mkdir(parents=True, exist_ok=True)
@@ -116,7 +87,7 @@ def _move(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _datasets_path(folder: Path) -> Iterator[None]:
-    """Minari knows no argument for its folder, only this variable."""
+    """Set Minari's folder, which is an environment variable and no argument, inside the context."""
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(folder)
     try:

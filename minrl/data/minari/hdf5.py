@@ -1,8 +1,8 @@
-"""Minari's HDF5 storage, read straight into flat arrays.
+"""Reader of Minari's HDF5 storage, directly into flat arrays.
 
-One group per episode; a set of short episodes has tens of thousands of small arrays, so the reader uses h5py's
-low-level calls, goes through the file once, and reads each array into its place.
-Shapes: n steps and e episodes of one block, W numbers stored for one step.
+A set of short episodes has tens of thousands of small arrays, so the reader uses h5py's low-level calls, goes through
+the file once, and reads each array into its place.
+Shapes: n steps and e episodes of one block, W elements stored for one step.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from h5py import h5d, h5s, h5t
 
 from minrl.data.convert import (
     BLOCK_BYTES,
-    Block,
+    EpisodeBlock,
     Place,
     ReadLeaf,
     check_finite,
@@ -30,6 +30,7 @@ from minrl.data.convert import (
 from minrl.data.episode import IntArray
 from minrl.data.minari.images import decode_frames, is_image
 from minrl.data.spaces import AnySpace, Leaf, as_rows, block_dtype, leaves
+from minrl.system.messages import one_line
 
 _MEMORY_TYPES = {
     np.dtype(np.float32): h5t.NATIVE_FLOAT,
@@ -41,8 +42,10 @@ _MEMORY_TYPES = {
 _memory_space = lru_cache(maxsize=4096)(lambda count: h5s.create_simple((count,)))
 
 
-def read_hdf5(path: Path, observation_space: AnySpace, action_space: AnySpace, *, episodes: int) -> Iterator[Block]:
-    """The blocks of a Minari `main_data.hdf5`; raises ValueError naming file, episode and field of a fault."""
+def read_hdf5(
+    path: Path, observation_space: AnySpace, action_space: AnySpace, *, episodes: int
+) -> Iterator[EpisodeBlock]:
+    """Yield the blocks of a Minari `main_data.hdf5`; ValueError names file, episode and field of a fault."""
     with open_hdf5(path) as file:
         if len(file) != episodes:
             raise ValueError(f"{path}: holds {len(file)} episodes, the metadata says total_episodes = {episodes}")
@@ -55,13 +58,13 @@ def read_hdf5(path: Path, observation_space: AnySpace, action_space: AnySpace, *
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """Open for reading; raises ValueError, one line, for a missing, empty, cut or foreign file."""
+    """Open a file for reading; raise ValueError, one line, if it is missing, empty, truncated or no HDF5."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
         return h5py.File(path, "r", locking=False)  # a read-only network folder may allow no lock
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         cut = "truncated file" in reason or path.stat().st_size == 0
         kind = "a truncated HDF5 file (copy or download it again)" if cut else "not a readable HDF5 file"
         raise ValueError(f"{path}: {kind}: {reason}") from error
@@ -69,24 +72,24 @@ def open_hdf5(path: Path) -> h5py.File:
 
 @dataclass
 class _Column:
-    """One array of every episode's group, and the rows of it that the block at hand has so far."""
+    """Array that each episode's group has, and its rows in the current block."""
 
     path: str  # within the episode's group
     width: int
     dtype: npt.DTypeLike
     extra: int = 0  # rows beyond one for each step
     leaf: Leaf | None = None
-    decoded: bool = False  # strings and images take h5py's high-level way
+    decoded: bool = False  # strings and images, which are read by h5py's high-level API
     rows: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0))
     parts: list[Any] = field(default_factory=list)
     filled: int = 0
 
     def result(self) -> Any:
-        """Return all rows of the block, (n, W), of the declared type, or as `as_rows` has a leaf's."""
+        """Return all rows of the block, (n, W), of the declared type, a leaf's through `as_rows`."""
         if not self.decoded:
             if self.leaf is not None:
                 return as_rows(self.leaf, self.rows[: self.filled])
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such
+            with np.errstate(over="ignore"):  # beyond float32 values become infinite, which is refused later
                 return self.rows[: self.filled].astype(self.dtype, copy=False)
         if self.leaf is not None and isinstance(self.leaf.space, spaces.Text):
             return [text for part in self.parts for text in part]
@@ -108,7 +111,7 @@ def _source(columns: list[_Column]) -> ReadLeaf:
 
 
 class _Reader:
-    """One open file."""
+    """Reader of one open file."""
 
     def __init__(self, file: h5py.File, path: Path, observation_space: AnySpace, action_space: AnySpace) -> None:
         self.file = file
@@ -122,8 +125,8 @@ class _Reader:
         self.columns = [*self.observations, *self.actions, self.rewards, *self.flags]
         self.capacity = max(1, BLOCK_BYTES // (8 * sum(column.width for column in self.columns)))
 
-    def blocks(self, first: int, episodes: int) -> Iterator[Block]:
-        """Read episodes from `first` on, as many as fit into a block; one that is longer comes in pieces."""
+    def blocks(self, first: int, episodes: int) -> Iterator[EpisodeBlock]:
+        """Read as many episodes from `first` on as fit into a block; a longer one comes in pieces."""
         count = self._steps(first)
         if count <= self.capacity:
             lengths = np.array(self._fill(first, episodes), dtype=np.int64)
@@ -135,8 +138,8 @@ class _Reader:
             self._fill_piece(first, step, rows, count, ends=ends)
             yield self._block(Place(str(self.path), first, step), np.array([rows]), ends=ends)
 
-    def _block(self, place: Place, lengths: IntArray, *, ends: bool) -> Block:
-        """Flatten and check what the columns hold: whole episodes, or steps of one that goes on unless it `ends`."""
+    def _block(self, place: Place, lengths: IntArray, *, ends: bool) -> EpisodeBlock:
+        """Flatten and check the columns: whole episodes, or steps of one that continues unless it `ends`."""
         extra = 1 if ends else 0
         observations = flatten_block(
             self.observation_space,
@@ -151,7 +154,7 @@ class _Reader:
         )
         rewards = self.rewards.result()[:, 0]
         check_finite(rewards, lengths, field="rewards", place=place)
-        # Where the episode goes on, a row more stands for its last one: no flag may be set before that.
+        # If the episode continues, an extra row stands for its last one: no flag may be set before it.
         flags = [column.result()[:, 0] for column in self.flags]
         if not ends:
             flags = [np.append(values, False) for values in flags]
@@ -161,9 +164,11 @@ class _Reader:
         )
         if not ends:
             none = np.zeros(0, dtype=np.bool_)
-            return Block(np.zeros(0, dtype=np.int64), observations, observations[:0], actions, rewards, none, none)
+            return EpisodeBlock(
+                np.zeros(0, dtype=np.int64), observations, observations[:0], actions, rewards, none, none
+            )
         before, final = split_final(observations, lengths)
-        return Block(np.cumsum(lengths), before, final, actions, rewards, terminated, truncated)
+        return EpisodeBlock(np.cumsum(lengths), before, final, actions, rewards, terminated, truncated)
 
     def _steps(self, episode: int) -> int:
         shape = self._open(episode, "rewards").shape
@@ -195,7 +200,7 @@ class _Reader:
             self._read(column, source, episode, rows + more, step)
 
     def _allocate(self, episode: int) -> None:
-        """Empty columns; room that is not written to costs no memory."""
+        """Empty the columns; memory that is not written to is not used."""
         for column in self.columns:
             column.parts, column.filled = [], 0
             if not column.decoded:
@@ -203,9 +208,9 @@ class _Reader:
                 column.rows = np.empty(shape, dtype=self._read_as(column, episode))
 
     def _read_as(self, column: _Column, episode: int) -> npt.DTypeLike:
-        """Return the type to read a column as: one that holds what is stored, as HDF5 itself would cut to fit."""
+        """Return the type to read a column as, one that holds the stored values, as HDF5 would clip them."""
         stored = self._open(episode, column.path).dtype
-        # NumPy turns float64 into float32 several times faster than HDF5 does; float32 holds 24 bits of a whole number.
+        # NumPy casts float64 to float32 several times faster than HDF5; float32 holds integers of 24 bits.
         wide = stored == np.float64 or (stored.kind in "iu" and stored.itemsize > 2 and column.leaf is not None)
         double = column.dtype == np.float32 and wide
         if double or (column.leaf is not None and column.dtype == np.int64 and stored.kind == "f"):
@@ -227,8 +232,8 @@ class _Reader:
             return
         target = column.rows[column.filled : column.filled + count]
         try:
-            # HDF5 refuses where the file holds another number of values than the target; the shape itself is looked
-            # at only in a block's first episode, as asking for it costs as much as the read.
+            # HDF5 fails if the file holds another number of values than the target; the shape itself is checked only
+            # in a block's first episode, as reading it costs as much as the values.
             chosen = h5s.ALL
             if step is not None:
                 chosen = source.get_space()
@@ -242,7 +247,7 @@ class _Reader:
         column.filled += count
 
     def _decoded(self, column: _Column, episode: int, count: int, step: int | None) -> Any:
-        """Return strings, or images that may be JPEG, of one episode."""
+        """Read strings, or images that may be JPEG, of one episode."""
         source = self.file[f"episode_{episode}/{column.path}"]
         leaf = column.leaf
         assert leaf is not None

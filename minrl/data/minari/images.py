@@ -1,6 +1,6 @@
-"""Images that Minari stores as JPEG, back to flat rows.
+"""Decoding of images that Minari stores as JPEG.
 
-Shapes: T frames, P numbers in one frame (height x width x channels).
+Shapes: T frames, P elements of one frame (height x width x channels).
 """
 
 import io
@@ -13,14 +13,14 @@ from minrl.data.spaces import AnySpace, Leaf
 
 
 def is_image(space: AnySpace) -> bool:
-    """Whether Minari may have stored this space as JPEG."""
+    """Return True if Minari may have stored this space as JPEG."""
     from minari.dataset.minari_storage import is_image_space
 
     return bool(is_image_space(space))
 
 
 def decode_frames(frames: Sequence[bytes], leaf: Leaf, where: str) -> npt.NDArray[np.uint8]:
-    """Return JPEG frames as bytes, (T, P); raise ValueError where one is damaged or of another size."""
+    """Decode JPEG frames to bytes, (T, P); raise ValueError if one is damaged or of another size."""
     from PIL import Image
 
     result = np.empty((len(frames), leaf.raw_width), dtype=np.uint8)

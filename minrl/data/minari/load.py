@@ -1,11 +1,6 @@
-"""Data sets in Minari's layout: where they lie, what their metadata says, and loading them.
+"""Loading of data sets in Minari's layout, and their metadata."""
 
-Shapes: E episodes, O and A flat widths.
-"""
-
-import difflib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,24 +10,25 @@ from typing import Any
 from gymnasium.spaces import flatten_space
 
 from minrl.data.cache import cached, fingerprint
-from minrl.data.convert import Allocate, Arrays, Block, assemble
+from minrl.data.convert import Allocate, Arrays, EpisodeBlock, assemble
 from minrl.data.d4rl.spaces import Stated
-from minrl.data.environment import EnvironmentInfo, from_spec, make_environment
+from minrl.data.environment import EnvironmentInfo, check_trusted, from_spec, make_environment
 from minrl.data.episode import Episodes
 from minrl.data.minari.attributes import read_attributes
 from minrl.data.minari.download import fetch
+from minrl.data.minari.folders import MAIN, find, local_ids, minari_folder
 from minrl.data.minari.hdf5 import read_hdf5
-from minrl.data.spaces import AnySpace, from_json, to_json
+from minrl.data.space_text import from_json, to_json
+from minrl.data.spaces import AnySpace
+from minrl.system.names import did_you_mean
 
-SHIPPED = Path(__file__).parent.parent / "shipped"
-MAIN = "main_data.hdf5"
-# A set may be a person's own recordings: nothing is to be deleted on our word.
+# A set may be somebody's own recordings: never advise to delete it.
 _RESTORE = ", restore it from where the set came from"
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What `metadata.json` says, or the attributes of an older set's file."""
+    """Contents of `metadata.json`, or of the attributes of an older set's file."""
 
     data: Path  # the folder that holds it
     main: Path  # the HDF5 file, where the format is HDF5
@@ -45,52 +41,20 @@ class Metadata:
     reference_scores: tuple[float, float] | None
 
 
-def minari_folder() -> Path:
-    """$MINARI_DATASETS_PATH, else Minari's own ~/.minari/datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
-
-
-def find(dataset_id: str) -> Path | None:
-    """The folder of a set: among the local ones first, then among those that ship with the package."""
-    return next(
-        (root / dataset_id for root in (minari_folder(), SHIPPED) if (root / dataset_id / "data").is_dir()),
-        None,
-    )
-
-
-def local_ids() -> list[str]:
-    """Every set that `minari:` finds without a network."""
-    return sorted({found for root in (minari_folder(), SHIPPED) for found in _ids(root, "")})
-
-
-def _ids(root: Path, prefix: str) -> Iterator[str]:
-    try:
-        folders = sorted(entry.name for entry in (root / prefix).iterdir() if entry.is_dir())
-    except OSError:
-        return
-    if prefix and "data" in folders:
-        yield prefix
-        return
-    for name in folders:
-        if not name.startswith("."):
-            yield from _ids(root, f"{prefix}/{name}" if prefix else name)
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """'did you mean' and the known names, as the end of a message."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]}? " if close else ""
-    shown = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
-    return f"{hint}local sets: {shown or 'none'}"
-
-
 def load_minari(dataset_id: str, *, cache: bool, download: bool, given: Stated | None = None) -> Episodes:
-    """Load a set by its Minari id; raise ValueError, one line, when it is nowhere to be had or its data are faulty."""
+    """Load a set by its Minari id; raise ValueError, one line, if it cannot be found or its data are faulty."""
     folder = find(dataset_id)
     if folder is None:
         here = f"data set minari:{dataset_id} is not in {minari_folder()}"
-        folder = fetch(dataset_id, minari_folder(), here, nearest(dataset_id, local_ids()), download=download)
+        folder = fetch(dataset_id, minari_folder(), here, _local_sets(dataset_id), download=download)
     return load_folder(folder / "data", f"minari:{dataset_id}", cache=cache, given=given)
+
+
+def _local_sets(dataset_id: str) -> str:
+    """Return the local set with the nearest name, and a list of local sets, for messages."""
+    known = local_ids()
+    shown = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+    return f"{did_you_mean(dataset_id, known)} local sets: {shown or 'none'}".strip()
 
 
 def load_folder(
@@ -102,13 +66,13 @@ def load_folder(
     file: str = MAIN,
     folder: Path | None = None,
 ) -> Episodes:
-    """Load a set in Minari's layout by its data folder; `given` says spaces and environment in place of the set.
+    """Load a set in Minari's layout by its data folder; `given` replaces its spaces and environment.
 
-    `folder` takes the converted arrays, in place of the cache.
+    `folder` takes the converted arrays in place of the cache.
     """
     given = given or Stated()
     metadata = read_metadata(data, given, file)
-    # The spaces say which column is which: another order of keys must not find columns of the old order.
+    # The spaces are part of the key, as another order of their keys means other columns.
     layout = [to_json(space) for space in (metadata.observation_space, metadata.action_space)]
     arrays = cached(
         fingerprint(_source_files(metadata), *layout),
@@ -127,7 +91,7 @@ def load_folder(
 
 
 def read_metadata(data: Path, given: Stated | None = None, main: str = MAIN) -> Metadata:
-    """Read `metadata.json`, or what stands for it in a set from before Minari 0.5.
+    """Read `metadata.json`, or the attributes of a set from before Minari 0.5.
 
     Raises ValueError naming the file and what it lacks.
     """
@@ -172,16 +136,14 @@ def _environment(raw: dict[str, Any]) -> EnvironmentInfo | None:
 
 
 def _space(raw: dict[str, Any], field: str, environment: EnvironmentInfo | None, file: Path) -> AnySpace:
-    """Return the space that the set states, or that of the environment: the user's, else the set's own."""
+    """Return the space that the set states, or that of its environment: the user's, else the set's own."""
     if field in raw:
         return from_json(raw[field])
     if environment is None:
-        from minrl.data.trust import checked  # which imports this package
-
         spec = raw.get("env_spec")  # the space of the recording, which an evaluation environment need not share
         if spec is None:
             raise KeyError(field)
-        environment = checked(from_spec(spec), str(file))
+        environment = check_trusted(from_spec(spec), str(file))
     with closing(make_environment(environment)) as made:
         space: AnySpace = getattr(made, field)
     flattened = field.removesuffix("_space") in raw.get("flattened", ())
@@ -213,7 +175,7 @@ def _convert(metadata: Metadata, allocate: Allocate) -> Arrays:
     )
 
 
-def _blocks(metadata: Metadata) -> Iterator[Block]:
+def _blocks(metadata: Metadata) -> Iterator[EpisodeBlock]:
     spaces = metadata.observation_space, metadata.action_space
     if metadata.format == "hdf5":
         return read_hdf5(metadata.main, *spaces, episodes=metadata.episodes)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import minrl
 from minrl.system.extras import install_hint
+from minrl.system.messages import one_line
 from minrl.system.names import nearest
 
 from .cli.flag_hints import unknown_flag
@@ -86,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
-        return _failed(error, _one_line(error), 2)
+        return _failed(error, one_line(error), 2)
     except (FloatingPointError, MemoryError) as error:
-        return _failed(error, _one_line(error), 1)
+        return _failed(error, one_line(error), 1)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
@@ -118,12 +119,6 @@ def _failed(error: BaseException, line: str, code: int) -> int:
         raise error
     print(f"minrl: {line}", file=sys.stderr)
     return code
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 
 import minrl
 from minrl.kernels import matmul
+from minrl.system.messages import one_line
 
 _REPORTED = ("numpy", "numba", "triton", "transformers", "mambapy", "flash-linear-attention", "accelerated-scan")
 
@@ -25,7 +26,7 @@ def missing(module: str) -> str | None:
         root = module.split(".")[0]
         if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] == root:
             return f"{root} is not installed"
-        return f"{root} cannot be imported: {' '.join(str(error).split())[:120] or type(error).__name__}"
+        return f"{root} cannot be imported: {one_line(error)[:120]}"
     return None
 
 
@@ -34,7 +35,7 @@ def failure(call: Callable[[], object]) -> str | None:
     try:
         call()
     except Exception as error:  # foreign code
-        return f"it fails here: {' '.join(str(error).split())[:120] or type(error).__name__}"
+        return f"it fails here: {one_line(error)[:120]}"
     return None
 
 

@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Callable
 from functools import reduce, wraps
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from minrl.cells.base import Cell
 from minrl.kernels.guard import is_unwatched
 
 Scan = TypeVar("Scan", bound=Callable[..., tuple[Tensor, Tensor]])
+
+# Torch has no public name for how many modes see its functions.
+_function_modes: Any = getattr(torch._C, "_len_torch_function_stack", int)
 
 # Cells inside a contained backbone have finite inputs already: they are not looked at once more.
 _outer = threading.local()
@@ -38,7 +41,7 @@ def contained(scan: Scan) -> Scan:
     def run(cell: Cell, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if reset is None or getattr(_outer, "active", False):
             return scan(cell, x, state, reset)
-        may_look = x.is_cpu and is_unwatched()
+        may_look = x.is_cpu and is_unwatched() and not _function_modes()
         if may_look and _all_small(x, state):
             y, last = _run(scan, cell, x, state, reset)
             if _all_finite(y):

@@ -30,7 +30,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links between docs/ and the rest of the repository lead to the files' places in the site."""
+    """Rewrite links between docs/ and the rest of the repository to the files' places in the site."""
     if page.file.src_uri.startswith("api/"):
         return markdown
     away, here = ("](../docs/", "](../") if "/" in page.file.src_uri else ("](../", "](")

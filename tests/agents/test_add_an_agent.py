@@ -17,7 +17,7 @@ PAGE = DOCS / "add_an_agent.md"
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The page's files in a folder of agents/, and its line in `AGENTS`."""
+    """Write the page's files, find its module beside those of agents/, and add its line to `AGENTS`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINRL_CACHE", str(tmp_path / "cache"))
     code, line = (text for kind, text in blocks(PAGE) if kind == "python")

@@ -27,7 +27,7 @@ NAME = "leaky"
 
 @pytest.fixture
 def leaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Cell]:
-    """The page's file, written and imported as the module that it would be, and its line in `CELLS`."""
+    """Import the page's file as the module that it would be, and add its line to `CELLS`."""
     code, line = (text for kind, text in blocks(PAGE) if kind == "python")
     assert f"minrl/cells/{NAME}.py" in PAGE.read_text(encoding="utf-8")
     file = tmp_path / f"{NAME}.py"
@@ -47,7 +47,7 @@ def leaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Cell]:
 
 
 def contract_of(model: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Every test of tests/cells/test_cells.py that runs over all models, with each set of its other parameters."""
+    """Yield every test of test_cells.py that runs over all models, with each set of its other parameters."""
     for name, test in vars(test_cells).items():
         marks = [mark.args for mark in getattr(test, "pytestmark", ())] if name.startswith("test_") else []
         if ("name", contract.MODELS) not in marks:
@@ -58,7 +58,7 @@ def contract_of(model: str) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def sets_of(names: str | Sequence[str], values: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """The sets of parameters that a mark stands for."""
+    """Yield the sets of parameters that a mark stands for."""
     for value in values:
         yield {names: value} if isinstance(names, str) else dict(zip(names, value, strict=True))
 
@@ -72,7 +72,7 @@ def test_it_keeps_the_contract(leaky: type[Cell], model: str) -> None:
 
 
 def test_every_command_takes_it(leaky: type[Cell], tmp_path: Path) -> None:
-    """Offline and by PPO, with an option and in a pattern; what was trained is read back and acts."""
+    """Train offline and by PPO, with an option and in a pattern; what was trained is read back and acts."""
     offline = ["train", "decision", "--data", "minari:minrl/hopper/medium-replay-v0", "--evaluate-every", 0]
     online = ["train", "ppo", "--env", "minrl/RepeatPrevious-v0", "--n-envs", 2, "--n-steps", 16, "--threads", 1]
     for number, words in enumerate(

@@ -25,7 +25,7 @@ _TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder, the current one, with caches of its own; what a page imports from there is forgotten."""
+    """Make an empty folder the current one, with caches of its own; what a page imports from there is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("MINRL_CACHE", str(tmp_path / "cache"))
@@ -137,7 +137,7 @@ def test_the_cards_are_those_of_the_cells() -> None:
 
 
 def test_the_grid_of_a_sweep(tmp_path: Path) -> None:
-    """Its combinations are those that the page names."""
+    """Compare its combinations with those that the page names."""
     (text,) = [text for kind, text in blocks(DOCS / "sweeps.md") if kind == "toml"]
     path = write(tmp_path, text)
     assert path is not None
@@ -150,7 +150,7 @@ def test_the_grid_of_a_sweep(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_sweep_and_a_search(place: Path) -> None:
-    """The page at its full length: two commands, and a program that calls a third."""
+    """Run the page at its full length: two commands, and a program that calls a third."""
     printed = ""
     for kind, text in blocks(DOCS / "sweeps.md"):
         path = write(place, text)

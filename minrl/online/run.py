@@ -1,17 +1,16 @@
 """A run of an online agent in a folder: rollouts, log, evaluations, checkpoints and resuming.
 
-What a resumed run takes up from its checkpoint: weights, optimizer, normalisation, counters, the place in all
-schedules, the state of the random generators and the episodes that the log's means are of. Environments cannot be
-saved: they are opened anew, seeded from the run's seed and the step, and the memory starts empty. So two resumptions
-of one checkpoint are equal to the bit on a CPU, and both differ from the run that was not interrupted, unless that
-run begins its environments anew after each checkpoint too: `exact_resume`.
+A checkpoint restores weights, optimizer, normalisation, counters and so all schedules, random generators, and the
+episodes behind the log's means. Environments cannot be saved: they are reset, seeded from the run's seed and the step,
+with an empty hidden state. So two resumes of one checkpoint are equal to the bit on a CPU, and both differ from the run
+that was not interrupted, unless that one resets its environments after each checkpoint too: `exact_resume`.
 """
 
 import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -22,15 +21,9 @@ from tqdm import tqdm
 from minrl.agent import OnlineAgent
 from minrl.evaluate import Evaluation, evaluate, package_versions
 from minrl.kernels import matmul
+from minrl.online import state
 from minrl.online.environments import seed_environments
 from minrl.online.settings import OnlineConfig
-from minrl.online.state import (
-    random_states_kept,
-    restore_saved_random_states,
-    restore_state,
-    saved_random_states,
-    saved_state,
-)
 from minrl.runs import checkpoint
 from minrl.runs.attempt import attempt
 from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
@@ -49,25 +42,33 @@ class OnlineResult:
     config: OnlineConfig
     vectorization: str
     step: int  # environment steps
-    evaluation: Evaluation | None  # of the last weights; None where the run was stopped or evaluates nothing
-    signal: int | None  # that asked it to stop
-    seconds: float  # of acting and learning alone, over the whole run
+    evaluation: Evaluation | None  # of the last weights; None if stopped or without evaluation
+    signal: int | None  # that stopped it
+    seconds: float  # of rollouts and updates alone, over the whole run
     cpu_seconds: float
-    failure: str | None = None  # of the evaluation of the last weights, where it raised
+    failure: str | None = None  # error of the evaluation of the last weights
+    is_first: ClassVar[bool] = True  # one process trains
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code: 0, 1 if the last evaluation failed, 128 + n after signal n."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return 0 if self.failure is None else 1
 
 
 class _End(Exception):
-    """Leaves Stable-Baselines3's loop between two rollouts."""
+    """Signal to leave Stable-Baselines3's loop between two rollouts."""
 
 
 class OnlineRun:
-    """The state of a run between an update and the next rollout.
+    """Online run between an update and the next rollout.
 
     Args:
-        model: what learns, with its environments.
-        agent: what acts in evaluations and is saved; it shares the model's policy.
-        config: the run's settings.
-        vectorization: how the environments are stepped.
+        model: algorithm that learns, with its environments.
+        agent: that is evaluated and saved; it shares the model's policy.
+        config: settings of the run.
+        vectorization: of the environments, for the report.
         out: the run's folder.
     """
 
@@ -78,21 +79,20 @@ class OnlineRun:
         self.vectorization = vectorization
         self.best, self.seconds, self.cpu_seconds = -math.inf, 0.0, 0.0
         self.evaluated = 0  # the step of the last evaluation
-        self.evaluation: Evaluation | None = None  # the last one, None where it was broken off or failed
-        self.failure: str | None = None  # why the last one failed
+        self.evaluation: Evaluation | None = None  # the last one, None if interrupted or failed
+        self.failure: str | None = None  # error of the last one
         self.rollouts, self._before = 0, 0  # rollouts so far, and the step before the last one
-        # Where this process took up the run: its step, and the seconds of those before it.
+        # At the start of this process: the run's step, and the seconds of earlier processes.
         self._begun, self._earlier = 0, 0.0
 
     @property
     def step(self) -> int:
-        """Environment steps so far."""
+        """Return the environment steps so far."""
         return int(self.model.num_timesteps)
 
     def train(self) -> OnlineResult:
         """Learn to the last step or until a signal."""
-        self._begun, self._earlier = self.step, self.seconds
-        self._seen = self.step
+        self._begun, self._seen, self._earlier = self.step, self.step, self.seconds
         self.log: Logger = open_log(self.out, step=self.step, counter=TIMESTEPS)
         self.model.set_logger(self.log)
         parts = {self.agent.name: to_plain(self.agent.config), "train": to_plain(self.config)}
@@ -130,7 +130,7 @@ class OnlineRun:
             self.model.learn(
                 max(0, self.config.steps - self.step),
                 callback=_BetweenRollouts(self, bar),
-                # Never: rows are written between rollouts, with the update that followed theirs.
+                # Never: the run writes rows between rollouts, with the update of each.
                 log_interval=self.config.steps + 1,
                 reset_num_timesteps=False,
             )
@@ -139,7 +139,7 @@ class OnlineRun:
             pass
 
     def between_rollouts(self) -> None:
-        """Save, evaluate and log what is due; raises `_End` where the run was asked to stop."""
+        """Save, evaluate and log what is due; raise `_End` after a signal."""
         self._stop_clock()
         if self.step > self._seen:
             self.rollouts, self._before, self._seen = self.rollouts + 1, self._seen, self.step
@@ -152,45 +152,45 @@ class OnlineRun:
         saves = is_new and self._is_due(self.config.checkpoint_every)
         if self._is_due(self.config.evaluate_every) and (is_last or self.evaluated != self.step):
             if saves:
-                self.save()  # an environment that ends the process takes no training with it
+                self.save()  # before an environment that may end the process
             shows |= self._evaluate()
         if shows:
             self._write_row()
         stop = self.request.signal is not None
-        # An exact run keeps to its even checkpoints: one where a signal fell would begin the environments anew there.
+        # A checkpoint resets the environments of an exact run, so a signal adds none.
         stops_here = stop and not self.config.exact_resume
         if self.step == 0 or saves or (is_new and stops_here):
             self.save()
             if self.config.exact_resume and 0 < self.step < self.config.steps:
-                self._begin_anew()
+                self._reset_environments()
         if stop:
             raise _End
         self._start_clock()
 
-    def _begin_anew(self) -> None:
-        """Continue as a run that is resumed from the checkpoint just saved."""
+    def _reset_environments(self) -> None:
+        """Reset the environments as a run does that is resumed from the checkpoint just saved."""
         model: Any = self.model
         seed_environments(model.env, self.config, self.step)
         model._last_obs = model.env.reset()
         model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
         if hasattr(model, "forget"):
-            model.forget()  # the memory of a recurrent policy
+            model.forget()  # the hidden state of a recurrent policy
         if model.use_sde:
-            # Drawn once for this rollout before the checkpoint; a resumed run draws it after.
+            # This rollout's noise was drawn before the checkpoint; a resumed run draws it after.
             model.policy.reset_noise(model.n_envs)
 
     def _is_due(self, every: int) -> bool:
-        """Return True if the last rollout has reached or passed a multiple of `every` steps, or the end."""
+        """Return True if the last rollout reached a multiple of `every` steps, or the end."""
         if every == 0 or self.step == 0:
             return False
         return self.step >= self.config.steps or self.step // every > self._before // every
 
     def _evaluate(self) -> bool:
-        """Evaluate the weights as they are and keep the best; True where that gave something to log."""
+        """Evaluate the current weights and keep the best; return True if there is something to log."""
         config, result, video = self.config, None, None
         self.evaluation = self.failure = None
         try:
-            with random_states_kept(), self.request.at_once():
+            with state.random_states_kept(), self.request.at_once():
                 with attempt("evaluation", self.step, self.out) as tried:
                     (result,) = evaluate(
                         self.agent,
@@ -206,12 +206,12 @@ class OnlineRun:
         except Stopped:
             return False
         if result is None:
-            self.failure = tried.error  # tried again where the run is taken up here
+            self.failure = tried.error  # evaluated again if the run is resumed here
             self.log.record("eval/failed", 1)
             return True
         self.evaluation = result
         if self.evaluated == self.step:
-            return False  # a run that had ended and is taken up again
+            return False  # a finished run that is resumed
         self.evaluated = self.step
         if result.mean_return > self.best:
             self.best = result.mean_return
@@ -250,8 +250,8 @@ class OnlineRun:
         training = {
             "config": asdict(self.config),
             "matrix_products": matmul.library(),
-            "model": saved_state(self.model),
-            "random": saved_random_states(),
+            "model": state.saved_state(self.model),
+            "random": state.saved_random_states(),
             "best": self.best,
             "evaluated": self.evaluated,
             "rollouts": [self.rollouts, self._before],
@@ -261,17 +261,17 @@ class OnlineRun:
         checkpoint.save(self.out / LAST_CHECKPOINT, self.agent, step=self.step, training=training, note=note)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Take up the run where `saved` left it."""
+        """Restore the run from `saved`."""
         training = saved.training
         matmul.settle(training.get("matrix_products"))
         self.agent.load_state_dict(saved.weights)
-        restore_state(self.model, training["model"], saved.step)
+        state.restore_state(self.model, training["model"], saved.step)
         self.best, self.evaluated = training["best"], training["evaluated"]
-        # Where a rollout always had as many steps, files do not count them.
+        # Older checkpoints do not count rollouts, which all had the same number of steps.
         whole = saved.step // self.config.rollout_steps, saved.step - self.config.rollout_steps
         self.rollouts, self._before = training.get("rollouts", whole)
         self.seconds, self.cpu_seconds = training["seconds"]
-        restore_saved_random_states(training["random"])
+        state.restore_saved_random_states(training["random"])
 
     def _start_clock(self) -> None:
         self._clock = time.perf_counter(), time.process_time()
@@ -282,7 +282,7 @@ class OnlineRun:
 
 
 class _BetweenRollouts(BaseCallback):
-    """Calls the run before each rollout, and moves the progress bar."""
+    """Callback that calls the run before each rollout, and moves the progress bar."""
 
     def __init__(self, run: OnlineRun, bar: Any) -> None:
         super().__init__()

@@ -51,6 +51,13 @@ class RunResult:
         """Mean seconds of a gradient step; None without any."""
         return self.seconds / self.step if self.step else None
 
+    @property
+    def exit_code(self) -> int:
+        """Exit code: 0, 1 if the last evaluation failed, 128 + n after signal n."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return 0 if self.failure is None else 1
+
 
 class TrainingRun:
     """Training run between two gradient steps.

@@ -1,0 +1,115 @@
+"""Agents that learn from data sets: their flags, and their runs in a comparison."""
+
+import argparse
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from minrl.agent import Agent
+from minrl.compare.grid.family import Family
+from minrl.data.environment import make_environment
+from minrl.data.task import Task
+from minrl.runs.checkpoint import agent_class
+from minrl.runs.log import STEP
+from minrl.system.config import add_flags, build, from_flags, read_toml
+from minrl.system.mujoco import quiet_mujoco
+from minrl.training.config import TrainConfig
+from minrl.training.data_set import training_data
+from minrl.training.loop import RunResult
+from minrl.training.offline import new_agent, resume, train
+from minrl.training.report import write_report
+
+from . import flag_hints
+
+__all__ = ["USAGE", "add_flags_of", "family", "read_flags", "report", "resume", "train"]
+
+USAGE = "minrl train {} --data NAME --out RUN"
+DEFAULT = "decision"  # of a grid
+
+
+def add_flags_of(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup, kind: type[Agent]) -> None:
+    """Add the fields of the agent's config and of the training as flags."""
+    parser.usage = f"{USAGE.format(kind.name)} [--config FILE.toml] [flags]"
+    parser.epilog = f"example:\n  minrl train {kind.name} --data minari:minrl/hopper/medium-replay-v0 --out runs/hopper"
+    files.add_argument(
+        "--config", metavar="FILE.toml", type=Path, help=f"tables [{kind.name}] and [train]; or a config that ships"
+    )
+    add_flags(parser, TrainConfig, "training")
+    add_flags(parser, kind.config_class, "agent")
+    parser.set_defaults(instead=flag_hints.OFFLINE)
+
+
+def read_flags(kind: type[Agent], arguments: argparse.Namespace) -> tuple[Any, TrainConfig]:
+    """Return the agent's config and the settings of its training: flags over the file of --config."""
+    tables = (
+        read_toml(arguments.config, {kind.name: kind.config_class, "train": TrainConfig}) if arguments.config else {}
+    )
+    own = tables.get(kind.name, {}) | from_flags(kind.config_class, arguments)
+    training = tables.get("train", {}) | from_flags(TrainConfig, arguments)
+    return build(kind.config_class, own, "the settings"), build(TrainConfig, training, "the settings")
+
+
+def report(result: RunResult, out: Path) -> int:
+    """Print the report of a run that was not stopped; return its exit code."""
+    if result.is_first and result.signal is None:
+        print(write_report(result, out))
+    return result.exit_code
+
+
+def family(kinds: dict[str, type[Agent]]) -> Family:
+    """Return what a comparison has to know of these agents."""
+    options = {name: kind.config_class for name, kind in kinds.items()}
+    return Family(
+        source="data",
+        keys={
+            "data": "data",
+            "env": "eval_env",
+            "env_kwargs": "env_kwargs",
+            "observation_space": "observation_space",
+            "action_space": "action_space",
+        },
+        counter=STEP,
+        agents={DEFAULT: options.pop(DEFAULT), **options},
+        settings=TrainConfig,
+        # The same numbers wherever a run is trained, and several runs at once share the processor.
+        defaults={"threads": 1},
+        find=find_task,
+        check=check_options,
+        start=start_run,
+        resume=resume_run,
+    )
+
+
+def find_task(settings: TrainConfig, download: bool) -> Task:
+    """Return the task of a data set; raise ValueError if the set or its environment is not available."""
+    task = Task.of(training_data(settings, download=download))
+    if task.environment is None:
+        raise ValueError(
+            f"{settings.data} names no environment, so its agents have no score to compare: "
+            f'name one in its table [tasks.NAME], env = "ID"'
+        )
+    quiet_mujoco()
+    with closing(make_environment(task.environment)) as environment:
+        task.check_fits(environment.observation_space, environment.action_space, task.environment.id)
+    return task
+
+
+def check_options(agent: str, options: Any, task: Task) -> None:
+    """Raise ValueError if no agent can be made of these options."""
+    new_agent(_class(agent), options, task)
+
+
+def start_run(agent: str, options: Any, settings: TrainConfig, out: Path) -> int:
+    """Train a new agent; return the run's exit code."""
+    return report(train(_class(agent), options, settings, out), out)
+
+
+def resume_run(settings: TrainConfig, out: Path) -> int:
+    """Resume a run; return its exit code."""
+    return report(resume(out, settings.eval_env or None), out)
+
+
+def _class(name: str) -> type[Agent]:
+    kind = agent_class(name)
+    assert issubclass(kind, Agent)
+    return kind

@@ -1,0 +1,134 @@
+"""Agents that learn in environments: their flags, and their runs in a comparison."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from minrl.agent import OnlineAgent
+from minrl.compare.grid.family import Family
+from minrl.data.task import Task
+from minrl.online.environments import probe
+from minrl.online.report import write_report
+from minrl.online.run import OnlineResult
+from minrl.online.settings import AlgorithmSettings, EnvironmentSettings, OnlineConfig, RunSettings
+from minrl.online.train import resume, train
+from minrl.runs.checkpoint import agent_class
+from minrl.runs.log import TIMESTEPS
+from minrl.system.config import add_flags, build, from_flags, read_toml
+from minrl.system.shipped_configs import shipped_configs
+
+from . import flag_hints
+
+__all__ = ["USAGE", "add_flags_of", "family", "read_flags", "report", "resume", "train"]
+
+USAGE = "minrl train {} --env ID --out RUN"
+DEFAULT = "ppo"  # of a grid
+# Folder of the configs of single environments.
+SHIPPED = "online/"
+
+
+def add_flags_of(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup, kind: type[OnlineAgent]) -> None:
+    """Add the fields of the agent's options, the environment, the algorithm and the run as flags."""
+    name = kind.name
+    usage = USAGE.format(name)
+    parser.usage = f"{usage} [--config FILE.toml] [flags]"
+    parser.epilog = f"""examples:
+  {usage.replace("ID", "minrl/CartPoleNoVel-v1").replace("RUN", "runs/cartpole")}
+  minrl train {name} --env Pendulum-v1 --cell minlstm --steps 200000 --video --out runs/pendulum
+  minrl train {name} --config FILE.toml --seed 1 --out runs/seed1
+  minrl train --resume runs/cartpole"""
+    files.add_argument(
+        "--config",
+        metavar="FILE.toml",
+        type=Path,
+        help=f"tables [{name}] and [train], or a config that ships; by default the one of the environment",
+    )
+    files.add_argument(
+        "--no-config", action="store_true", help="take no settings that ship for the environment, where there are some"
+    )
+    add_flags(parser, EnvironmentSettings, "environment")
+    add_flags(parser, RunSettings, "run")
+    add_flags(parser, kind.options_class, "policy")
+    add_flags(parser, AlgorithmSettings, "algorithm, as in Stable-Baselines3's PPO")
+    parser.set_defaults(instead=flag_hints.ONLINE)
+
+
+def read_flags(kind: type[OnlineAgent], arguments: argparse.Namespace) -> tuple[Any, OnlineConfig]:
+    """Return the agent's options and the run's settings: flags over a config, by default the environment's own."""
+    parts = {kind.name: kind.options_class, "train": OnlineConfig}
+    if arguments.config:
+        tables = read_toml(arguments.config, parts)
+    else:
+        tables = {} if arguments.no_config else _shipped(parts, getattr(arguments, "env", ""))
+    own, training = (tables.get(name, {}) | from_flags(part, arguments) for name, part in parts.items())
+    options, settings = build(kind.options_class, own, "the settings"), build(OnlineConfig, training, "the settings")
+    if not settings.env:
+        raise ValueError(f"no environment: {USAGE.format(kind.name)}")
+    return options, settings
+
+
+def _shipped(parts: dict[str, type[Any]], environment: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of the config that ships for an environment, if there is one."""
+    for name in shipped_configs():
+        if not name.startswith(SHIPPED):
+            continue
+        tables = read_toml(name, parts)
+        if tables.get("train", {}).get("env") == environment.rpartition(":")[2]:
+            print(f"minrl: settings of configs/{name}.toml, with flags over them (--no-config: none)")
+            return tables
+    return {}
+
+
+def report(result: OnlineResult, out: Path) -> int:
+    """Print the report of a run that was not stopped; return its exit code."""
+    if result.signal is None:
+        print(write_report(result, out))
+    return result.exit_code
+
+
+def family(kinds: dict[str, type[OnlineAgent]]) -> Family:
+    """Return what a comparison has to know of these agents."""
+    options = {name: kind.options_class for name, kind in kinds.items()}
+    return Family(
+        source="env",
+        keys={"env": "env", "env_kwargs": "env_kwargs"},
+        counter=TIMESTEPS,
+        agents={DEFAULT: options.pop(DEFAULT), **options},
+        settings=OnlineConfig,
+        defaults={"threads": 1, "exact_resume": True},
+        find=find_task,
+        check=check_options,
+        start=start_run,
+        resume=resume_run,
+    )
+
+
+def find_task(settings: OnlineConfig, download: bool) -> Task:
+    """Return the task of an environment; raise ValueError if it is not available."""
+    task, _ = probe(settings)
+    return task
+
+
+def check_options(agent: str, options: Any, task: Task) -> None:
+    """Raise ValueError if no agent can be made of these options."""
+    kind = _class(agent)
+    try:
+        kind(kind.new_config(options), task)
+    except (AssertionError, TypeError, RuntimeError, ZeroDivisionError) as error:  # Stable-Baselines3 asserts
+        raise ValueError(f"no {agent} agent can be made of these settings: {' '.join(str(error).split())}") from error
+
+
+def start_run(agent: str, options: Any, settings: OnlineConfig, out: Path) -> int:
+    """Train a new agent; return the run's exit code."""
+    return report(train(_class(agent), options, settings, out), out)
+
+
+def resume_run(settings: OnlineConfig, out: Path) -> int:
+    """Resume a run; return its exit code. The grid is the user's own: a module before the id is imported."""
+    return report(resume(out, settings.env if ":" in settings.env else None), out)
+
+
+def _class(name: str) -> type[OnlineAgent]:
+    kind = agent_class(name)
+    assert issubclass(kind, OnlineAgent)
+    return kind

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import TINY, cartpole, minrl, own_folders
+from forked import minrl
+from worlds import TINY, cartpole, own_folders
 
 from minrl.agents.__main__ import COMMANDS, main
 from minrl.cells import CELLS

@@ -54,20 +54,20 @@ def test_acting_is_predicting(cell: str, steps: int) -> None:
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.value)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_acting_is_predicting_in_every_variant(variant: str, way: AutoresetMode) -> None:
-    check_acting_is_predicting(agent_of(**VARIANTS[variant]), "box", 250, way)
+    check_acting_is_predicting(agent_of(**VARIANTS[variant]), "box", 150, way)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "transformer"])
 @pytest.mark.parametrize("variant", ["triple, time", "refeed", "refeed, triple"])
 def test_acting_is_predicting_with_other_cells(variant: str, cell: str) -> None:
-    check_acting_is_predicting(agent_of(cell=cell, **VARIANTS[variant]), "box", 250, AutoresetMode.NEXT_STEP)
+    check_acting_is_predicting(agent_of(cell=cell, **VARIANTS[variant]), "box", 150, AutoresetMode.NEXT_STEP)
 
 
 @pytest.mark.parametrize("variant", ["previous action", "triple"])
 @pytest.mark.parametrize("actions", ACTIONS)
 def test_acting_is_predicting_with_every_kind_of_action(actions: str, variant: str) -> None:
     agent = agent_of(actions, **VARIANTS[variant])
-    for batch in play(agent, actions, [3.0, 30.0], 250):
+    for batch in play(agent, actions, [3.0, 30.0], 100):
         assert largest_gap(agent, batch) <= 1e-9
         assert batch.actions.std(dim=1).max() > 0  # the agent does different things
 

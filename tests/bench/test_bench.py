@@ -32,7 +32,7 @@ def bench(folder: Path, *words: str, before: str = "") -> "subprocess.CompletedP
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a quick run of everything, and what it printed."""
     folder = tmp_path_factory.mktemp("bench")
-    done = bench(folder, "--json", "copy.json")
+    done = bench(folder, "--json", "copy.json", "--rounds", "1")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -80,6 +80,7 @@ def test_plots(finished: tuple[Path, str]) -> None:
         assert (finished[0] / f"runs/bench/{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_peers_that_are_not_installed(tmp_path: Path) -> None:
     gone = ["transformers", "mambapy", "matplotlib"]
     hidden = "".join(f"sys.modules[{name!r}] = None\n" for name in gone)

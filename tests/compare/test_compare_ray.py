@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from comparisons import assert_same, grid, runs, state
-from cut_off import started, wait_until
+from forked import Forked, minrl, wait_until
 from test_compare_run import both
-from worlds import cartpole, minrl, own_folders
+from worlds import cartpole, own_folders
 
 from minrl.agents.__main__ import main
 from minrl.agents.cli.families import families
@@ -138,7 +138,7 @@ def test_a_killed_worker_changes_nothing(cartpole: str, tmp_path: Path, capsys: 
 @pytest.mark.slow
 def test_a_signal_saves_what_the_workers_do(cartpole: str, tmp_path: Path) -> None:
     path, out = grid(tmp_path, both(cartpole), steps=20_000, every=5_000), tmp_path / "out"
-    process = started("compare", path, "--out", out, *ON_RAY)
+    process = Forked("compare", path, "--out", out, *ON_RAY)
     run = out / "runs/data/mingru/seed_0"
     log = run / "progress.csv"
     wait_until(lambda: log.exists() and log.read_text().count("\n") >= 10, process)

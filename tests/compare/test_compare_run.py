@@ -11,7 +11,7 @@ import gymnasium
 import pytest
 import torch
 from comparisons import assert_same, evaluation, grid, runs, state
-from cut_off import cut_off_at
+from forked import cut_off_at
 from gymnasium import spaces
 from worlds import cartpole, own_folders
 
@@ -72,8 +72,8 @@ def test_kill_9_and_the_same_command_again(cartpole: str, tmp_path: Path) -> Non
     assert main(["compare", str(path), "--out", str(tmp_path / "whole")]) == 0
     out = tmp_path / "killed"
     for name in ("data", "world"):
-        code, _, errors = cut_off_at(5, signal.SIGKILL, "compare", path, "--out", out, part=name)
-        assert code == -signal.SIGKILL, errors
+        done = cut_off_at(5, signal.SIGKILL, "compare", path, "--out", out, part=name)
+        assert done.returncode == -signal.SIGKILL, done.stderr
         assert f"{name}/mingru/seed_0" not in runs(out)
         assert checkpoint.read(out / f"runs/{name}/mingru/seed_0").step > 0
     assert main(["compare", str(path), "--out", str(out)]) == 0
@@ -83,10 +83,10 @@ def test_kill_9_and_the_same_command_again(cartpole: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_stops(number: signal.Signals, cartpole: str, tmp_path: Path) -> None:
     path, out = grid(tmp_path, both(cartpole), steps=4000, every=100), tmp_path / "out"
-    code, said, errors = cut_off_at(30, number, "compare", path, "--out", out)
-    assert code == 128 + number, errors
-    assert said.splitlines()[-1].startswith("stopped, running work is saved; the same command resumes")
-    assert "Traceback" not in errors
+    done = cut_off_at(30, number, "compare", path, "--out", out)
+    assert done.returncode == 128 + number, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("stopped, running work is saved; the same command resumes")
+    assert "Traceback" not in done.stderr
     assert 0 < checkpoint.read(out / "runs/data/mingru/seed_0").step < 4000
     assert runs(out) == []
 

@@ -58,7 +58,7 @@ def flags(steps: int, every: int) -> np.ndarray:
     return ends
 
 
-@pytest.mark.parametrize("every", [100, 8000])
+@pytest.mark.parametrize("every", [100, pytest.param(8000, marks=pytest.mark.slow)])
 def test_byte_images_of_a_flat_file_stay_bytes(tmp_path: Path, every: int) -> None:
     steps, shape = 8000, (84, 84, 3)
     with h5py.File(tmp_path / "images.hdf5", "w") as file:
@@ -86,7 +86,7 @@ def test_numbers_of_a_flat_file_that_are_compared_for_jumps(tmp_path: Path) -> N
     assert told == ["1", str(steps), "float32", str(size), str(steps / 2), str(steps / 2)]
 
 
-@pytest.mark.parametrize("every", [500, 8000])
+@pytest.mark.parametrize("every", [500, pytest.param(8000, marks=pytest.mark.slow)])
 def test_byte_images_beside_choices_of_a_minari_set(tmp_path: Path, every: int) -> None:
     steps, shape = 8000, (84, 84, 3)
     space = spaces.Dict({"direction": spaces.Discrete(4), "image": spaces.Box(0, 255, shape, np.uint8)})

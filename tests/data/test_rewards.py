@@ -7,10 +7,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from forked import minrl
 from gymnasium import spaces
 from ppo_models import small
 from ppo_runs import whole
-from worlds import minrl, own_folders  # noqa: F401
+from worlds import own_folders  # noqa: F401
 
 from minrl.agents.ppo_agent import PPOAgent, PPOConfig
 from minrl.collect.record import collect
@@ -66,8 +67,12 @@ def agent() -> PPOAgent:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_one_number_is_read_out_of_every_form(form: str, tmp_path: Path) -> None:
+def test_one_number_is_read_out_of_every_form(form: str) -> None:
     assert scalar_reward(FORMS[form](3.0)) == 3.0
+
+
+@pytest.mark.parametrize("form", ["list", "matrix", "tensor"])
+def test_training_evaluation_and_collection_read_it(form: str, tmp_path: Path) -> None:
     whole(tmp_path / "run", env="Payday-v0", env_kwargs=f"form='{form}'", steps=32, log_every=1, evaluate_every=0)
     rows = read_log(tmp_path / "run", TIMESTEPS)
     assert {float(row["rollout/ep_rew_mean"]) for row in rows} == {15.0}

@@ -6,8 +6,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from forked import minrl
 from gymnasium import spaces
-from worlds import minrl, own_folders  # noqa: F401
+from worlds import own_folders  # noqa: F401
 
 from minrl.agent import Batch
 from minrl.agents.clone import CloneAgent

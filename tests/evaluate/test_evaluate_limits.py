@@ -8,9 +8,10 @@ import gymnasium
 import numpy as np
 import pytest
 from decision_agents import agent_of
+from forked import minrl
 from gymnasium import spaces
 from ppo_runs import words
-from worlds import drift_registered, minrl, own_folders
+from worlds import drift_registered, own_folders
 
 from minrl.agents.__main__ import main
 from minrl.agents.clone import CloneAgent, CloneConfig

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from worlds import TINY, cartpole, minrl, own_folders
+from forked import minrl
+from worlds import TINY, cartpole, own_folders
 
 from minrl.agents.__main__ import main
 from minrl.agents.cli.export import EXAMPLE

@@ -5,8 +5,6 @@ Shapes: T steps, B environments.
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -131,12 +129,6 @@ def cartpole() -> str:
     """Return the name of a data set of random play in CartPole, with reference scores."""
     shutil.copytree(_recorded().name, os.environ["MINARI_DATASETS_PATH"], dirs_exist_ok=True)
     return "minari:test/cartpole-v0"
-
-
-def minrl(*words: Any, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
-    command = [sys.executable, "-m", "minrl.agents", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 TINY = ("--width", 16, "--depth", 1, "--batch-size", 2, "--length", 32, "--threads", 1)

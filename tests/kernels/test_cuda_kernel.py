@@ -177,6 +177,7 @@ def test_binds_as_triton_launches() -> None:
     assert json.loads(run("-c", BOUND)) == [[1, 1, 0], [2, 2, 0], [2, 2, 0], [3, 3, 1]]
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's tools are for Linux")
 def test_compiles_without_spills(tmp_path: Path) -> None:

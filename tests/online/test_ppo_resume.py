@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from cut_off import cut_off_at, cut_off_when, started, wait_until
+from forked import Forked, cut_off_at, cut_off_when, wait_until
 from ppo_runs import assert_equal, numbers, steps_of, weights, whole, words
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from worlds import cartpole, own_folders
@@ -69,8 +69,7 @@ def test_a_run_that_has_ended_ends_again(tmp_path: Path, capsys: pytest.CaptureF
 def test_after_kill_9(tmp_path: Path) -> None:
     out = tmp_path / "killed"
     long = {"steps": 1_000_000, "log_every": 1}
-    code, _, _ = cut_off_at(10, signal.SIGKILL, *words(out, **long))
-    assert code == -signal.SIGKILL
+    assert cut_off_at(10, signal.SIGKILL, *words(out, **long)).returncode == -signal.SIGKILL
     saved = checkpoint.read(out)
     assert saved.step > 0
     assert saved.step % 32 == 0
@@ -87,12 +86,12 @@ def test_after_kill_9(tmp_path: Path) -> None:
 def test_a_signal_saves_first(tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     settings = {"steps": 1_000_000, "checkpoint_every": 1_000_000, "evaluate_every": 0}
-    code, stdout, stderr = cut_off_at(3, signal.SIGTERM, *words(out, **settings))
-    assert code == 128 + signal.SIGTERM, stderr
-    assert "Traceback" not in stderr
+    done = cut_off_at(3, signal.SIGTERM, *words(out, **settings))
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "Traceback" not in done.stderr
     saved = checkpoint.read(out)
     assert 192 <= saved.step < 1_000_000
-    assert stdout.splitlines()[-1] == (
+    assert done.stdout.splitlines()[-1] == (
         f"stopped at step {saved.step} and saved; go on with: minrl train --resume {out}"
     )
 
@@ -106,9 +105,9 @@ def test_a_signal_during_an_evaluation(tmp_path: Path) -> None:
         """Return True once the checkpoint before the evaluation is there."""
         return (out / LAST_CHECKPOINT).is_file() and checkpoint.read(out).step == 64
 
-    code, stdout, stderr = cut_off_when(evaluates, signal.SIGTERM, *words(out, **settings))
-    assert code == 128 + signal.SIGTERM, stderr
-    assert "stopped at step 64 and saved" in stdout
+    done = cut_off_when(evaluates, signal.SIGTERM, *words(out, **settings))
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "stopped at step 64 and saved" in done.stdout
     reconfigure(out, evaluate_episodes=3, steps=96)
     assert main(["train", "--resume", str(out)]) == 0
     assert steps_of(out, "eval/mean_reward") == [64, 96]
@@ -117,7 +116,7 @@ def test_a_signal_during_an_evaluation(tmp_path: Path) -> None:
 def test_ctrl_c_reaches_environments_too(tmp_path: Path) -> None:
     """A terminal sends it to all processes; the rollout is finished nevertheless."""
     out = tmp_path / "run"
-    process = started(*words(out, vectorization="async", n_envs=1, steps=1_000_000), start_new_session=True)
+    process = Forked(*words(out, vectorization="async", n_envs=1, steps=1_000_000), own_session=True)
     wait_until(lambda: len(steps_of(out)) >= 2, process)
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate()

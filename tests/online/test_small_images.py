@@ -7,13 +7,14 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from forked import minrl
 from gymnasium import spaces
 from ppo_models import SMALL, every_policy, small
 from ppo_runs import whole
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from torch.nn import functional as F
-from worlds import minrl, own_folders  # noqa: F401
+from worlds import own_folders  # noqa: F401
 
 import minrl as package
 from minrl.agents.ppo import RecurrentPPO

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from boards import Board, offline
+from forked import minrl
 from ppo_runs import words
-from worlds import cartpole, minrl, own_folders
+from worlds import cartpole, own_folders
 
 from minrl.agents.__main__ import main
 from minrl.runs.dashboard import RunLinks

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from worlds import cartpole, minrl, own_folders
+from worlds import cartpole, own_folders
 
 from minrl.agents.__main__ import main
 from minrl.runs import threads
@@ -89,7 +89,8 @@ def test_openmp_waits_passively_by_the_time_torch_is_loaded(own: str | None) -> 
         k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     }
     environment |= {"OMP_DISPLAY_ENV": "VERBOSE", "OMP_NUM_THREADS": "2"} | ({"OMP_WAIT_POLICY": own} if own else {})
-    said = minrl("evaluate", "--help", env=environment).stderr
+    command = [sys.executable, "-m", "minrl.agents", "evaluate", "--help"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
     (turns,) = (line.split("'")[1] for line in said.splitlines() if "GOMP_SPINCOUNT" in line)
     assert (turns == "0") == (own is None)
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import gymnasium
 import pytest
+from forked import minrl
 from ppo_runs import TINY as PPO
 from ppo_runs import assert_equal, steps_of, weights, words
-from worlds import TINY, cartpole, minrl, own_folders
+from worlds import TINY, cartpole, own_folders
 
 from minrl.agents.__main__ import main
 from minrl.agents.cli.families import families

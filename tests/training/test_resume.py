@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cut_off import cut_off_at, cut_off_when
+from forked import cut_off_at, cut_off_when
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from worlds import cartpole, own_folders
 
@@ -65,8 +65,8 @@ def whole(cartpole: str, out: Path, **settings: Any) -> RunResult:
 def test_after_kill_9(cartpole: str, tmp_path: Path) -> None:
     done = whole(cartpole, tmp_path / "whole")
     out = tmp_path / "killed"
-    code, _, _ = cut_off_at(9, signal.SIGKILL, *words(cartpole, out))
-    assert code == -signal.SIGKILL
+    killed = cut_off_at(9, signal.SIGKILL, *words(cartpole, out))
+    assert killed.returncode == -signal.SIGKILL
     assert 0 < checkpoint.read(out).step < 300
     with (out / "progress.csv").open("a") as log:
         log.write("0.1,2")  # a row that the kill cut in half
@@ -83,12 +83,12 @@ def test_after_kill_9(cartpole: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_first(number: signal.Signals, cartpole: str, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
-    code, stdout, stderr = cut_off_at(4, number, *words(cartpole, out, checkpoint_every=1000, steps=400))
-    assert code == 128 + number, stderr
-    assert "Traceback" not in stderr
+    done = cut_off_at(4, number, *words(cartpole, out, checkpoint_every=1000, steps=400))
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
     saved = checkpoint.read(out)
     assert 40 <= saved.step < 400
-    assert stdout.splitlines()[-1] == (
+    assert done.stdout.splitlines()[-1] == (
         f"stopped at step {saved.step} and saved; go on with: minrl train --resume {out}"
     )
     assert main(["train", "--resume", str(out)]) == 0
@@ -102,13 +102,13 @@ def test_a_signal_during_an_evaluation(last: bool, cartpole: str, tmp_path: Path
     settings = {"steps": 40, "evaluate_every": 40 if last else 20, "checkpoint_every": 7, "log_every": 10}
     out = tmp_path / "stopped"
     # So many episodes that the signal falls into the evaluation.
-    code, stdout, stderr = cut_off_when(
+    done = cut_off_when(
         lambda: len(read_log(out)) >= (4 if last else 2),
         signal.SIGTERM,
         *words(cartpole, out, **settings | {"evaluate_episodes": 1_000_000}),
     )
-    assert code == 128 + signal.SIGTERM, stderr
-    assert f"stopped at step {40 if last else 20}" in stdout
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert f"stopped at step {40 if last else 20}" in done.stdout
     saved = checkpoint.read(out)
     assert saved.step == settings["evaluate_every"]
     assert not any("eval/mean_reward" in row for row in read_log(out))

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import minrl
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from worlds import TINY, cartpole, minrl, own_folders
+from worlds import TINY, cartpole, own_folders
 
 from minrl.agents.__main__ import main
 from minrl.agents.decision import DecisionAgent, DecisionConfig
@@ -228,6 +229,7 @@ def test_a_run_is_not_overwritten(cartpole: str, tmp_path: Path) -> None:
     assert (tmp_path / "run/checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_double_batch(cartpole: str, tmp_path: Path) -> None:
     flags = ["--data", cartpole, "--steps", 12, "--dropout", 0, "--log-every", 1, "--width", 16, "--depth", 1]
     flags += ["--length", 32, "--threads", 1, "--evaluate-every", 6, "--evaluate-episodes", 2]

@@ -10,8 +10,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from forked import cut_off_at
 from gymnasium import spaces
-from test_resume import cut_off, rows, whole
+from test_resume import rows, whole, words
 from worlds import ACTIONS, MIXED, cartpole, drift_episodes, own_folders
 
 from minrl.agent import Batch
@@ -212,8 +213,8 @@ def test_a_resumed_run_holds_out_the_same_episodes(cartpole: str, tmp_path: Path
     settings = {"validation": 0.3, "validate_every": 10, "checkpoint_every": 20, "log_every": 10, "evaluate_every": 0}
     settings |= {"steps": 120}
     out = tmp_path / "killed"
-    code, _, stderr = cut_off(cartpole, out, signal.SIGKILL, lambda: len(read_log(out)) >= 4, **settings)
-    assert code == -signal.SIGKILL, stderr
+    done = cut_off_at(4, signal.SIGKILL, *words(cartpole, out, **settings))
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert 0 < checkpoint.read(out).step < 120
     resume(out)
     whole(cartpole, tmp_path / "whole", **settings)

@@ -33,7 +33,6 @@ from minrl.online.pretrained import check_normalization, weigh_reference
 from minrl.online.rollout import SegmentBuffer, check_segments
 from minrl.online.spaces import prepared
 from minrl.online.state import random_states, restore_random_states
-from minrl.training.fast_adam import listed_parameters, quicken
 
 MlpPolicy, CnnPolicy, MultiInputPolicy = BackbonePolicy, BackboneCnnPolicy, BackboneMultiInputPolicy
 MlpLstmPolicy, CnnLstmPolicy, MultiInputLstmPolicy = LstmPolicy, LstmCnnPolicy, LstmMultiInputPolicy
@@ -118,7 +117,6 @@ class RecurrentPPO(PPO):
         self.rollout_buffer_class = SegmentBuffer
         self.rollout_buffer_kwargs = {"segment_length": length}
         super()._setup_model()
-        quicken(self.policy.optimizer)
         if self.state_refresh == "epoch":
             self.rollout_buffer.refresh = self._refreshed_states
         if not isinstance(self.policy, RecurrentPolicy):
@@ -232,8 +230,11 @@ class RecurrentPPO(PPO):
         begin = time.perf_counter()
         if self.policy.reference is not None:
             weigh_reference(self.policy, self._current_progress_remaining, self.logger)
-        with listed_parameters(self.policy):
+        self.policy.listed = list(self.policy.parameters())
+        try:
             super().train()
+        finally:
+            self.policy.listed = None
         self.logger.record("train/first_ratio_dev", self.policy.first_ratio_dev)
         seconds = time.perf_counter() - begin
         fillers = int(self.rollout_buffer.fillers.sum())

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from minrl.bench.measure import clock_of
 from minrl.system.files import replacing
 from minrl.system.signals import StopRequest
-from minrl.training.fast_adam import quicken
 from minrl.training.optimizer import Schedule, decayed_groups
 
 # Seconds between two saves of an unfinished part.
@@ -101,8 +100,6 @@ class _Run:
         self.schedule = Schedule(training.learning_rate, training.steps, training.warmup, training.decay)
         groups = decayed_groups(model, training.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
-        if self.device.type == "cpu":
-            quicken(self.optimizer)
         torch.manual_seed(seed)
         self.step, self.seconds = 0, 0.0
         self.losses: list[Tensor] = []

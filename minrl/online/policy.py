@@ -5,7 +5,7 @@ N = B * T rows that count, A flat action width.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
-from torch import Tensor
+from torch import Tensor, nn
 
 from minrl.data.spaces import AnySpace
 from minrl.online.actions import bounded, flat_actions, to_environment
@@ -44,6 +44,8 @@ class RecurrentPolicy(ActorCriticPolicy):
     reference: Reference | None
     reference_weight: float = 0.0
     divergences: list[float]  # of the minibatches of an update
+    # During an update: the walk through all modules before each clipping of the gradient would take 3 % of it.
+    listed: list[nn.Parameter] | None = None
 
     @abstractmethod
     def _scan(
@@ -65,6 +67,10 @@ class RecurrentPolicy(ActorCriticPolicy):
     @abstractmethod
     def _state(self, memory: Tensor) -> tuple[Array, ...]:
         """Return the inverse of `_memory`."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Iterate over the parameters as torch does; during an update over the list."""
+        return super().parameters(recurse) if self.listed is None or not recurse else iter(self.listed)
 
     @property
     def previous_size(self) -> int:

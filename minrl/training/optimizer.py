@@ -11,7 +11,6 @@ from minrl.agent import Agent, Batch
 from minrl.cells import Cell
 from minrl.system.distributed import Group
 from minrl.training.cuda_graph import CapturedStep, Step
-from minrl.training.fast_adam import quicken
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,6 @@ class Optimizer:
         rate = torch.tensor(schedule.peak, device=self.device) if on_gpu else schedule.peak
         groups = decayed_groups(agent, weight_decay)
         self.adam = torch.optim.AdamW(groups, lr=rate, fused=True, capturable=on_gpu)
-        quicken(self.adam)
         # Listed once: a walk through all modules takes as long as the gradients' norms.
         self.parameters = list(agent.parameters())
         self.average = average

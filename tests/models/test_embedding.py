@@ -1,7 +1,5 @@
 """What enters a backbone while it trains on a CPU, and the optimizer's steps, against torch's own operations."""
 
-from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -9,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from minrl.models.embedding import Part, dropped, embedded
-from minrl.training.fast_adam import listed_parameters, quicken
 
 pytest.importorskip("numba")
 
@@ -91,42 +88,3 @@ def test_seeds_and_evaluation() -> None:
     dropout.eval()
     plain = given[0][0](given[0][1]) + given[1][0](given[1][1]) + given[2][0](given[2][1])
     assert torch.equal(output(0), plain)
-
-
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-def test_quick_steps_are_torchs(kind: Callable[..., torch.optim.Optimizer]) -> None:
-    """To the bit, over a saved and loaded state, a changed rate, a missing gradient and a new group."""
-    torch.manual_seed(0)
-    models = [nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2))]
-    models.append(deepcopy(models[0]))
-    optimizers = [kind(model.parameters(), lr=1e-2, weight_decay=0.1, fused=True) for model in models]
-    quicken(optimizers[0])
-    extra = [nn.Parameter(torch.ones(3)) for _ in models]
-    for step in range(12):
-        x = torch.randn(16, 5)
-        for model, optimizer, more in zip(models, optimizers, extra, strict=True):
-            optimizer.zero_grad()
-            loss = (model(x) - 1).square().mean() + more.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            if step == 4:
-                model[0].bias.grad = None
-            if step == 6:
-                optimizer.load_state_dict(deepcopy(optimizer.state_dict()))
-            if step == 8:
-                optimizer.add_param_group({"params": [more], "lr": 0.5})
-            optimizer.param_groups[0]["lr"] = 1e-2 / (step + 1)
-            optimizer.step()
-    for a, b in zip([*models[0].parameters(), extra[0]], [*models[1].parameters(), extra[1]], strict=True):
-        assert torch.equal(a, b)
-    assert not torch.equal(extra[0], torch.ones(3))
-    ours, theirs = (optimizer.state_dict()["state"] for optimizer in optimizers)
-    assert all(torch.equal(ours[k][name], theirs[k][name]) for k in theirs for name in theirs[k])
-
-
-def test_listed_parameters() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    with listed_parameters(model):
-        assert [id(p) for p in model.parameters()] == [id(p) for p in nn.Module.parameters(model)]
-        model.append(nn.Linear(2, 2))
-        assert len(list(model.parameters())) == 4
-    assert len(list(model.parameters())) == 6

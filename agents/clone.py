@@ -17,7 +17,7 @@ from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
 from minrl.data.task import Task
 from minrl.models.backbone_config import BackboneConfig
-from minrl.models.compiled_act import Inputs, fused_step
+from minrl.models.compiled_act import Inputs, fused_step, overrides
 from minrl.models.context_window import Refeed, carried_state_caution, refeeds
 from minrl.models.embedding import embedded
 from minrl.models.encoders import ActionUnits, Memoryless, Normalizer
@@ -144,7 +144,7 @@ class CloneAgent(Agent):
 
     def _inputs(self) -> Inputs | None:
         """Return what one step is made of; None for an agent that is not of this kind."""
-        if self.acting is not self.backbone or type(self) is not CloneAgent:
+        if self.acting is not self.backbone or overrides(self, CloneAgent, "embed", "acting"):
             return None
         return Inputs(
             normalizer=self.normalizer,

@@ -19,7 +19,7 @@ from minrl.cells import Cell
 from minrl.data.batches import Packed, Windows
 from minrl.data.episode import Episodes
 from minrl.data.task import Task
-from minrl.models.compiled_act import Inputs, fused_step
+from minrl.models.compiled_act import Inputs, fused_step, overrides
 from minrl.models.context_window import Refeed, carried_state_caution
 from minrl.models.embedding import Part, dropped, embedded
 from minrl.models.encoders import ActionUnits, Normalizer
@@ -193,7 +193,9 @@ class DecisionAgent(Agent):
 
     def _inputs(self) -> Inputs | None:
         """Return what one step is made of; None for an agent that is not of this kind."""
-        if self.triple or self.acting is not self.backbone or type(self) is not DecisionAgent:
+        if self.triple or self.acting is not self.backbone:
+            return None
+        if overrides(self, DecisionAgent, "_step", "_tokens", "_time", "acting", "most_asked"):
             return None
         return Inputs(
             normalizer=self.normalizer,

@@ -74,6 +74,11 @@ def fused_step(
     return action, state
 
 
+def overrides(agent: Actor, base: type[Actor], *names: str) -> bool:
+    """Return True if the agent has other methods than `base` of these names, so that `Inputs` do not describe it."""
+    return any(name in vars(agent) or getattr(type(agent), name) is not getattr(base, name) for name in names)
+
+
 def _build(agent: Actor, inputs: Inputs | None) -> Plan | None:
     if inputs is None or type(inputs.backbone) is not Backbone or type(inputs.normalizer) is not Normalizer:
         return None

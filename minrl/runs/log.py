@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stable_baselines3.common.logger import (
-    CSVOutputFormat,
-    HumanOutputFormat,
-    KVWriter,
-    Logger,
-    TensorBoardOutputFormat,
-)
+from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, KVWriter, Logger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import FileWriter
+from torch.utils.tensorboard.summary import scalar
 
 from minrl.runs.folder import PROGRESS
 
@@ -47,7 +43,7 @@ def open_log(
 
     `repeats_evaluation` drops the evaluation at `step` itself too, of held-out episodes and in the environment.
     """
-    formats: list[KVWriter] = [_csv(folder / PROGRESS, step, repeats_evaluation, counter), _Curves(folder, step)]
+    formats: list[KVWriter] = [_csv(folder / PROGRESS, step, repeats_evaluation, counter), _EventFile(folder, step)]
     if terminal:
         formats.append(HumanOutputFormat(sys.stdout))
     return Logger(str(folder), formats)
@@ -55,11 +51,11 @@ def open_log(
 
 def annotate(log: Logger, *summaries: Summary) -> None:
     """Write summaries other than curves (layouts, hyper-parameters) into the event files of `log`, and flush."""
-    for curves in log.output_formats:
-        if isinstance(curves, _Curves):
+    for output in log.output_formats:
+        if isinstance(output, _EventFile):
             for summary in summaries:
-                curves.add(summary, 0)
-            curves.writer.flush()
+                output.add(summary, 0)
+            output.file.flush()
 
 
 def silent_log() -> Logger:
@@ -101,30 +97,40 @@ def _csv(path: Path, step: int, repeats_evaluation: bool, counter: str) -> CSVOu
     return output
 
 
-class _Curves(TensorBoardOutputFormat):
-    """Stable-Baselines3's TensorBoard writer, with pictures, that purges events after the resumed step.
+class _EventFile(KVWriter):
+    """TensorBoard's events of numbers and pictures; it purges what an interrupted run logged after step `step`.
 
     Pictures are written as their files are; browsers play GIFs.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         _wait_for_a_later_second(folder)
-        self.writer = SummaryWriter(log_dir=str(folder), purge_step=step + 1)
-        self._is_closed = False
+        self.file = FileWriter(str(folder))
+        # Events as of SummaryWriter's `purge_step`, which writes no pictures as they are.
+        self.file.add_event(Event(step=step + 1, file_version="brain.Event:2"))
+        self.file.add_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Write values as Stable-Baselines3 does, and pictures as image files; browsers play GIFs."""
-        super().write(key_values, key_excluded, step)
-        for name, value in key_values.items():
+        """Write the values that are not excluded, in the order of their names."""
+        for name, value in sorted(key_values.items()):
+            if "tensorboard" in (key_excluded[name] or ()):
+                continue
             if isinstance(value, Picture):
                 image = Summary.Image(
                     encoded_image_string=value.data, height=value.height, width=value.width, colorspace=3
                 )
                 self.add(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+            else:
+                self.add(scalar(name, value), step)
+        self.file.flush()
 
     def add(self, summary: Summary, step: int) -> None:
         """Add a summary in TensorBoard's own format."""
-        self.writer._get_file_writer().add_summary(summary, step)
+        self.file.add_summary(summary, step)
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self.file.close()
 
 
 def _wait_for_a_later_second(folder: Path) -> None:

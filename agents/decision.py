@@ -85,11 +85,11 @@ class DecisionAgent(Agent):
         return self._acting[0]
 
     @property
-    def most_asked(self) -> float:
+    def max_target_return(self) -> float:
         """The return that a higher target is asked for as."""
         return self.task.best_return if self.config.cap_return else math.inf
 
-    def ask_for(self, target_return: float) -> None:
+    def set_target_return(self, target_return: float) -> None:
         """Set the default target return; it is saved with the weights."""
         self.config, self.target_return = replace(self.config, target_return=target_return), target_return
 
@@ -120,7 +120,7 @@ class DecisionAgent(Agent):
 
     def predict(self, batch: Batch) -> Tensor:
         """Predict as `Agent.predict` does."""
-        features, _ = self._features(self._asking(batch), None, self.acting)
+        features, _ = self._features(self._with_targets(batch), None, self.acting)
         return self.head.act(features)
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
@@ -166,7 +166,7 @@ class DecisionAgent(Agent):
         if self.triple and self.embed_action is not None:
             token = self.embed_action(previous) + self._time(time[:, 0] - 1)
             memory = torch.where(time == 0, memory, _remember(self.acting, token, memory))
-        asked = target.clamp_max(self.most_asked) if self.config.cap_return else target
+        asked = target.clamp_max(self.max_target_return) if self.config.cap_return else target
         *earlier, token = self._tokens(moment.observation, asked - earned, previous, time[:, 0])
         for part in earlier:
             memory = _remember(self.acting, part, memory)
@@ -187,7 +187,7 @@ class DecisionAgent(Agent):
             kinds = "tokens=triple, time_embedding or return_expectile"
             raise ValueError(f"a decision agent with {kinds} cannot act without its returns")
         assert self.target_return is not None
-        asked = min(self.target_return, self.most_asked)
+        asked = min(self.target_return, self.max_target_return)
         remaining = observation.new_full((*observation.shape[:-1], 1), asked)
         return self._tokens(observation, remaining, previous, remaining)[0]
 
@@ -195,7 +195,7 @@ class DecisionAgent(Agent):
         """Return what one step is made of; None for an agent that is not of this kind."""
         if self.triple or self.acting is not self.backbone:
             return None
-        if overrides(self, DecisionAgent, "_step", "_tokens", "_time", "acting", "most_asked"):
+        if overrides(self, DecisionAgent, "_step", "_tokens", "_time", "acting", "max_target_return"):
             return None
         return Inputs(
             normalizer=self.normalizer,
@@ -207,11 +207,11 @@ class DecisionAgent(Agent):
             embed_return=self.embed_return,
             embed_time=self.embed_time,
             return_scale=self.return_scale,
-            most=self.most_asked,
+            most=self.max_target_return,
             attributes=("config", "task", "triple", "return_scale", "_acting"),
         )
 
-    def _asking(self, batch: Batch) -> Batch:
+    def _with_targets(self, batch: Batch) -> Batch:
         """Return the batch with what `act` asks for: predicted, or the return of each step's whole episode, capped.
 
         A capped episode is asked for the best return of the data less what it has earned so far: its return-to-go

@@ -221,7 +221,7 @@ class RecurrentPPO(PPO):
             tensors, reset = obs_as_tensor(observations, self.device), torch.from_numpy(dones).to(self.device)
             values = self.policy.predict_values(tensors, self._last_state, reset, self._last_previous)
         if self.policy.reference is not None:
-            parameters, last = self.policy.refer(buffer.whole(), self._last_reference_state)
+            parameters, last = self.policy.reference_parameters(buffer.whole(), self._last_reference_state)
             buffer.reference, self._last_reference_state = parameters.transpose(0, 1), last
         buffer.compute_returns_and_advantage(last_values=values, dones=dones)
 

@@ -143,7 +143,7 @@ class PPOAgent(OnlineAgent):
             config = replace(config, origin=dict(vars(start)))
         return cls(config, task, model.policy), model
 
-    def take_normalization(self, environments: VecNormalize) -> None:
+    def copy_normalization(self, environments: VecNormalize) -> None:
         """Take the running statistics of a training run."""
         if self.standardizer is not None:
             self.standardizer.take(environments)

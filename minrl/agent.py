@@ -115,12 +115,12 @@ class Actor(nn.Module, ABC):
 
 
 @runtime_checkable
-class AsksForReturn(Protocol):
+class TargetReturnAgent(Protocol):
     """An agent whose target can be set once it is trained."""
 
-    most_asked: float  # a higher target is asked for as this one
+    max_target_return: float  # a higher target is asked for as this one
 
-    def ask_for(self, target_return: float) -> None:
+    def set_target_return(self, target_return: float) -> None:
         """Ask for this return by default from now on."""
 
 
@@ -180,7 +180,7 @@ class OnlineAgent(Actor):
             ValueError: for settings that do not fit together.
         """
 
-    def take_normalization(self, environments: "VecNormalize") -> None:
+    def copy_normalization(self, environments: "VecNormalize") -> None:
         """Copy the running statistics by which `environments` normalises what the policy sees."""
 
 

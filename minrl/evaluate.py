@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from minrl.agent import Actor, AsksForReturn
+from minrl.agent import Actor, TargetReturnAgent
 from minrl.data.environment import EnvironmentInfo, make_environment
 from minrl.data.wrappers import EpisodeLimit, ScalarReward
 from minrl.play import Player
@@ -139,7 +139,7 @@ def evaluate(
     asked = [None] if targets is None else list(targets)
     slots = min(environments, episodes)
     rows = _run(agent, environment, asked, slots, episodes, seed, deterministic, vectorization, progress)
-    most = agent.most_asked if isinstance(agent, AsksForReturn) else math.inf
+    most = agent.max_target_return if isinstance(agent, TargetReturnAgent) else math.inf
     results = []
     for k, target in enumerate(asked):
         wanted = agent.target_return if target is None else target

@@ -165,7 +165,7 @@ class BackbonePolicy(RecurrentPolicy):
         of its data's
         spread."""
         encoded = super().encode_previous(actions, rewards)
-        return self.trunk.in_units(encoded) if isinstance(self.trunk, PretrainedTrunk) else encoded
+        return self.trunk.standardize_actions(encoded) if isinstance(self.trunk, PretrainedTrunk) else encoded
 
     def _begin_as(self, start: StartsOnline) -> None:
         self.action_net = PretrainedHead(start.head)

@@ -138,7 +138,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         latent_pi, _, state = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent_pi)), state
 
-    def refer(self, rollout: Segments, state: Tensor) -> tuple[Tensor, Tensor]:
+    def reference_parameters(self, rollout: Segments, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the reference policy would have done in a rollout of B environments: (B, T, K), and its last
         memory."""
         assert self.reference is not None

@@ -105,13 +105,13 @@ class PretrainedTrunk(nn.Module):
         copied.head = nn.Identity()
         self.backbone: Backbone = copied.backbone
 
-    def in_units(self, actions: Tensor) -> Tensor:
+    def standardize_actions(self, actions: Tensor) -> Tensor:
         """Return flat actions as the agent takes the previous one: (..., A) -> (..., A)."""
         standard: Tensor = self.agent.action_units(actions)
         return standard
 
     def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute (B, T, O), (B, T, A) from `in_units`, (B, S), (B, T) bool -> (B, T, D), (B, S)."""
+        """Compute (B, T, O), (B, T, A) from `standardize_actions`, (B, S), (B, T) bool -> (B, T, D), (B, S)."""
         return self.backbone.scan(self.agent.embed(features, previous), state, reset)
 
     def step(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:

@@ -146,7 +146,7 @@ class OnlineRun:
         is_new, is_last = self.step > self._begun, self.step >= self.config.steps
         normalization = self.model.get_vec_normalize_env()
         if normalization is not None:
-            self.agent.take_normalization(normalization)
+            self.agent.copy_normalization(normalization)
         self._check_finite()
         shows = is_new and (self.rollouts % self.config.log_every == 0 or is_last)
         saves = is_new and self._is_due(self.config.checkpoint_every)
@@ -190,7 +190,7 @@ class OnlineRun:
         config, result, video = self.config, None, None
         self.evaluation = self.failure = None
         try:
-            with state.random_states_kept(), self.request.at_once():
+            with state.preserve_random_states(), self.request.at_once():
                 with attempt("evaluation", self.step, self.out) as tried:
                     (result,) = evaluate(
                         self.agent,

@@ -65,7 +65,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 
 @contextmanager
-def random_states_kept() -> Iterator[None]:
+def preserve_random_states() -> Iterator[None]:
     """Put all random generators back at the end, so that what is drawn within leaves no trace in training."""
     states = random_states()
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minrl.agent import Actor, AsksForReturn
+from minrl.agent import Actor, TargetReturnAgent
 from minrl.data.episode import Episodes
 from minrl.evaluate import evaluate
 from minrl.runs.folder import TARGET_CHOICE
@@ -34,7 +34,7 @@ class TargetSearch:
     """
 
     def __init__(self, agent: Actor, episodes: Episodes, config: TrainConfig, out: Path) -> None:
-        if agent.target_return is None or not isinstance(agent, AsksForReturn):
+        if agent.target_return is None or not isinstance(agent, TargetReturnAgent):
             raise ValueError(f"choose_target: the {agent.name} agent with these settings takes no target return")
         if agent.task.environment is None:
             raise ValueError(f"choose_target evaluates the agent, and {agent.task.dataset} names no environment")
@@ -42,7 +42,7 @@ class TargetSearch:
             most = SEED_OFFSET // config.evaluate_episodes - 1
             raise ValueError(f"choose_target: with {config.evaluate_episodes} episodes seed must be at most {most}")
         self.agent, self.config, self.out = agent, config, out
-        self.candidates = candidate_targets(episodes, agent.most_asked)
+        self.candidates = candidate_targets(episodes, agent.max_target_return)
 
     def run(self) -> None:
         """Evaluate each candidate for as many episodes as an evaluation has; give the agent the best.
@@ -50,7 +50,7 @@ class TargetSearch:
         Run seed s plays episodes `SEED_OFFSET` + s n to `SEED_OFFSET` + (s + 1) n - 1, with n episodes an evaluation:
         runs of other seeds play other episodes, as in their evaluations.
         """
-        assert isinstance(self.agent, AsksForReturn)
+        assert isinstance(self.agent, TargetReturnAgent)
         played = evaluate(
             self.agent,
             episodes=self.config.evaluate_episodes,
@@ -62,7 +62,7 @@ class TargetSearch:
         )
         best = max(played, key=lambda result: result.mean_return)
         assert best.target_return is not None
-        self.agent.ask_for(best.target_return)
+        self.agent.set_target_return(best.target_return)
         found = {"chosen": best.target_return, "candidates": [result.to_dict() for result in played]}
         with replacing(self.out / TARGET_CHOICE) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

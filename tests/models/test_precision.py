@@ -248,7 +248,7 @@ def test_a_ppo_policy_acts_on_what_vecnormalize_shows_it() -> None:
         vector.step([np.zeros(2)])
     config = PPOConfig(width=16, depth=1, normalize_observations=True)
     agent = PPOAgent(config, Task.in_environment(EnvironmentInfo("Survey-v0"), WIDE, Survey.action_space))
-    agent.take_normalization(vector)
+    agent.copy_normalization(vector)
     rows = seen()[:9] + OFFSET
     start = np.ones(9, dtype=np.bool_)
     wanted, _ = agent.eval().policy.predict(vector.normalize_obs(rows), None, start, deterministic=True)

@@ -50,9 +50,9 @@ class Literal(Actor):
     name = "literal"
     state_size = 1
 
-    def __init__(self, task: Task, most_asked: float) -> None:
+    def __init__(self, task: Task, max_target_return: float) -> None:
         super().__init__(None, task)
-        self.target_return, self.most_asked = 1.0, most_asked
+        self.target_return, self.max_target_return = 1.0, max_target_return
         self.weight = nn.Parameter(torch.zeros(1))
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
@@ -62,15 +62,15 @@ class Literal(Actor):
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
         return state.clone(), state
 
-    def ask_for(self, target_return: float) -> None:
+    def set_target_return(self, target_return: float) -> None:
         self.target_return = target_return
 
 
 class ReadyLiteral(Literal):
     """The same, with what an assessment needs of it."""
 
-    def __init__(self, task: Task, most_asked: float) -> None:
-        super().__init__(task, most_asked)
+    def __init__(self, task: Task, max_target_return: float) -> None:
+        super().__init__(task, max_target_return)
         self.config = LiteralConfig()
 
 
@@ -94,7 +94,7 @@ def bell() -> Any:
 
 def test_the_best_of_the_candidates_is_asked_for(bell: Any, tmp_path: Path) -> None:
     """From the data's mean, 0.5, to its best, 1: 0.625 is the nearest to what is rewarded."""
-    agent = Literal(Task.of(bell), most_asked=1.0)
+    agent = Literal(Task.of(bell), max_target_return=1.0)
     search = TargetSearch(agent, bell, TrainConfig(seed=3, evaluate_episodes=4), tmp_path)
     assert search.candidates == [0.5, 0.625, 0.75, 0.875, 1.0]
     search.run()
@@ -153,8 +153,8 @@ def test_agents_that_are_asked_for_nothing_are_refused(tmp_path: Path) -> None:
 
 def test_asking_is_saved(tmp_path: Path) -> None:
     agent = DecisionAgent(DecisionConfig(width=8, depth=1), Task.of(drift_episodes()))
-    assert agent.most_asked == agent.task.best_return
-    agent.ask_for(4.5)
+    assert agent.max_target_return == agent.task.best_return
+    agent.set_target_return(4.5)
     checkpoint.save(tmp_path / LAST_CHECKPOINT, agent, step=1)
     assert checkpoint.load(tmp_path).target_return == 4.5
     assert agent.initial_state(1)[0, 0] == 4.5

@@ -1,6 +1,6 @@
 """Agents: one file is one agent, top to bottom."""
 
-# By the name on the command line and in checkpoints: the module here and its class, imported where it is asked for.
+# Name on the command line and in checkpoints -> module beside this file and class, imported on first use.
 AGENTS = {
     "clone": "clone:CloneAgent",
     "decision": "decision:DecisionAgent",

@@ -15,7 +15,7 @@ from minrl.system.names import nearest
 
 from .cli.flag_hints import unknown_flag
 
-# Each command is a module of cli/, imported when it is asked for, so that `minrl --help` is quick.
+# Each command is a module of cli/, imported on first use, so that `minrl --help` is quick.
 COMMANDS = {
     "train": "train an agent on a data set or in an environment, or go on with a run",
     "evaluate": "run a trained agent in its environment",

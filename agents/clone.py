@@ -1,4 +1,4 @@
-"""Behaviour cloning: what the data did in the agent's place, with or without memory, of all or the best episodes.
+"""Behaviour cloning of all or the best episodes, with a recurrent network or an MLP.
 
 Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
 """
@@ -29,7 +29,7 @@ from minrl.system.config import check_at_least
 class CloneConfig(BackboneConfig):
     """Settings of a behaviour-cloning agent."""
 
-    recurrent: bool = field(default=True, metadata={"help": "remember; off, an MLP sees the present alone"})
+    recurrent: bool = field(default=True, metadata={"help": "a recurrent backbone; off: an MLP of one observation"})
     top: float = field(
         default=1.0,
         metadata={"help": "share of the steps learned from, those of the best episodes (0.1: 10 %% BC)"},
@@ -38,7 +38,7 @@ class CloneConfig(BackboneConfig):
     context: int | None = field(
         default=None, metadata={"help": "train on windows of this many steps instead of whole trajectories"}
     )
-    # True or False once the config is made.
+    # True or False after `__post_init__`.
     refeed: bool | None = field(
         default=None,
         metadata={"help": "act by feeding the last `context` steps anew (default: wherever there is context)"},
@@ -60,7 +60,7 @@ class CloneConfig(BackboneConfig):
 
 
 class CloneAgent(Agent):
-    """See the module; `config` says what it is made of, `task` what it was trained for."""
+    """Agent of this module, with the settings `config` for the data set and environment of `task`."""
 
     name = "clone"
     config_class = CloneConfig
@@ -87,13 +87,12 @@ class CloneAgent(Agent):
 
     @property
     def acting(self) -> Cell:
-        """Return the backbone, or the backbone over a window fed anew: what runs when the agent acts."""
+        """Return the model that acts: the backbone, or the backbone over a window fed anew."""
         return self._acting[0]
 
     @classmethod
     def saved_config(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings as `Actor.saved_config` does: before there was `refeed`, clones acted from the carried
-        state."""
+        """Return the settings as `Actor.saved_config` does: before `refeed`, clones acted from the carried state."""
         return {"refeed": False} | dict(values)
 
     def cautions(self) -> list[str]:
@@ -132,8 +131,7 @@ class CloneAgent(Agent):
         return torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
 
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
-        """Act as `Agent.act` does; without gradients on a CPU it is one compiled call where there is one for this
-        agent."""
+        """Act as `Agent.act` does, on a CPU without gradients in one compiled call if the agent has one."""
         if fused := fused_step(self, self._inputs, moment, state, deterministic=deterministic):
             return fused
         state = torch.where(moment.episode_start.unsqueeze(1), 0.0, state)
@@ -143,7 +141,7 @@ class CloneAgent(Agent):
         return action, torch.cat([self.action_units(action).to(state.dtype), memory], dim=1)
 
     def _inputs(self) -> Inputs | None:
-        """Return what one step is made of; None for an agent that is not of this kind."""
+        """Return the parts of the compiled step; None if it would compute other equations."""
         if self.acting is not self.backbone or overrides(self, CloneAgent, "embed", "acting"):
             return None
         return Inputs(
@@ -157,7 +155,7 @@ class CloneAgent(Agent):
         )
 
     def embed(self, observation: Tensor, previous: Tensor) -> Tensor:
-        """Return what enters the backbone, the previous action in `action_units`: (..., O), (..., A) -> (..., D)."""
+        """Return the backbone's input, the previous action in `action_units`: (..., O), (..., A) -> (..., D)."""
         token: Tensor = self.embed_observation(self.normalizer(observation))
         return token if self.embed_action is None else token + self.embed_action(previous)
 
@@ -166,7 +164,7 @@ class CloneAgent(Agent):
 
 
 def best_episodes(episodes: Episodes, share: float) -> Episodes:
-    """Return the episodes of highest return that together hold `share` of the steps, at least one.
+    """Return the episodes of highest return that together have `share` of the steps, at least one.
 
     Counted in steps as in Decision Transformer's %BC (kzl/decision-transformer, gym/experiment.py, `pct_traj`).
     """

@@ -2,8 +2,8 @@
 
 Differences: it trains on whole trajectories end to end (`context` gives windows instead), with one token for each
 step (`tokens="triple"` gives return-to-go, observation and action), and it acts from the carried state (with
-`context` it feeds the window anew instead, unless `refeed` is off). With `return_expectile` it asks for the most that
-the data earned after what it has seen (`minrl/models/largest_return.py`) instead of for a target.
+`context` it feeds the window anew instead, unless `refeed` is off). With `return_expectile` the return-to-go is
+predicted (`minrl/models/largest_return.py`) instead of given as a target.
 
 Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
 """
@@ -32,7 +32,7 @@ __all__ = ["DecisionAgent", "DecisionConfig"]
 
 
 class DecisionAgent(Agent):
-    """See the module; `config` says what it is made of, `task` what it was trained for."""
+    """Agent of this module, with the settings `config` for the data set and environment of `task`."""
 
     name = "decision"
     config_class = DecisionConfig
@@ -53,7 +53,7 @@ class DecisionAgent(Agent):
         self.embed_time = nn.Embedding(task.longest_episode, width) if config.time_embedding else None
         self.dropout = nn.Dropout(config.dropout)
         self.tokens_per_step = 3 if self.triple else 1
-        # The last step of the window is not followed by its action yet.
+        # The last step of the window has no action token yet.
         window = 0 if config.context is None else self.tokens_per_step * config.context - (1 if self.triple else 0)
         self.backbone: Cell = config.backbone(dropout=config.dropout)
         # In a list, so that the backbone's weights are registered once.
@@ -81,12 +81,12 @@ class DecisionAgent(Agent):
 
     @property
     def acting(self) -> Cell:
-        """Return what runs when the agent acts: the backbone, or the backbone over a window fed anew."""
+        """Return the model that acts: the backbone, or the backbone over a window fed anew."""
         return self._acting[0]
 
     @property
     def max_target_return(self) -> float:
-        """The return that a higher target is asked for as."""
+        """Return the cap of target returns: the best return of the data, or none."""
         return self.task.best_return if self.config.cap_return else math.inf
 
     def set_target_return(self, target_return: float) -> None:
@@ -124,11 +124,10 @@ class DecisionAgent(Agent):
         return self.head.act(features)
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
-        """Return the initial state as `Agent.initial_state` does; `target_return` may differ between environments,
-        (B,).
+        """Return the initial state as `Agent.initial_state` does; target returns may differ, (B,).
 
         Raises:
-            ValueError: for a target return where `return_expectile` takes its place.
+            ValueError: for a target return if the agent predicts it (`return_expectile`).
         """
         memory = self.acting.initial_state(batch_size)
         state = torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
@@ -136,12 +135,11 @@ class DecisionAgent(Agent):
             target_return = self.target_return if target_return is None else target_return
             state[:, 0] = torch.as_tensor(target_return, dtype=memory.dtype, device=memory.device)
         elif target_return is not None:
-            raise ValueError("this decision agent has return_expectile and asks for what it predicts: give no target")
+            raise ValueError("this decision agent predicts its return-to-go (return_expectile): give no target return")
         return state
 
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
-        """Act as `Agent.act` does; without gradients on a CPU it is one compiled call where there is one for this
-        agent."""
+        """Act as `Agent.act` does, on a CPU without gradients in one compiled call if the agent has one."""
         if self.largest_return is None:
             return self._step(moment, state, deterministic)
         state, memory = state.split(self.state_sizes, dim=1)
@@ -149,14 +147,14 @@ class DecisionAgent(Agent):
         previous = state[:, _COLUMNS : _COLUMNS + self.action_size].masked_fill(start, 0.0)
         seen = self.normalizer(moment.observation), previous
         largest, memory = self.largest_return.step(*seen, memory.masked_fill(start, 0.0))
-        # The prediction is what is still to be earned: nothing is taken off it.
-        nothing = torch.zeros_like(moment.reward)
-        state = torch.cat([largest.unsqueeze(1), nothing.unsqueeze(1), state[:, 2:]], dim=1)
-        action, state = self._step(replace(moment, reward=nothing), state, deterministic)
+        # The prediction is the return-to-go itself: no reward is subtracted.
+        zero = torch.zeros_like(moment.reward)
+        state = torch.cat([largest.unsqueeze(1), zero.unsqueeze(1), state[:, 2:]], dim=1)
+        action, state = self._step(replace(moment, reward=zero), state, deterministic)
         return action, torch.cat([state, memory], dim=1)
 
     def _step(self, moment: Moment, state: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
-        """Return a step that asks for the target in the state less what was earned."""
+        """Act on the target return in the state less the rewards so far."""
         if fused := fused_step(self, self._inputs, moment, state, deterministic=deterministic):
             return fused
         start = moment.episode_start.unsqueeze(1)
@@ -166,8 +164,8 @@ class DecisionAgent(Agent):
         if self.triple and self.embed_action is not None:
             token = self.embed_action(previous) + self._time(time[:, 0] - 1)
             memory = torch.where(time == 0, memory, _remember(self.acting, token, memory))
-        asked = target.clamp_max(self.max_target_return) if self.config.cap_return else target
-        *earlier, token = self._tokens(moment.observation, asked - earned, previous, time[:, 0])
+        capped = target.clamp_max(self.max_target_return) if self.config.cap_return else target
+        *earlier, token = self._tokens(moment.observation, capped - earned, previous, time[:, 0])
         for part in earlier:
             memory = _remember(self.acting, part, memory)
         features, memory = self.acting.step(token, memory)
@@ -176,23 +174,21 @@ class DecisionAgent(Agent):
         return action, torch.cat([target, earned, time + 1, remembered, memory], dim=1)
 
     def embed(self, observation: Tensor, previous: Tensor) -> Tensor:
-        """Return what enters the backbone where no reward is known: (..., O), (..., A) -> (..., D).
-
-        The previous action is in `action_units`. The agent is asked for its target return at every step.
+        """Return the backbone's input for the full target return at every step: (..., O), (..., A) -> (..., D).
 
         Raises:
-            ValueError: where a step is more than one token, its number an input or the return a prediction.
+            ValueError: if a step has several tokens or a time embedding, or the return-to-go is predicted.
         """
         if self.triple or self.embed_time is not None or self.largest_return is not None:
             kinds = "tokens=triple, time_embedding or return_expectile"
             raise ValueError(f"a decision agent with {kinds} cannot act without its returns")
         assert self.target_return is not None
-        asked = min(self.target_return, self.max_target_return)
-        remaining = observation.new_full((*observation.shape[:-1], 1), asked)
+        target = min(self.target_return, self.max_target_return)
+        remaining = observation.new_full((*observation.shape[:-1], 1), target)
         return self._tokens(observation, remaining, previous, remaining)[0]
 
     def _inputs(self) -> Inputs | None:
-        """Return what one step is made of; None for an agent that is not of this kind."""
+        """Return the parts of the compiled step; None if it would compute other equations."""
         if self.triple or self.acting is not self.backbone:
             return None
         if overrides(self, DecisionAgent, "_step", "_tokens", "_time", "acting", "max_target_return"):
@@ -212,10 +208,10 @@ class DecisionAgent(Agent):
         )
 
     def _with_targets(self, batch: Batch) -> Batch:
-        """Return the batch with what `act` asks for: predicted, or the return of each step's whole episode, capped.
+        """Return the batch with the returns-to-go that `act` would use: predicted, or capped.
 
-        A capped episode is asked for the best return of the data less what it has earned so far: its return-to-go
-        falls by as much as its first one exceeds the best, wherever a window begins.
+        In a capped episode they start from the best return of the data, so each falls by the excess of the episode's
+        return over the best, wherever a window begins.
         """
         if self.largest_return is not None:
             seen = self.normalizer(batch.observations), self._previous(batch)
@@ -232,7 +228,7 @@ class DecisionAgent(Agent):
         return replace(batch, returns_to_go=batch.returns_to_go - excess)
 
     def _features(self, batch: Batch, memory: Tensor | None, model: Cell) -> tuple[Tensor, Tensor]:
-        """Return what the head sees at each step: (B, T, D), and the last memory."""
+        """Return the features of each step (B, T, D) and the last hidden state."""
         inputs = batch.observations, batch.returns_to_go.unsqueeze(-1), self._previous(batch)
         if not self.triple and self.embed_time is None:
             return model.scan(embedded(self._parts(*inputs), self.dropout), memory, batch.reset)
@@ -261,7 +257,7 @@ class DecisionAgent(Agent):
         return [token]
 
     def _parts(self, observation: Tensor, remaining: Tensor, previous: Tensor) -> list[Part]:
-        """Return the layers whose sum is the token of a step that is one, each with what it sees, as for `_tokens`."""
+        """Return the layers whose outputs add up to the token of a step, each with its input, as for `_tokens`."""
         parts = [
             (self.embed_observation, self.normalizer(observation)),
             (self.embed_return, remaining / self.return_scale),
@@ -279,9 +275,9 @@ class DecisionAgent(Agent):
 
 
 def _remember(model: Cell, token: Tensor, memory: Tensor) -> Tensor:
-    """Advance the state by one token; discard the output."""
+    """Advance the hidden state by one token; discard the output."""
     return model.push(token, memory) if isinstance(model, Refeed) else model.step(token, memory)[1]
 
 
-# Columns of the acting state before the previous action and the memory: target return, earned return, time step.
+# Columns of the acting state before the previous action and hidden state: target return, rewards so far, time step.
 _COLUMNS = 3

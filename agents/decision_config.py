@@ -1,4 +1,4 @@
-"""What a decision agent is made of: table [decision] of its config."""
+"""Settings of a decision agent: table [decision] of a config."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,7 +20,7 @@ class DecisionConfig(BackboneConfig):
     context: int | None = field(
         default=None, metadata={"help": "train on windows of this many steps instead of whole trajectories"}
     )
-    # True or False once the config is made.
+    # True or False after `__post_init__`.
     refeed: bool | None = field(
         default=None,
         metadata={
@@ -38,11 +38,11 @@ class DecisionConfig(BackboneConfig):
         metadata={"help": "loss of continuous actions, in units of their spread; discrete ones have cross-entropy"},
     )
     target_return: float | None = field(
-        default=None, metadata={"help": "return asked for when acting; the data set's best by default"}
+        default=None, metadata={"help": "target return when acting; the data set's best by default"}
     )
     cap_return: bool = field(
         default=True,
-        metadata={"help": "ask at most for the best return of the data: what is asked beyond it is unlike all it saw"},
+        metadata={"help": "cap target returns at the best return of the data, beyond which the agent has seen none"},
     )
     return_scale: float | None = field(
         default=None, metadata={"help": "unit of returns; the spread of the data's returns-to-go by default"}
@@ -50,8 +50,8 @@ class DecisionConfig(BackboneConfig):
     return_expectile: float | None = field(
         default=None,
         metadata={
-            "help": "such as 0.99: ask at every step for this expectile of what the data went on to earn after what "
-            "was seen, close to the most (Reinformer), and for no target",
+            "help": "such as 0.99: predict the return-to-go at every step as this expectile of those in the data, "
+            "close to the largest (Reinformer), instead of a target return",
             "instead_of": "target_return",  # over one of a lower layer, see minrl.compare.grid.settings
         },
     )
@@ -69,4 +69,4 @@ class DecisionConfig(BackboneConfig):
         if self.return_expectile is not None and not 0.5 <= self.return_expectile < 1:
             raise ValueError(f"return_expectile must lie in [0.5, 1), got {self.return_expectile}")
         if self.return_expectile is not None and self.target_return is not None:
-            raise ValueError("return_expectile asks for what it predicts: leave target_return out, or return_expectile")
+            raise ValueError("return_expectile predicts the return-to-go: leave target_return out, or return_expectile")

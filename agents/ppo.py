@@ -41,16 +41,16 @@ Self = TypeVar("Self", bound="RecurrentPPO")
 
 
 class RecurrentPPO(PPO):
-    """Proximal policy optimisation (Schulman et al., arXiv 1707.06347) with a memory.
+    """Proximal policy optimisation (Schulman et al., arXiv 1707.06347) with a recurrent policy.
 
     All arguments mean what they mean in sb3-contrib's RecurrentPPO and Stable-Baselines3's PPO, except:
 
     Args:
         batch_size: steps of a minibatch, which is made of whole segments; `None` is the whole rollout.
-        segment_length: most steps of a segment, over which gradients flow through time; by default as many as a
-            minibatch holds. ValueError where one holds more steps than a minibatch.
-        state_refresh: "rollout" trains from the memory stored while acting; "epoch" computes it anew with the
-            weights as they are, by one scan before each epoch but the first.
+        segment_length: most steps of a segment, over which gradients flow through time; by default those of a
+            minibatch. ValueError for a longer one.
+        state_refresh: "rollout" trains from the hidden state stored while acting; "epoch" computes it with the current
+            weights, by one scan before each epoch but the first.
     """
 
     policy: RecurrentPolicy
@@ -92,7 +92,7 @@ class RecurrentPPO(PPO):
         check_segments(n_steps, segment_length, batch_size)
         self.segment_length, self.state_refresh = segment_length, state_refresh
         with warnings.catch_warnings():
-            # Minibatches are whole segments, shared out evenly.
+            # Minibatches are whole segments, evenly distributed.
             warnings.filterwarnings("ignore", "You have specified a mini-batch size")
             super().__init__(
                 policy, env, learning_rate, n_steps, max(2, n_steps) if batch_size is None else batch_size, n_epochs,
@@ -102,9 +102,9 @@ class RecurrentPPO(PPO):
                 device=device, _init_setup_model=False,
             )  # fmt: skip
         self.batch_size = batch_size  # type: ignore[assignment]
-        # (n_envs, S) the memory that enters the next step, and (n_envs, P) what the last one left.
+        # (n_envs, S) hidden state before the next step, and (n_envs, P) the previous action and reward.
         self._last_state = self._last_previous = self._last_reference_state = torch.zeros(0, 0)
-        self._random_states: dict[str, Any] | None = None  # of a loaded model, until it learns on
+        self._random_states: dict[str, Any] | None = None  # of a loaded model, until it learns again
         if _init_setup_model:
             self._setup_model()
 
@@ -126,7 +126,7 @@ class RecurrentPPO(PPO):
             )
         if self.policy_kwargs.get("pretrained") is not None:
             check_normalization(self._vec_normalize_env)
-            # What is saved is whole without the folder of the run.
+            # A saved model does not need the folder of the run.
             self.policy_kwargs = {**self.policy_kwargs, "pretrained": self.policy.pretrained}
         self.forget()
 
@@ -134,7 +134,7 @@ class RecurrentPPO(PPO):
         return self.policy.states_at(self.rollout_buffer.whole(), self.rollout_buffer.cuts)
 
     def forget(self) -> None:
-        """Empty the memory, as where all environments begin anew."""
+        """Reset the hidden state, as where all environments are reset."""
         self._last_state = self.policy.initial_state(self.n_envs)
         self._last_previous = self._last_state.new_zeros(self.n_envs, self.policy.previous_size)
         reference = self.policy.reference
@@ -142,7 +142,7 @@ class RecurrentPPO(PPO):
         self._last_reference_state = self._last_state.new_zeros(self.n_envs, size)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Run as in Stable-Baselines3; the memory of the last environment is not carried over."""
+        """Set the environment as in Stable-Baselines3; the hidden state is not carried over."""
         super().set_env(env, force_reset)
         self.forget()
         self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
@@ -161,10 +161,9 @@ class RecurrentPPO(PPO):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """Act for `n_rollout_steps` steps in each environment; False where a callback ended it.
+        """Act for `n_rollout_steps` steps in each environment; return False if a callback stopped it.
 
-        `num_timesteps` counts the steps that environments make: one that only resets itself in a step (see
-        `minrl.online.vector.VectorEnvironment`) makes none in it.
+        `num_timesteps` leaves out steps in which an environment only resets (`minrl.online.vector.VectorEnvironment`).
 
         Raises:
             ValueError: for a reward or an observation that is not finite.
@@ -177,16 +176,16 @@ class RecurrentPPO(PPO):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        remembers, source = self.policy.previous_size > 0, env.unwrapped
+        has_previous, source = self.policy.previous_size > 0, env.unwrapped
         for step in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and step % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             check_observations(self._last_obs, self.num_timesteps)
-            entering, told = self._last_state, self._last_previous
+            entering, last_previous = self._last_state, self._last_previous
             episode_starts = torch.from_numpy(self._last_episode_starts).to(self.device)
             with torch.no_grad():
                 obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-                chosen, values, log_probs, state = self.policy(obs_tensor, entering, episode_starts, told)
+                chosen, values, log_probs, state = self.policy(obs_tensor, entering, episode_starts, last_previous)
             actions = chosen.cpu().numpy()
             clipped_actions = self.policy.to_environment(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
@@ -197,26 +196,26 @@ class RecurrentPPO(PPO):
                 return False
             self._update_info_buffer(infos, dones)
             check_rewards(rewards, self.num_timesteps)
-            previous = told
-            if remembers:
+            previous = last_previous
+            if has_previous:
                 previous = self.policy.encode_previous(chosen, torch.as_tensor(rewards, device=self.device))
             if dones.any():
                 bootstrap(rewards, self.gamma, infos, self.policy, state, previous)
             rollout_buffer.add_step(
                 self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs,  # type: ignore[arg-type]
-                state=entering, previous=told, filler=filler,
+                state=entering, previous=last_previous, filler=filler,
             )  # fmt: skip
             self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             self._last_state, self._last_previous = state, previous
-        self._finish(rollout_buffer, new_obs, dones)
+        self._complete(rollout_buffer, new_obs, dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
         seconds = time.perf_counter() - begin
         self.logger.record("time/rollout_fps", round((self.num_timesteps - steps_before) / seconds))
         return True
 
-    def _finish(self, buffer: SegmentBuffer, observations: Any, dones: npt.NDArray[np.bool_]) -> None:
-        """Return advantages of the rollout, and what a pretrained policy would have done in it."""
+    def _complete(self, buffer: SegmentBuffer, observations: Any, dones: npt.NDArray[np.bool_]) -> None:
+        """Compute the advantages of the rollout, and the reference policy's distributions in it."""
         with torch.no_grad():
             tensors, reset = obs_as_tensor(observations, self.device), torch.from_numpy(dones).to(self.device)
             values = self.policy.predict_values(tensors, self._last_state, reset, self._last_previous)
@@ -226,7 +225,7 @@ class RecurrentPPO(PPO):
         buffer.compute_returns_and_advantage(last_values=values, dones=dones)
 
     def train(self) -> None:
-        """Update the policy from the rollout, as `PPO.train`."""
+        """Update the policy from the rollout, as `PPO.train` does."""
         begin = time.perf_counter()
         if self.policy.reference is not None:
             weigh_reference(self.policy, self._current_progress_remaining, self.logger)
@@ -238,15 +237,15 @@ class RecurrentPPO(PPO):
         self.logger.record("train/first_ratio_dev", self.policy.first_ratio_dev)
         seconds = time.perf_counter() - begin
         fillers = int(self.rollout_buffer.fillers.sum())
-        if fillers:  # Stable-Baselines3 takes all rows for steps
+        if fillers:  # Stable-Baselines3 counts all rows as steps
             self.logger.record("train/explained_variance", self.rollout_buffer.explained_variance())
         self.logger.record("time/update_fps", round((self.n_steps * self.n_envs - fillers) / seconds))
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """Run as in Stable-Baselines3, and with the memory and the state of the random generators.
+        """Save as Stable-Baselines3 does, with the hidden state and the random generators.
 
-        A model that is loaded and learns on with `reset_num_timesteps=False` draws the same numbers as the one that
-        was saved. Environments are not saved: where they are reset, the memory starts empty.
+        A loaded model that learns on with `reset_num_timesteps=False` draws the same random numbers as the saved one.
+        Environments are not saved: where they are reset, so is the hidden state.
         """
         self._random_states = random_states()
         try:
@@ -259,7 +258,7 @@ class RecurrentPPO(PPO):
         cls: type[Self], path: Any, env: GymEnv | None = None, device: torch.device | str = "auto",
         custom_objects: dict[str, Any] | None = None, *arguments: Any, **keywords: Any,
     ) -> Self:  # fmt: skip
-        """Load as in Stable-Baselines3; a model of sb3-contrib's RecurrentPPO gets the equal policy of this package."""
+        """Load as Stable-Baselines3 does; a model of sb3-contrib's RecurrentPPO gets our equal policy."""
         return super().load(path, env, device, contrib_objects(path) | (custom_objects or {}), *arguments, **keywords)
 
     def _setup_learn(
@@ -281,7 +280,7 @@ class RecurrentPPO(PPO):
         return ready
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        # The last rollout may end beyond the last step, where a schedule would give a negative learning rate.
+        # The last rollout may end after the last step, where a schedule would give a negative learning rate.
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -297,5 +296,5 @@ class RecurrentPPO(PPO):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Run as in Stable-Baselines3; the memory goes on from the last call where the environment does."""
+        """Learn as in Stable-Baselines3; the hidden state continues from the last call where the environment does."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

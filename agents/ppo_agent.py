@@ -1,6 +1,6 @@
 """Recurrent PPO: learns by acting, from whole rollout segments by one scan; continuous and discrete actions.
 
-This is what a trained policy is made of and how it acts; `ppo.py` is how it learns.
+Settings and acting of a policy; `ppo.py` is its training.
 
 Shapes: B environments, O flat observation width, A flat action width, S state size of the policy, P width of the
 previous action and reward.
@@ -44,10 +44,10 @@ class PPOOptions(BackboneConfig):
         default_factory=dict, metadata={"help": "layers of actor and critic after the backbone: pi=[64] vf=[64]"}
     )
     normalize_observations: bool = field(
-        default=False, metadata={"help": "divide observations by a running spread around a running mean"}
+        default=False, metadata={"help": "standardise observations by running mean and spread"}
     )
     normalize_rewards: bool = field(
-        default=False, metadata={"help": "divide rewards by a running spread of the discounted return"}
+        default=False, metadata={"help": "divide rewards by the running spread of the discounted return"}
     )
     use_sde: bool = field(default=False, metadata={"help": "state-dependent exploration (gSDE), continuous actions"})
     log_std_init: float | None = field(
@@ -55,11 +55,11 @@ class PPOOptions(BackboneConfig):
     )
     pretrained: str | None = field(
         default=None,
-        metadata={"help": "start from this run of an agent trained on a data set, whose backbone is then taken"},
+        metadata={"help": "run of an offline agent to start from; its backbone is used"},
     )
     pretrained_kl: float = field(
         default=0.0,
-        metadata={"help": "cost of straying from the pretrained policy, decays to zero over the run"},
+        metadata={"help": "weight of the KL divergence from the pretrained policy, decays to zero over the run"},
     )
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class PPOOptions(BackboneConfig):
 class PPOConfig(PPOOptions):
     """Settings of a policy, with the pretrained agent that it started from."""
 
-    # The pretrained agent but for its weights, so that a checkpoint can be read where that run is gone.
+    # The pretrained agent without its weights, so that a checkpoint needs no folder of that run.
     origin: dict[str, Any] = field(default_factory=dict)
 
     def policy_kwargs(self) -> dict[str, Any]:
@@ -98,13 +98,13 @@ class PPOConfig(PPOOptions):
 
 
 class PPOAgent(OnlineAgent):
-    """See the module; `config` says what it is made of, `task` what it was trained for.
+    """Agent of this module, with the settings `config` for the environment of `task`.
 
-    The state (B, S + P) is the policy's memory and, where the policy is told, the last action and reward.
+    The state (B, S + P) is the policy's hidden state and, where the policy reads them, the last action and reward.
 
     Args:
         config, task: as for every agent.
-        policy: one that is being trained; a new one by default.
+        policy: of a running training; a new one by default.
     """
 
     name = "ppo"
@@ -114,7 +114,7 @@ class PPOAgent(OnlineAgent):
     reward_std: Tensor
 
     def __init__(self, config: PPOConfig, task: Task, policy: RecurrentPolicy | None = None) -> None:
-        # Without a normalisation, Stable-Baselines3 casts to float32 alive too.
+        # Without normalisation Stable-Baselines3 casts to float32 while training too.
         wide = task.wide_observations and config.normalize_observations
         super().__init__(config, replace(task, wide_observations=wide))
         self.spaces = PolicySpaces(task.observation_space, task.action_space)
@@ -126,7 +126,7 @@ class PPOAgent(OnlineAgent):
 
     @classmethod
     def new_config(cls, options: PPOOptions) -> PPOConfig:
-        """Extend `options` as `OnlineAgent.new_config` does; `pretrained` is found again from any folder."""
+        """Extend `options` as `OnlineAgent.new_config` does; `pretrained` becomes an absolute path."""
         config = PPOConfig(**vars(options))
         if config.pretrained is None:
             return config
@@ -144,9 +144,9 @@ class PPOAgent(OnlineAgent):
         return cls(config, task, model.policy), model
 
     def copy_normalization(self, environments: VecNormalize) -> None:
-        """Take the running statistics of a training run."""
+        """Copy statistics as `OnlineAgent.copy_normalization` does."""
         if self.standardizer is not None:
-            self.standardizer.take(environments)
+            self.standardizer.copy_statistics(environments)
         if self.config.normalize_rewards:
             self.reward_std.fill_(float((environments.ret_rms.var + environments.epsilon) ** 0.5))
 
@@ -209,6 +209,6 @@ def _model(
             device=device,
             **options,
         )
-    # Stable-Baselines3 asserts; torch's modules refuse some names by a KeyError.
+    # Stable-Baselines3 asserts; torch's modules raise KeyError for some names.
     except (AssertionError, TypeError, RuntimeError, ZeroDivisionError, KeyError) as error:
         raise ValueError(f"no ppo agent can be made of these settings: {' '.join(str(error).split())}") from error

@@ -1,4 +1,4 @@
-"""The contract of an agent: what it is asked, what it remembers, and what an offline one learns from.
+"""Interfaces of agents: acting from a carried state, offline training on batches, online training.
 
 Shapes: B batch, T time, O flat observation width, A flat action width, S state size.
 """
@@ -39,11 +39,11 @@ class Batch:
 
     @classmethod
     def from_numpy(cls, arrays: Mapping[str, npt.NDArray[Any]], device: torch.device | str = "cpu") -> "Batch":
-        """The arrays of a sampler (see `minrl.data.batches`) as tensors on `device`."""
+        """Convert the arrays of a sampler (see `minrl.data.batches`) to tensors on `device`."""
         return cls(**{f.name: torch.from_numpy(arrays[f.name]).to(device) for f in fields(cls) if f.name in arrays})
 
     def to(self, dtype: torch.dtype) -> "Batch":
-        """The same batch with its real numbers in another precision."""
+        """Convert floating-point tensors to another precision."""
         return Batch(**{k: v.to(dtype) if v.is_floating_point() else v for k, v in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
@@ -54,26 +54,26 @@ class Batch:
 
 @dataclass(frozen=True)
 class Moment:
-    """What B environments show before an action is taken."""
+    """Inputs of one acting step for B environments."""
 
     observation: Tensor  # (B, O) flattened; float64 where float32 would lose what it holds (`Task.wide_observations`)
-    reward: Tensor  # (B,) that the last action earned; of no account where an episode starts
+    reward: Tensor  # (B,) of the last action; ignored where an episode starts
     episode_start: Tensor  # (B,) bool, True where the observation opens an episode
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum over the steps that count, so that means over several processes can be formed exactly."""
+    """Loss as a sum and a count, so that the mean over several processes is exact."""
 
     total: Tensor  # () sum over steps
     count: Tensor  # () number of steps
-    memory: Tensor  # (B, memory_size) of the backbone after the last step, without gradient
+    memory: Tensor  # (B, memory_size) hidden state of the backbone after the last step, detached
 
 
 class Sampler(Protocol):
-    """An endless source of batches whose place can be saved and restored exactly."""
+    """Endless source of batches whose position can be saved and restored exactly."""
 
-    continues: bool  # whether rows of a batch may go on with the trajectories of the last one
+    continues: bool  # True if rows of a batch may continue the trajectories of the last one
 
     def __next__(self) -> dict[str, npt.NDArray[Any]]: ...
 
@@ -85,15 +85,15 @@ class Sampler(Protocol):
 class Actor(nn.Module, ABC):
     """A policy that acts from a carried state, however it was trained.
 
-    The acting state of B environments is one tensor (B, S): what is still to be earned, time steps and the
-    backbone's memory lie side by side.
+    The acting state of B environments is one tensor (B, S): return-to-go, time steps and the backbone's hidden state
+    side by side.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type[Any]]
     config: Any
     task: Task
-    target_return: float | None = None  # asked for by default; None where the agent is not asked for any
+    target_return: float | None = None  # default; None if the agent is not conditioned on returns
     state_size: int  # S
 
     def __init__(self, config: Any, task: Task) -> None:
@@ -102,26 +102,26 @@ class Actor(nn.Module, ABC):
 
     @classmethod
     def saved_config(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of a checkpoint, with those that its version did not have yet as it acted."""
+        """Return the settings of a checkpoint; settings newer than its version get the values by which it acted."""
         return dict(values)
 
     @abstractmethod
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
-        """The state (B, S) before the first step; the target return is the agent's own by default."""
+        """Return the state (B, S) before the first step; the default target return is the agent's own."""
 
     @abstractmethod
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
-        """One step of B environments: the flattened action (B, A) and the next state (B, S)."""
+        """Act in B environments: return flattened actions (B, A) and the next state (B, S)."""
 
 
 @runtime_checkable
 class TargetReturnAgent(Protocol):
-    """An agent whose target can be set once it is trained."""
+    """Agent whose target return can be set after training."""
 
-    max_target_return: float  # a higher target is asked for as this one
+    max_target_return: float  # higher targets count as this one
 
     def set_target_return(self, target_return: float) -> None:
-        """Ask for this return by default from now on."""
+        """Set the default target return."""
 
 
 class Agent(Actor):
@@ -131,28 +131,28 @@ class Agent(Actor):
     loss_unit: str = ""  # of the training loss, for reports
 
     def cautions(self) -> list[str]:
-        """Return one line for each of the agent's settings that is seldom meant; said once, before training."""
+        """Return a warning for each setting that is rarely intended; printed once, before training."""
         return []
 
     @abstractmethod
     def fit_normalization(self, episodes: Episodes) -> None:
-        """Take the normalisation of observations from a data set."""
+        """Compute mean and spread of observations from a data set."""
 
     @abstractmethod
     def sampler(self, episodes: Episodes, *, batch_size: int, length: int, seed: int) -> Sampler:
-        """Batches of this agent's kind: `batch_size` rows of `length` steps, or windows of its own length."""
+        """Return a sampler of batches: `batch_size` rows of `length` steps, or windows of the agent's own length."""
 
     @abstractmethod
     def loss(self, batch: Batch, memory: Tensor | None = None) -> Loss:
-        """The training loss of a batch from the memory (B, memory_size) that enters it; None is the empty one."""
+        """Compute the training loss from the initial hidden state `memory` (B, memory_size); None is zero."""
 
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:
-        """The action at every step of recorded trajectories, from the empty memory: (B, T, A)."""
+        """Return the actions (B, T, A) along recorded trajectories, from the zero hidden state."""
 
 
 class OnlineAgent(Actor):
-    """An actor that learns in its environment, by an algorithm of Stable-Baselines3."""
+    """An actor that learns in its environment, with an algorithm of Stable-Baselines3."""
 
     # Settings of the user: table [name] of a config. `config_class` holds them and what else a checkpoint needs.
     options_class: ClassVar[type[Any]]
@@ -181,9 +181,9 @@ class OnlineAgent(Actor):
         """
 
     def copy_normalization(self, environments: "VecNormalize") -> None:
-        """Copy the running statistics by which `environments` normalises what the policy sees."""
+        """Copy the running statistics by which `environments` normalises observations and rewards."""
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Trainable numbers in `module`."""
+    """Count the trainable parameters of `module`."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -9,17 +9,17 @@ from minrl.agent import Agent, OnlineAgent
 from minrl.compare.grid.family import Family
 from minrl.runs.checkpoint import agent_class, agents
 
-# The modules beside this one; each is imported where it is asked for, as that of environments imports all of PPO.
+# Modules beside this one, imported on first use: that of environments imports all of PPO.
 NAMES = {"offline": Agent, "online": OnlineAgent}
 
 
 class Training(Protocol):
-    """Interface of those modules: how agents of a family are trained."""
+    """Interface of those modules: flags, training and report of a family's agents."""
 
     USAGE: str  # of a new run, with {} for the agent's name
 
     def family(self, kinds: dict[str, Any], /) -> Family:
-        """Return what a comparison has to know of these agents."""
+        """Return the interface of these agents to `minrl compare`."""
 
     def add_flags_of(self, parser: argparse.ArgumentParser, files: argparse._ArgumentGroup, kind: Any, /) -> None:
         """Add usage, examples and flags of `minrl train AGENT`, those of files to their group."""
@@ -60,7 +60,7 @@ def families() -> dict[str, Family]:
 
 
 def usages() -> list[str]:
-    """Return how to train the agents of each family."""
+    """Return the command that trains the agents of each family."""
     return [_module(name).USAGE.format("|".join(sorted(family.agents))) for name, family in families().items()]
 
 

@@ -57,7 +57,7 @@ def report(result: RunResult, out: Path) -> int:
 
 
 def family(kinds: dict[str, type[Agent]]) -> Family:
-    """Return what a comparison has to know of these agents."""
+    """Return the interface of these agents to `minrl compare`."""
     options = {name: kind.config_class for name, kind in kinds.items()}
     return Family(
         source="data",

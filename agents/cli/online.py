@@ -87,7 +87,7 @@ def report(result: OnlineResult, out: Path) -> int:
 
 
 def family(kinds: dict[str, type[OnlineAgent]]) -> Family:
-    """Return what a comparison has to know of these agents."""
+    """Return the interface of these agents to `minrl compare`."""
     options = {name: kind.options_class for name, kind in kinds.items()}
     return Family(
         source="env",

@@ -29,12 +29,12 @@ minrl train AGENT --help shows the agent's flags."""
 
 
 class _Agents(argparse._SubParsersAction):  # type: ignore[type-arg]
-    """The commands of the agents; each gets its flags when it is chosen, so that no other agent is imported."""
+    """Subcommands of the agents; flags are added to the chosen one, so that no other agent is imported."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        """Add the flags of the agent `values[0]` and parse what follows."""
+        """Add the flags of the agent `values[0]`, then parse them."""
         chosen = self.choices[values[0]]
         files = chosen.add_argument_group("files")
         files.add_argument("--out", metavar="RUN", type=Path, help="folder for checkpoints, log and config")
@@ -90,7 +90,7 @@ def _add_json(parser: argparse._ActionsContainer) -> None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raise ValueError for words that argparse would take for something else."""
+    """Raise ValueError for flags that a resumed run does not take."""
     flag_hints.check_resumed(words)
 
 

@@ -1,4 +1,4 @@
-"""Actions between a policy's distribution and its environment: rounded, clipped, counted from the space's own start.
+"""Conversion of a policy's actions to its environment's: rounding, clipping, start of choices.
 
 A policy samples real numbers for a Box and counts choices from 0. What it sampled is what is stored and trained on;
 the environment gets a value of its space, by the same rules while acting, in `predict`, in evaluations and in ONNX.
@@ -36,11 +36,11 @@ def to_environment(space: AnySpace, actions: Array, *, squashed: bool) -> Array:
         return actions
     low, high, is_whole = space.low, space.high, np.issubdtype(space.dtype, np.integer)
     if is_whole:
-        # In float64, as bytes would wrap around in high - low.
+        # In float64, as high - low of bytes would overflow.
         (low, high), actions = whole_bounds(space), actions.astype(np.float64)
     if squashed:
         actions = low + (0.5 * (actions + 1.0) * (high - low))  # rounding may pass a bound by one unit
-    # Of the space's own type: one of half precision does not contain float32.
+    # In the space's dtype: a Box of float16 does not contain float32.
     kept: Array = np.clip(np.rint(actions) if is_whole else actions, low, high).astype(space.dtype, copy=False)
     return kept
 

@@ -1,4 +1,4 @@
-"""The policies of this project: any cell of `minrl.cells` in a backbone between features and heads.
+"""Policies with a backbone of any cell of `minrl.cells` between features and heads.
 
 Shapes: B environments or segments, T time, F features, D width, S state size, P width of the previous
 action and reward.
@@ -23,12 +23,12 @@ from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, 
 from minrl.runs.checkpoint import Checkpoint
 from minrl.system.names import nearest
 
-# Features, what came before, memory and resets into latents and the next memory: a trunk's scan or its step.
+# A trunk's scan or step: features, previous-step input, hidden state and resets to latents and the next state.
 Run = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Trunk(nn.Module):
-    """Features, the episode start and what came before it into a backbone.
+    """Backbone of features, episode start and previous-step input.
 
     Args:
         inputs: F + 1 + P.
@@ -41,11 +41,11 @@ class Trunk(nn.Module):
         self.backbone = backbone
 
     def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute (B, T, F), (B, T, P), (B, S), (B, T) bool -> (B, T, D), (B, S)."""
+        """Map (B, T, F), (B, T, P), (B, S), (B, T) bool -> (B, T, D), (B, S)."""
         return self.backbone.scan(self._embedded(features, previous, reset), state, reset)
 
     def step(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute (B, F), (B, P), (B, S), (B,) bool -> (B, D), (B, S)."""
+        """Map (B, F), (B, P), (B, S), (B,) bool -> (B, D), (B, S)."""
         state = state.masked_fill(reset.unsqueeze(1), 0.0)
         return self.backbone.step(self._embedded(features, previous, reset), state)
 
@@ -56,7 +56,7 @@ class Trunk(nn.Module):
 
 
 class BackbonePolicy(RecurrentPolicy):
-    """An actor and a critic on one trunk, or one each.
+    """Actor and critic on one trunk, or on one each.
 
     Args:
         observation_space, action_space, lr_schedule: as for Stable-Baselines3's `ActorCriticPolicy`.
@@ -108,7 +108,7 @@ class BackbonePolicy(RecurrentPolicy):
         _check_known(keywords)
         backbone = {"cell": cell, "width": width, "depth": depth, "conv": conv, "mlp": mlp, "dropout": dropout}
         self.backbone_options: dict[str, Any] = {**backbone, **(cell_options or {})}
-        # In a tuple, so that the agent itself is no part of this module.
+        # In a tuple, so that the agent is no submodule.
         self._start: tuple[StartsOnline, ...] = ()
         if pretrained is not None:
             agent, pretrained = open_run(pretrained)
@@ -188,7 +188,7 @@ class BackbonePolicy(RecurrentPolicy):
     def _of_both(
         self, actor: Run, critic: Run | None, features: Features, previous: Tensor, state: Tensor, reset: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return latents of actor and critic, which are one where they share the trunk, and the memory of both."""
+        """Return latents of actor and critic, the same if they share the trunk, and the hidden state of both."""
         if critic is None:
             latent, last = actor(features[0], previous, state, reset)
             return latent, latent, last

@@ -1,4 +1,4 @@
-"""What follows a time limit: the value of the final observation, in the memory after the last step.
+"""Bootstrap at a time limit: the value of the final observation, with the hidden state after the last step.
 
 Shapes: n_envs environments, S state size, P width of the previous action and reward.
 """
@@ -26,16 +26,16 @@ def bootstrap(
 ) -> None:
     """Add gamma V(final observation) to the rewards (n_envs,) of the steps at which a time limit cut an episode.
 
-    An episode that came to its own end is worth nothing further
+    Terminated episodes have no value after their end
     (Pardo et al. 2018, "Time Limits in Reinforcement Learning", arXiv 1712.00378, section 3).
 
     Args:
         rewards: changed in place.
         gamma: discount factor.
         infos: of the step, with Stable-Baselines3's `terminal_observation` and `TimeLimit.truncated`.
-        policy: whose critic is asked.
+        policy: whose critic gives the values.
         state: (n_envs, S) after the step.
-        previous: (n_envs, P) what the step left.
+        previous: (n_envs, P) action and reward of the step.
     """
     rows = [i for i, info in enumerate(infos) if info.get("TimeLimit.truncated") and "terminal_observation" in info]
     if not rows:

@@ -1,4 +1,4 @@
-"""Numbers from environments that would silently spoil a policy, refused where they come in.
+"""Checks of what environments and callbacks hand to a policy.
 
 Shapes: n_envs environments.
 """
@@ -11,14 +11,14 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 
 
 def check_rewards(rewards: npt.NDArray[Any], steps: int) -> None:
-    """Raise a ValueError for rewards (n_envs,) that are not finite; `steps` says when."""
+    """Raise ValueError for rewards (n_envs,) that are not finite at step `steps`."""
     if not np.isfinite(rewards).all():
         row = int(np.flatnonzero(~np.isfinite(rewards))[0])
         raise ValueError(f"environment {row} returned the reward {rewards[row]} at step {steps}; it must be finite")
 
 
 def check_observations(observations: Any, steps: int) -> None:
-    """Raise a ValueError for real-valued observations (n_envs, ...), or a dict of them, that are not finite."""
+    """Raise ValueError for real-valued observations (n_envs, ...), or a dict of them, that are not finite."""
     named = observations.items() if isinstance(observations, dict) else [("observation", observations)]
     for name, values in named:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -27,8 +27,7 @@ def check_observations(observations: Any, steps: int) -> None:
 
 
 def check_callbacks(callback: BaseCallback) -> None:
-    """Raise a ValueError if an EvalCallback is to evaluate a policy that reads the last reward, which it does not
-    hand on."""
+    """Raise ValueError for an EvalCallback, which gives no rewards to a policy that reads them."""
     if isinstance(callback, EvalCallback):
         raise ValueError(
             "EvalCallback hands no rewards to a policy with previous_reward: put the reward into the observation with "

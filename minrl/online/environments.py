@@ -1,4 +1,4 @@
-"""The environments in which a policy learns, made and stepped together.
+"""Creation of the vectorised environments in which a policy learns.
 
 Shapes: n_envs environments.
 """
@@ -31,22 +31,22 @@ from minrl.system.mujoco import quiet_mujoco
 
 
 class Normalization(Protocol):
-    """Settings of an agent that say what is normalised before it learns."""
+    """Settings of an agent: normalisation by Stable-Baselines3's `VecNormalize`."""
 
     @property
     def normalize_observations(self) -> bool:
-        """True to divide observations by a running spread around a running mean."""
+        """Return True to standardise observations by running mean and spread."""
 
     @property
     def normalize_rewards(self) -> bool:
-        """True to divide rewards by a running spread of the discounted return."""
+        """Return True to divide rewards by the running spread of the discounted return."""
 
 
 def probe(config: OnlineConfig) -> tuple[Task, str]:
-    """Return what one environment says: the task, and how many of them will be stepped ("native", "sync" or "async").
+    """Create one environment; return its task and the vectorisation to use ("native", "sync" or "async").
 
     Raises:
-        ValueError: if it cannot be made, PPO cannot take its spaces, it cannot be vectorised or rendered as asked.
+        ValueError: if it cannot be created, vectorised or rendered as set, or PPO does not support its spaces.
     """
     if not config.env:
         raise ValueError("no environment: give --env ID")
@@ -54,7 +54,7 @@ def probe(config: OnlineConfig) -> tuple[Task, str]:
     info = EnvironmentInfo(config.env, config.env_kwargs)
     with closing(make_environment(info)) as environment:
         try:
-            # First those that PPO cannot take, as it says what to do about them.
+            # First, as its errors say what to do about spaces that PPO does not support.
             PolicySpaces(environment.observation_space, environment.action_space)
             task = Task.in_environment(info, environment.observation_space, environment.action_space)
         except ValueError as error:
@@ -78,7 +78,7 @@ def open_environments(config: OnlineConfig, options: Normalization, task: Task, 
     """
     info = EnvironmentInfo(config.env, config.env_kwargs)
     environments: VecEnv
-    # In the order of keys in which the policy has them, also where a resumed run finds another order.
+    # The policy's order of keys, even if a resumed run finds another one.
     order = task.observation_space, task.action_space
     if kind == "native":
         environments = as_vec_env(_native(config))
@@ -112,7 +112,7 @@ def seed_environments(environments: VecEnv, config: OnlineConfig, step: int) -> 
 
 def _make(info: EnvironmentInfo, order: tuple[AnySpace, AnySpace]) -> gymnasium.Env[Any, Any]:
     if multiprocessing.parent_process() is not None:
-        # Ctrl-C reaches every process of a terminal; the one that trains decides when the others end.
+        # Ctrl-C reaches every process of a terminal; the training process ends the others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_mujoco()
     return Monitor(ScalarReward(fit_spaces(make_environment(info), like=order)))
@@ -122,10 +122,10 @@ def _native(config: OnlineConfig) -> Any:
     spec = gymnasium.spec(config.env.rpartition(":")[2])
     make = partial(gymnasium.make_vec, spec, config.n_envs, "vector_entry_point", **config.env_kwargs)
     try:
-        # No step is lost to resets.
+        # Resets take no step in this mode.
         return make(autoreset_mode=AutoresetMode.SAME_STEP)
     except TypeError:
-        return make()  # one that knows its own mode alone
+        return make()  # its mode is fixed
 
 
 def _no_native(environment: gymnasium.Env[Any, Any], config: OnlineConfig) -> str | None:

@@ -1,4 +1,4 @@
-"""What a policy of Stable-Baselines3 sees of an environment: the way from flat rows there, and of its actions back.
+"""Conversion of flat observations to a policy's, and of its actions to flat ones.
 
 Shapes: B environments, O flat observation width, A flat action width.
 """
@@ -17,11 +17,11 @@ from minrl.data.spaces import AnySpace, leaves
 from minrl.online.rollout import Observations
 from minrl.online.spaces import fitted_spaces
 
-CLIP = 10.0  # normalised observations and rewards lie within it, as Stable-Baselines3 has it by default
+CLIP = 10.0  # bound of normalised observations and rewards, Stable-Baselines3's default
 
 
 class PolicySpaces:
-    """The spaces of an environment, and those of the policy that acts in it.
+    """Spaces of an environment, and those of the policy that acts in it.
 
     Tuples and nested spaces are fitted as `minrl.online.spaces.fit_spaces` does it, images have their channels first.
 
@@ -53,7 +53,7 @@ class PolicySpaces:
         self.policy = "MultiInputPolicy" if self._is_dict else "CnnPolicy" if self.images else "MlpPolicy"
 
     def observations(self, flat: Tensor) -> Observations:
-        """Return flat rows (B, O), one-hot where they are choices, as the policy takes them."""
+        """Convert flat rows (B, O), with choices as one-hot, to the policy's observations."""
         parts = {}
         for leaf in self._observed:
             name = _name(leaf.keys)
@@ -62,8 +62,7 @@ class PolicySpaces:
         return parts if self._is_dict else parts[""]
 
     def flat_actions(self, actions: Tensor) -> Tensor:
-        """Return the policy's actions (B, ...) as rows (B, A) of the environment's space, one-hot where they are
-        choices."""
+        """Convert the policy's actions (B, ...) to flat rows (B, A), choices to one-hot."""
         rest = actions.reshape(actions.shape[0], -1)
         rows = []
         for leaf in self._acted:
@@ -73,7 +72,7 @@ class PolicySpaces:
         return torch.cat(rows, dim=1)
 
     def numbers(self) -> dict[str, slice]:
-        """Return the columns in a flat row of all observations that can be normalised: numbers, but not images."""
+        """Return the columns of observations that can be normalised: real numbers, but not images."""
         boxes = {_name(leaf.keys): leaf.columns for leaf in self._observed if isinstance(leaf.space, spaces.Box)}
         return {name: columns for name, columns in boxes.items() if name not in self.images}
 
@@ -89,7 +88,7 @@ class PolicySpaces:
 
 
 class Standardizer(nn.Module):
-    """The normalisation of `VecNormalize` on flat rows: (x - mean) / std, clipped; images and choices as they are."""
+    """The normalisation of `VecNormalize` on flat rows: (x - mean) / std, clipped; images and choices unchanged."""
 
     mean: Tensor
     std: Tensor
@@ -104,8 +103,8 @@ class Standardizer(nn.Module):
         self.register_buffer("std", torch.ones(width, dtype=torch.float64))
         self.register_buffer("bound", torch.full((width,), torch.inf, dtype=torch.float64))
 
-    def take(self, environments: VecNormalize) -> None:
-        """Take the statistics of `environments`."""
+    def copy_statistics(self, environments: VecNormalize) -> None:
+        """Copy the statistics of `environments`."""
         for name, columns in self._columns.items():
             statistics: Any = environments.obs_rms[name] if name else environments.obs_rms
             self.mean[columns] = torch.from_numpy(np.reshape(statistics.mean, -1)).to(self.mean)
@@ -114,7 +113,7 @@ class Standardizer(nn.Module):
             self.bound[columns] = environments.clip_obs
 
     def forward(self, flat: Tensor) -> Tensor:
-        """Compute (B, O) -> (B, O)."""
+        """Normalise observations: (B, O) -> (B, O)."""
         standard = (flat.double() - self.mean) / self.std
         return torch.minimum(torch.maximum(standard, -self.bound), self.bound).to(flat.dtype)
 
@@ -124,16 +123,16 @@ def _name(keys: tuple[str | int, ...]) -> str:
 
 
 def _decoded(space: AnySpace, flat: Tensor) -> Tensor:
-    """Return rows of one leaf (B, P) as Stable-Baselines3 shows it to a policy: choices as numbers from 0."""
+    """Convert rows of one leaf (B, P) to a policy's observation: choices count from 0."""
     if isinstance(space, spaces.Discrete):
         return flat.argmax(1)
     if isinstance(space, spaces.MultiDiscrete):
         return torch.stack([part.argmax(1) for part in flat.split(space.nvec.reshape(-1).tolist(), dim=1)], dim=1)
-    return flat.reshape(flat.shape[0], *(space.shape or (1,)))  # one number has an axis of its own there
+    return flat.reshape(flat.shape[0], *(space.shape or (1,)))  # a scalar has one axis there
 
 
 def _encoded(space: AnySpace, columns: Tensor) -> Tensor:
-    """Return the inverse of `_decoded` for columns of a policy's action: (B, raw width) -> (B, P)."""
+    """Convert columns of a policy's action, inverse to `_decoded`: (B, raw width) -> (B, P)."""
     if isinstance(space, spaces.Discrete):
         return F.one_hot(columns[:, 0].long(), int(space.n)).to(torch.float32)
     if isinstance(space, spaces.MultiDiscrete):

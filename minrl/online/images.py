@@ -35,7 +35,7 @@ class SmallCNN(NatureCNN):
     def __init__(self, observation_space: AnySpace, features_dim: int = 512, normalized_image: bool = False) -> None:
         if not is_image_space(observation_space, normalized_image=normalized_image):
             raise ValueError(f"images are a Box (C, H, W) of bytes from 0 to 255, got {observation_space}")
-        # NatureCNN's own __init__ would build the layers that do not fit; its forward pass is taken.
+        # NatureCNN.__init__ would build layers that do not fit; only its forward pass is used.
         BaseFeaturesExtractor.__init__(self, observation_space, features_dim)
         channels, height, width = observation_space.shape or ()
         self.cnn = nn.Sequential(
@@ -97,7 +97,7 @@ class PartsExtractor(CombinedExtractor):
         parts = observation_space.spaces
         images = {key: part for key, part in parts.items() if is_image_space(part, normalized_image=normalized_image)}
         widths = [cnn_output_dim if key in images else get_flattened_obs_dim(part) for key, part in parts.items()]
-        # CombinedExtractor's own __init__ knows NatureCNN alone.
+        # CombinedExtractor.__init__ supports NatureCNN alone.
         BaseFeaturesExtractor.__init__(self, observation_space, int(sum(widths)))
         self.keys = list(parts)
         self.extractors = nn.ModuleDict(
@@ -117,7 +117,7 @@ class PartsExtractor(CombinedExtractor):
 
 
 def with_network(keywords: dict[str, Any] | None, cnn: CNN) -> dict[str, Any] | None:
-    """Return an extractor's keywords with the network named, where it is not the one that goes by size.
+    """Return an extractor's keywords, with the network if it is not chosen by size.
 
     An extractor of the user's own need not know the keyword.
     """

@@ -1,4 +1,4 @@
-"""Actions, their log-likelihood and entropy under a policy's heads, without an object for every step or minibatch.
+"""Actions, log-likelihoods and entropies of a policy, without distribution objects for every step.
 
 Shapes: N rows, A action width, K choices.
 """
@@ -36,7 +36,7 @@ def sampled(policy: ActorCriticPolicy, latent: Tensor, deterministic: bool) -> t
     kind: Any = type(policy.action_dist)
     if kind is CategoricalDistribution:
         log_p = torch.log_softmax(policy.action_net(latent), dim=1)
-        # The largest p / e, e exponential, falls on each choice with its probability: torch.multinomial does the same.
+        # argmax of p / e with e exponential samples each choice with its probability, as torch.multinomial does.
         race = log_p if deterministic else log_p.exp() / torch.empty_like(log_p).exponential_()
         choice = race.argmax(dim=1)
         return choice, log_p.gather(1, choice.unsqueeze(1)).squeeze(1)

@@ -1,4 +1,4 @@
-"""The policies of sb3-contrib's RecurrentPPO: LSTM layers between features and heads, trained on whole segments.
+"""Policies of sb3-contrib's RecurrentPPO: LSTM layers between features and heads, trained on whole segments.
 
 Module and parameter names are sb3-contrib's, so that its weights load
 (https://github.com/Stable-Baselines-Team/stable-baselines3-contrib, sb3_contrib/common/recurrent/policies.py, 2.9.2).
@@ -20,7 +20,7 @@ from minrl.online.images import CNN, PartsExtractor, image_network, with_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.system.names import nearest
 
-# Options of torch.nn.LSTM that would change the memory's layout or precision, and the only values they can have.
+# Options of torch.nn.LSTM that would change the state's layout or precision, and their only supported values.
 _FIXED: dict[str, tuple[Any, ...]] = {
     "batch_first": (False,),
     "bidirectional": (False,),
@@ -31,7 +31,7 @@ _FREE = ("bias", "dropout", "device")
 
 
 class LstmPolicy(RecurrentPolicy):
-    """An actor with an LSTM, and a critic with one of its own, with the actor's, or with none.
+    """Actor with an LSTM, and a critic with its own, the actor's or none.
 
     All arguments mean what they mean in sb3-contrib's RecurrentActorCriticPolicy and Stable-Baselines3's
     ActorCriticPolicy, in the same order.
@@ -125,7 +125,7 @@ class LstmPolicy(RecurrentPolicy):
         parts = state.chunk(state.shape[1] // self.lstm_output_dim, dim=1)
         layers = 2 * self.lstm_hidden_state_shape[0]
         actor, after = step_layers(self.lstm_actor, features[0], parts[:layers])
-        if self.lstm_critic is None or len(parts) == layers:  # `predict` hands in no memory of the critic's
+        if self.lstm_critic is None or len(parts) == layers:  # `predict` has no state of the critic
             return actor, self._critic_latent(actor, features[1]), torch.cat(after, dim=1)
         critic, after_critic = step_layers(self.lstm_critic, features[1], parts[layers:])
         return actor, critic, torch.cat(after + after_critic, dim=1)
@@ -134,7 +134,7 @@ class LstmPolicy(RecurrentPolicy):
         return actor.detach() if self.critic is None else self.critic(features)
 
     def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
-        """Convert sb3-contrib's h and c of the actor, (L, B, H) each; `predict` needs no more."""
+        """Convert to sb3-contrib's h and c of the actor, (L, B, H) each, which `predict` needs."""
         layers, _, width = self.lstm_hidden_state_shape
         shape = (layers, batch_size, width)
         parts = [np.asarray(part, dtype=np.float32) for part in state]
@@ -214,8 +214,7 @@ class LstmMultiInputPolicy(LstmPolicy):
 
 
 def scan_layers(lstm: nn.LSTM, x: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what `lstm` makes of whole segments: (B, T, F), (B, 2LH) h | c of each layer, (B, T) -> (B, T, H), (B,
-    2LH)."""
+    """Scan whole segments: (B, T, F), (B, 2LH) h | c of each layer, (B, T) -> (B, T, H), (B, 2LH)."""
     last = []
     for number, part in enumerate(state.chunk(lstm.num_layers, dim=1)):
         if number and lstm.dropout:
@@ -226,8 +225,7 @@ def scan_layers(lstm: nn.LSTM, x: Tensor, state: Tensor, reset: Tensor) -> tuple
 
 
 def step_layers(lstm: nn.LSTM, x: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-    """Compute one step of `lstm`: (B, F) and h, c (B, H) of each layer in turn -> (B, H) and the same after the
-    step."""
+    """Compute one step: (B, F) and h, c (B, H) of each layer in turn -> (B, H) and the next h, c."""
     after = []
     for number, weights in enumerate(lstm.all_weights):
         if number and lstm.dropout:
@@ -238,7 +236,7 @@ def step_layers(lstm: nn.LSTM, x: Tensor, parts: tuple[Tensor, ...]) -> tuple[Te
 
 
 def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return `options` themselves; a ValueError for those that this policy's LSTM cannot have."""
+    """Return `options`; raise ValueError for those that this policy's LSTM does not support."""
     for name, value in options.items():
         if name in ("input_size", "hidden_size", "num_layers"):
             raise ValueError(f"lstm_kwargs: {name} is not set here but by lstm_hidden_size and n_lstm_layers")

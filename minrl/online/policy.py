@@ -30,17 +30,17 @@ Array = npt.NDArray[Any]
 
 
 class RecurrentPolicy(ActorCriticPolicy):
-    """An actor and a critic that carry one memory tensor (B, S); the zero tensor is the empty memory.
+    """Actor and critic with one hidden state tensor (B, S), initially zero.
 
-    Subclasses say how features become latents, over segments and step by step.
+    Subclasses compute latents from features, over segments and step by step.
     """
 
     state_size: int
     previous_action: bool = False
     previous_reward: bool = False
-    # Largest |ratio - 1| of the last first minibatch: 0 but for rounding where acting and training agree.
+    # Largest |ratio - 1| of the first minibatch of the last update: 0 up to rounding if acting and training agree.
     first_ratio_dev: float = 0.0
-    # The policy that this one was before it learned online, where straying from it costs, and the weight of the cost.
+    # The pretrained policy and the weight of the KL divergence from it, if it is part of the loss.
     reference: Reference | None
     reference_weight: float = 0.0
     divergences: list[float]  # of the minibatches of an update
@@ -51,22 +51,21 @@ class RecurrentPolicy(ActorCriticPolicy):
     def _scan(
         self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute (B, T, F), (B, T, P), (B, S), (B, T) bool -> latents of actor and critic (B, T, ·), last state (B,
-        S)."""
+        """Map (B, T, F), (B, T, P), (B, S), (B, T) bool -> latents of actor and critic (B, T, ·), state (B, S)."""
 
     @abstractmethod
     def _step(
         self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute (B, F), (B, P), (B, S), (B,) bool -> latents of actor and critic (B, ·), next state (B, S)."""
+        """Map (B, F), (B, P), (B, S), (B,) bool -> latents of actor and critic (B, ·), next state (B, S)."""
 
     @abstractmethod
     def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
-        """Return the memory (B, S) that `predict`'s state stands for; a ValueError where it does not fit."""
+        """Convert the state of `predict` to a tensor (B, S); raise ValueError if it does not fit."""
 
     @abstractmethod
     def _state(self, memory: Tensor) -> tuple[Array, ...]:
-        """Return the inverse of `_memory`."""
+        """Convert a hidden state to the state of `predict`."""
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Iterate over the parameters as torch does; during an update over the list."""
@@ -74,19 +73,19 @@ class RecurrentPolicy(ActorCriticPolicy):
 
     @property
     def previous_size(self) -> int:
-        """P: the flat width of an action and one for the reward, as far as the policy asks for them."""
+        """Return P: the flat width of an action, and one for the reward, as far as the policy reads them."""
         return self.previous_action * spaces.flatdim(self.action_space) + self.previous_reward
 
     def _build(self, lr_schedule: Schedule) -> None:
         self.reference, self.divergences = None, []
         if self.optimizer_class is torch.optim.Adam and self.optimizer_kwargs.keys() <= {"eps"}:
-            # All parameters in one pass; the same numbers but for rounding.
+            # All parameters in one pass; equal up to rounding.
             self.optimizer_kwargs = {**self.optimizer_kwargs, "fused": True}
         self._starts = _starts(self.observation_space)
         super()._build(lr_schedule)
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """Return the empty memory, (B, S)."""
+        """Return the zero hidden state, (B, S)."""
         return torch.zeros(batch_size, self.state_size, device=self.device)
 
     def forward(  # type: ignore[override]
@@ -104,8 +103,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         return actions.reshape((-1, *self.action_space.shape)), values, log_prob, state  # type: ignore[misc]
 
     def evaluate_actions(self, obs: Segments, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
-        """Return values (N, 1), log-likelihoods (N,) of `actions` and entropies (N,) by one scan over whole
-        segments."""
+        """Return values (N, 1), log-likelihoods (N,) and entropies (N,) by one scan over whole segments."""
         latent_pi, latent_vf = (x.flatten(0, 1) for x in self._scan_segments(obs)[:2])
         if obs.kept is not None:
             latent_pi, latent_vf = latent_pi[obs.kept], latent_vf[obs.kept]
@@ -139,25 +137,23 @@ class RecurrentPolicy(ActorCriticPolicy):
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent_pi)), state
 
     def reference_parameters(self, rollout: Segments, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the reference policy would have done in a rollout of B environments: (B, T, K), and its last
-        memory."""
+        """Return the parameters (B, T, K) of the reference policy's distributions in a rollout, and its last state."""
         assert self.reference is not None
         features, _ = self._segment_features(rollout)
         return self.reference.scan(features, self._no_previous(rollout.previous, rollout.reset), state, rollout.reset)
 
     @torch.no_grad()
     def states_at(self, rollout: Segments, cuts: list[int]) -> Tensor:
-        """Return the memory (n, B, S) that enters each cut of a rollout of B environments, with the weights as they
-        are."""
+        """Return the hidden states (n, B, S) at the cuts of a rollout, with the current weights."""
         training, states = self.training, [rollout.state]
-        self.set_training_mode(False)  # what is stored while acting has no dropout either
+        self.set_training_mode(False)  # as while acting, without dropout
         for first, end in pairwise(cuts[:-1]):
             states.append(self._scan_segments(_between(rollout, first, end)._replace(state=states[-1]))[2])
         self.set_training_mode(training)
         return torch.stack(states)
 
     def encode_previous(self, actions: Tensor, rewards: Tensor | None) -> Tensor:
-        """Return the previous-step input of the next step, (B, P): actions (B, *shape) flattened, rewards (B,)."""
+        """Return the input (B, P) of the next step from actions (B, *shape) and rewards (B,)."""
         parts = []
         if self.previous_action:
             parts.append(flat_actions(self.action_space, self.environment_actions(actions)))
@@ -173,14 +169,14 @@ class RecurrentPolicy(ActorCriticPolicy):
         deterministic: bool = False,
         reward: Array | float | None = None,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Return actions for one observation or a batch of them, and the state to hand in with the next.
+        """Return actions for one observation or a batch, and the state for the next call.
 
         Args:
             observation: one, or B stacked.
-            state: what the last call returned; `None` is the empty memory.
-            episode_start: (B,) True where the observation opens an episode, so that the memory before it is empty.
+            state: returned by the last call; `None` is the zero state.
+            episode_start: (B,) True where the observation opens an episode, which resets the state.
             deterministic: the most likely action instead of a sample.
-            reward: (B,) that the last actions earned, for a policy with `previous_reward`.
+            reward: (B,) of the last actions, for a policy with `previous_reward`.
 
         Raises:
             ValueError: for an observation, state or episode start that does not fit.
@@ -207,15 +203,15 @@ class RecurrentPolicy(ActorCriticPolicy):
         return chosen if vectorized else chosen.squeeze(axis=0), after
 
     def to_environment(self, actions: Array) -> Array:
-        """Convert actions of the distribution to what the environment takes, see `minrl.online.actions`."""
+        """Convert actions of the distribution to the environment's, see `minrl.online.actions`."""
         return to_environment(self.action_space, actions, squashed=self.squash_output)
 
     def environment_actions(self, actions: Tensor) -> Tensor:
-        """Convert a tensor as `to_environment`; choices stay counted from 0. In torch's operations, to be traced."""
+        """Convert as `to_environment` in torch, so that it can be traced; choices count from 0."""
         return bounded(self.action_space, actions, squashed=self.squash_output)
 
     def _unpacked(self, state: tuple[Array, ...] | None, count: int, reward: Any) -> tuple[Tensor, Tensor | None]:
-        """Return the memory (B, S) and what the last step left (B, P)."""
+        """Return the hidden state (B, S) and the input from the last step (B, P)."""
         if self.previous_reward and reward is None and state is not None:
             raise ValueError(
                 "this policy reads the last reward: predict(..., reward=...); for evaluate_policy and EvalCallback, "
@@ -234,7 +230,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         return self._memory(state[:-1], count), previous
 
     def _checked(self, values: Array, shape: tuple[int, ...]) -> Tensor:
-        """Return a part of a state as a new tensor."""
+        """Convert a part of a state to a new tensor of `shape`."""
         values = np.asarray(values, dtype=np.float32)
         if values.shape != shape:
             raise ValueError(f"state must have shape {shape} for {shape[0]} environments, got {values.shape}")
@@ -258,7 +254,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         return self._scan(features, previous, rollout.state, rollout.reset)
 
     def _segment_features(self, rollout: Segments) -> Features:
-        """Compute (B, T, F) for the actor and the critic."""
+        """Return the features (B, T, F) of the actor and the critic."""
         shape = rollout.reset.shape
         actor, critic = self._features(_each(rollout.observations, lambda x: x.flatten(0, 1)))
         shared = actor is critic
@@ -266,14 +262,14 @@ class RecurrentPolicy(ActorCriticPolicy):
         return actor, actor if shared else critic.unflatten(0, shape)
 
     def _no_previous(self, previous: Tensor | None, reset: Tensor) -> Tensor:
-        """Zero what precedes the first step of an episode."""
+        """Zero the previous-step input at the first step of an episode."""
         if previous is None or not self.previous_size:
             return torch.zeros(*reset.shape, self.previous_size, device=reset.device)
         return previous.masked_fill(reset.unsqueeze(-1), 0.0)
 
 
 def _starts(space: AnySpace) -> dict[str, Tensor]:
-    """Return the first choice of each observation that does not count from 0; one without parts has the name ""."""
+    """Return the first choice of observations that do not count from 0; one without parts is named ""."""
     parts = space.spaces.items() if isinstance(space, spaces.Dict) else [("", space)]
     return {
         name: torch.from_numpy(np.asarray(part.start, np.int64))

@@ -1,4 +1,4 @@
-"""The policies of recurrent PPO by name, and those that stand for sb3-contrib's in a file that it saved."""
+"""Policies of recurrent PPO by name, and those that replace sb3-contrib's in its saved files."""
 
 import base64
 import binascii
@@ -45,7 +45,7 @@ def contrib_objects(path: Any) -> dict[str, Any]:
             stored = json.loads(archive.read("data"))["policy_class"]
         pickled = base64.b64decode(stored[":serialized:"])
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, binascii.Error):
-        return {}  # Stable-Baselines3 says what is wrong with it
+        return {}  # Stable-Baselines3 raises the error
     finally:
         if isinstance(path, (str, Path)):
             file.close()

@@ -1,4 +1,4 @@
-"""An agent trained on a data set as the start of a policy that learns online.
+"""Policies that start from an agent trained offline, and the KL divergence from it.
 
 Shapes: B environments or segments, T time, O flat observation width, A flat action width, D width, S state size, P
 width of the previous action and reward, K parameters of a distribution, N rows.
@@ -32,7 +32,7 @@ from minrl.system.config import build
 
 @runtime_checkable
 class StartsOnline(Protocol):
-    """An agent whose backbone can go on learning online."""
+    """Agent whose backbone can learn online."""
 
     task: Task
     backbone: Backbone
@@ -40,14 +40,14 @@ class StartsOnline(Protocol):
     action_units: ActionUnits
 
     def embed(self, observation: Tensor, previous: Tensor) -> Tensor:
-        """Return what enters the backbone, the previous action in `action_units`: (..., O), (..., A) -> (..., D)."""
+        """Return the backbone's input, the previous action in `action_units`: (..., O), (..., A) -> (..., D)."""
 
 
 def open_run(run: str | Path | Checkpoint) -> tuple[StartsOnline, Checkpoint]:
-    """Return the agent of a run, without dropout, and its checkpoint without weights, from which it can be built again.
+    """Return the agent of a run, without dropout, and its checkpoint without weights, to build it again.
 
     Raises:
-        ValueError: if there is no run, or its agent has no backbone that could go on online.
+        ValueError: if there is no run, or its agent has no backbone that can learn online.
     """
     saved = run if isinstance(run, Checkpoint) else checkpoint.read(run)
     where = "of the policy" if isinstance(run, Checkpoint) else str(run)
@@ -59,16 +59,16 @@ def open_run(run: str | Path | Checkpoint) -> tuple[StartsOnline, Checkpoint]:
             build(kind.config_class, kind.saved_config(saved.config), f"checkpoint {where}"), Task.from_dict(saved.task)
         )
     if not isinstance(agent, StartsOnline) or not isinstance(agent.backbone, Backbone):
-        raise ValueError(f"pretrained: the run {where} has no backbone that could go on online (agent {saved.agent!r})")
+        raise ValueError(f"pretrained: the run {where} has no backbone that can learn online (agent {saved.agent!r})")
     for module in agent.modules():  # type: ignore[attr-defined]
         if isinstance(module, nn.Dropout):
-            # Acting and training must agree to the last digit.
+            # Acting and training must agree to rounding.
             module.p = 0.0
     return agent, replace(saved, weights={}, training={}, note={})
 
 
 def check_start(agent: StartsOnline, policy: ActorCriticPolicy) -> None:
-    """Raise a ValueError where `agent` cannot be the start of `policy`."""
+    """Raise ValueError if `policy` cannot start from `agent`."""
     task = agent.task
     if mismatch(task.action_space, policy.action_space, "action") is not None:
         # An environment inside `fit_spaces` counts choices from 0, whose columns are the same.
@@ -93,9 +93,9 @@ def check_start(agent: StartsOnline, policy: ActorCriticPolicy) -> None:
 
 
 class PretrainedTrunk(nn.Module):
-    """The backbone of an agent with all that leads into it; takes `Trunk`'s place.
+    """Normalisation, embeddings and backbone of an agent, instead of `Trunk`.
 
-    The reward is no input: a return-conditioned agent is asked for its target return at every step.
+    The reward is no input: a return-conditioned agent gets its full target return at every step.
     """
 
     def __init__(self, agent: StartsOnline) -> None:
@@ -106,40 +106,40 @@ class PretrainedTrunk(nn.Module):
         self.backbone: Backbone = copied.backbone
 
     def standardize_actions(self, actions: Tensor) -> Tensor:
-        """Return flat actions as the agent takes the previous one: (..., A) -> (..., A)."""
+        """Convert flat actions to the agent's units of previous actions: (..., A) -> (..., A)."""
         standard: Tensor = self.agent.action_units(actions)
         return standard
 
     def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute (B, T, O), (B, T, A) from `standardize_actions`, (B, S), (B, T) bool -> (B, T, D), (B, S)."""
+        """Map (B, T, O), (B, T, A) from `standardize_actions`, (B, S), (B, T) bool -> (B, T, D), (B, S)."""
         return self.backbone.scan(self.agent.embed(features, previous), state, reset)
 
     def step(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute (B, O), (B, A), (B, S), (B,) bool -> (B, D), (B, S)."""
+        """Map (B, O), (B, A), (B, S), (B,) bool -> (B, D), (B, S)."""
         state = state.masked_fill(reset.unsqueeze(1), 0.0)
         return self.backbone.step(self.agent.embed(features, previous), state)
 
 
 class PretrainedHead(nn.Module):
-    """The action head of an agent as the mean or the logits of a policy's distribution: (..., D) -> (..., K)."""
+    """Action head of an agent as mean or logits of a policy's distribution: (..., D) -> (..., K)."""
 
     def __init__(self, head: ActionHead) -> None:
         super().__init__()
         self.head = copy.deepcopy(head)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Apply the module as the class says."""
+        """Compute mean or logits."""
         return self.head.center(latent)
 
 
 class Reference(nn.Module):
-    """The policy as it was pretrained, frozen: how far the learning one may stray from it costs.
+    """Frozen pretrained policy, from which the KL divergence of the learning one is measured.
 
     Args:
         trunk: its trunk.
         action_net: its head.
         action_space: of the policy.
-        log_std: (A,) of its Gaussian; of no account for choices.
+        log_std: (A,) of its Gaussian; ignored for discrete actions.
     """
 
     log_std: Tensor
@@ -153,7 +153,7 @@ class Reference(nn.Module):
 
     @torch.no_grad()
     def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """Return parameters of its distributions over whole rollouts: (B, T, K), and its last memory."""
+        """Return the parameters (B, T, K) of its distributions over whole rollouts, and its last state."""
         latent, last = self.trunk.scan(features, previous, state, reset)
         return self.action_net(latent), last
 
@@ -180,25 +180,25 @@ class _WithLoss(torch.autograd.Function):
 
 
 def with_loss(x: Tensor, loss: Tensor) -> Tensor:
-    """Return `x` itself; going back through it, the gradient of `loss` () is added to that of whatever x is used for.
+    """Return `x`; its backward pass adds the gradient of `loss` ().
 
-    Stable-Baselines3's `PPO.train` forms its loss from what the policy returns and has no place for another term.
+    Stable-Baselines3's `PPO.train` forms its loss from the policy's outputs and takes no other term.
     """
     added: Tensor = _WithLoss.apply(x, loss)  # type: ignore[no-untyped-call]
     return added
 
 
 def check_normalization(environments: VecNormalize | None) -> None:
-    """Raise ValueError where observations are normalised before a pretrained policy, which does so itself."""
+    """Raise ValueError if observations are normalised before a pretrained policy, which does so itself."""
     if environments is not None and environments.norm_obs:
         raise ValueError("pretrained: the run normalises observations itself; use VecNormalize(..., norm_obs=False)")
 
 
 def weigh_reference(policy: Any, progress_remaining: float, log: Logger) -> None:
-    """Log how far `policy` strayed from the pretrained one, and let the cost of it decay.
+    """Log the KL divergence of `policy` from the pretrained one, and decay its weight.
 
     Args:
-        policy: that learns, a `minrl.online.policy.RecurrentPolicy` with a reference.
+        policy: a `minrl.online.policy.RecurrentPolicy` with a reference.
         progress_remaining: from 1 at the start of training to 0 at its end.
         log: of the run.
     """

@@ -1,4 +1,4 @@
-"""A rollout as segments: stretches of time with the memory at their start, in place of single transitions.
+"""Rollout buffer of segments with the hidden state at their starts, instead of single transitions.
 
 Shapes: B segments, T time, S state size, P width of the previous action and reward, N = B * T rows that count.
 """
@@ -22,22 +22,22 @@ class Segments(NamedTuple):
     """Segments of observations that a recurrent policy evaluates."""
 
     observations: Observations  # (B, T, ...)
-    previous: Tensor  # (B, T, P) the last action and reward, where the policy asks for them
-    state: Tensor  # (B, S) the memory that enters the first step
+    previous: Tensor  # (B, T, P) the previous action and reward, if the policy reads them
+    state: Tensor  # (B, S) hidden state before the first step
     reset: Tensor  # (B, T) bool, True where an observation opens an episode
-    kept: Tensor | None = None  # (N,) int64 flat indices of the steps that count; None where all do
+    kept: Tensor | None = None  # (N,) int64 flat indices of the valid steps; None for all
     old_log_prob: Tensor | None = None  # (N,) in the first minibatch after a rollout only
     reference: Tensor | None = None  # (B, T, K) parameters of the pretrained policy's distributions
 
 
 def segment_cuts(steps: int, segment_length: int) -> list[int]:
-    """Return the steps at which a rollout is cut, from 0 to its end, for segments of about equal length."""
+    """Return the steps at which a rollout is cut into segments of about equal length, from 0 to its end."""
     pieces = -(-steps // segment_length)
     return [steps * i // pieces for i in range(pieces + 1)]
 
 
 def check_segments(steps: int, segment_length: int | None, batch_size: int | None) -> None:
-    """Raise ValueError for segments without steps, or with more than a minibatch, which is made of whole ones.
+    """Raise ValueError for segments without steps, or longer than a minibatch, which holds whole ones.
 
     Args:
         steps: of the rollout in each environment.
@@ -61,8 +61,8 @@ def check_segments(steps: int, segment_length: int | None, batch_size: int | Non
 class SegmentBuffer(RolloutBuffer):
     """Stable-Baselines3's rollout buffer, whose minibatches are whole segments.
 
-    Segments are cut at the same steps in all environments, into pieces whose lengths differ by one at most. Only
-    the memory at their starts is stored.
+    Segments are cut at the same steps in all environments; their lengths differ by one at most. Only the hidden states
+    at their starts are stored.
 
     Args:
         segment_length: most steps of a segment; `None` is the size of a minibatch or the whole rollout, whichever
@@ -74,16 +74,16 @@ class SegmentBuffer(RolloutBuffer):
 
     def __init__(self, *arguments: Any, segment_length: int, **keywords: Any) -> None:
         self.segment_length = segment_length
-        # Set by the algorithm: gives the states (n, n_envs, S) at the cuts anew, from the one at the first.
+        # Set by the algorithm: recomputes the states (n, n_envs, S) at the cuts from the first.
         self.refresh: Callable[[], Tensor] | None = None
         super().__init__(*arguments, **keywords)
         self.cuts = segment_cuts(self.buffer_size, segment_length)
         self._cut_at = {step: i for i, step in enumerate(self.cuts[:-1])}
 
     def reset(self) -> None:
-        """Forget the rollout."""
+        """Clear the rollout."""
         steps = (self.buffer_size, self.n_envs)
-        # What was sampled: the type of a Box of whole numbers would cut it off, and its likelihood with it.
+        # Samples as they are: the dtype of an integer Box would round them and change their likelihood.
         kind = np.float32 if isinstance(self.action_space, spaces.Box) else self.action_space.dtype
         self.actions = np.zeros((*steps, self.action_dim), dtype=kind)
         for name in ("rewards", "returns", "values", "log_probs", "advantages", "episode_starts"):
@@ -116,13 +116,13 @@ class SegmentBuffer(RolloutBuffer):
         previous: Tensor | None = None,
         filler: npt.NDArray[np.bool_] | None = None,
     ) -> None:
-        """Compute one step of all environments.
+        """Add one step of all environments.
 
         Args:
             observations, action, reward, episode_start, value, log_prob: as for `RolloutBuffer.add`.
             state: (n_envs, S) that entered the step, before any reset.
             previous: (n_envs, P).
-            filler: (n_envs,) True where the environment only reset itself, so that the step counts for nothing.
+            filler: (n_envs,) True where the environment only reset, so that the step is ignored.
         """
         at = self.pos
         if at in self._cut_at:
@@ -147,9 +147,9 @@ class SegmentBuffer(RolloutBuffer):
         self.full = self.pos == self.buffer_size
 
     def get(self, batch_size: int | None = None) -> Iterator[RolloutBufferSamples]:  # type: ignore[override]
-        """Return one epoch: every step once, in minibatches of whole segments of `batch_size` steps in all, or nearly.
+        """Return one epoch: every step once, in minibatches of whole segments with about `batch_size` steps.
 
-        Segments of one length are shared out evenly, so that no minibatch is much smaller than the others.
+        Segments of one length are distributed evenly, so that no minibatch is much smaller than the others.
         """
         if not self.full:
             raise RuntimeError("the rollout is not complete")
@@ -171,12 +171,12 @@ class SegmentBuffer(RolloutBuffer):
             wanted = count if batch_size is None else max(1, batch_size // length)
             order = torch.from_numpy(np.random.permutation(count))  # noqa: NPY002, the generator SB3 seeds
             batches += [(group, rows) for rows in order.to(self.device).tensor_split(-(-count // wanted))]
-        # Groups of different length take turns, so that none is always the last word.
+        # Groups of different lengths are mixed, so that none always comes last.
         for i in np.random.permutation(len(batches)):  # noqa: NPY002
             yield batches[i]
 
     def _grouped(self) -> list["_Group"]:
-        """Return the segments by their length."""
+        """Group the segments by length."""
         lengths = np.diff(self.cuts)
         states = torch.stack(self.states)
         return [
@@ -185,31 +185,33 @@ class SegmentBuffer(RolloutBuffer):
         ]
 
     def explained_variance(self) -> float:
-        """Return the share of the returns' variance that the values explain, over the steps that count."""
+        """Return the explained variance of the returns by the values, over valid steps."""
         counts = ~self.fillers
         return float(explained_variance(self.values[counts], self.returns[counts]))
 
     def whole(self) -> Segments:
-        """Return the rollout as one segment for each environment, from the memory that entered it."""
+        """Return the rollout as one segment per environment, from its first hidden state."""
 
-        def turned(values: npt.NDArray[Any]) -> Tensor:
+        def transposed(values: npt.NDArray[Any]) -> Tensor:
             return torch.from_numpy(values.swapaxes(0, 1)).to(self.device)
 
         first = self.states[0]
-        previous = first.new_zeros(*self.actions.shape[1::-1], 0) if self.previous is None else turned(self.previous)
+        previous = (
+            first.new_zeros(*self.actions.shape[1::-1], 0) if self.previous is None else transposed(self.previous)
+        )
         return Segments(
             observations=(
-                {key: turned(values) for key, values in self.observations.items()}
+                {key: transposed(values) for key, values in self.observations.items()}
                 if isinstance(self.observations, dict)
-                else turned(self.observations)
+                else transposed(self.observations)
             ),
             previous=previous,
             state=first,
-            reset=turned(self.episode_starts) > 0.5,
+            reset=transposed(self.episode_starts) > 0.5,
         )
 
     def segmented(self, values: npt.NDArray[Any], pieces: list[int]) -> Tensor:
-        """Return the (T, n_envs, ...) numbers of `pieces` of equal length as (n * n_envs, length, ...)."""
+        """Cut values (T, n_envs, ...) into `pieces` of equal length: (n * n_envs, length, ...)."""
         rows = [values[self.cuts[i] : self.cuts[i + 1]].swapaxes(0, 1) for i in pieces]
         return torch.from_numpy(np.concatenate(rows)).to(self.device)
 
@@ -231,7 +233,7 @@ class _Group:
         self.state = states[pieces].flatten(0, 1)
         count = len(self.reset)
         self.previous = self.state.new_zeros(count, length, 0) if buffer.previous is None else cut(buffer.previous)
-        # A MultiBinary space's whole numbers do not fit the likelihood.
+        # The likelihood does not take MultiBinary's integers.
         self.actions = cut(buffer.actions.astype(np.float32, copy=False))
         names = ("values", "log_probs", "advantages", "returns")
         self.numbers = torch.stack([cut(getattr(buffer, name)) for name in names])  # (4, B, T)

@@ -1,4 +1,4 @@
-"""The settings of a run of recurrent PPO: table [train] of its config."""
+"""Settings of an online run: table [train] of a config."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,8 +20,8 @@ class EnvironmentSettings:
     vectorization: Literal["auto", "native", "sync", "async"] = field(
         default="auto",
         metadata={
-            "help": "native: the vector environment that comes with the id; sync: one after another; async: in "
-            "processes of their own; auto: native where there is one, else sync"
+            "help": "native: the vector environment registered with the id; sync: one after another; async: in one "
+            "process each; auto: native if there is one, else sync"
         },
     )
 
@@ -37,30 +37,30 @@ class AlgorithmSettings:
     n_epochs: int = field(default=10, metadata={"help": "passes over a rollout"})
     segment_length: int | None = field(
         default=None,
-        metadata={"help": "most steps that gradients flow back in time (unset: as many as fit a minibatch)"},
+        metadata={"help": "most steps of backpropagation through time (unset: those of a minibatch)"},
     )
     state_refresh: Literal["rollout", "epoch"] = field(
-        default="rollout", metadata={"help": "train from the memory stored while acting, or compute it anew each epoch"}
+        default="rollout", metadata={"help": "train from hidden states stored while acting, or computed each epoch"}
     )
-    learning_rate: float = field(default=3e-4, metadata={"help": "of Adam"})
+    learning_rate: float = field(default=3e-4, metadata={"help": "learning rate of Adam"})
     decay: Literal["constant", "linear"] = field(
-        default="constant", metadata={"help": "of the learning rate over the run: none, or linear to zero"}
+        default="constant", metadata={"help": "the learning rate over the run: constant, or linear to zero"}
     )
     gamma: float = field(default=0.99, metadata={"help": "discount factor"})
     gae_lambda: float = field(default=0.95, metadata={"help": "trade-off of bias and variance of the advantages"})
-    clip_range: float = field(default=0.2, metadata={"help": "how far the ratio of probabilities may move from 1"})
+    clip_range: float = field(default=0.2, metadata={"help": "clipping of the probability ratio around 1"})
     clip_range_vf: float | None = field(
-        default=None, metadata={"help": "how far a value may move in an update (unset: any)"}
+        default=None, metadata={"help": "clipping of the change of a value in an update (unset: none)"}
     )
     normalize_advantage: bool = field(default=True, metadata={"help": "normalise the advantages of each minibatch"})
     ent_coef: float = field(default=0.0, metadata={"help": "weight of the entropy in the loss"})
     vf_coef: float = field(default=0.5, metadata={"help": "weight of the value loss"})
     max_grad_norm: float = field(default=0.5, metadata={"help": "largest norm of the gradient"})
     target_kl: float | None = field(
-        default=None, metadata={"help": "end an update where the policy has moved farther than 1.5 times this"}
+        default=None, metadata={"help": "stop an update once the KL divergence exceeds 1.5 times this"}
     )
     sde_sample_freq: int = field(
-        default=-1, metadata={"help": "steps between two draws of gSDE's noise, -1: one each rollout"}
+        default=-1, metadata={"help": "steps between samples of gSDE's noise, -1: once a rollout"}
     )
 
 
@@ -69,34 +69,35 @@ class RunSettings:
     """Settings of a run: length, device, logs, checkpoints and evaluations."""
 
     steps: int = field(default=100_000, metadata={"help": "environment steps, rounded up to whole rollouts"})
-    seed: int = field(default=0, metadata={"help": "of weights, actions and environments"})
+    seed: int = field(default=0, metadata={"help": "seed of weights, actions and environments"})
     device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
     threads: int = field(
         default=0,
         metadata={"help": "CPU threads, 0: one for small models, as many as torch chooses for large ones"},
     )
     tune_cpu: bool = field(
-        default=False, metadata={"help": "keep freed memory for the next tensor (glibc): faster, and never given back"}
+        default=False,
+        metadata={"help": "reuse freed memory for later tensors (glibc): faster, but memory use never shrinks"},
     )
-    log_every: int = field(default=5, metadata={"help": "rollouts between two rows of the log"})
-    checkpoint_every: int = field(default=20_000, metadata={"help": "environment steps between two checkpoints"})
+    log_every: int = field(default=5, metadata={"help": "rollouts between rows of the log"})
+    checkpoint_every: int = field(default=20_000, metadata={"help": "environment steps between checkpoints"})
     exact_resume: bool = field(
         default=False,
         metadata={
-            "help": "begin all environments anew after each checkpoint, so that a run that is cut off and resumed "
-            "equals one that is not, to the bit on a CPU"
+            "help": "reset all environments after each checkpoint, so that a resumed run equals an uninterrupted one, "
+            "to the bit on a CPU"
         },
     )
     evaluate_every: int = field(
         default=20_000,
-        metadata={"help": "environment steps between two evaluations, 0 for none; one follows the last step"},
+        metadata={"help": "environment steps between evaluations, 0 for none; one follows the last step"},
     )
     evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
     evaluate_max_steps: int | None = field(
         default=None,
         metadata={
-            "help": "cut an evaluation's episode off after N steps (unset: the environment's own limit, or "
-            f"{DEFAULT_MAX_STEPS} where it states none)"
+            "help": "truncate evaluation episodes after N steps (unset: the environment's own limit, or "
+            f"{DEFAULT_MAX_STEPS} if it has none)"
         },
     )
     video: bool = field(
@@ -106,7 +107,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
-    """All settings of a run but the policy's own."""
+    """All settings of a run but the policy's."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "n_envs", "n_steps", "n_epochs", "steps")
@@ -130,7 +131,7 @@ class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
 
     @property
     def rollout_steps(self) -> int:
-        """Environment steps of a rollout."""
+        """Return the environment steps of a rollout."""
         return self.n_envs * self.n_steps
 
     @property

@@ -1,4 +1,4 @@
-"""Environments whose spaces Stable-Baselines3 does not take, made to fit.
+"""Wrapper for environments whose spaces Stable-Baselines3 does not support.
 
 It takes a Box, Discrete, MultiDiscrete and MultiBinary, and for observations a Dict of these. It knows no Tuple, no
 Dict inside a Dict, no MultiDiscrete with several axes, no MultiBinary of them in actions, no Box without an axis in
@@ -25,7 +25,7 @@ _LEAVES = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBina
 
 
 def fit_spaces(env: AnyEnv, *, like: tuple[AnySpace, AnySpace] | None = None) -> AnyEnv:
-    """Return `env` itself where Stable-Baselines3 takes its spaces as they are, else inside a wrapper that fits them.
+    """Return `env` if Stable-Baselines3 supports its spaces, else inside a wrapper that fits them.
 
     Observations: a Tuple becomes a Dict with the keys "0", "1", …; what is nested comes up to one level, under keys
     like "0/position". Actions: a Tuple or Dict of discrete parts becomes one MultiDiscrete, in the order of
@@ -47,7 +47,7 @@ def fit_spaces(env: AnyEnv, *, like: tuple[AnySpace, AnySpace] | None = None) ->
 
 
 def fitted_spaces(observation_space: AnySpace, action_space: AnySpace) -> tuple[AnySpace, AnySpace]:
-    """Return the spaces of `fit_spaces`, each the given one where nothing has to be fitted.
+    """Return the spaces of `fit_spaces`; a supported space is returned itself.
 
     Raises:
         ValueError: as `fit_spaces`.
@@ -56,7 +56,7 @@ def fitted_spaces(observation_space: AnySpace, action_space: AnySpace) -> tuple[
 
 
 def prepared(env: GymEnv) -> GymEnv:
-    """Return `env` with rewards of one number each, once its spaces are seen to be such as a recurrent policy takes.
+    """Return `env` with scalar rewards, after a check that a recurrent policy supports its spaces.
 
     Raises:
         ValueError: for spaces that `fit_spaces` has to fit first, and for those that it cannot fit. The start of a
@@ -85,7 +85,7 @@ def _ordered(env: AnyEnv, like: tuple[AnySpace, AnySpace] | None) -> tuple[AnySp
 
 
 class FittedSpaces(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
-    """An environment with the spaces that `fit_spaces` describes."""
+    """Environment with the spaces that `fit_spaces` describes."""
 
     def __init__(self, env: AnyEnv, *, like: tuple[AnySpace, AnySpace] | None = None) -> None:
         """Raise a ValueError as `fit_spaces` does."""
@@ -96,26 +96,26 @@ class FittedSpaces(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Record
         self.observation_space, self.action_space = self._observations.space, self._actions.space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Return the first observation, fitted."""
+        """Reset and fit the first observation."""
         observation, info = self.env.reset(seed=seed, options=options)
         return self.observation(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step with a fitted action, observe what fits."""
+        """Step with a fitted action and fit the observation."""
         observation, reward, terminated, truncated, info = self.env.step(self.action(action))
         return self.observation(observation), reward, terminated, truncated, info
 
     def observation(self, observation: Any) -> Any:
-        """Convert an observation of the environment within."""
+        """Fit an observation of the inner environment."""
         return self._observations.fit(observation)
 
     def action(self, action: Any) -> Any:
-        """Convert an action to one of the environment within."""
+        """Convert an action to the inner environment's."""
         return self._actions.restore(action)
 
 
 class _Observations:
-    """From observations of any space to those of `space`."""
+    """Conversion of observations of any space to `space`."""
 
     def __init__(self, given: AnySpace) -> None:
         parts = list(_walk(given, (), "observation"))
@@ -140,7 +140,7 @@ class _Observations:
 
 
 class _Actions:
-    """From actions of `space` to those of any space."""
+    """Conversion of actions of `space` to any space."""
 
     def __init__(self, given: AnySpace) -> None:
         self._given = given
@@ -162,7 +162,7 @@ class _Actions:
 
 
 def _walk(space: AnySpace, path: Path, kind: str) -> Iterator[tuple[Path, AnySpace]]:
-    """Return the parts that have no parts, each with the keys that lead to it."""
+    """Return the leaves of a space, each with its keys."""
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
             yield from _walk(part, (*path, key), kind)
@@ -184,7 +184,7 @@ def _at(observation: Any, path: Path) -> Any:
 
 
 def _fitted(part: AnySpace, kind: str) -> AnySpace:
-    """Return `part` itself where Stable-Baselines3 takes it as an "observation" or "action"."""
+    """Return `part` if Stable-Baselines3 supports it as an "observation" or "action"."""
     part = _on_axes(part, kind)
     if isinstance(part, spaces.Discrete) and part.start != 0:
         return spaces.Discrete(int(part.n))
@@ -194,7 +194,7 @@ def _fitted(part: AnySpace, kind: str) -> AnySpace:
 
 
 def _on_axes(part: AnySpace, kind: str) -> AnySpace:
-    """Return `part` itself where Stable-Baselines3 takes its axes: choices lie along one, observations have one."""
+    """Return `part` if Stable-Baselines3 supports its axes: choices along one, observations with at least one."""
     if isinstance(part, spaces.MultiDiscrete) and part.nvec.ndim > 1:
         return spaces.MultiDiscrete(part.nvec.reshape(-1), start=part.start.reshape(-1))
     if isinstance(part, spaces.MultiBinary) and kind == "action" and len(part.shape) > 1:
@@ -206,7 +206,7 @@ def _on_axes(part: AnySpace, kind: str) -> AnySpace:
 
 
 def _converter(part: AnySpace) -> Callable[[Any], Any]:
-    """Return the way from observations of `part` to those of `_fitted(part, "observation")`."""
+    """Return the conversion of observations of `part` to `_fitted(part, "observation")`."""
     if _fitted(part, "observation") is part:
         return lambda value: value
     if isinstance(part, spaces.Box):
@@ -219,7 +219,7 @@ def _converter(part: AnySpace) -> Callable[[Any], Any]:
 
 
 def _choices(part: AnySpace) -> Any:
-    """Return the numbers of choices in a discrete part, one after another."""
+    """Return the numbers of choices of a discrete part, flattened."""
     if isinstance(part, spaces.Discrete):
         return [int(part.n)]
     if isinstance(part, spaces.MultiDiscrete):
@@ -228,7 +228,7 @@ def _choices(part: AnySpace) -> Any:
 
 
 def _restored(space: AnySpace, choices: Iterator[Any]) -> Any:
-    """Return a value of `space` that takes as many of `choices`, counted from 0, as it needs."""
+    """Build a value of `space` from the next of `choices`, which count from 0."""
     if isinstance(space, spaces.Dict):
         return {key: _restored(part, choices) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):

@@ -1,4 +1,4 @@
-"""What of a learning model goes into a checkpoint beside its weights: tensors and plain values alone.
+"""Training state of a Stable-Baselines3 model in a checkpoint: tensors and plain values alone.
 
 Shapes: those of Stable-Baselines3.
 """
@@ -16,7 +16,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 
 def saved_state(model: OnPolicyAlgorithm) -> dict[str, Any]:
-    """Return optimizer, counters, normalisation, and the episodes that the log's means are of."""
+    """Return optimizer, counters, normalisation, and the episodes behind the log's means."""
     environments = model.get_vec_normalize_env()
     statistics: dict[str, Any] = {}
     if environments is not None:
@@ -45,7 +45,7 @@ def restore_state(model: OnPolicyAlgorithm, state: dict[str, Any], step: int) ->
 
 
 def random_states() -> dict[str, Any]:
-    """Return all of them as arrays and plain values."""
+    """Return the states of torch's, NumPy's global and Python's generator as arrays and plain values."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "torch": torch.get_rng_state().numpy(),
@@ -56,7 +56,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Restore `random_states`; those of GPUs only where there are as many."""
+    """Restore `random_states`; those of GPUs only if their number is the same."""
     torch.set_rng_state(torch.from_numpy(states["torch"]))
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([torch.from_numpy(state) for state in states["cuda"]])
@@ -66,7 +66,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 @contextmanager
 def preserve_random_states() -> Iterator[None]:
-    """Put all random generators back at the end, so that what is drawn within leaves no trace in training."""
+    """Restore all random generators at the end, so that draws within do not change training."""
     states = random_states()
     try:
         yield

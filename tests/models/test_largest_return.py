@@ -218,14 +218,14 @@ def test_without_it_an_agent_is_what_it_was() -> None:
 
 
 def test_no_target_is_taken() -> None:
-    with pytest.raises(ValueError, match="return_expectile asks for what it predicts: leave target_return out"):
+    with pytest.raises(ValueError, match="return_expectile predicts the return-to-go: leave target_return out"):
         agent_of(target_return=3.0)
     for wrong in (0.4, 1.0, float("nan")):
         with pytest.raises(ValueError, match=r"return_expectile must lie in \[0.5, 1\), got"):
             agent_of(return_expectile=wrong)
     agent = agent_of()
     assert agent.target_return is None
-    with pytest.raises(ValueError, match="asks for what it predicts: give no target"):
+    with pytest.raises(ValueError, match="predicts its return-to-go"):
         agent.initial_state(1, 5.0)
     with pytest.raises(ValueError, match="return_expectile"):
         agent.embed(torch.zeros(1, 3), torch.zeros(1, 2))

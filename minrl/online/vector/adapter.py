@@ -22,7 +22,7 @@ _GAME = frozenset({"lives", "reward", "terminated"})
 
 
 def as_vec_env(environment: Any) -> VecEnv:
-    """Return `environment` as a `VecEnv`: one already passes through, a vector environment or EnvPool is adapted.
+    """Adapt a vector environment or EnvPool to `VecEnv`; a `VecEnv` is returned itself.
 
     Raises:
         ValueError: it is something else, or see `VectorEnvironment`.
@@ -68,9 +68,9 @@ class VectorEnvironment(VecEnv):
         observation_space, action_space = kinds.single_spaces(environment)
         self._is_dict = isinstance(observation_space, spaces.Dict)
         parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
-        # Kept apart from the space, which VecNormalize edits.
+        # A copy, as VecNormalize edits the space.
         self._layout = {key: ((count, *(part.shape or ())), part.dtype) for key, part in parts.items()}
-        # Callers keep the last observation, so a buffer that the next step writes over is copied.
+        # Callers keep the last observation, so a reused buffer is copied.
         self._to_array: Any = np.asarray if kinds.returns_new_arrays(environment) else np.array
         self._episodes = EpisodeStatistics(count)
         self._nobody = np.zeros(count, dtype=bool)
@@ -83,7 +83,7 @@ class VectorEnvironment(VecEnv):
         self._has_monitor = hasattr(environment.unwrapped, "call") and self.has_attr("get_episode_rewards")
 
     def reset(self) -> VecEnvObs:
-        """Return the first observations of new episodes, from the seeds and options set since the last reset.
+        """Reset with the seeds and options set since the last reset.
 
         Raises:
             ValueError: options that differ between environments, or an observation of the wrong shape.
@@ -107,7 +107,7 @@ class VectorEnvironment(VecEnv):
         return first
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Keep the actions for `step_wait`.
+        """Store the actions for `step_wait`.
 
         Raises:
             ValueError: not one action per environment.
@@ -117,8 +117,7 @@ class VectorEnvironment(VecEnv):
             raise ValueError(f"expected {self.num_envs} actions, got an array of shape {self._actions.shape}")
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Return observations, rewards (N,) float32, dones (N,) bool and infos; the class says how episodes end in
-        them.
+        """Step: return observations, rewards (N,) float32, dones (N,) bool and infos; see the class for episode ends.
 
         Raises:
             ValueError: an observation of the wrong shape.
@@ -141,14 +140,14 @@ class VectorEnvironment(VecEnv):
         return observations, rewards, done if filler is None else done | filler, infos
 
     def _rewards(self, rewards: Any) -> npt.NDArray[Any]:
-        """Return one number for each environment, (N,), also from (N, 1)."""
+        """Reshape (N,) or (N, 1) to (N,)."""
         numbers = np.asarray(rewards)
         if numbers.size != self.num_envs:
             raise ValueError(f"{self.num_envs} environments gave rewards of shape {numbers.shape}, expected one each")
         return numbers.reshape(self.num_envs)
 
     def _mark_fillers(self, observations: Any, rewards: npt.NDArray[np.float32], infos: list[dict[str, Any]]) -> None:
-        """Empty the rows of the environments that only reset in this step."""
+        """Clear the rows of environments that only reset in this step."""
         rewards[self.filler] = 0.0
         for index in np.flatnonzero(self.filler).tolist():
             self.reset_infos[index] = infos[index]
@@ -162,7 +161,7 @@ class VectorEnvironment(VecEnv):
         time_limit: npt.NDArray[np.bool_],
         infos: list[dict[str, Any]],
     ) -> None:
-        """Write into `infos` what Stable-Baselines3 reads at the end of an episode."""
+        """Write the entries of `infos` that Stable-Baselines3 reads at the end of an episode."""
         if self.autoreset is AutoresetMode.NEXT_STEP:
             self._resets_next = done.copy()
         for index in np.flatnonzero(done & ~self.filler).tolist():
@@ -184,7 +183,7 @@ class VectorEnvironment(VecEnv):
                 info["episode"] = reported if isinstance(reported, dict) and {"r", "l"} <= reported.keys() else episode
 
     def _reset_ended(self, observations: Any, done: npt.NDArray[np.bool_]) -> None:
-        """Begin new episodes where they ended, and put the first observations into `observations`."""
+        """Reset environments whose episodes ended, and write their first observations into `observations`."""
         first, info = self.environment.reset(options={"reset_mask": done.copy()})
         first = self._observations(first)
         reset_infos = split_info(info, self.num_envs)
@@ -197,8 +196,7 @@ class VectorEnvironment(VecEnv):
                 observations[key][done] = first[key][done]
 
     def _is_game(self, info: Any) -> bool:
-        """Return True if this is the info of EnvPool's Atari games, which can end at a lost life and clip their
-        rewards."""
+        """Return True if this is the info of EnvPool's Atari games, which may end at a lost life and clip rewards."""
         return self._is_envpool and isinstance(info, dict) and info.keys() >= _GAME
 
     def _observations(self, observations: Any) -> Any:
@@ -226,7 +224,7 @@ class VectorEnvironment(VecEnv):
         return {key: np.array(observation[key], dtype=dtype) for key, (_, dtype) in self._layout.items()}
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Set seeds for the next `reset`, one per environment; EnvPool takes none, which is said by a warning."""
+        """Set seeds for the next `reset`, one per environment; warn for EnvPool, which takes none."""
         if self._is_envpool:
             warnings.warn("EnvPool is seeded by envpool.make(..., seed=SEED); this seed has no effect", stacklevel=2)
             return [None] * self.num_envs
@@ -246,7 +244,7 @@ class VectorEnvironment(VecEnv):
         )
 
     def render(self, mode: str | None = None) -> npt.NDArray[Any] | None:
-        """Return all frames as one image, or None where the environments show themselves."""
+        """Return all frames as one image, or None with `render_mode="human"`."""
         if self.render_mode == "human" and mode in (None, "human"):
             self.environment.render()
             return None
@@ -274,7 +272,7 @@ class VectorEnvironment(VecEnv):
         return attributes.call_method(self.environment, method_name, method_args, method_kwargs, chosen, self.num_envs)
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
-        """Return True if the environments wear a wrapper; True for `Monitor`, whose work is done here."""
+        """Return True if the environments have a wrapper, and for `Monitor`, whose work is done here."""
         if issubclass(wrapper_class, Monitor):
             return [True for _ in self._get_indices(indices)]
         wrapped = attributes.are_wrapped(self.environment, wrapper_class, self.num_envs)

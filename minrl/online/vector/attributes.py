@@ -1,4 +1,4 @@
-"""Reading, setting and calling on the environments inside a vector environment, as far as it lets one.
+"""Attributes and methods of the environments inside a vector environment.
 
 Shapes: N environments.
 """
@@ -28,7 +28,7 @@ def get_attributes(environment: Any, name: str, count: int) -> list[Any]:
         AttributeError: they do not have it, or it is an array of N rows, whose meaning only the caller knows.
     """
     base = environment.unwrapped
-    # Asked first: an AsyncVectorEnv's worker ends where an attribute is missing.
+    # Checked first: a missing attribute ends the workers of an AsyncVectorEnv.
     if not has_attribute(environment, name):
         raise AttributeError(f"the environments of {type(base).__name__} have no attribute {name!r}")
     if hasattr(base, "call"):
@@ -84,8 +84,7 @@ def call_method(
 
 
 def are_wrapped(environment: Any, wrapper: type[gymnasium.Wrapper[Any, Any, Any, Any]], count: int) -> list[bool]:
-    """Return True if each environment wears `wrapper`; False where they are out of sight (other processes, native
-    code)."""
+    """Return True if each environment has the wrapper; False in other processes and native code."""
     base = environment.unwrapped
     if isinstance(base, SyncVectorEnv):
         return [is_wrapped(inner, wrapper) for inner in base.envs]

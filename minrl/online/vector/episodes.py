@@ -1,4 +1,4 @@
-"""What a vector environment says of all its environments at once, told per environment as Stable-Baselines3 expects.
+"""Infos and episode statistics per environment, as Stable-Baselines3 expects them.
 
 Shapes: N environments.
 """
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# What EnvPool adds to number its rows; in synchronous mode row i is environment i.
+# Keys by which EnvPool numbers its rows; in synchronous mode row i is environment i.
 _BOOKKEEPING = frozenset({"env_id", "players"})
 
 
@@ -49,8 +49,7 @@ def _rows(value: Any, count: int) -> Any:
 
 
 class EpisodeStatistics:
-    """Statistics (return and length) of the running episode of each environment: the work of Stable-Baselines3's
-    `Monitor`."""
+    """Returns and lengths of running episodes, as Stable-Baselines3's `Monitor` counts them."""
 
     def __init__(self, count: int) -> None:
         self._start = time.perf_counter()
@@ -58,19 +57,18 @@ class EpisodeStatistics:
         self._lengths = np.zeros(count, dtype=np.int64)
 
     def restart(self) -> None:
-        """Forget the running episodes."""
+        """Clear the running episodes."""
         self._returns[:] = 0.0
         self._lengths[:] = 0
 
     def add(self, rewards: npt.NDArray[Any], filler: npt.NDArray[np.bool_] | None) -> None:
-        """Count one step's rewards (N,), but for the environments that only reset in it."""
+        """Add the rewards (N,) of one step, without environments that only reset."""
         counted: Any = True if filler is None else ~filler
         np.add(self._returns, rewards, out=self._returns, where=counted)
         self._lengths += counted
 
     def end(self, index: int) -> dict[str, Any]:
-        """Return the finished episode of one environment: `r` its return, `l` its steps, `t` seconds since the
-        start."""
+        """Return the finished episode of one environment: return `r`, steps `l`, seconds since the start `t`."""
         episode = {
             "r": float(self._returns[index]),
             "l": int(self._lengths[index]),

@@ -1,4 +1,4 @@
-"""What a vector environment is: whose, with which spaces and autoreset mode, and whether its arrays can be kept."""
+"""Library, spaces and autoreset mode of a vector environment, and whether it reuses its arrays."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def check_kind(environment: Any) -> None:
 
 
 def find_autoreset(environment: Any, stated: AutoresetMode | None) -> AutoresetMode:
-    """Return the mode that the environment's metadata name, else the one `stated` by the caller.
+    """Return the autoreset mode of the environment's metadata, else the one `stated` by the caller.
 
     Raises:
         ValueError: neither is a mode, or they contradict each other.
@@ -67,7 +67,7 @@ def miscounts_episodes(environment: Any, autoreset: AutoresetMode) -> bool:
 
 
 def count_environments(environment: Any) -> int:
-    """Return how many environments it steps."""
+    """Return the number of environments."""
     return int(environment.num_envs) if hasattr(environment, "num_envs") else len(environment)
 
 
@@ -92,8 +92,7 @@ def single_spaces(environment: Any) -> tuple[gymnasium.Space[Any], gymnasium.Spa
 
 
 def returns_new_arrays(environment: Any) -> bool:
-    """Return True if observations are known to be new arrays at each step, not a buffer that the next step writes
-    over."""
+    """Return True if observations are known to be new arrays at each step, not a reused buffer."""
     if isinstance(environment, VectorWrapper) and type(environment).__module__.startswith("gymnasium."):
         return returns_new_arrays(environment.env)
     if isinstance(environment, (SyncVectorEnv, AsyncVectorEnv)):
@@ -102,7 +101,7 @@ def returns_new_arrays(environment: Any) -> bool:
 
 
 def check_envpool_rows(info: Any, count: int) -> None:
-    """Raise `ValueError` where EnvPool's arrays are not what it wrote: version 0.8 with numpy 2 misreads its memory."""
+    """Raise ValueError for EnvPool 0.8 with numpy 2, which returns corrupt arrays."""
     numbers = info["env_id"] if isinstance(info, dict) else [row["env_id"] for row in info]
     if not np.array_equal(numbers, np.arange(count)):
         raise ValueError(

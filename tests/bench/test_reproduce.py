@@ -4,13 +4,12 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import minrl
 from torch import Tensor, nn
 
 from minrl.agents.__main__ import main
@@ -32,13 +31,6 @@ PAPER = {
 }
 
 
-def command(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "minrl.agents", "reproduce", *words],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 def parts(path: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(path.read_text())["parts"]
     return found
@@ -50,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     folder = tmp_path_factory.mktemp("reproduce")
     printed = {}
     for name in OURS:
-        done = command(folder, name, "--quick", *FEWER.get(name, ()))
+        done = minrl("reproduce", name, "--quick", *FEWER.get(name, ()), cwd=folder)
         assert done.returncode == 0, done.stderr
         printed[name] = done.stdout
     return folder / "runs/reproduce", printed

@@ -42,6 +42,7 @@ def _ray_kept_in_bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_numbers(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = both(cartpole) + '[tasks.gone]\ndata = "d4rl:hopper-medium-v2"\n'
     path = str(grid(tmp_path, text))

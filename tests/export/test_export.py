@@ -108,7 +108,13 @@ AGENTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", AGENTS)
+# Torch's exporter takes 4 s each: the fullest here, the others in `make test-all`.
+FULLEST = ("triple of choices", "refeed of three tokens", "bins", "clone")
+
+
+@pytest.mark.parametrize(
+    "kind", [*FULLEST, *(pytest.param(kind, marks=pytest.mark.slow) for kind in AGENTS if kind not in FULLEST)]
+)
 def test_every_kind_of_agent(kind: str, tmp_path: Path) -> None:
     agent = AGENTS[kind]()
     agreement = export_onnx(agent, tmp_path / "a.onnx", steps=100).agreement
@@ -124,7 +130,9 @@ def parts(action: Any) -> list[Any]:
     return [action] if nested is None else [array for part in nested for array in parts(part)]
 
 
-@pytest.mark.parametrize("actions", ACTIONS)
+@pytest.mark.parametrize(
+    "actions", ["mixed", *(pytest.param(name, marks=pytest.mark.slow) for name in ACTIONS if name != "mixed")]
+)
 def test_actions_as_the_environment_takes_them(actions: str, tmp_path: Path) -> None:
     agent = decision(actions)
     export_onnx(agent, tmp_path / "a.onnx", steps=5)

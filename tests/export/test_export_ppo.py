@@ -37,19 +37,23 @@ def lively(observations: str, actions: str, options: dict[str, Any]) -> PPOAgent
     return agent.eval()
 
 
+# Torch's exporter takes 4 s each: the fullest of each kind here, the others in `make test-all`.
 @pytest.mark.parametrize(
     ("observations", "actions", "options"),
     [
-        ("box", "discrete", {}),
         ("box", "one", {**NORMALIZED, **TOLD, "separate_critic": True}),
-        ("box", "box", {"use_sde": True, "previous_action": True}),
-        ("box", "multidiscrete", {"net_arch": {"pi": [8], "vf": [8, 8]}, **TOLD, "cell": "gru"}),
-        ("discrete", "multibinary", {"normalize_rewards": True, **TOLD}),
-        ("tuple", "choices", {**NORMALIZED, **TOLD, "cell": "transformer"}),
         ("image", "one", {"previous_reward": True}),
         ("nested", "choices", {**NORMALIZED, "previous_action": True}),
+        pytest.param("box", "discrete", {}, marks=pytest.mark.slow),
+        pytest.param("box", "box", {"use_sde": True, "previous_action": True}, marks=pytest.mark.slow),
+        pytest.param(
+            "box", "multidiscrete", {"net_arch": {"pi": [8], "vf": [8, 8]}, **TOLD, "cell": "gru"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("discrete", "multibinary", {"normalize_rewards": True, **TOLD}, marks=pytest.mark.slow),
+        pytest.param("tuple", "choices", {**NORMALIZED, **TOLD, "cell": "transformer"}, marks=pytest.mark.slow),
     ],
-)
+)  # fmt: skip
 def test_policies(observations: str, actions: str, options: dict[str, Any], tmp_path: Path) -> None:
     agent = lively(observations, actions, options)
     agreement = export_onnx(agent, tmp_path / "a.onnx", steps=250).agreement

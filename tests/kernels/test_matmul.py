@@ -3,9 +3,6 @@
 Shapes: B batch, T time, D width.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,17 +81,20 @@ def test_a_step_is_the_scan_to_the_bit(name: str, batch: int, width: int) -> Non
     assert torch.equal(state, last)
 
 
-def test_measured_once_and_a_bad_switch_is_named() -> None:
+def test_measured_once_and_a_bad_switch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.01 < matmul.times_faster() < 100
-    program = "from minrl.kernels import matmul; print(matmul.library())"
-    for value, wanted in (("torch", "torch\n"), ("auto", None), ("fast", None)):
-        environment = {**os.environ, "MINRL_MATMUL": value}
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-        if value == "fast":
-            assert done.returncode != 0
-            assert "MINRL_MATMUL must be one of auto, torch, onednn" in done.stderr
-        else:
-            assert done.stdout in ((wanted,) if wanted else ("torch\n", "onednn\n"))
+    try:
+        for value, wanted in (("torch", {"torch"}), ("auto", {"torch", "onednn"})):
+            monkeypatch.setenv("MINRL_MATMUL", value)
+            matmul.settle(None)
+            matmul._library.cache_clear()
+            assert matmul.library() in wanted
+        monkeypatch.setenv("MINRL_MATMUL", "fast")
+        matmul._library.cache_clear()
+        with pytest.raises(ValueError, match="MINRL_MATMUL must be one of auto, torch, onednn"):
+            matmul.library()
+    finally:
+        matmul._library.cache_clear()
 
 
 @pytest.mark.usefixtures("onednn")

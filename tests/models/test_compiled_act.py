@@ -86,11 +86,12 @@ def error(agent: Agent, moment: Moment, state: Tensor) -> float:
     ("kind", "variant"),
     [(kind, variant) for kind in KINDS for variant in VARIANTS] + [("decision", variant) for variant in RETURNS],
 )
-def test_thousand_steps_stay_together(kind: str, variant: str) -> None:
+@pytest.mark.parametrize("steps", [150, pytest.param(1000, marks=pytest.mark.slow)])
+def test_steps_stay_together(kind: str, variant: str, steps: int) -> None:
     torch.manual_seed(0)
     agent = agent_of(kind, **(VARIANTS | RETURNS)[variant])
     state = other = agent.initial_state(3, 20.0)
-    for _ in range(1000):
+    for _ in range(steps):
         moment = moment_of(3, 0.01)
         step = fused(agent, moment, state)
         assert step is not None

@@ -118,6 +118,7 @@ def test_saved_agents_keep_what_they_said(tmp_path: Path) -> None:
         assert loaded.state_size == agent.state_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_in_an_onnx_file(name: str, tmp_path: Path) -> None:
     agent = agent_of(name, context=K).float()

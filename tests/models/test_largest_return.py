@@ -231,7 +231,7 @@ def test_no_target_is_taken() -> None:
         agent.embed(torch.zeros(1, 3), torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize("variant", ["plain", "triple"])
+@pytest.mark.parametrize("variant", ["plain", pytest.param("triple", marks=pytest.mark.slow)])
 def test_export(variant: str, tmp_path: Path) -> None:
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)

@@ -140,7 +140,7 @@ def test_collect_restores_what_a_fitted_policy_chose(tmp_path: Path) -> None:
 
 def test_collect_refuses_a_policy_that_counts_from_0(tmp_path: Path) -> None:
     PPO("MlpPolicy", Unchecked(), n_steps=8, batch_size=8, device="cpu").save(tmp_path / "plain.zip")
-    with pytest.raises(ValueError, match="Stable-Baselines3 makes choices from 0"):
+    with pytest.raises(ValueError, match="whose choices Stable-Baselines3 counts from 0"):
         collect(str(tmp_path / "plain.zip"), "Lever-v0", 1, "lever/plain-v0", progress=False)
 
 

@@ -1,7 +1,7 @@
 """Mutation testing: the share of small faults in the source that the tests notice, by room.
 
     python benchmarks/mutants.py plant COPY --seed 0     # a copy of the checkout in which 200 faults lie dormant
-    python benchmarks/mutants.py run COPY --out figures.json [--tests FOLDER]
+    python benchmarks/mutants.py run COPY --out figures.json [--rooms ROOM ...] [pytest's arguments]
 
 `plant` draws places in functions of the rooms and writes each as `(faulty if __mutant__(i) else right)`: compared and
 computed with another operator, `and` for `or`, without `not` or a sign, another constant, None returned. Docstrings,
@@ -18,16 +18,16 @@ import random
 import resource
 import shutil
 import sys
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOMS = {
-    "scan": "minrl/scan.py", "cells": "minrl/cells", "data": "minrl/data", "agents": "agents", "online": "minrl/online"
-}  # fmt: skip
-COMPARISONS = {"Lt": "<=", "LtE": "<", "Gt": ">=", "GtE": ">", "Eq": "!=", "NotEq": "==", "Is": "is not",
-               "IsNot": "is", "In": "not in", "NotIn": "in"}  # fmt: skip
+ROOMS = {room: f"minrl/{room}" for room in ("cells", "data", "online")} | {"scan": "minrl/scan.py", "agents": "agents"}
+# What stands in the stead of each operator.
+COMPARISONS = {"Lt": "<=", "LtE": "<", "Gt": ">=", "GtE": ">", "Eq": "!=", "NotEq": "=="}
+COMPARISONS |= {"Is": "is not", "IsNot": "is", "In": "not in", "NotIn": "in"}
 OPERATORS = {"Add": "-", "Sub": "+", "Mult": "/", "Div": "*", "FloorDiv": "*", "Mod": "//", "Pow": "*", "BitAnd": "|"}
 # Builtin of the planted tree: True where the fault is awake; notes which test comes by.
 SWITCH = """import builtins as _b, os as _o
@@ -52,9 +52,6 @@ class Places(ast.NodeVisitor):
         self.text, self.inside, self.found = text, 0, list[tuple[ast.expr, str]]()
         self.visit(ast.parse(text))
 
-    def of(self, node: ast.expr) -> str:
-        return ast.get_source_segment(self.text, node) or ""
-
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         self.inside += 1
         for part in node.body:
@@ -73,77 +70,67 @@ class Places(ast.NodeVisitor):
                         self.visit(part)
 
     def fault(self, node: ast.AST) -> tuple[ast.expr, str] | None:
-        of = self.of
+        def of(part: ast.expr) -> str:
+            return f"({ast.get_source_segment(self.text, part)})"
+
         match node:
             case ast.Compare(ops=[operator]):
-                return node, f"({of(node.left)}) {COMPARISONS[type(operator).__name__]} ({of(node.comparators[0])})"
+                return node, f"{of(node.left)} {COMPARISONS[type(operator).__name__]} {of(node.comparators[0])}"
             case ast.BinOp() if type(node.op).__name__ in OPERATORS and not isinstance(node.left, ast.JoinedStr):
-                return node, f"({of(node.left)}) {OPERATORS[type(node.op).__name__]} ({of(node.right)})"
+                return node, f"{of(node.left)} {OPERATORS[type(node.op).__name__]} {of(node.right)}"
             case ast.BoolOp():
-                other = " or " if isinstance(node.op, ast.And) else " and "
-                return node, other.join(f"({of(value)})" for value in node.values)
+                return node, (" or " if isinstance(node.op, ast.And) else " and ").join(map(of, node.values))
             case ast.UnaryOp(op=ast.Not() | ast.USub()):
-                return node, f"({of(node.operand)})"
+                return node, of(node.operand)
             case ast.AugAssign(op=ast.Add() | ast.Sub()):
-                return node.value, f"-({of(node.value)})"
-            case ast.Constant(value=bool()):
-                return node, str(not node.value)
-            case ast.Constant(value=int()):
-                return node, str(node.value + 1)
-            case ast.Constant(value=float()):
-                return node, str(node.value * 2 or 1.0)
+                return node.value, f"-{of(node.value)}"
+            case ast.Constant(value=bool() | int() | float() as value):
+                return node, str(
+                    not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value * 2 or 1.0
+                )
             case ast.Return(value=ast.expr()) if not isinstance(node.value, ast.Constant):
                 return node.value, "None"
         return None
 
 
 def drawn(root: Path, number: int, seed: int) -> list[dict[str, Any]]:
-    """Draw faults, as many of each room as it has places for, at most one on a line."""
+    """Draw faults, as many of each room (half as many of scan.py), at most one on a line."""
     chosen = []
     for room, where in ROOMS.items():
-        files = sorted((root / where).rglob("*.py")) if (root / where).is_dir() else [root / where]
         places = []
-        for path in files:
+        for path in sorted((root / where).rglob("*.py")) or [root / where]:
             text = path.read_text(encoding="utf-8")
-            if "from numba" not in text and "jit." not in text.replace("kernels.jit.", ""):
-                one = {node.lineno: (node, fault) for node, fault in Places(text).found}
-                places += [(str(path.relative_to(root)), node, fault) for node, fault in one.values()]
-        share = number // len(ROOMS) if room != "scan" else number // len(ROOMS) // 2
+            if "from numba" not in text:
+                starts = [0, *accumulate(len(line.encode()) for line in text.splitlines(keepends=True))]
+                for node, fault in {node.lineno: (node, fault) for node, fault in Places(text).found}.values():
+                    begin, last = starts[node.lineno - 1] + node.col_offset, node.end_lineno or node.lineno
+                    end = starts[last - 1] + (node.end_col_offset or 0)
+                    place = {"room": room, "file": str(path.relative_to(root)), "line": node.lineno}
+                    places.append(place | {"begin": begin, "end": end, "fault": fault})
         random.Random(f"{seed} {room}").shuffle(places)
-        chosen += [{"room": room, "file": file, "line": node.lineno, "node": node, "fault": fault}
-                   for file, node, fault in places[:share]]  # fmt: skip
+        chosen += places[: number // len(ROOMS) // (2 if room == "scan" else 1)]
     return chosen
 
 
 def plant(root: Path, copy: Path, number: int, seed: int) -> None:
     """Copy the checkout and write the faults into the copy."""
-    for folder in ("minrl", "agents", "envs", "configs", "benchmarks", "tests", "docs"):
-        shutil.copytree(root / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in (*root.glob("*.toml"), *root.glob("*.md"), *root.glob("*.txt"), root / "Makefile"):
-        shutil.copy(file, copy)
-    faults = drawn(root, number, seed)
-    for file in {fault["file"] for fault in faults}:
-        text = (root / file).read_text(encoding="utf-8")
-        lines = text.encode().splitlines(keepends=True)
-        starts = [sum(map(len, lines[:line])) for line in range(len(lines))]
-        data, before = text.encode(), len(text.encode()) + 1
-        here = [(starts[f["node"].lineno - 1] + f["node"].col_offset, number, f) for number, f in enumerate(faults)
-                if f["file"] == file]  # fmt: skip
-        for begin, index, fault in sorted(here, key=lambda place: -place[0]):
-            end = starts[fault["node"].end_lineno - 1] + fault["node"].end_col_offset
-            if end > before:  # around a place further on
-                fault["fault"] = ""
-                continue
-            before, right = begin, data[begin:end].decode()
-            fault["right"] = " ".join(right.split())
-            data = data[:begin] + f"(({fault['fault']}) if __mutant__({index}) else ({right}))".encode() + data[end:]
-        ast.parse(data)
-        (copy / file).write_bytes(data)
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist"))
+    faults, first = drawn(root, number, seed), dict[str, int]()
+    for index, fault in sorted(enumerate(faults), key=lambda pair: -pair[1]["begin"]):
+        begin, end, file = fault.pop("begin"), fault.pop("end"), copy / fault["file"]
+        if end > first.get(fault["file"], end):  # around a place further on
+            fault["fault"] = ""
+            continue
+        first[fault["file"]], data = begin, file.read_bytes()
+        right = data[begin:end].decode()
+        fault["right"] = " ".join(right.split())
+        file.write_bytes(
+            data[:begin] + f"(({fault['fault']}) if __mutant__({index}) else ({right}))".encode() + data[end:]
+        )
     init = copy / "minrl/__init__.py"
-    future, docstring = ast.parse(init.read_text()).body[0], init.read_text().splitlines(keepends=True)
-    init.write_text("".join([*docstring[: future.end_lineno], SWITCH, *docstring[future.end_lineno :]]))
-    kept = [{key: value for key, value in f.items() if key != "node"} for f in faults]
-    (copy / "mutants.json").write_text(json.dumps(kept, indent=1))
+    lines, end = init.read_text().splitlines(keepends=True), ast.parse(init.read_text()).body[0].end_lineno
+    init.write_text("".join([*lines[:end], SWITCH, *lines[end:]]))
+    (copy / "mutants.json").write_text(json.dumps(faults, indent=1))
 
 
 class Run:
@@ -233,7 +220,7 @@ def report(faults: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["plant", "run", "report"])
+    parser.add_argument("what", choices=["plant", "run"])
     parser.add_argument("copy", type=Path)
     parser.add_argument("--number", type=int, default=225)
     parser.add_argument("--rooms", nargs="+", choices=ROOMS, default=list(ROOMS))
@@ -242,8 +229,6 @@ def main() -> None:
     arguments, rest = parser.parse_known_args()
     if arguments.what == "plant":
         plant(Path(__file__).parent.parent, arguments.copy, arguments.number, arguments.seed)
-    elif arguments.what == "report":
-        report(json.loads(arguments.out.read_text()))
     else:
         out = arguments.out.absolute()
         os.chdir(arguments.copy)

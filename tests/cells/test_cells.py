@@ -3,8 +3,6 @@
 Shapes: B batch, T time, D width, S state size.
 """
 
-from itertools import product
-
 import pytest
 import torch
 from contract import BATCH, MODELS, STEPS, WAYS, WIDTH, assert_near, build, expected, inputs, measure
@@ -15,22 +13,28 @@ from minrl.cells import CELLS
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
-# Step by step in float64 is what the others are held to; pieces of a scan are the same code in either precision, and
-# the steps of blocks and options are those of their cells.
+# Step by step in float64 is what the others are held to; pieces of a scan are the same code in either precision.
 RUNS = {
     "scan": (torch.float64, 1e-10), "cuts": (torch.float64, 1e-10), "episodes": (torch.float64, 1e-10),
-    "scan in float32": (torch.float32, 1e-5), "steps in float32": (torch.float32, 1e-5),
+    "scan in float32": (torch.float32, 1e-5),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "run"),
-    [(name, run) for name, run in product(MODELS, RUNS) if run != "steps in float32" or name in CELLS],
-)
+@every_model
+@pytest.mark.parametrize("run", RUNS)
 def test_all_ways_agree(name: str, run: str) -> None:
     """Outputs, final state and every gradient are those of step by step in float64."""
-    dtype, tolerance = RUNS[run]
-    wanted, actual = expected(name), measure(name, run.split()[0], dtype)
+    assert_agrees(name, run.split()[0], *RUNS[run])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_steps_in_float32(name: str) -> None:
+    """The steps of blocks and options are those of their cells."""
+    assert_agrees(name, "steps", torch.float32, 1e-5)
+
+
+def assert_agrees(name: str, way: str, dtype: torch.dtype, tolerance: float) -> None:
+    wanted, actual = expected(name), measure(name, way, dtype)
     assert actual.keys() == wanted.keys()
     for what in wanted:
         assert actual[what].dtype == dtype

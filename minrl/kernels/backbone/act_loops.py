@@ -7,14 +7,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 
 from minrl.kernels.backbone.gemv import aligned, linear
-from minrl.kernels.backbone.step_loops import PER_BLOCK, add, copy, numbers, through_blocks, weights
+from minrl.kernels.backbone.step_loops import PER_BLOCK, numbers, through_blocks, weights
 from minrl.kernels.jit.compile import compiled, inlined
 from minrl.kernels.jit.math import exponential
-from minrl.kernels.jit.memory import float32_at
+from minrl.kernels.jit.memory import carray, float32_at
+from minrl.kernels.jit.rows import add, copy_row
 
 # What an agent has beside its backbone, in the order of the addresses that follow the backbone's.
 MEAN, REST, STD, OBSERVE_W, OBSERVE_B, RETURN_W, RETURN_B, TIME_W, ACTION_W, ACTION_B, HEAD_W, HEAD_B = range(12)
@@ -26,7 +26,6 @@ PER_PIECE = 10
 OF_RETURNS = 3
 _F = np.float32
 _ZERO, _HALF, _ONE, _TWO = _F(0), _F(0.5), _F(1), _F(2)
-carray: Any = numba.carray  # type: ignore[attr-defined]
 
 
 @inlined
@@ -74,7 +73,7 @@ def inside_range(raw: Any, center: Any, reach: Any, low: Any, high: Any, action:
 
 @inlined
 def decide(raw: Any, pieces: Any, action: Any, remembered: Any) -> None:
-    """Return form an action from a row of the head's linear map, piece by piece, and what the state keeps of it."""
+    """Decode an action from a row of the head's linear map, piece by piece, and what the state keeps of it."""
     of_raw, of_action = 0, 0
     for i in range(len(pieces) // PER_PIECE):
         piece = pieces[i * PER_PIECE : (i + 1) * PER_PIECE]
@@ -104,7 +103,7 @@ def decide(raw: Any, pieces: Any, action: Any, remembered: Any) -> None:
             for d in range(outputs):
                 kept[d] = (chosen[d] - mean[d]) * inverse[d]
         else:
-            copy(chosen, kept, outputs)
+            copy_row(chosen, kept, outputs)
         of_raw += inputs
         of_action += outputs
 
@@ -144,7 +143,7 @@ def act_kernel(parts: int, candidate: int) -> Callable[..., None]:
             if start[b]:
                 row[:] = _ZERO
             else:
-                copy(entered, row, state_size)
+                copy_row(entered, row, state_size)
             if columns:
                 target, time = entered[0], row[2]
                 earned = _ZERO if start[b] else row[1] + reward[b]
@@ -159,7 +158,7 @@ def act_kernel(parts: int, candidate: int) -> Callable[..., None]:
             previous, token = aligned(batch * acted), aligned(batch * width)
             for b in range(batch):
                 of_previous = b * state_size + columns
-                copy(last[of_previous : of_previous + acted], previous[b * acted : (b + 1) * acted], acted)
+                copy_row(last[of_previous : of_previous + acted], previous[b * acted : (b + 1) * acted], acted)
             embed, bias = weights(at[ACTION_W], width * acted), weights(at[ACTION_B], width)
             linear(previous, embed, bias, token, batch, acted, width)
             add(stream, token, batch * width)

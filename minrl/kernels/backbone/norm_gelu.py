@@ -18,9 +18,8 @@ _ZERO, _HALF, _ONE = _F(0), _F(0.5), _F(1)
 _ROOT_HALF, _PEAK = 0.5**0.5, 1 / sqrt(2 * pi)
 _ROOT_HALF_32, _PEAK_32 = _F(_ROOT_HALF), _F(_PEAK)
 # erf(x) = 1 - (a1 t + ... + a5 t^5) exp(-x^2), t = 1 / (1 + p x), x >= 0, to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
-_P, _A1, _A2, _A3, _A4, _A5 = (
-    _F(c) for c in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
-)
+ERF = tuple(_F(c) for c in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
+_P, _A1, _A2, _A3, _A4, _A5 = ERF
 
 
 @summing
@@ -47,7 +46,7 @@ def scaled(x: Any, mean: Any, scale: Any, weight: Any, bias: Any, y: Any, size: 
 def normalise_gradients(
     x: Any, mean: Any, scale: Any, weight: Any, dy: Any, dx: Any, dweight: Any, dbias: Any, size: int
 ) -> None:
-    """Return from the gradient to a layer norm's output that to its input, and what it adds to those of its weights."""
+    """Compute a layer norm's input gradient from that of its output, and add to those of its weights."""
     straight, along = _ZERO, _ZERO
     for d in range(size):
         straight += dy[d] * weight[d]
@@ -61,7 +60,7 @@ def normalise_gradients(
 
 @inlined
 def tap_gradients(weight: Any, x: Any, dy: Any, dx: Any, dweight: Any, size: int) -> None:
-    """Return backward of y += weight * x."""
+    """Compute the backward pass of y += weight * x."""
     for d in range(size):
         dx[d] += weight[d] * dy[d]
         dweight[d] += x[d] * dy[d]
@@ -77,7 +76,7 @@ def gelu(x: Any, y: Any, size: int) -> None:
 
 @inlined
 def gelu_gradients(x: Any, y: Any, slope: Any, dbias: Any, size: int) -> None:
-    """Return GELU(x), and in place of the gradient to it that to x, which also adds to the bias's."""
+    """Compute GELU(x), replace the gradient to it by that to x, and add this to the bias's."""
     constants = held_constants()
     for d in range(size):
         share, density = share_below(x[d], constants)

@@ -9,25 +9,22 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 
 from minrl.kernels.backbone.gemv import aligned, linear
+from minrl.kernels.backbone.norm_gelu import ERF
 from minrl.kernels.jit.compile import compiled, inlined, summing
 from minrl.kernels.jit.math import exponential
-from minrl.kernels.jit.memory import float32_at
+from minrl.kernels.jit.memory import carray, float32_at
+from minrl.kernels.jit.rows import add, add_product, copy_row
 from minrl.kernels.scan.cpu_gates import forward_row
 
 # The parts of a block in the order of their addresses.
 NORM_W, NORM_B, CONV_W, CONV_B, GATES_W, GATES_B, DOWN_W = range(7)
 MLP_NORM_W, MLP_NORM_B, UP_W, UP_B, BACK_W, BACK_B, PER_BLOCK = range(7, 14)
 _F = np.float32
-carray: Any = numba.carray  # type: ignore[attr-defined]
 _ONE, _HALF, _ROOT_HALF = _F(1), _F(0.5), _F(0.5**0.5)
-# erf(x) = 1 - (a1 t + ... + a5 t^5) exp(-x^2), t = 1 / (1 + p x), x >= 0, to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
-_P, _A1, _A2, _A3, _A4, _A5 = (
-    _F(c) for c in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
-)
+_P, _A1, _A2, _A3, _A4, _A5 = ERF
 
 
 @summing
@@ -44,15 +41,8 @@ def layer_norm(x: Any, weight: Any, bias: Any, epsilon: Any, y: Any, size: int) 
 
 
 @inlined
-def add(x: Any, y: Any, size: int) -> None:
-    """Compute x += y."""
-    for d in range(size):
-        x[d] += y[d]
-
-
-@inlined
 def gelu(x: Any, size: int) -> None:
-    """Return in place: x times the normal distribution's share below x, as torch's default."""
+    """Multiply x in place by the normal distribution's share below x, as torch's GELU does by default."""
     for d in range(size):
         a = abs(x[d]) * _ROOT_HALF
         t = _ONE / (_ONE + _P * a)
@@ -62,27 +52,14 @@ def gelu(x: Any, size: int) -> None:
 
 @inlined
 def convolve(x: Any, recent: Any, weight: Any, bias: Any, y: Any, taps: int, width: int) -> None:
-    """Return the last K - 1 inputs and this one, weighted; `recent` is moved on."""
+    """Sum the last K - 1 inputs and this one, weighted; `recent` is moved on."""
     for d in range(width):
         y[d] = bias[d] + weight[(taps - 1) * width + d] * x[d]
     for k in range(taps - 1):
         add_product(y, recent[k * width : (k + 1) * width], weight[k * width : (k + 1) * width], width)
     for k in range(taps - 2):
-        copy(recent[(k + 1) * width : (k + 2) * width], recent[k * width : (k + 1) * width], width)
-    copy(x, recent[(taps - 2) * width : (taps - 1) * width], width)
-
-
-@inlined
-def add_product(y: Any, a: Any, b: Any, size: int) -> None:
-    """Compute y += a * b."""
-    for d in range(size):
-        y[d] += a[d] * b[d]
-
-
-@inlined
-def copy(x: Any, y: Any, size: int) -> None:
-    for d in range(size):
-        y[d] = x[d]
+        copy_row(recent[(k + 1) * width : (k + 2) * width], recent[k * width : (k + 1) * width], width)
+    copy_row(x, recent[(taps - 2) * width : (taps - 1) * width], width)
 
 
 @inlined
@@ -93,7 +70,7 @@ def numbers(address: int, size: int) -> Any:
 
 @inlined
 def weights(address: int, size: int) -> Any:
-    """Run as `numbers` does, none at 0."""
+    """Return the same, none at address 0."""
     return numbers(address, size if address else 0)
 
 
@@ -102,7 +79,7 @@ def through_blocks(
     plan: Any, epsilons: Any, stream: Any, state: Any, first: int, stride: int, y: Any, batch: int,
     width: int, inner: int, hidden: int, taps: int, depth: int, flip: Any, parts: int, candidate: int,
 ) -> None:  # fmt: skip
-    """Return from `stream` (B, D), which is used up, to `y` (B, D).
+    """Run the blocks from `stream` (B, D), which is overwritten, to `y` (B, D).
 
     The rows of `state`, `stride` apart from `first` on, are moved on.
     """
@@ -121,7 +98,7 @@ def through_blocks(
                 recent = state[of_row + inner : of_row + of_block]
                 convolve(normed[row], recent, conv, conv_bias, mixed[row], taps, width)
             else:
-                copy(normed[row], mixed[row], width)
+                copy_row(normed[row], mixed[row], width)
         gates_weight = weights(at[GATES_W], parts * inner * width)
         linear(mixed, gates_weight, weights(at[GATES_B], parts * inner), gates, batch, width, parts * inner)
         for b in range(batch):
@@ -163,9 +140,11 @@ def step_kernel(parts: int, candidate: int) -> Callable[..., None]:
         x, y = numbers(x_at, batch * width), numbers(y_at, batch * width)
         state, last = numbers(state_at, (batch - 1) * stride + state_size), numbers(last_at, batch * state_size)
         for b in range(batch):
-            copy(state[b * stride : b * stride + state_size], last[b * state_size : (b + 1) * state_size], state_size)
+            copy_row(
+                state[b * stride : b * stride + state_size], last[b * state_size : (b + 1) * state_size], state_size
+            )
         stream = np.empty(batch * width, _F)
-        copy(x, stream, batch * width)
+        copy_row(x, stream, batch * width)
         through_blocks(
             plan, epsilons, stream, last, 0, state_size, y, batch,
             width, inner, hidden, taps, depth, flip, parts, candidate,

@@ -33,7 +33,7 @@ _CACHE_LINE = 16
 
 @inlined
 def prefetch_row_to_read(x: Any, at: int, lanes: int) -> None:
-    """Return have a row of lanes brought to the cache, all its lines at once."""
+    """Prefetch all cache lines of a row of lanes."""
     for line in range(0, lanes, _CACHE_LINE):
         prefetch_read(x, at + line)
 

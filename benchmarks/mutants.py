@@ -46,7 +46,7 @@ BUDGET_S, CPU_S = 12, 60
 
 
 class Places(ast.NodeVisitor):
-    """The places of a file where a fault may lie: the node that is replaced, and the text in its stead."""
+    """Places of a file where a fault may lie: the node that is replaced, and the text in its stead."""
 
     def __init__(self, text: str) -> None:
         self.text, self.inside, self.found = text, 0, list[tuple[ast.expr, str]]()

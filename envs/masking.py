@@ -88,7 +88,7 @@ class Registered(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]
-        """The registered spec."""
+        """Return the registered spec."""
         return self.env.unwrapped.spec
 
 

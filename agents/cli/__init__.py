@@ -1,1 +1,1 @@
-"""The commands of `minrl`, one file each."""
+"""Commands of `minrl`, one file each."""

@@ -1,4 +1,4 @@
-"""The decision agent against transformers' DecisionTransformerModel: training step and action.
+"""Benchmark of the decision agent against transformers' DecisionTransformerModel: training step and action.
 
 Both have 11 observations, 3 actions, width 128 and 3 layers, as on Hopper.
 

@@ -1,4 +1,4 @@
-"""The families of agents, by what they learn from: data sets or environments."""
+"""Families of agents, by what they learn from: data sets or environments."""
 
 import argparse
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The plots of a report side by side as one PNG, given matplotlib."""
+"""Plots of a report side by side as one PNG, given matplotlib."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec

@@ -1,7 +1,7 @@
 """A whole backbone of minGRU or minLSTM blocks over sequences on a CPU, for small batches in particular.
 
-What torch takes for each of two dozen small operations and its gradient counts more there than the numbers. This file
-says which calls are taken; `cpu_block_node` runs them.
+What torch spends on each of two dozen small operations and its gradient counts more there than the arithmetic. This
+file says which calls are taken; `minrl.kernels.backbone.node` runs them.
 
 Shapes: B batch, T time, D width, S state size.
 """

@@ -1,4 +1,4 @@
-"""The weights of a backbone whose blocks the compiled kernels know.
+"""Weights of a backbone whose blocks the compiled kernels know.
 
 Shapes: D width, H inner width, M hidden width, K taps.
 """

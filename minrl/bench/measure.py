@@ -31,7 +31,7 @@ class Times:
 
     @property
     def minimum(self) -> float:
-        """The least: undisturbed by other load."""
+        """Return the least: it is undisturbed by other load."""
         return min(self.seconds)
 
     @property

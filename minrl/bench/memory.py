@@ -98,7 +98,7 @@ def resident_peak(call: Callable[[], object]) -> int:
 
 
 def _give_back() -> None:
-    """Return freed memory to the system, which the next call could otherwise reuse unnoticed."""
+    """Release freed memory to the system, which the next call could otherwise reuse unnoticed."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -16,8 +16,7 @@ from minrl.kernels.guard import under_transform
 from minrl.kernels.lstm import cpu
 
 # Where no row resets, torch's LSTM is faster by 3 to 12 % for this many elements of h (B, T, H) in this many rows.
-# Fewer do
-# not fill its products; with more, glibc takes its workspace from the system anew at every call.
+# Fewer do not fill its matmuls; with more, glibc takes its workspace from the system anew at every call.
 _MANY, _TOO_MANY, _ROWS = 1 << 17, 1 << 19, 8
 
 
@@ -123,8 +122,8 @@ def lstm_layer(
             opens = reset[:, first, None]
             h, c = h.masked_fill(opens, 0.0), c.masked_fill(opens, 0.0)
         start = h.unsqueeze(0).contiguous(), c.unsqueeze(0).contiguous()
-        # One layer, no dropout, for training or not, one direction, batch first. cuDNN's backward pass
-        # asks for training.
+        # One layer, no dropout, for training or not, one direction, batch first. cuDNN's backward
+        # pass asks for training.
         options = (1, 0.0, torch.is_grad_enabled(), False, True)
         output, h, c = torch.lstm(x[:, first:end], start, parts, len(parts) == 4, *options)
         outputs.append(output)

@@ -15,7 +15,7 @@ from minrl.kernels.guard import gradients_are_differentiated, is_unwatched, unde
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """Return attend from queries (B, H, Q, E) to keys and values (B, H, K, E) where `mask` (B, 1, Q, K) is True.
+    """Attend from queries (B, H, Q, E) to keys and values (B, H, K, E) where `mask` (B, 1, Q, K) is True.
 
     In forward mode and under torch.func, torch's plain operations do it; in second derivatives on a CPU too. On a GPU
     those need `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around the forward pass, else torch refuses.

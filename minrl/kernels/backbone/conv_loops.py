@@ -1,4 +1,4 @@
-"""The compiled loops of a block's layer norm and short convolution in one pass, and back; see `cpu_block_loops`.
+"""Compiled loops of a block's layer norm and short convolution in one pass, and back; see `loops`.
 
 Shapes: B batch, T time, D width, S state size, K taps.
 """
@@ -39,7 +39,7 @@ def keep_last(y: Any, last: Any, reset: Any, t: int, steps: int, past: int, widt
 
 @inlined
 def convolve(window: Any, slot: int, tap: Any, shift: Any, reset: Any, t: int, u: Any, width: int) -> None:
-    """Return the inputs of step t and those before it in its episode, weighted; that of step t lies at `slot`."""
+    """Sum the inputs of step t and those before it in its episode, weighted; that of step t lies at `slot`."""
     past = tap.shape[0] - 1
     copy_row(shift, u, width)
     add_product(u, tap[past], window[slot], width)
@@ -51,7 +51,10 @@ def convolve(window: Any, slot: int, tap: Any, shift: Any, reset: Any, t: int, u
 
 @cache
 def mix_forward() -> Callable[..., None]:
-    """Return layer norm of x (B, T, D), then the convolution to u; `recent` and `last` are columns of states (B, S)."""
+    """Build the kernel of the layer norm of x (B, T, D) and the convolution to u.
+
+    `recent` and `last` are columns of states (B, S).
+    """
 
     def kernel(
         first: int, end: int, x_at: int, recent_at: int, reset_at: int, weight_at: int, bias_at: int, taps_at: int,
@@ -104,7 +107,7 @@ def taps_backward(
 
 @cache
 def mix_backward() -> Callable[..., None]:
-    """Return from du (B, T, D) and `dlast` (B, S) dx, with `around` (B, T, D) added to it, and `drecent` (B, S).
+    """Build the kernel from du (B, T, D) and `dlast` (B, S) to dx, plus `around` (B, T, D), and `drecent` (B, S).
 
     Sums: the norm's weight and bias (2, D), the taps (K, D) and their bias (D).
     """

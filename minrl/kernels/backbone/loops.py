@@ -25,7 +25,7 @@ _ZERO, _BYTE = np.float32(0), np.uint8(0)
 
 @cache
 def norm_forward() -> Callable[..., None]:
-    """Return layer norm of x (N, D); where there is a place for it, `out` is x + `shift` (D)."""
+    """Build the kernel of the layer norm of x (N, D); where there is a place for it, `out` is x + `shift` (D)."""
 
     def kernel(
         first: int, end: int, x_at: int, weight_at: int, bias_at: int, y_at: int, stats_at: int, shift_at: int,
@@ -45,9 +45,9 @@ def norm_forward() -> Callable[..., None]:
 
 @cache
 def norm_backward() -> Callable[..., None]:
-    """Return from dy (N, D) dx, with `around` (N, D) added to it. Sums: weight, bias, and `around` (3, D).
+    """Build the kernel from dy (N, D) to dx plus `around` (N, D). Sums: weight, bias and `around` (3, D).
 
-    Where there is a place for it, y is formed anew.
+    Where there is a place for it, y is recomputed.
     """
 
     def kernel(
@@ -140,7 +140,7 @@ def scan_forward(parts: int, candidate: int) -> Callable[..., None]:
 
 @cache
 def scan_backward(parts: int, candidate: int) -> Callable[..., None]:
-    """Return from dh (B, T, H) and `dlast` (B, S) dgates (B, T, PH) and `dmemory` (B, S). Sums: dgates (PH)."""
+    """Build the kernel from dh (B, T, H), `dlast` (B, S) to dgates (B, T, PH), `dmemory` (B, S). Sums: dgates (PH)."""
 
     def kernel(
         first: int, end: int, sums_at: int, gates_at: int, memory_at: int, reset_at: int, h_at: int, dh_at: int,

@@ -1,4 +1,4 @@
-"""One block forward and back: torch's matrix products, with the compiled loops of `cpu_block_loops` between them.
+"""Forward and backward pass of one block: torch's matmuls, with the compiled loops of `loops` between them.
 
 Shapes: B batch, T time, D width, H inner width, M hidden width, N = B * T rows, S state size, K taps, P parts of the
 gates.
@@ -30,8 +30,8 @@ from minrl.kernels.jit.threads import ROWS_PER_ITEM, Sums, items_of, share
 from minrl.kernels.matmul import input_gradient, linear, linear_added, linear_into
 from minrl.kernels.scan.cpu_loops import blocks_of
 
-# An MLP runs in tiles of about this many hidden elements a thread, which stay in its cache: all rows at
-# once take a tenth longer.
+# An MLP runs in tiles of about this many hidden elements a thread, which stay in its cache: all rows at once take a
+# tenth longer.
 _TILE = 1 << 17
 
 
@@ -210,7 +210,7 @@ def norm_forward(
     weight: Tensor, bias: Tensor, epsilon: Any, x: Tensor, y: Tensor, stats: Tensor,
     shift: Tensor | None = None, out: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Return layer norm of x (N, D) to `y`; with a `shift` (D) also x + shift to `out`."""
+    """Write the layer norm of x (N, D) to `y`; with a `shift` (D) also x + shift to `out`."""
     share(
         loops.norm_forward(), items_of(x.shape[0]), x.numel(), x.data_ptr(), weight.data_ptr(), bias.data_ptr(),
         y.data_ptr(), stats.data_ptr(), _address(shift), _address(out), *x.shape, epsilon,

@@ -18,10 +18,10 @@ from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import copy_row
 from minrl.kernels.lstm.cpu_matmul import add_product, transpose
 
-# Elements between two rows of the transposed weights: at a distance that is a power of two, the rows of a
-# wide layer would throw each other out of the cache.
+# Elements between two rows of the transposed weights: at a distance that is a power of two, the rows of a wide layer
+# would throw each other out of the cache.
 MARGIN = 16
-# Batch rows that run together, and each weight is read once for all of them.
+# Batch rows that run together: each weight is read once for all of them.
 _ROWS = 64
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
@@ -44,7 +44,7 @@ def tanh(x: Any, constants: Any) -> Any:
 
 @inlined
 def gates_row(i: Any, f: Any, g: Any, o: Any, c: Any, h: Any, width: int) -> None:
-    """Return gates before their maps become gates, and c and h become those of this step."""
+    """Map the gates in place, and update c and h to those of this step."""
     constants = held_constants()
     for d in range(width):
         insert, forget = sigmoid(i[d], constants), sigmoid(f[d], constants)
@@ -79,7 +79,7 @@ def add_row(y: Any, x: Any, width: int) -> None:
 
 @inlined
 def halves(both: Any, first: Any, second: Any, at: int, rows: int, width: int) -> None:
-    """Return rows h | c of `both`, from `at` on, to the rows of h and those of c; nothing where `both` is not there."""
+    """Copy rows h | c of `both`, from `at` on, to the rows of h and those of c; nothing where `both` is not there."""
     if both.size:
         for b in range(rows):
             here, row = at + 2 * b * width, b * width
@@ -202,7 +202,7 @@ def forward() -> Callable[..., None]:
 
 @cache
 def backward() -> Callable[..., None]:
-    """Return from the gradients to h and last, those to the gates before their maps (B, T, 4H) and the state (B, 2H).
+    """Compute from the gradients to h and last those to the gates before their maps (B, T, 4H) and the state (B, 2H).
 
     Gates, h and cells are as `forward` left them; `before` (B, T, H) takes h_{t-1} as step t saw it, for the
     gradient to W_hh (4H, H).

@@ -56,7 +56,7 @@ def add_product(
 
 @inlined
 def transpose(x: Any, y: Any, y_stride: int, rows: int, size: int) -> None:
-    """Return of x (R, K), with the rows of y (K, R) `stride` apart."""
+    """Transpose x (R, K), with the rows of y (K, R) `stride` apart."""
     rows_, size_, next_y = _U(rows), _U(size), _U(y_stride)
     for first in range(_0, rows_, _BLOCK):
         lanes = min(_BLOCK, rows_ - first)

@@ -24,8 +24,7 @@ from minrl.kernels.scan import cpu
 from minrl.kernels.scan.gates import Candidate
 
 # A tile has about this many elements of gates, and half as many in the backward pass, where each comes with its
-# gradient:
-# fewer, and the product runs slower; more, and they no longer fit the cache.
+# gradient: fewer, and the product runs slower; more, and they no longer fit the cache.
 TILE = 1 << 18
 # With fewer rows a row of a product would be rounded otherwise.
 _FEWEST_ROWS = 8

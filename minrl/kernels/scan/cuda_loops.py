@@ -186,7 +186,7 @@ def forward_totals(
     PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Return what each chunk of `forward` amounts to, but the last: totals (3, B, N, D)."""
+    """Compute what each chunk of `forward` amounts to, but the last: totals (3, B, N, D)."""
     sequence, lanes, there = _place(width, LANES)
     begin, end = _bounds(steps, length)
     total, done, opened = _nothing(LANES, PARTS)
@@ -264,7 +264,7 @@ def backward_totals(
     length: tl.tensor, plane: tl.tensor,
     PARTS: tl.constexpr, SIGNED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Return what each chunk of `backward` amounts to, but the first: totals (3, B, N, D)."""
+    """Compute what each chunk of `backward` amounts to, but the first: totals (3, B, N, D)."""
     sequence, lanes, there = _place(width, LANES)
     begin = (tl.program_id(1) + 1) * length
     end = tl.minimum(begin + length, steps)

@@ -256,18 +256,18 @@ class VectorEnvironment(VecEnv):
         return attributes.has_attribute(self.environment, attr_name)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return the attribute of each environment, see `vector_attributes.get_attributes`."""
+        """Return the attribute of each environment, see `minrl.online.vector.attributes.get_attributes`."""
         values = attributes.get_attributes(self.environment, attr_name, kinds.count_environments(self.environment))
         return [values[index] for index in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of the environments, see `vector_attributes.set_attributes`."""
+        """Set an attribute of the environments, see `minrl.online.vector.attributes.set_attributes`."""
         attributes.set_attributes(self.environment, attr_name, value, self._list(indices), self.num_envs)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> Any:
-        """Call a method of the environments, see `vector_attributes.call_method`."""
+        """Call a method of the environments, see `minrl.online.vector.attributes.call_method`."""
         chosen = self._list(indices)
         return attributes.call_method(self.environment, method_name, method_args, method_kwargs, chosen, self.num_envs)
 

@@ -58,7 +58,7 @@ def test_every_agent_of_the_table_is_there_by_its_own_name(name: str) -> None:
 def test_an_agent_is_one_file_and_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is installed again: the command line lists it and gives it flags."""
+    """Check that the command line lists the agent and gives it flags, without installing anything again."""
     (tmp_path / "brisk.py").write_text(OUTSIDE.replace("minrl.agents.clone", ".clone"), encoding="utf-8")
     monkeypatch.setattr(agents, "__path__", [*agents.__path__, str(tmp_path)])
     monkeypatch.setitem(agents.AGENTS, "first", "brisk:First")
@@ -72,7 +72,7 @@ def test_an_agent_is_one_file_and_one_line(
 
 
 def test_an_installed_package_adds_its_agents(tmp_path: Path) -> None:
-    """By a class or a table; what is broken spoils no other and gives one line."""
+    """Declare agents by a class or a table; a broken one gives one line and leaves the others usable."""
     package = tmp_path / "outside" / "agents"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").write_text("")

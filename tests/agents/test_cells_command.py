@@ -32,7 +32,7 @@ number = math:pi
 
 @pytest.fixture
 def installed(tmp_path: Path) -> dict[str, str]:
-    """The environment of a process in which a distribution with cells is installed."""
+    """Return the environment of a process in which a distribution with cells is installed."""
     (tmp_path / "outside_cells.py").write_text(OUTSIDE, encoding="utf-8")
     folder = tmp_path / "outside_cells-1.0.dist-info"
     folder.mkdir()
@@ -76,7 +76,7 @@ for words in ([], ["absent"], ["number"]):
 
 
 def test_an_installed_package_adds_its_cells(installed: dict[str, str]) -> None:
-    """They are listed and used as those that ship; one that is broken spoils no other and gives one line."""
+    """List and use them like those that ship; a broken one gives one line and leaves the others usable."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=installed, capture_output=True, text=True, check=True)
     used, *lines = done.stdout.splitlines()
     assert used == "torch.Size([1, 2, 8])"

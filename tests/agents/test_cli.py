@@ -21,7 +21,7 @@ PPO = ["train", "ppo", "--width", "8", "--depth", "1", "--n-envs", "2", "--n-ste
 
 @pytest.fixture
 def run(cartpole: str, tmp_path: Path) -> Path:
-    """A run that has ended."""
+    """Train a run to its end."""
     assert main([*TRAIN, "--data", cartpole, "--out", str(tmp_path / "run")]) == 0
     return tmp_path / "run"
 
@@ -56,8 +56,7 @@ def test_help_for_a_newcomer(capsys: pytest.CaptureFixture[str], monkeypatch: py
         assert f"usage: minrl data {action}" in help_of("data", action, capsys=capsys, monkeypatch=monkeypatch)
 
 
-def test_help_is_quick() -> None:
-    """Without loading torch."""
+def test_help_does_not_load_torch() -> None:
     program = "import sys; sys.argv = ['minrl', '--help']\nfrom minrl.agents.__main__ import main\n"
     program += "try: main()\nexcept SystemExit: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -217,8 +216,8 @@ def test_json_for_several_targets(run: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("environment", ["HalfCheetah-v5", "Hopper-v4"])
-def test_physics_that_speaks_to_everyone(environment: str, tmp_path: Path) -> None:
-    """MuJoCo warns of HalfCheetah's model in C, Gymnasium of old versions; no file is left behind."""
+def test_mujoco_warnings_do_no_harm(environment: str, tmp_path: Path) -> None:
+    """Collect, train and evaluate where MuJoCo (in C) and Gymnasium warn; no file is left behind."""
     pytest.importorskip("mujoco")
     collect = ["collect", "--policy", "random", "--env", environment, "--episodes", 2, "--out", "minari:test/m-v0"]
     done = minrl(*collect, "--max-episode-steps", 5, cwd=tmp_path)
@@ -249,7 +248,7 @@ def test_the_table_at_the_end(cartpole: str, tmp_path: Path) -> None:
     ):
         assert row in table
     assert (tmp_path / "run/learning_curve.png").read_bytes().startswith(b"\x89PNG")
-    # Where nobody watches there is no progress bar.
+    # Without a terminal there is no progress bar.
     assert "step/s" not in done.stderr
     assert done.stderr.count("\r") == 0
 

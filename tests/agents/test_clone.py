@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def agent_of(actions: str = "box", cell: str = "mingru", **options: Any) -> CloneAgent:
-    """A small agent in float64 whose outputs differ much from step to step."""
+    """Build a small agent in float64 whose outputs differ much from step to step."""
     episodes = drift_episodes(actions)
     cell_options = {"context": 7, "heads": 2} if cell == "transformer" else {}
     config = CloneConfig(cell=cell, cell_options=cell_options, width=8, depth=2, **options)
@@ -90,8 +90,8 @@ def test_every_parameter_learns(variant: str) -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_the_best_episodes(share: float) -> None:
-    """By return, until their steps fill the share: the next best would not fit any more."""
+def test_best_episodes_fill_the_share_of_steps(share: float) -> None:
+    """Take them by return until the next would exceed the share of the steps."""
     episodes = drift_episodes(count=60)
     chosen = best_episodes(episodes, share)
     order = np.argsort(-episodes.returns, kind="stable")

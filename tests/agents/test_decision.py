@@ -83,8 +83,8 @@ def test_acting_with_sampled_actions_remembers_what_it_did() -> None:
     assert not torch.equal(action, other)
 
 
-def test_the_return_still_to_be_earned() -> None:
-    """Target minus the rewards so far, from the target anew at each episode, for each environment on its own."""
+def test_return_to_go_is_the_target_minus_the_rewards() -> None:
+    """Restart it from the target at each episode, for each environment on its own."""
     agent = agent_of()
     targets = torch.tensor([10.0, -3.0], dtype=torch.float64)
     state = agent.initial_state(2, targets)
@@ -200,8 +200,8 @@ def test_bad_settings(options: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("cap", [True, False])
-def test_more_than_the_best_return_of_the_data_is_not_asked_for(cap: bool) -> None:
-    """With the cap a target far above the data acts as their best return does; without it, as itself."""
+def test_the_target_is_capped_at_the_best_return_of_the_data(cap: bool) -> None:
+    """Compare targets at, far above and below the best return, with the cap and without."""
     agent = agent_of(cap_return=cap)
     best = agent.task.best_return
     moment = Moment(torch.randn(1, 3).double(), torch.zeros(1).double(), torch.tensor([True]))

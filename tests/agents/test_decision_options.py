@@ -34,7 +34,7 @@ def config_for(data: str, **options: Any) -> TrainConfig:
 
 
 def cut_off(config: TrainConfig, out: Path, monkeypatch: pytest.MonkeyPatch, step: int = 17) -> None:
-    """A run that dies in its `step`."""
+    """Train until an interrupt in step `step`."""
     loss, calls = DecisionAgent.loss, iter(range(10**6))
 
     def failing(*arguments: Any) -> Any:
@@ -100,7 +100,7 @@ def test_a_run_whose_target_is_chosen(cartpole: str, tmp_path: Path, monkeypatch
 
 
 def test_options_on_the_command_line(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The report says what was raised and chosen, and on which episodes; wrong settings are one line."""
+    """Report what was relabelled and chosen, and on which episodes; refuse wrong settings in one line."""
     flags = [*TINY, "--data", cartpole, "--steps", 10, "--evaluate-episodes", 2, "--target-sweep", "none"]
 
     def command(name: str, *more: Any) -> int:

@@ -90,7 +90,7 @@ def test_acting_without_a_batch_axis(arguments: tuple[Any, Any, Any], said: str)
 
 
 def test_a_nested_observation_without_a_batch_axis(tmp_path: Path) -> None:
-    """Of a Dict the part is named whose shape shows it."""
+    """Name the part of a Dict whose shape is wrong."""
     whole(tmp_path / "run", env="minrl/TMaze-v0", steps=32)
     agent: Any = minrl.load(tmp_path / "run")
     player = Player(agent, 2)
@@ -100,7 +100,7 @@ def test_a_nested_observation_without_a_batch_axis(tmp_path: Path) -> None:
 
 
 def test_commands_quote_folders(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder's name with a blank and a quote is one word of the command that is suggested."""
+    """Name a folder with a blank and a quote as one word of the suggested command."""
     out = tmp_path / "it's my run"
     whole(out, steps=32)
     said = capsys.readouterr().out

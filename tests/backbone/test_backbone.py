@@ -100,13 +100,13 @@ def accuracy_at_repeating(conv: int) -> float:
 
 @pytest.mark.slow
 def test_the_convolution_lets_mingru_copy() -> None:
-    """What was seen four steps ago: exact with the short convolution, half wrong without it."""
+    """Repeat the token of four steps ago: exact with the short convolution, half wrong without it."""
     assert accuracy_at_repeating(conv=4) >= 0.99
     assert accuracy_at_repeating(conv=0) <= 0.7
 
 
 def test_a_pattern_mixes_cells() -> None:
-    """One after another, from the first again; options go to the cells that have them."""
+    """Repeat the pattern over the blocks, and hand each option to the cells that have it."""
     model = Backbone(8, 5, pattern=("mingru", "minlstm", "transformer"), expand=2, heads=4)
     kinds = [type(block.cell).__name__ for block in model.blocks]
     assert kinds == ["MinGRU", "MinLSTM", "Transformer", "MinGRU", "MinLSTM"]

@@ -20,7 +20,7 @@ pytest.importorskip("numba")
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """Three threads for the time of a test."""
+    """Run a test with three torch threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
@@ -55,7 +55,7 @@ def test_other_candidates(cell: str, candidate: str) -> None:
 @pytest.mark.parametrize("batch", [0, 1, 5])
 @pytest.mark.parametrize("steps", [1, 2, 3, 63, 64, 65, 130])
 def test_any_number_of_rows_and_steps(batch: int, steps: int) -> None:
-    """Fewer steps than taps to more than two pieces."""
+    """Scan from fewer steps than the convolution has taps to more than two pieces."""
     model = backbone(10, mlp=1)
     assert_as_torch(model, *inputs(model, batch, steps))
 
@@ -84,7 +84,7 @@ def test_without_state_or_resets_and_with_resets_everywhere(conv: int) -> None:
 
 @pytest.mark.parametrize("options", [{"mlp": 4}, {"conv": 0, "expand": 2, "mlp": 0}])
 def test_threads_share_the_work(threads: None, options: dict[str, Any]) -> None:
-    """Sequences and pieces of them to different threads, and an MLP in more than one tile."""
+    """Give sequences and pieces of them to different threads, and split an MLP into more than one tile."""
     model = backbone(128, depth=1, **options)
     for shape in ((4, 300), (1, 1300)):
         assert_as_torch(model, *inputs(model, *shape))
@@ -101,8 +101,8 @@ def test_gradients_against_differences() -> None:
 
 
 @pytest.mark.parametrize("cell", ["mingru", "minlstm"])
-def test_what_is_no_number_ends_at_a_reset(cell: str) -> None:
-    """Neither a state nor a step that is NaN shows in the episodes after it, and nor do their gradients."""
+def test_nan_ends_at_a_reset(cell: str) -> None:
+    """Check that NaN in a state or a step reaches neither later episodes nor their gradients."""
     model = backbone(6, cell, mlp=1)
     x, state, _ = inputs(model, 1, 12)
     reset = torch.zeros(1, 12, dtype=torch.bool)

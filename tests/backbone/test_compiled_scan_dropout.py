@@ -13,8 +13,8 @@ pytest.importorskip("numba")
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_falls(rate: float, dtype: torch.dtype) -> None:
-    """A share of the numbers, the others grow by as much; other keys, rows and columns know nothing of each other."""
+def test_dropout_zeroes_a_share_and_scales_the_rest(rate: float, dtype: torch.dtype) -> None:
+    """Draw independent masks for other keys, rows and columns."""
     from minrl.kernels.backbone.dropout import draw, drop_and_add, drop_gradient
 
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def test_what_falls(rate: float, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("cell", ["mingru", "minlstm"])
 @pytest.mark.parametrize("options", [{}, {"mlp": 0}, {"conv": 0}, {"expand": 2}])
 def test_gradients_against_differences(cell: str, options: dict[str, Any]) -> None:
-    """A small step of all inputs and weights changes a loss by what their gradients say."""
+    """Compare the gradients of all inputs and weights with a finite difference of the loss."""
     model = backbone(6, cell, dropout=0.3, **options).train()
     x, state, reset = inputs(model, 2, 150)
     leaves = [x.requires_grad_(), state.requires_grad_(), *model.parameters()]
@@ -65,7 +65,7 @@ def test_gradients_against_differences(cell: str, options: dict[str, Any]) -> No
 
 
 def test_has_the_distribution_of_torch() -> None:
-    """Means and spreads of the outputs over many seeds, to five standard errors."""
+    """Compare means and variances of the outputs over many seeds, to five standard errors."""
     model = backbone(6, dropout=0.3).train()
     arguments = inputs(model, 2, 12)
     samples = []

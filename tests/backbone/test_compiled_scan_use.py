@@ -17,7 +17,7 @@ pytest.importorskip("numba")
 
 
 def test_either_output_alone_has_the_same_gradients() -> None:
-    """Weights that a loss does not reach have none, so that an optimizer leaves them alone."""
+    """Leave weights that a loss does not reach without a gradient, so that an optimizer skips them."""
     model = backbone(8, expand=2)
     x, state, reset = inputs(model)
     state.requires_grad_()
@@ -33,7 +33,7 @@ def test_either_output_alone_has_the_same_gradients() -> None:
 
 
 def test_views_of_other_tensors() -> None:
-    """A turned x, a state among other columns, resets with a step, and the gradient of a sum."""
+    """Scan a time-major x, a slice of a wider state and strided resets, and backpropagate an expanded gradient."""
     model = backbone()
     x, state, reset = inputs(model, 4, 40)
     turned = x.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()

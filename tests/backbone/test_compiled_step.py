@@ -17,7 +17,7 @@ pytest.importorskip("numba")
 
 
 def backbone(width: int = 24, cell: str = "mingru", **options: Any) -> Backbone:
-    """One in which no weight stands where it starts."""
+    """Build a backbone whose weights all differ from their initial values."""
     model = Backbone(width, 2, cell, **options).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -30,7 +30,7 @@ def inputs(model: Backbone, batch: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def error(model: Backbone, x: Tensor, state: Tensor) -> float:
-    """The largest difference of the fused step to torch's."""
+    """Return the largest difference between the compiled step and torch's."""
     with torch.inference_mode():
         fused = compiled_step.step(model, x, state)
     assert fused is not None
@@ -86,7 +86,7 @@ def test_thousand_steps_stay_together() -> None:
 
 
 def test_strided_state_and_other_rows() -> None:
-    """The state as columns of a wider one, as agents keep it; each row on its own."""
+    """Step a state that is a slice of a wider one, as agents keep it, and each row on its own."""
     model = backbone()
     x, wide = torch.randn(5, model.width), torch.randn(5, model.state_size + 7)
     state = wide[:, 7:]

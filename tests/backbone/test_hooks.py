@@ -24,7 +24,7 @@ def model_of(cell: str) -> Backbone:
 
 
 def parts_of(model: Backbone) -> dict[str, nn.Module]:
-    """The backbone, its blocks, and all that a block is made of by name."""
+    """Map names to the backbone, its blocks and all parts of a block."""
     own = {"backbone": model, "norm": model.norm}
     for i, block in enumerate(model.blocks):
         own[f"{i}"] = block
@@ -44,14 +44,14 @@ def step(model: Backbone) -> tuple[Tensor, Tensor]:
 
 
 def once(model: Backbone) -> Counter[str]:
-    """Each part once, and dropout twice, once for each branch."""
+    """Count each part once, and dropout twice, once for each branch."""
     return Counter({name: 2 if name.endswith("dropout") else 1 for name in parts_of(model)})
 
 
 @pytest.mark.parametrize("run", [scan, step])
 @pytest.mark.parametrize("cell", CELLS)
 def test_hooks_fire_once_a_call(cell: str, run: Callable[[Backbone], tuple[Tensor, Tensor]]) -> None:
-    """With gradients and without, registered after a first call, and no more once they are removed."""
+    """Run with gradients and without, with hooks registered after a first call and with hooks removed again."""
     model = model_of(cell)
     wanted = run(model)
     with torch.no_grad():
@@ -93,8 +93,8 @@ def test_backward_hooks_fire(cell: str, run: Callable[[Backbone], tuple[Tensor, 
 
 
 @pytest.mark.parametrize("run", [scan, step])
-def test_what_a_hook_returns_takes_the_place_of_the_output(run: Callable[[Backbone], tuple[Tensor, Tensor]]) -> None:
-    """Ablations: a block whose cell and MLP give nothing passes its input on, and the backbone ends in its norm."""
+def test_a_hook_replaces_the_output(run: Callable[[Backbone], tuple[Tensor, Tensor]]) -> None:
+    """Zero the cell and the MLP of a block: it passes its input on, and the backbone ends in its norm."""
     model = model_of("mingru")
     with torch.no_grad():
         run(model)
@@ -123,7 +123,7 @@ def test_hooks_on_all_modules(run: Callable[[Backbone], tuple[Tensor, Tensor]]) 
 
 
 def test_a_call_is_a_scan_or_a_step_by_its_dimensions() -> None:
-    """Of cells, convolutions, blocks and backbones; without a state it is the empty memory."""
+    """Call cells, convolutions, blocks and backbones; without a state they start from the initial one."""
     cells: list[Any] = [CELLS[name](WIDTH) for name in CELLS]
     for model in [*cells, ShortConvolution(WIDTH), model_of("mingru").blocks[0], model_of("gru"), model_of("mingru")]:
         x, empty = torch.randn(2, 5, WIDTH), model.initial_state(2)

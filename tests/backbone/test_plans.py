@@ -34,7 +34,7 @@ COUNTS = {"eps", "candidate", "signed", "approximate"}
 
 
 def moved(model: nn.Module) -> nn.Module:
-    """The model with weights that stand nowhere special."""
+    """Move the weights away from their initial values."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -73,7 +73,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 
 def of_sequence(model: Any, steps: int = 20) -> list[Tensor]:
-    """Outputs and last state of a scan, and the gradients to all weights."""
+    """Return outputs and last state of a scan, and the gradients to all weights."""
     dtype = next(model.parameters()).dtype
     torch.manual_seed(2)
     x, state, reset = torch.randn(3, steps, WIDTH), torch.randn(3, model.state_size), torch.rand(3, steps) < 0.1
@@ -111,7 +111,7 @@ CALLS: dict[str, Callable[[nn.Module], list[Tensor]]] = {
 
 
 def in_torch(path: str, model: nn.Module) -> list[Tensor]:
-    """What a copy gives that never ran before, in float64 and torch's operations."""
+    """Return the results of a fresh copy in float64 with torch's operations."""
     with without_fused_kernels():
         return CALLS[path](deepcopy(model).double())
 
@@ -123,7 +123,7 @@ def assert_as_in_torch(path: str, model: nn.Module) -> None:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The compiled calls that were made, by path."""
+    """Record the paths of the compiled calls."""
     made: list[str] = []
 
     def watch(module: Any, name: str, path: str) -> None:
@@ -156,7 +156,7 @@ def first_call(path: str, compiled: list[str]) -> tuple[nn.Module, list[Tensor]]
 
 
 def plain_settings(path: str) -> list[tuple[str, str]]:
-    """All plain numbers, texts and flags of all parts: of which module, and the attribute's name."""
+    """List the plain numbers, texts and flags of all parts as (module, attribute)."""
     return [
         (name, attribute)
         for name, module in MODELS[path]().named_modules()
@@ -278,8 +278,8 @@ def test_what_a_decision_agent_is_asked_for(field: str, compiled: list[str]) -> 
     assert (CALLS["decision"](model)[0] - before[0]).abs().max() > 1e-3
 
 
-def test_a_table_that_is_cut_where_it_lies(compiled: list[str]) -> None:
-    """It has the same address and strides; what comes after its end has the embedding of its last row."""
+def test_a_table_that_is_truncated_in_place(compiled: list[str]) -> None:
+    """Keep address and strides; steps beyond the new end get the embedding of its last row."""
     model: Any
     model, before = first_call("decision", compiled)
     other: Any = deepcopy(model)

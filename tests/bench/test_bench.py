@@ -21,7 +21,7 @@ QUICK = ["bench", "--quick", "--threads", "1"]
 
 
 def bench(folder: Path, *words: str, before: str = "") -> "subprocess.CompletedProcess[str]":
-    """In a process of its own, as it changes the allocator."""
+    """Run in a process of its own, as it changes the allocator."""
     program = f"import sys\n{before}\nfrom minrl.agents.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", program, *QUICK, *words], cwd=folder, capture_output=True, text=True, check=False

@@ -97,7 +97,7 @@ def _tensors(copy: Any) -> tuple[Tensor, Tensor]:
 
 
 def test_the_eager_stack_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same numbers as the fused one, without the compiled step."""
+    """Compare it with the fused stack where the compiled step is gone."""
     fused, eager = latency.Backbone(16, 2, conv=0).eval(), latency.Eager(16, 2, conv=0).eval()
     eager.load_state_dict(fused.state_dict())
     x, state = torch.randn(3, 16), torch.randn(3, fused.state_size)
@@ -108,8 +108,8 @@ def test_the_eager_stack_is_eager(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_rounding_is_seen() -> None:
-    """What is measured is what a rounded form differs by."""
+def test_rounding_error_is_measured() -> None:
+    """Recover a known relative error from a rounded form."""
     gates = torch.randn(2, 50, 8)
 
     def exact(x: Tensor) -> Tensor:
@@ -124,8 +124,8 @@ def test_rounding_is_seen() -> None:
 
 
 @pytest.mark.skipif(not memory._CLEAR.exists(), reason="needs Linux's /proc")
-def test_peak_memory_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own: in this one another test may have told the C library to keep what is freed."""
+def test_peak_memory_is_what_was_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure in a process of its own, as another test may have told the C library to keep freed memory."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     found = memory.peaks_apart(Path(__file__).stem, [], threads=1)
     assert found == {0: pytest.approx(120e6, rel=0.03)}
@@ -140,7 +140,7 @@ def _allocate(_: int) -> None:
 
 @pytest.mark.skipif(not memory._CLEAR.exists(), reason="needs Linux's /proc")
 def test_peak_memory_of_a_layer() -> None:
-    """At least its input, its gates, h, the gradient from above and those of gates and x; not twice that."""
+    """Hold at least its input, gates and h with their gradients, and less than twice that."""
     found = memory.peaks(SETTINGS, "minGRU", 8, [64, 1024], 64)
     for steps, peak in found.items():
         one = 8 * steps * 64 * 4

@@ -16,7 +16,7 @@ PROGRAM = ROOT / "benchmarks" / "cell_agreement.py"
 
 
 def test_no_cell_is_left_out(tmp_path: Path) -> None:
-    """The table has a row for each; what is not there is said with its command, and a transcription by its test."""
+    """Require a row for each cell; a missing peer names its command, and a transcription its test."""
     table = tmp_path / "table.md"
     done = subprocess.run([sys.executable, PROGRAM, "--table", table], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -36,7 +36,7 @@ def test_no_cell_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("peer", [peer for peer in PEERS if peer.package == "torch"], ids=lambda peer: peer.cell)
 def test_other_weights_are_told_apart(peer: Peer) -> None:
-    """The comparison sees a weight that is not the same."""
+    """Check that the comparison notices one changed weight."""
     pair = peer.pair()
     x = torch.randn(2, 20, pair.cell.width)
     assert torch.allclose(pair.cell.scan(x)[0], pair.run(x), atol=1e-5)

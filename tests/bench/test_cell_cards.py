@@ -18,8 +18,8 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("name", ["RepeatPrevious 4", "RepeatPrevious 16", "DelayedCue 20", "T-Maze 50"])
-def test_what_is_cloned_earns_all_there_is(name: str, programs: Any) -> None:
-    """The right actions of whole sequences, taken step by step, in each environment's own terms."""
+def test_the_cloned_actions_earn_the_best_return(name: str, programs: Any) -> None:
+    """Take the labels step by step in the environment."""
     learn = programs("cell_tasks").TASKS[name].learn
     vector = learn._vector(20)
     seen, returns = [vector.reset(seed=3)[0]], np.zeros(20)
@@ -35,7 +35,7 @@ def test_what_is_cloned_earns_all_there_is(name: str, programs: Any) -> None:
 
 
 def test_a_model_is_scored_by_acting(programs: Any) -> None:
-    """One training step is no memory: far from 1, and the budget's numbers are kept."""
+    """Score near chance after one training step, and keep the budget's numbers."""
     tasks = programs("cell_tasks")
     task = tasks.TASKS["DelayedCue 20"]
     found = tasks.within(tasks.replace(task, seconds=1e-9), "mingru")

@@ -38,7 +38,7 @@ def parts(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """The folder in which each experiment ran at its quick size, and what it printed."""
+    """Run each experiment at its quick size; return the folder and what was printed."""
     folder = tmp_path_factory.mktemp("reproduce")
     printed = {}
     for name in OURS:
@@ -119,8 +119,8 @@ def test_text_in_rows() -> None:
 
 
 @pytest.mark.parametrize("cell", ["mingru", "transformer"])
-def test_what_can_be_learned_is_and_noise_is_not(cell: str) -> None:
-    """The loss of a cycle of eight characters nears zero; that of independent ones stays at ln 8 or above."""
+def test_a_cycle_is_learned_and_noise_is_not(cell: str) -> None:
+    """Learn a cycle of eight characters to a loss near zero; independent ones stay at ln 8 or above."""
     config = shakespeare.Config(16, 1, 2, 16, Training(150, 16, 1e-2, 1.0, 150), dropout=0.0)
     torch.manual_seed(0)
     for symbols, learnable in ((torch.arange(4000) % 8, True), (torch.randint(8, (4000,)), False)):

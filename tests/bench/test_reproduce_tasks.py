@@ -119,7 +119,7 @@ def test_equal_settings_give_equal_numbers(experiment: Any) -> None:
 
 
 def kept(name: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The parts of small size in the published results."""
+    """Return the parts of small size in the published results."""
     parts = json.loads((RESULTS / f"{name}.json").read_text())["parts"]
     keys = ("task", "cell", "depth", "seed") if name == "chomsky" else ("cell", "depth", "seed")
     return {tuple(p["settings"][k] for k in keys): p for p in parts if p["settings"]["size"] == "small"}

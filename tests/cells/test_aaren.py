@@ -17,7 +17,7 @@ WIDTH, HEADS, BATCH, STEPS = 16, 2, 3, 70
 
 
 def prefix_attention(model: Aaren, x: Tensor, reset: Tensor) -> Tensor:
-    """One softmax over T x T masked scores, every row with the same query."""
+    """Compute one softmax over T x T masked scores, every row with the same query."""
     query = model.query(model.token).view(HEADS, -1)
     key, value = (part(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (model.key, model.value))
     score = (key @ query.unsqueeze(-1)).mT / math.sqrt(WIDTH // HEADS)  # (B, N, 1, T)
@@ -57,8 +57,8 @@ def test_without_scores_it_is_the_running_mean() -> None:
     assert torch.allclose(counts, torch.full_like(counts, STEPS), atol=1e-10)
 
 
-def test_an_empty_memory_is_not_a_score_of_zero() -> None:
-    """A first score of -200 has weight 1, as any first score; beside a score of 0 it would have none."""
+def test_the_initial_state_is_not_a_score_of_zero() -> None:
+    """Give a first score of -200 weight 1; beside a score of 0 it would have none."""
     model = Aaren(WIDTH, heads=HEADS)
     x = torch.randn(1, 1, WIDTH)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_an_empty_memory_is_not_a_score_of_zero() -> None:
 
 
 def test_running_max() -> None:
-    """Against the recursion, with decays, resets and what came before."""
+    """Compare with the recursion, with decays, resets and a carried state."""
     value, decay = torch.randn(BATCH, STEPS, 5), -torch.rand(BATCH, STEPS, 5)
     first, reset = torch.randn(BATCH, 5) + 3, torch.rand(BATCH, STEPS) < 0.1
     for opens in (reset, None):

@@ -50,7 +50,7 @@ def test_scans_as_it_steps(pair: tuple[str, str]) -> None:
 @pytest.mark.parametrize("family", ["decision", "clone"])
 @pytest.mark.parametrize("pair", WITH_COMPILED, ids=",".join)
 def test_agents_act(pair: tuple[str, str], family: str) -> None:
-    """Three steps without a gradient, as in an environment, and the same in torch's operations."""
+    """Compare three steps without a gradient, as in an environment, with torch's operations."""
     options: dict[str, Any] = {"width": WIDTH, "depth": 2, "cell": ",".join(pair)}
     agent: Any = (
         DecisionAgent(DecisionConfig(**options), task())

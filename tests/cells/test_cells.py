@@ -23,13 +23,13 @@ RUNS = {
 @every_model
 @pytest.mark.parametrize("run", RUNS)
 def test_all_ways_agree(name: str, run: str) -> None:
-    """Outputs, final state and every gradient are those of step by step in float64."""
+    """Compare outputs, final state and every gradient with those of single steps in float64."""
     assert_agrees(name, run.split()[0], *RUNS[run])
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_steps_in_float32(name: str) -> None:
-    """The steps of blocks and options are those of their cells."""
+    """Step blocks and options too, which use the steps of their cells."""
     assert_agrees(name, "steps", torch.float32, 1e-5)
 
 
@@ -49,7 +49,7 @@ def test_every_parameter_receives_a_gradient(name: str) -> None:
 
 @every_model
 def test_no_gradient_crosses_a_reset(name: str) -> None:
-    """What follows a reset depends on nothing before it, exactly."""
+    """Check that outputs after a reset depend on nothing before it, exactly."""
     model = build(name)
     x, state, _ = inputs(name)
     x, state = x.clone().requires_grad_(), state.clone().requires_grad_()
@@ -136,7 +136,7 @@ def test_the_past_counts_and_the_future_does_not(name: str) -> None:
 
 @every_model
 def test_padding_changes_nothing(name: str) -> None:
-    """Rubbish after the end of a row leaves no trace: neither before it nor, beyond a reset, after it."""
+    """Fill the padding with garbage: it changes neither what comes before it nor what follows the next reset."""
     model = build(name)
     x, state, _ = inputs(name)
     episode, pad = x[:, :23], 100 * torch.randn(BATCH, 14, WIDTH, dtype=x.dtype)
@@ -180,7 +180,7 @@ def test_no_grad_gives_the_same_numbers(name: str) -> None:
 
 @every_model
 def test_time_major_and_sliced_tensors(name: str) -> None:
-    """A rollout is stored (T, B, D), and a state may be columns of a wider tensor."""
+    """Scan a rollout that is stored (T, B, D) and a state that is a slice of a wider tensor."""
     model = build(name)
     x, state, reset = inputs(name)
     wide = torch.cat([state, state], dim=1)[:, : model.state_size]
@@ -212,7 +212,7 @@ def test_memory_stays_float32_under_autocast(name: str) -> None:
     [("mingru", "gru", (33.3, 22.2, 16.7, 13.3)), ("minlstm", "lstm", (37.5, 25.0, 18.75, 15.0))],
 )
 def test_parameter_counts(small: str, large: str, percent: tuple[float, ...]) -> None:
-    """The ratios of arXiv 2410.01201, sections 3.1 and 3.2: without biases and projection back."""
+    """Compare with the ratios of arXiv 2410.01201, sections 3.1 and 3.2, without biases and output projection."""
 
     def count(name: str, expand: int) -> int:
         cell = CELLS[name](48, expand=expand)
@@ -239,7 +239,7 @@ def test_equal_to_torch_on_the_same_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])
 def test_no_rounding_is_fed_back_under_autocast(name: str) -> None:
-    """The recurrence, memory in and memory out, stays in the precision of the weights."""
+    """Keep the recurrence and its state in the precision of the weights."""
     cell = CELLS[name](WIDTH)
     x = torch.randn(BATCH, STEPS, WIDTH)
     exact, exact_last = cell.scan(x)
@@ -252,8 +252,8 @@ def test_no_rounding_is_fed_back_under_autocast(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mingru", "minlstm", "gru", "lstm"])
-def test_hold_is_the_share_of_memory_kept(name: str) -> None:
-    """With weights of zero a unit keeps sigmoid(hold) of its memory at each step."""
+def test_hold_is_the_share_of_the_state_kept(name: str) -> None:
+    """Keep sigmoid(hold) of each unit's state at each step, with weights of zero."""
     cell = CELLS[name](WIDTH, hold=(-1.0, 3.0))
     with torch.no_grad():
         for parameter_name, parameter in cell.named_parameters():

@@ -16,7 +16,7 @@ WIDTH, STATES, STEPS = 12, 9, 70
 
 
 def as_the_paper_reads(model: LRU, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Equation 1 with section 3.3's decay and section 3.4's factor: x (B, T, D), h (B, N) complex."""
+    """Compute equation 1 with section 3.3's decay and section 3.4's factor: x (B, T, D), h (B, N) complex."""
     decay = torch.exp(torch.complex(-torch.exp(model.nu_log), torch.exp(model.theta_log)))
     matrix = torch.exp(model.gamma_log).unsqueeze(1) * torch.complex(model.B_re, model.B_im)
     outputs = []
@@ -30,7 +30,7 @@ def as_the_paper_reads(model: LRU, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
 def test_agrees_with_the_equations(dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs, memory and the gradients of inputs and all weights, from a carried state."""
+    """Compare outputs, state and the gradients of inputs and all weights, from a carried state."""
     model = LRU(WIDTH, state_width=STATES, r_min=0.5).double()
     x = torch.randn(3, STEPS, WIDTH, dtype=torch.float64, requires_grad=True)
     h = torch.randn(3, STATES, dtype=torch.complex128)
@@ -50,7 +50,7 @@ def test_agrees_with_the_equations(dtype: torch.dtype, tolerance: float) -> None
 
 
 def test_starts_as_published() -> None:
-    """Lemma 3.2: decays uniform on the ring, so squared moduli and phases are uniform; the listing's variances."""
+    """Check lemma 3.2: uniform decays on the ring, so uniform squared moduli and phases; the listing's variances."""
     model = LRU(256, state_width=4096, r_min=0.4, r_max=0.9, max_phase=1.0)
     square = torch.exp(-2 * torch.exp(model.nu_log.double()))
     phase = torch.exp(model.theta_log.double())
@@ -67,14 +67,14 @@ def test_starts_as_published() -> None:
 
 
 def test_the_whole_disc_is_finite() -> None:
-    """The default ring reaches from 0 to 1, where the logarithms end."""
+    """Build the default ring, which reaches from 0 to 1, where the logarithms end."""
     model = LRU(4, state_width=1 << 16)
     for name, parameter in model.named_parameters():
         assert parameter.isfinite().all(), name
 
 
 def test_white_noise_keeps_its_variance() -> None:
-    """Section 3.4: with gamma the states have the variance of B x, whatever the modulus."""
+    """Check section 3.4: with gamma the states have the variance of B x, whatever the modulus."""
     model = LRU(16, state_width=64, r_min=0.5, r_max=0.99)
     _, last = model.scan(torch.randn(4096, 400, 16))
     of_drive = (model.B_re.square() + model.B_im.square()).sum(1)

@@ -14,7 +14,7 @@ WIDTH, INNER, BATCH, STEPS = 8, 16, 3, 70
 
 
 def by_the_paper(model: LSTM, x: Tensor, reset: Tensor) -> Tensor:
-    """Gers and Schmidhuber (2000), section 2: gates i, f see the memory before the step, o the memory after it."""
+    """Compute Gers and Schmidhuber (2000), section 2: i and f read c before the step, o reads it after."""
     w_input, w_hidden, b_input, b_hidden = model.lstm.all_weights[0]
     p_input, p_forget, p_output = model.peepholes
     h = c = x.new_zeros(x.shape[0], INNER)
@@ -59,8 +59,8 @@ def test_peepholes_of_zero_are_none(way: str) -> None:
         assert_near(actual, wanted, 1e-12, way)
 
 
-def test_the_gates_see_the_memory_and_not_the_output_alone() -> None:
-    """With no other weights, the output gate tells memories apart that it could not see otherwise."""
+def test_the_gates_read_c() -> None:
+    """Check that the output gate alone, with no other weights, tells cell states apart."""
     model = LSTM(WIDTH, peepholes=True)
     with torch.no_grad():
         for parameter in model.parameters():

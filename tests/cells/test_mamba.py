@@ -22,7 +22,7 @@ STEPS = 70
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
 def test_agrees_with_mambapy(dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs and input gradients over a sequence, outputs and both memories step by step."""
+    """Compare outputs and input gradients over a sequence, and outputs and both states step by step."""
     pytest.importorskip("mambapy")
     pair = mambapy_block(dtype)
     peer, model = pair.peer, pair.cell
@@ -47,7 +47,7 @@ def test_agrees_with_mambapy(dtype: torch.dtype, tolerance: float) -> None:
 
 
 def test_starts_as_published() -> None:
-    """Sections 3.6 and E.2 of arXiv 2312.00752: A, D, step sizes log-uniform in [0.001, 0.1], shapes."""
+    """Check sections 3.6 and E.2 of arXiv 2312.00752: A, D, step sizes log-uniform in [0.001, 0.1], shapes."""
     model = Mamba(512)
     assert model.in_proj.weight.shape == (2048, 512)
     assert model.x_proj.weight.shape == (32 + 16 + 16, 1024)
@@ -65,7 +65,7 @@ def test_starts_as_published() -> None:
 
 
 def test_pieces_are_one_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recomputing long sequences piece by piece changes neither outputs nor gradients."""
+    """Recompute long sequences piece by piece without changing outputs or gradients."""
     model = Mamba(WIDTH).double()
     x = torch.randn(2, STEPS, WIDTH, dtype=torch.float64, requires_grad=True)
     reset = torch.rand(2, STEPS) < 0.1

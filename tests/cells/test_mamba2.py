@@ -21,7 +21,7 @@ BATCH, STEPS = 3, 70
 
 @pytest.mark.parametrize("way", WAYS)
 def test_agrees_with_transformers(way: str) -> None:
-    """Outputs and gradients of input and weights; its sums are in float32, so ours are too."""
+    """Compare outputs and gradients of input and weights; its sums are in float32, so ours are too."""
     pytest.importorskip("transformers")
     pair = mamba2()
     peer, model = pair.peer, pair.cell
@@ -39,7 +39,7 @@ def test_agrees_with_transformers(way: str) -> None:
 
 
 def test_the_recurrence_of_the_paper() -> None:
-    """Section 2.1 with the scalar decay of section 5, one step after the other in float64."""
+    """Compute section 2.1 with the scalar decay of section 5, one step after the other in float64."""
     q, k, v = (torch.randn(BATCH, STEPS, 2, size, dtype=torch.float64) for size in (3, 3, 5))
     log_decay = -3 * torch.rand(BATCH, STEPS, 2, dtype=torch.float64) ** 4
     reset = torch.rand(BATCH, STEPS) < 0.1
@@ -68,7 +68,7 @@ def test_chunks_are_one_scan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_starts_as_published() -> None:
-    """Sizes of section 7; A uniform in [-16, -1], step sizes log-uniform in [0.001, 0.1]."""
+    """Check the sizes of section 7; A uniform in [-16, -1], step sizes log-uniform in [0.001, 0.1]."""
     model = Mamba2(512, state_width=128, head_width=2)
     assert model.in_proj.weight.shape == (2 * 1024 + 2 * 128 + 512, 512)
     assert model.conv.weight.shape == (4, 1024 + 2 * 128)

@@ -17,7 +17,7 @@ WIDTH, HEADS, BATCH, STEPS = 12, 3, 3, 70
 
 
 def lively(dtype: torch.dtype) -> MLSTM:
-    """Gates that depend on the input, and no weight that is still 0 or 1."""
+    """Build a cell whose gates depend on the input and whose weights are neither 0 nor 1."""
     model = MLSTM(WIDTH, heads=HEADS).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -30,7 +30,7 @@ def block_map(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def by_the_paper(model: MLSTM, x: Tensor, reset: Tensor) -> Tensor:
-    """The block of appendix A.4 around equations 19 to 27 (sigmoid forget gate), with exponentials as they are."""
+    """Compute the block of appendix A.4 around equations 19 to 27 (sigmoid forget gate), without a stabiliser."""
     content, gate = model.proj_up(x).chunk(2, dim=-1)
     mixed = F.silu(model.conv.scan(content, None, reset)[0])
     q, k, v = (
@@ -58,7 +58,7 @@ def by_the_paper(model: MLSTM, x: Tensor, reset: Tensor) -> Tensor:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_agrees_with_the_paper(way: str, dtype: torch.dtype) -> None:
-    """To 1e-5 also in float64: the published code adds 1e-6 to the normaliser, and so does this."""
+    """Compare to 1e-5 also in float64: the published code adds 1e-6 to the normaliser, and so does this."""
     model = lively(dtype)
     x = torch.randn(BATCH, STEPS, WIDTH, dtype=dtype)
     reset = torch.rand(BATCH, STEPS) < 0.05
@@ -68,7 +68,7 @@ def test_agrees_with_the_paper(way: str, dtype: torch.dtype) -> None:
 
 
 def test_gradients_are_those_of_the_paper() -> None:
-    """The unit that the memory is kept in takes no gradient, and needs none."""
+    """Check that the stabiliser, which takes no gradient, needs none."""
     model = lively(torch.float64)
     x = torch.randn(BATCH, STEPS, WIDTH, dtype=torch.float64, requires_grad=True)
     weight, reset = torch.randn_like(x), torch.rand(BATCH, STEPS) < 0.05

@@ -14,7 +14,7 @@ WIDTH, INNER, STEPS = 10, 15, 70
 
 
 def as_the_paper_reads(model: QRNN, x: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-    """Equations 2 to 5 for a window of two: x (B, T, D), state x_{t-1} | c."""
+    """Compute equations 2 to 5 for a window of two: x (B, T, D), state x_{t-1} | c."""
     before, c = state[:, : model.width], state[:, model.width :]
     outputs = []
     for t in range(x.shape[1]):
@@ -35,7 +35,7 @@ def as_the_paper_reads(model: QRNN, x: Tensor, state: Tensor, reset: Tensor) -> 
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
 def test_agrees_with_the_equations(pooling: Pooling, dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs, memory and the gradients of inputs, state and all weights, with resets."""
+    """Compare outputs, state and the gradients of inputs, state and all weights, with resets."""
     model = QRNN(WIDTH, expand=INNER / WIDTH, pooling=pooling).double()
     x = torch.randn(3, STEPS, WIDTH, dtype=torch.float64, requires_grad=True)
     state = torch.randn(3, WIDTH + INNER, dtype=torch.float64, requires_grad=True)
@@ -57,8 +57,8 @@ def test_agrees_with_the_equations(pooling: Pooling, dtype: torch.dtype, toleran
         assert_near(gradient, exact, tolerance, "gradient")
 
 
-def test_what_is_no_number_ends_at_a_reset() -> None:
-    """Neither through the window nor through the memory."""
+def test_nan_ends_at_a_reset() -> None:
+    """Check the window and the state."""
     model = QRNN(WIDTH)
     x = torch.randn(1, 6, WIDTH)
     x[0, 3] = float("nan")
@@ -73,8 +73,8 @@ def test_what_is_no_number_ends_at_a_reset() -> None:
     assert dx[0, 4:].abs().min() > 0
 
 
-def test_hold_is_the_share_of_memory_kept() -> None:
-    """With weights of zero a unit keeps sigmoid(hold) of its memory at each step."""
+def test_hold_is_the_share_of_the_state_kept() -> None:
+    """Keep sigmoid(hold) of each unit's state at each step, with weights of zero."""
     for pooling in ("f", "fo", "ifo"):
         model = QRNN(WIDTH, pooling=pooling, hold=(-1.0, 3.0))
         torch.nn.init.zeros_(model.linear.weight)

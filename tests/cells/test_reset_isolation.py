@@ -28,13 +28,13 @@ both_paths = pytest.mark.parametrize("path", ["compiled", "torch"])
 
 @pytest.fixture
 def kernels(path: str) -> Iterator[None]:
-    """Compiled kernels, or scans in torch operations as on a device without kernels."""
+    """Run compiled kernels, or scans in torch operations as on a device without kernels."""
     with without_fused_kernels() if path == "torch" else nullcontext():
         yield
 
 
 def sequence(model: Cell, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, T, D), a state (B, S) and resets (B, T): one of all rows, several of row 0, one at step 0 of row 1."""
+    """Draw x (B, T, D), a state (B, S) and resets (B, T): one of all rows, several of row 0, one at step 0 of row 1."""
     torch.manual_seed(5)
     x = torch.randn(BATCH, STEPS, WIDTH, dtype=dtype)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def sequence(model: Cell, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gradients(model: Cell, x: Tensor, state: Tensor, reset: Tensor, seen: slice) -> dict[str, Tensor]:
-    """Outputs of the steps `seen`, the last state if it is among them, and all gradients of a loss of these."""
+    """Return outputs of the steps `seen`, the last state if it is among them, and all gradients of a loss of these."""
     x, state = x.clone().requires_grad_(), state.clone().requires_grad_()
     y, last = model.scan(x, state, reset)
     torch.manual_seed(6)
@@ -67,8 +67,8 @@ def gradients(model: Cell, x: Tensor, state: Tensor, reset: Tensor, seen: slice)
     [("compiled", torch.float64), ("compiled", torch.float32), ("torch", torch.float64)],
     ids=["compiled", "compiled in float32", "torch"],
 )
-def test_what_precedes_a_reset_changes_nothing_after_it(name: str, dtype: torch.dtype) -> None:
-    """Outputs, last state and the gradients of inputs and parameters are those of ordinary numbers before it."""
+def test_nan_before_a_reset_changes_nothing_after_it(name: str, dtype: torch.dtype) -> None:
+    """Compare outputs, last state and the gradients of inputs and parameters with those of finite values."""
     model = build(name, dtype)
     x, state, reset = sequence(model, dtype)
     wanted = gradients(model, x, state, reset, slice(OPENS, None))
@@ -87,8 +87,8 @@ def test_what_precedes_a_reset_changes_nothing_after_it(name: str, dtype: torch.
 @pytest.mark.parametrize(
     ("value", "dtype"), [(1e10, torch.float32), (1e30, torch.float32), (1e300, torch.float64)], ids=str
 )
-def test_what_overflows_before_a_reset_changes_nothing_after_it(name: str, value: float, dtype: torch.dtype) -> None:
-    """So it is with finite numbers whose squares or products are not finite, though a norm may hide them."""
+def test_overflow_before_a_reset_changes_nothing_after_it(name: str, value: float, dtype: torch.dtype) -> None:
+    """Scan finite values whose squares or products overflow, though a norm may hide them."""
     model = build(name, dtype)
     x, state, reset = sequence(model, dtype)
     wanted = gradients(model, x, state, reset, slice(OPENS, None))
@@ -113,8 +113,8 @@ def test_weights_that_are_no_numbers_end_the_search_for_what_overflows() -> None
 @pytest.mark.usefixtures("kernels")
 @every_model
 @both_paths
-def test_what_follows_a_reset_changes_nothing_before_it(name: str) -> None:
-    """The same the other way round, of a loss that reads only what precedes the reset."""
+def test_nan_after_a_reset_changes_nothing_before_it(name: str) -> None:
+    """Read only what precedes the reset in the loss."""
     dtype = torch.float64
     model = build(name, dtype)
     x, state, reset = sequence(model, dtype)
@@ -129,8 +129,8 @@ def test_what_follows_a_reset_changes_nothing_before_it(name: str) -> None:
 @pytest.mark.usefixtures("kernels")
 @every_model
 @both_paths
-def test_a_loss_that_is_no_number_reaches_no_input_before_the_reset(name: str) -> None:
-    """Neither NaN inputs nor NaN targets after it do; the parameters' gradients say that the loss is NaN."""
+def test_a_nan_loss_reaches_no_input_before_the_reset(name: str) -> None:
+    """Put NaN into later inputs or targets; the parameters' gradients show that the loss is NaN."""
     model = build(name, torch.float64)
     x, state, reset = sequence(model, torch.float64)
     wanted = gradients(model, x, state, reset, slice(0, OPENS))["d x"][:, :OPENS]
@@ -167,8 +167,8 @@ def test_what_is_not_finite_shows_until_its_episode_ends(name: str) -> None:
 @pytest.mark.parametrize("scan", [chunked.linear_scan, linear_scan, reference.linear_scan])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
 @pytest.mark.parametrize("steps", [5, 33, 100])
-def test_the_linear_recurrence_selects(scan: object, dtype: torch.dtype, steps: int) -> None:
-    """Decays, drives and states that are NaN, and gradients that are, stay on their side of a reset."""
+def test_the_linear_recurrence_keeps_nan_on_its_side_of_a_reset(scan: object, dtype: torch.dtype, steps: int) -> None:
+    """Try NaN in decays, drives, states and gradients."""
     torch.manual_seed(7)
     decay, drive = (0.5 * torch.randn(2, steps, 3, dtype=dtype) for _ in range(2))
     state, reset = torch.randn(2, 3, dtype=dtype), torch.zeros(2, steps, dtype=torch.bool)

@@ -21,7 +21,7 @@ PRECISIONS = pytest.mark.parametrize(
 
 @PRECISIONS
 def test_agrees_with_transformers(dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs and the gradients of inputs and all weights."""
+    """Compare outputs and the gradients of inputs and all weights."""
     pytest.importorskip("transformers")
     pair = rglru(dtype)
     x = torch.randn(3, STEPS, WIDTH, dtype=dtype, requires_grad=True)
@@ -40,7 +40,7 @@ def test_agrees_with_transformers(dtype: torch.dtype, tolerance: float) -> None:
 
 
 def as_the_paper_reads(model: RGLRU, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Section 2.3 without its convolution and equations 1 to 4: x (B, T, D), h (B, H), in float64."""
+    """Compute section 2.3 without its convolution and equations 1 to 4: x (B, T, D), h (B, H), in float64."""
     of_r = torch.block_diag(*model.recurrent_gate_weight)
     of_i = torch.block_diag(*model.input_gate_weight)
     kept = torch.sigmoid(-model.recurrent_param)  # sigmoid(Lambda)
@@ -57,7 +57,7 @@ def as_the_paper_reads(model: RGLRU, x: Tensor, h: Tensor) -> tuple[Tensor, Tens
 
 @PRECISIONS
 def test_agrees_with_the_equations(dtype: torch.dtype, tolerance: float) -> None:
-    """From a carried state, without the convolution."""
+    """Start from a carried state, without the convolution."""
     model = RGLRU(WIDTH, blocks=3, conv_width=0).double()
     x, h = torch.randn(3, STEPS, WIDTH, dtype=torch.float64), torch.randn(3, WIDTH, dtype=torch.float64)
     wanted, left = as_the_paper_reads(model, x, h)
@@ -67,7 +67,7 @@ def test_agrees_with_the_equations(dtype: torch.dtype, tolerance: float) -> None
 
 
 def test_a_long_memory_keeps_its_scale_in_float32() -> None:
-    """Decays within 1e-7 of one: 1 - a^2 as it stands would be zero or wrong by half."""
+    """Scale the drive for decays within 1e-7 of one, where a naive 1 - a^2 is zero or wrong by half."""
     model = RGLRU(8, conv_width=0)
     with torch.no_grad():
         model.recurrent_param.copy_(torch.linspace(-20, -14, 8))
@@ -88,7 +88,7 @@ def test_a_gate_shut_or_open_for_good_has_finite_gradients(bias: float) -> None:
 
 
 def test_starts_as_published() -> None:
-    """Section 2.4: sigmoid(Lambda)^c uniform in [0.9, 0.999], gates of variance one over their inputs."""
+    """Check section 2.4: sigmoid(Lambda)^c uniform in [0.9, 0.999], gates of variance one over their inputs."""
     model = RGLRU(1024)
     kept = torch.sigmoid(-model.recurrent_param.double()) ** 8
     assert 0.9 - 1e-6 <= kept.min() <= 0.901

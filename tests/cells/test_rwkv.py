@@ -21,7 +21,7 @@ WIDTH, BATCH, STEPS = 16, 3, 70
 
 @pytest.mark.parametrize("way", WAYS)
 def test_rwkv4_agrees_with_transformers(way: str) -> None:
-    """Outputs and gradients of input and weights; its sums are in float32, so ours are too."""
+    """Compare outputs and gradients of input and weights; its sums are in float32, so ours are too."""
     pytest.importorskip("transformers")
     pair = rwkv4()
     model, peer = pair.cell, pair.peer
@@ -36,8 +36,8 @@ def test_rwkv4_agrees_with_transformers(way: str) -> None:
         assert_near(actual, gradient.double().view_as(actual), 1e-5, f"d {name}")
 
 
-def test_rwkv4_memory_is_that_of_transformers() -> None:
-    """Both sums and their unit, carried over a cut."""
+def test_rwkv4_state_is_that_of_transformers() -> None:
+    """Carry both sums and their scale over a cut."""
     modeling = pytest.importorskip("transformers.models.rwkv.modeling_rwkv")
     model = lively(RWKV4(WIDTH))
     x = torch.randn(BATCH, STEPS, WIDTH)
@@ -49,7 +49,7 @@ def test_rwkv4_memory_is_that_of_transformers() -> None:
 
 
 def test_rwkv4_first_step_is_its_value() -> None:
-    """A weighted mean of one value, however small its weight: the empty memory has no part in it."""
+    """Average one value, however small its weight: the initial state has no part in it."""
     model = RWKV4(WIDTH)
     with torch.no_grad():
         model.time_first.fill_(-300.0)
@@ -60,7 +60,7 @@ def test_rwkv4_first_step_is_its_value() -> None:
 
 
 def finch(model: RWKV6, x: Tensor, reset: Tensor) -> Tensor:
-    """Section 4.2 as written: data-dependent shift and decay, S as a matrix, one step after the other."""
+    """Compute section 4.2 as written: data-dependent shift and decay, S as a matrix, one step after the other."""
     heads, size = model.time_faaaa.shape
     before, matrix, outputs = x.new_zeros(x.shape[0], WIDTH), x.new_zeros(x.shape[0], heads, size, size), []
     for t in range(x.shape[1]):
@@ -96,7 +96,7 @@ def finch(model: RWKV6, x: Tensor, reset: Tensor) -> Tensor:
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
 def test_rwkv6_agrees_with_the_paper(way: str, dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs and every gradient."""
+    """Compare outputs and every gradient."""
     model = lively(RWKV6(WIDTH, head_width=4, mix_rank=3, decay_rank=5)).to(dtype)
     x = torch.randn(BATCH, STEPS, WIDTH, dtype=dtype, requires_grad=True)
     reset, weight = torch.rand(BATCH, STEPS) < 0.05, torch.randn(BATCH, STEPS, WIDTH, dtype=dtype)
@@ -111,7 +111,7 @@ def test_rwkv6_agrees_with_the_paper(way: str, dtype: torch.dtype, tolerance: fl
 
 
 def test_start_as_published() -> None:
-    """A first layer's decays: RWKV-4 from exp(-exp(-5)) to exp(-exp(3)), RWKV-6 from exp(-exp(-6)) to exp(-exp(-1))."""
+    """Check first decays: RWKV-4 from exp(-exp(-5)) to exp(-exp(3)), RWKV-6 from exp(-exp(-6)) to exp(-exp(-1))."""
     four, six = RWKV4(128), RWKV6(128)
     assert (four.time_decay[0].item(), four.time_decay[-1].item()) == (-5.0, 3.0)
     assert (six.time_decay[0].item(), six.time_decay[-1].item()) == (-6.0, -1.0)

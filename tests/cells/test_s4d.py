@@ -18,7 +18,7 @@ WIDTH, STEPS = 10, 150
 
 
 def convolved(model: S4D, x: Tensor) -> Tensor:
-    """Section 3: the kernel K_l = C A-bar^l B-bar of each channel over the whole sequence, x (B, T, D) float64."""
+    """Convolve with section 3's kernel K_l = C A-bar^l B-bar of each channel: x (B, T, D) float64."""
     a = -torch.exp(model.log_A_real) + 1j * (0 if model.A_imag is None else model.A_imag)
     c = torch.complex(model.C[..., 0], torch.zeros_like(model.C[..., 0]))
     pairs = 1.0
@@ -40,7 +40,7 @@ def convolved(model: S4D, x: Tensor) -> Tensor:
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
 def test_agrees_with_the_convolution(init: Initialization, dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs and the gradients of inputs and all weights, over several pieces, and outputs step by step."""
+    """Compare outputs and gradients of inputs and all weights over several pieces, and outputs step by step."""
     model = S4D(WIDTH, state_width=16, init=init).double()
     x = torch.randn(2, STEPS, WIDTH, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, STEPS, WIDTH, dtype=torch.float64)
@@ -62,7 +62,7 @@ def test_agrees_with_the_convolution(init: Initialization, dtype: torch.dtype, t
 
 
 def test_starts_as_published() -> None:
-    """Section 4: A for N = 8, step sizes log-uniform in [0.001, 0.1], C of variance 1."""
+    """Check section 4: A for N = 8, step sizes log-uniform in [0.001, 0.1], C of variance 1."""
     lin, inv, real = (S4D(512, state_width=8, init=name) for name in ("lin", "inv", "real"))
     assert torch.allclose(-lin.log_A_real.exp(), torch.full((512, 4), -0.5))
     assert lin.A_imag is not None
@@ -83,7 +83,7 @@ def test_starts_as_published() -> None:
 
 
 def test_pieces_are_one_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recomputing long sequences piece by piece changes neither outputs nor gradients, with resets."""
+    """Recompute long sequences piece by piece, with resets, without changing outputs or gradients."""
     model = S4D(WIDTH, state_width=6).double()
     x = torch.randn(2, STEPS, WIDTH, dtype=torch.float64, requires_grad=True)
     reset = torch.rand(2, STEPS) < 0.1

@@ -17,7 +17,7 @@ WIDTH, STATES, STEPS = 12, 16, 70
 
 
 def as_the_paper_reads(model: S5, x: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-    """Sections 2 and 3 over all N states, each with its conjugate: x (B, T, D), memory (B, N / 2) complex."""
+    """Compute sections 2 and 3 over all N states, each with its conjugate: x (B, T, D), state (B, N / 2) complex."""
 
     def whole(number: Tensor, dim: int) -> Tensor:
         return torch.cat([number, number.conj()], dim)
@@ -41,7 +41,7 @@ def as_the_paper_reads(model: S5, x: Tensor, half: Tensor) -> tuple[Tensor, Tens
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
 def test_agrees_with_the_equations(blocks: int, dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs, memory and the gradients of inputs and all weights, from a carried state."""
+    """Compare outputs, state and the gradients of inputs and all weights, from a carried state."""
     model = S5(WIDTH, state_width=STATES, blocks=blocks).double()
     x = torch.randn(3, STEPS, WIDTH, dtype=torch.float64, requires_grad=True)
     h = torch.randn(3, STATES // 2, dtype=torch.complex128)
@@ -59,8 +59,8 @@ def test_agrees_with_the_equations(blocks: int, dtype: torch.dtype, tolerance: f
         assert_near(gradient, exact, tolerance, "gradient")
 
 
-def test_the_basis_is_that_of_hippo() -> None:
-    """HiPPO-LegS entry by entry (appendix B.1), plus p p^T, is what the eigenvectors and eigenvalues make up."""
+def test_the_eigenvectors_are_those_of_hippo() -> None:
+    """Rebuild HiPPO-LegS (appendix B.1), entry by entry, plus p p^T from eigenvectors and eigenvalues."""
     size = 10
     wanted = torch.zeros(size, size, dtype=torch.float64)
     for n in range(size):
@@ -78,7 +78,7 @@ def test_the_basis_is_that_of_hippo() -> None:
 
 
 def test_starts_as_published() -> None:
-    """Appendix B.1: blocks of HiPPO, B and C in their basis, a step size for each state."""
+    """Check appendix B.1: blocks of HiPPO, B and C in their basis, a step size for each state."""
     model = S5(192, state_width=256, blocks=4)
     values, vectors = hippo_normal(64)
     assert torch.allclose(model.Lambda_re, torch.full((128,), -0.5))
@@ -97,8 +97,8 @@ def test_starts_as_published() -> None:
     assert S5(5).state_size == 6
 
 
-def test_no_memory_grows() -> None:
-    """Real parts that training has made positive count as -1e-4, unless asked otherwise."""
+def test_no_state_grows() -> None:
+    """Clip real parts that training has made positive to -1e-4, unless clip_eigs is off."""
     x = torch.ones(1, 3000, 4)
     for clip, is_bounded in ((True, True), (False, False)):
         model = S5(4, clip_eigs=clip, dt_min=0.1, dt_max=0.1)

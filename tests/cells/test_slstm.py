@@ -17,7 +17,7 @@ WIDTH, HEADS, BATCH, STEPS = 16, 2, 3, 70
 
 
 def lively(dtype: torch.dtype) -> SLSTM:
-    """Heads that mix their memory: the published start has none yet."""
+    """Build a cell whose heads mix their state, which the published initialisation does not yet."""
     model = SLSTM(WIDTH, heads=HEADS).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -26,7 +26,7 @@ def lively(dtype: torch.dtype) -> SLSTM:
 
 
 def by_the_paper(model: SLSTM, x: Tensor, reset: Tensor) -> Tensor:
-    """Equations 8 to 14 (sigmoid forget gate), with exponentials as they are and R as one block-diagonal matrix."""
+    """Compute equations 8 to 14 (sigmoid forget gate), without a stabiliser and with R as one block-diagonal matrix."""
     mixed = F.silu(model.conv.scan(x, None, reset)[0])
     pairs = ((mixed, model.igate), (mixed, model.fgate), (x, model.zgate), (x, model.ogate))
     given = [of @ torch.block_diag(*part.weight).T for of, part in pairs]
@@ -50,7 +50,7 @@ def by_the_paper(model: SLSTM, x: Tensor, reset: Tensor) -> Tensor:
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
 def test_agrees_with_the_paper(way: str, dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs and every gradient: the unit of the memory takes none, and needs none."""
+    """Compare outputs and every gradient; the stabiliser takes none, and needs none."""
     model = lively(dtype)
     x = torch.randn(BATCH, STEPS, WIDTH, dtype=dtype, requires_grad=True)
     reset, weight = torch.rand(BATCH, STEPS) < 0.05, torch.randn(BATCH, STEPS, WIDTH, dtype=dtype)
@@ -67,8 +67,8 @@ def test_agrees_with_the_paper(way: str, dtype: torch.dtype, tolerance: float) -
         assert_near(actual, gradient, tolerance, f"d {name}")
 
 
-def test_memory_mixes_within_a_head_only() -> None:
-    """The gradient of a unit's output reaches the units of its head one step before, and no other."""
+def test_the_state_mixes_within_a_head_only() -> None:
+    """Check that a unit's gradient reaches the units of its own head one step before, and no other."""
     model = lively(torch.float64)
     state = model.scan(torch.randn(1, 5, WIDTH, dtype=torch.float64))[1].detach().requires_grad_()
     size, first = WIDTH // HEADS, model.conv.state_size
@@ -79,7 +79,7 @@ def test_memory_mixes_within_a_head_only() -> None:
 
 
 def test_a_first_input_counts_fully_however_weak() -> None:
-    """h = sigmoid(o) tanh(z) after one step, also where the input gate is exp(-200)."""
+    """Return h = sigmoid(o) tanh(z) after one step, also where the input gate is exp(-200)."""
     model = lively(torch.float32)
     with torch.no_grad():
         model.bias[:, 0] = -200.0
@@ -91,7 +91,7 @@ def test_a_first_input_counts_fully_however_weak() -> None:
 
 
 def test_starts_as_published() -> None:
-    """No mixing, forget gates from 5 to -7 in each head, four heads where they have at least eight units."""
+    """Check: no mixing, forget gates from 5 to -7 in each head, four heads where they have at least eight units."""
     model = SLSTM(128)
     assert model.recurrent_kernel.shape == (4, 32, 4, 32)
     assert not model.recurrent_kernel.any()

@@ -16,7 +16,7 @@ WIDTH, STEPS = 12, 70
 
 
 def as_the_paper_reads(model: SRU, x: Tensor, c: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """The equations without what the gates take from the memory: x (B, T, D), c (B, D)."""
+    """Compute the equations without the gates' terms in c: x (B, T, D), c (B, D)."""
     w, w_f, w_r = model.weight.chunk(3)
     b_f, b_r = model.bias.chunk(2)
     outputs = []
@@ -33,7 +33,7 @@ def as_the_paper_reads(model: SRU, x: Tensor, c: Tensor, alpha: float) -> tuple[
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
 def test_agrees_with_the_equations(rescale: bool, alpha: float, dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs, memory and the gradients of inputs, state and weights."""
+    """Compare outputs, state and the gradients of inputs, state and weights."""
     model = SRU(WIDTH, rescale=rescale, highway_bias=-2.0).double()
     x = torch.randn(3, STEPS, WIDTH, dtype=torch.float64, requires_grad=True)
     c = torch.randn(3, WIDTH, dtype=torch.float64, requires_grad=True)
@@ -53,7 +53,7 @@ def test_agrees_with_the_equations(rescale: bool, alpha: float, dtype: torch.dty
 
 
 def test_starts_as_published() -> None:
-    """Section 3.2: weights uniform with variance 1 / D; biases zero but for what holds the memory."""
+    """Check section 3.2: weights uniform with variance 1 / D; biases zero except for `hold` and `highway_bias`."""
     model = SRU(256, highway_bias=-1.5, hold=(0.0, 2.0))
     assert model.weight.var().item() == pytest.approx(1 / 256, rel=0.01)
     assert model.weight.abs().max() <= math.sqrt(3 / 256)
@@ -63,9 +63,9 @@ def test_starts_as_published() -> None:
 
 
 def test_the_highway_keeps_the_variance() -> None:
-    """Section 3.2: alpha is there so that, for white noise, outputs vary as inputs do at the start.
+    """Check section 3.2: alpha is there so that, for white noise, outputs vary as inputs do at the start.
 
-    The derivation takes f = r = 1/2 and the memory's variance as that of its candidate over two terms: c is a mean
+    The derivation takes f = r = 1/2 and the variance of c as that of its candidate over two terms: c is a mean
     of candidates over time and loses variance, so the outputs' lies below one, yet nearer to it than with alpha 1.
     """
     x = torch.randn(64, 100, 128)
@@ -75,8 +75,8 @@ def test_the_highway_keeps_the_variance() -> None:
     assert abs(with_alpha - 1) < 0.2 < abs(without - 1)
 
 
-def test_hold_is_the_share_of_memory_kept() -> None:
-    """With weights of zero a unit keeps sigmoid(hold) of its memory at each step."""
+def test_hold_is_the_share_of_the_state_kept() -> None:
+    """Keep sigmoid(hold) of each unit's state at each step, with weights of zero."""
     model = SRU(WIDTH, hold=(-1.0, 3.0))
     torch.nn.init.zeros_(model.weight)
     _, last = model.step(torch.zeros(1, WIDTH), model.initial_state(1) + 1.0)

@@ -18,7 +18,7 @@ NAMES = ("aaren", "mamba2", "mlstm", "slstm", "rwkv4", "rwkv6")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("way", ["scan", "steps", "cuts"])
 def test_inputs_of_a_hundred(name: str, way: str) -> None:
-    """float32 does not overflow, forward or backward, and keeps its digits: within 1e-5 of float64."""
+    """Compare float32 with float64 to 1e-5, without overflow forward or backward."""
     model = CELLS[name](WIDTH)
     exact = CELLS[name](WIDTH).double()
     exact.load_state_dict(model.state_dict())
@@ -35,8 +35,8 @@ def test_inputs_of_a_hundred(name: str, way: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_no_number_stays_in_its_episode(name: str, value: float) -> None:
-    """Neither an input nor a memory that is not finite shows before it, in other rows or beyond the next reset."""
+def test_nan_stays_in_its_episode(name: str, value: float) -> None:
+    """Put it into an input or a state: it shows in no other row and not beyond the next reset."""
     model = CELLS[name](WIDTH)
     x, state = torch.randn(BATCH, STEPS, WIDTH), model.scan(torch.randn(BATCH, 9, WIDTH))[1].detach()
     reset = torch.zeros(BATCH, STEPS, dtype=torch.bool)
@@ -63,7 +63,7 @@ class NothingIsRead(TorchFunctionMode):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_value_is_read_to_the_host(name: str) -> None:
-    """So that a GPU can record the scan and its way back."""
+    """Require it, so that a GPU can record the scan and its backward pass in a graph."""
     assert not CELLS[name].reads_back
     model = CELLS[name](WIDTH)
     x, reset = torch.randn(BATCH, STEPS, WIDTH), torch.rand(BATCH, STEPS) < 0.05

@@ -17,7 +17,7 @@ LENGTHS = [(7, 1), (7, 6), (7, 7), (7, 8), (7, 50), (60, 60), (1, 9)]  # context
 
 
 def plain_attention(model: Transformer, x: Tensor, reset: Tensor) -> Tensor:
-    """All T x T pairs at absolute positions; a turn is a product of complex numbers, pairing i with E/2 + i."""
+    """Attend over all T x T pairs at absolute positions; a rotation is a complex product, pairing i with E/2 + i."""
     steps, size = x.shape[1], WIDTH // model.heads
     query, key, value = (
         part.unflatten(-1, (model.heads, size)).transpose(1, 2) for part in model.qkv(x).chunk(3, dim=-1)
@@ -55,7 +55,7 @@ def test_the_window_ends_where_it_says(context: int) -> None:
 
 
 def test_only_distances_matter() -> None:
-    """A window has the same output early and late, however the state was carried there."""
+    """Give a window the same output early and late, however the state was carried there."""
     model = Transformer(WIDTH, context=7, heads=HEADS)
     x = torch.randn(1, 7, WIDTH)
     before = torch.randn(1, 3000, WIDTH)

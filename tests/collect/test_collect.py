@@ -68,7 +68,7 @@ def quietly(policy: Any, environment: str, episodes: int, out: str = "minari:tes
 
 
 def replay(dataset: Any) -> None:
-    """Each episode's seed and actions, run again in the recovered environment, give the recorded numbers."""
+    """Run each episode's seed and actions again in the recovered environment, and compare with the recording."""
     environment = dataset.recover_environment()
     seeds = [int(metadata["seed"]) for metadata in dataset.storage.get_episode_metadata(dataset.episode_indices)]
     assert len(set(seeds)) == len(seeds)
@@ -171,7 +171,7 @@ def test_minrl_loads_what_it_collected(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def fails(words: str, root: Path, *arguments: Any, **options: Any) -> None:
-    """One line that has `words`, and nothing new under Minari's root."""
+    """Check for one line that has `words`, and nothing new under Minari's root."""
     before = sorted(root.rglob("*"))
     with pytest.raises(ValueError, match=words) as caught:
         collect(*arguments, progress=False, **options)

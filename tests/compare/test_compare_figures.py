@@ -37,7 +37,7 @@ SCORES = {"mingru": (60.0, 80.0, 90.0, 95.0), "gru": (0.0, 1.0, 2.0, 70.0)}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods on two tasks with four seeds, copies of one run each with scores that are known."""
+    """Create two methods on two tasks with four seeds, copies of one run each with known scores."""
     folder = tmp_path_factory.mktemp("figures")
     train_all(folder, (0,))
     for task in (HOPPER, CARTPOLE):
@@ -65,7 +65,7 @@ def plots_of(analysis: Analysis) -> Iterator[Plot]:
 
 
 def drawn(plot: Plot) -> Iterator[Any]:
-    """The axes of each panel."""
+    """Yield the axes of each panel."""
     for panel in plot.panels:
         figure = Figure()
         FigureCanvasAgg(figure)
@@ -75,7 +75,7 @@ def drawn(plot: Plot) -> Iterator[Any]:
 
 
 def looks(axes: Any) -> set[tuple[str, str]]:
-    """Colour and marker of everything that has a marker."""
+    """Return colour and marker of everything that has a marker."""
     marked = [found for found in axes.lines if found.get_marker() not in ("", "None", None)]
     return {(to_hex(found.get_color()), found.get_marker()) for found in marked if found.get_marker() != "D"}
 
@@ -115,7 +115,7 @@ def test_a_method_has_one_colour_and_marker_everywhere(trained: Path) -> None:
 
 
 def test_curves_that_coincide_are_both_visible(folder: Path) -> None:
-    """The one below is so much wider that it shows on both sides of the one on it."""
+    """Draw the lower one so much wider that it shows on both sides of the upper one."""
     for seed in range(4):
         shutil.rmtree(folder / f"runs/hopper/gru/seed_{seed}")
         shutil.copytree(folder / f"runs/hopper/mingru/seed_{seed}", folder / f"runs/hopper/gru/seed_{seed}")
@@ -141,7 +141,7 @@ def test_which_curves_coincide() -> None:
 
 
 def test_axes_keep_to_what_is_possible(trained: Path) -> None:
-    """No return or score here is negative, and shares and probabilities lie in [0, 1]."""
+    """Check that axes leave out negative returns and scores, and shares outside [0, 1]."""
     for plot in plots_of(analysis_of(trained)):
         for axes in drawn(plot):
             horizontal, vertical = axes.get_xlim(), axes.get_ylim()
@@ -186,7 +186,7 @@ def test_two_seeds_have_no_interval(seeds: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3, 4])
 def test_warnings_in_plain_words(seeds: int, folder: Path) -> None:
-    """With the chance that all signs of so many differences agree: 2 of 2 to the power of their number."""
+    """Give the chance that all n differences agree in sign, 2 / 2^n."""
     write_grid(folder, range(seeds), tasks=(HOPPER,))
     (warning,) = score_tables.warnings(analysis_of(folder))
     assert not re.search(r"\bp\b|<|signific|pair", warning)
@@ -224,8 +224,8 @@ def test_no_heading_stands_twice(folder: Path) -> None:
     assert len(headings) == len(set(headings)), headings
 
 
-def test_the_learning_curve_says_of_what_it_is(trained: Path) -> None:
-    """Title, data set and environment; beside the scores the data's mean and best, normalised as they are."""
+def test_the_learning_curve_names_its_run(trained: Path) -> None:
+    """Check title, data set and environment, and the data's mean and best, normalised like the scores."""
     run = trained / "runs/hopper/mingru/seed_0"
     assert (run / "learning_curve.png").is_file()
     agent: Any = minrl.load(run)

@@ -105,7 +105,7 @@ data = "minari:a/c-v0"
 
 
 def test_settings_that_only_fit_together_may_stand_in_different_layers(tmp_path: Path) -> None:
-    """`refeed` alone is an error; its `context` comes from another layer."""
+    """Set `refeed`, an error by itself, in one layer and its `context` in another."""
     layers = "[offline.decision]\nrefeed = true\n[methods.m.offline.decision]\ncontext = 4"
     settings = plan_of(f"[methods.m]\n{TASK}{layers}", tmp_path).runs[0].settings
     assert (settings["decision"]["refeed"], settings["decision"]["context"]) == (True, 4)
@@ -158,8 +158,8 @@ def test_the_grids_that_ship(path: Path) -> None:
         assert set(task.published) <= set(plan.sources)
 
 
-def test_the_paper_s_table() -> None:
-    """The published averages over the nine sets, which the paper prints beside the scores."""
+def test_the_published_averages() -> None:
+    """Compare the nine sets' mean with the averages that the paper prints beside the scores."""
     plan = read_grid(ROOT / "configs/compare/d4rl.toml", FAMILIES)
     averages = {"DT": 76.4, "DS4": 68.6, "DAaren": 75.0, "DMamba": 78.8, "minLSTM": 78.1, "minGRU": 78.2}
     for name, average in averages.items():

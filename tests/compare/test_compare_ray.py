@@ -34,7 +34,7 @@ ON_RAY = ("--on", "ray", "--workers", "2")
 
 @pytest.fixture(autouse=True)
 def _ray_kept_in_bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Ray takes signals for itself, and makes a process one password, which it then looks for in each test's home."""
+    """Restore signal handlers and set Ray's password, which it would look for in each test's home."""
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-password-of-the-tests-of-32-letters")
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
@@ -69,7 +69,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def cluster() -> Iterator[str]:
-    """The address of a cluster of one machine with two CPUs and what it takes for a GPU."""
+    """Start a cluster of one machine with two CPUs and one pretended GPU; yield its address."""
     client = free_port()
     command = ["ray", "start", "--head", "--block", f"--port={free_port()}", f"--ray-client-server-port={client}"]
     flags = ["--num-cpus=2", "--num-gpus=1", "--include-dashboard=false", "--disable-usage-stats"]
@@ -86,7 +86,7 @@ def cluster() -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 def test_a_cluster_by_its_address(cartpole: str, tmp_path: Path, cluster: str) -> None:
-    """Two runs share a GPU, and the cluster's password is found."""
+    """Share a GPU between two runs; the cluster's password is found."""
     path = str(grid(tmp_path, both(cartpole)))
     assert main(["compare", path, "--out", str(tmp_path / "here")]) == 0
     flags = ("--on", "ray", "--address", cluster, "--gpus-per-run", "0.5")
@@ -99,7 +99,7 @@ def test_a_cluster_by_its_address(cartpole: str, tmp_path: Path, cluster: str) -
 
 
 def process_of(run: Path) -> int:
-    """The worker that trains the run."""
+    """Return the process id of the worker that trains the run."""
     first = (run / "log.txt").read_text().splitlines()[0]
     return int(first.split("process ")[1].split()[0])
 
@@ -169,7 +169,7 @@ def test_a_cluster_that_cannot_do_it(
 
 
 def test_a_worker_that_dies_without_progress_is_a_failure(tmp_path: Path) -> None:
-    """Else a run that kills its worker would never end; a death is free as long as each attempt saves something new."""
+    """Fail a run that kills its worker; a death is free as long as each attempt saves something new."""
     plan = read_grid(grid(tmp_path, 'cells = ["mingru"]\nseeds = 2\n[tasks.o]\nenv = "CartPole-v1"'), families())
     queue = RunQueue(plan.runs, {}, tmp_path)
     saved = tmp_path / plan.runs[0].folder / LAST_CHECKPOINT

@@ -27,7 +27,7 @@ LASTING = ("report.md", "scores.csv", "statistics.csv")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods on two tasks with two seeds."""
+    """Train two methods on two tasks with two seeds."""
     folder = tmp_path_factory.mktemp("compare")
     train_all(folder, (0, 1))
     return folder
@@ -35,14 +35,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy to change, whose report has no plots: they take their time."""
+    """Copy the comparison, to be changed; its report has no plots, which are slow."""
     monkeypatch.setattr(runs_figures, "find_spec", lambda name: None)
     return Path(shutil.copytree(trained, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")
 def drawn(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy with a whole report, and known returns of each target."""
+    """Copy the comparison with a whole report, and known returns of each target."""
     folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("drawn") / "copy"))
     for run in folder.glob("runs/hopper/*/seed_*"):
         wanted = [{"step": step, "target_return": t, "mean_return": t / step} for step in (1, 2) for t in (10.0, 20.0)]
@@ -170,7 +170,7 @@ def test_a_task_without_a_scale_is_left_out_by_name(folder: Path) -> None:
 
 @pytest.fixture
 def known(folder: Path) -> Path:
-    """minGRU leads GRU by 10, 20, ... in seeds 0 to 5 of both tasks."""
+    """Create runs in which minGRU leads GRU by 10, 20, ... in seeds 0 to 5 of both tasks."""
     for task in ("hopper", "cartpole"):
         for seed in range(6):
             runs = folder / "runs" / task
@@ -227,7 +227,7 @@ def test_returns_asked_for_are_read_and_drawn(trained: Path, drawn: Path) -> Non
 
 
 class Page(HTMLParser):
-    """What a page holds."""
+    """Tags and attributes of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

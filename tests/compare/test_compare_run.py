@@ -27,12 +27,12 @@ __all__ = ["cartpole", "own_folders"]
 
 @pytest.fixture(autouse=True)
 def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without plots, which take 2 s each; test_compare_report.py has them."""
+    """Leave out plots, which take 2 s each; test_compare_report.py has them."""
     monkeypatch.setattr(figures, "find_spec", lambda name: None)
 
 
 def both(cartpole: str, seeds: int = 1) -> str:
-    """One cell on a data set and in an environment."""
+    """Return a grid of one cell on a data set and in an environment."""
     return f"""
 cells = ["mingru"]
 seeds = {seeds}
@@ -73,7 +73,7 @@ def test_runs_are_normal_runs_and_done_once(cartpole: str, tmp_path: Path, capsy
 
 
 def test_kill_9_and_the_same_command_again(cartpole: str, tmp_path: Path) -> None:
-    """In the middle of either run, on a data set and in an environment: the same report, to the digit."""
+    """Repeat it after a kill in either run, on a data set and in an environment: the report is the same."""
     path = grid(tmp_path, both(cartpole), steps=60, every=10, online_steps=1280)
     assert main(["compare", str(path), "--out", str(tmp_path / "whole")]) == 0
     out = tmp_path / "killed"
@@ -113,10 +113,10 @@ def test_a_changed_grid(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert "(agent = decision, now clone, and 1 more)" in capsys.readouterr().err
 
 
-def test_all_processes_of_a_comparison_round_alike(
+def test_all_processes_of_a_comparison_use_one_matmul_library(
     cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The library of matrix products stays the one that it was begun with, whatever a later process would choose."""
+    """Keep the library that it was begun with, whatever a later process would choose."""
     text = f'cells = ["mingru"]\nseeds = 1\n[tasks.t]\ndata = "{cartpole}"'
     begun = {}
     for name in ("torch", "onednn"):

@@ -33,15 +33,15 @@ def test_mean_weighs_tasks_alike() -> None:
 
 
 def test_interval_is_that_of_the_binomial_distribution() -> None:
-    """Of 50 tasks with the scores 0, 0, 1 and 1, a resample's mean is a binomial number of 200 throws over 200."""
+    """Draw seeds of 50 tasks with the scores 0, 0, 1 and 1: the mean is a binomial number of 200 throws over 200."""
     found = statistics.mean([np.array([0.0, 0.0, 1.0, 1.0])] * 50)
     low, high = stats.binom(200, 0.5).interval(0.95)
     assert found.value == 0.5
     assert (found.low, found.high) == (pytest.approx(low / 200, abs=0.006), pytest.approx(high / 200, abs=0.006))
 
 
-def test_only_seeds_are_drawn_anew_and_not_tasks() -> None:
-    """Where all seeds of a task agree, nothing is uncertain, however far apart the tasks are."""
+def test_only_seeds_are_resampled_and_not_tasks() -> None:
+    """Give no uncertainty where all seeds of a task agree, however far apart the tasks are."""
     found = statistics.mean([np.full(3, 10.0), np.full(3, 90.0)])
     assert (found.value, found.low, found.high) == (50.0, 50.0, 50.0)
 
@@ -67,7 +67,7 @@ def test_fewer_than_three_seeds_have_no_interval() -> None:
 
 
 def test_the_interval_of_three_seeds_runs_from_the_lowest_to_the_highest() -> None:
-    """So it holds the mean unless all three lie on one side of it: 1 - 2 / 2^3 of the time."""
+    """Include the mean unless all three lie on one side of it: 1 - 2 / 2^3 of the time."""
     for seed in range(5):
         (scores,) = normal(seed, 1, 3)
         found = statistics.interquartile_mean([scores])
@@ -78,7 +78,7 @@ def test_the_interval_of_three_seeds_runs_from_the_lowest_to_the_highest() -> No
 @pytest.mark.slow
 @pytest.mark.parametrize(("tasks", "seeds"), [(1, 5), (6, 3), (6, 5)])
 def test_intervals_hold_the_truth_as_often_as_the_report_says(tasks: int, seeds: int) -> None:
-    """With as many resamples as the report draws; 1000 comparisons tell the share within 0.01."""
+    """Draw as many resamples as the report; 1000 comparisons tell the share within 0.01."""
     found = [statistics.interquartile_mean(normal(i, tasks, seeds)) for i in range(1000)]
     held = np.mean([e.low is not None and e.high is not None and e.low <= 0 <= e.high for e in found])
     assert held == pytest.approx(statistics.COVERAGE[tasks, seeds] / 100, abs=0.03)
@@ -126,7 +126,7 @@ def test_paired_test_counts_all_flips() -> None:
 
 @pytest.mark.parametrize(("pairs", "p"), [(4, None), (5, None), (6, 2 / 64), (7, 2 / 128)])
 def test_few_seeds_cannot_decide(pairs: int, p: float | None) -> None:
-    """All differences have one sign, and yet four or five pairs say nothing at the level of 0.05."""
+    """Check that four or five pairs of one sign are not significant at the level of 0.05."""
     found = statistics.paired_test([np.arange(pairs) + 1.0], [np.zeros(pairs)])
     assert found.p == p
     assert found.can_decide == (p is not None)
@@ -152,10 +152,10 @@ def test_holm_adjusts_from_the_smallest_on() -> None:
 
 
 def test_agrees_with_rliable() -> None:
-    """The published implementation's points, and its intervals as near as chance allows.
+    """Compare with the published implementation's points, and its intervals as near as chance allows.
 
     The numbers are those of rliable 1.2.0 (Agarwal et al. 2021, arXiv 2108.13264; numpy 2.4.6, arch 7.2.0), which runs
-    with old packages only and was asked once, for the scores below: `get_interval_estimates` with `aggregate_iqm` and
+    with old packages only and was run once, for the scores below: `get_interval_estimates` with `aggregate_iqm` and
     `aggregate_mean` (reps=50000) and `probability_of_improvement` (1500), `create_performance_profile` (1500).
     """
     strata, others = normal(8, 6, 5), normal(9, 6, 5, mean=0.3)

@@ -33,7 +33,7 @@ def test_a_packed_row_is_one_stream_of_whole_episodes() -> None:
 
 @pytest.mark.parametrize(("steps", "length"), [(1000, 500), (1000, 300), (50, 20), (40, 60), (7, 3)])
 def test_rows_of_one_length_are_spread_over_the_time_steps(steps: int, length: int) -> None:
-    """Every batch holds each tenth of the episodes as often as any other, where all in phase would hold some alone.
+    """Hold each tenth of the episodes as often as any other in every batch, where rows in phase would hold only some.
 
     A tenth of the time steps is a tenth of a uniform sample: B rows that are spread evenly differ from it by one row.
     """
@@ -47,7 +47,7 @@ def test_rows_of_one_length_are_spread_over_the_time_steps(steps: int, length: i
 
 
 def test_rows_begin_at_every_step() -> None:
-    """Over 4000 seeds the first row begins at each of the ten steps 400 times, within five standard deviations."""
+    """Count the first row's start over 4000 seeds: each of ten steps 400 times, within five standard deviations."""
     episodes = small((10,) * 3)
     begun = [next(Packed(episodes, 1, 3, seed=seed))["time_steps"][0, 0] for seed in range(4000)]
     assert np.abs(np.bincount(begun, minlength=10) - 400).max() < 5 * 19
@@ -170,7 +170,7 @@ def test_sizes_must_be_positive(sampler: type[Packed | Windows]) -> None:
 
 @pytest.mark.parametrize(("sampler", "size", "length"), [(Windows, 64, 20), (Packed, 64, 20), (Packed, 4, 1000)])
 def test_a_batch_does_not_visit_every_episode(sampler: type[Packed | Windows], size: int, length: int) -> None:
-    """Ten times the episodes take no more calls: a batch costs 3 ms at most beside a training step of 60 ms."""
+    """Make no more calls for ten times the episodes: a batch costs 3 ms at most beside a training step of 60 ms."""
     calls = []
     for episodes in (200, 2000):
         drawn, count = sampler(small((150,) * episodes), size, length, seed=0), 0

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("folders")
 
 
 def write(path: Path, steps: int = 12, **fields: Any) -> Path:
-    """A flat file whose observation is its row; a field given as None is left out."""
+    """Write a flat file whose observation is its row; a field given as None is left out."""
     rows = np.arange(steps, dtype=np.float32)
     data = {
         "observations": np.stack([rows] * 11, axis=1),
@@ -109,8 +109,8 @@ def test_few_whole_numbers_are_choices_and_bytes_are_images(tmp_path: Path) -> N
     assert episodes.observations.dtype == np.uint8
 
 
-def test_actions_reach_as_far_as_they_were_recorded(tmp_path: Path) -> None:
-    """In a file of one's own; a D4RL set's reach at least from -1 to 1."""
+def test_action_bounds_are_those_of_the_recorded_actions(tmp_path: Path) -> None:
+    """Take them exactly in a user's file; a D4RL set's bounds reach at least from -1 to 1."""
     for actions in (np.linspace(-0.5, 4, 12), np.linspace(20, 20.01, 12), np.linspace(-1e-3, 0.0, 12)):
         path = write(tmp_path / "flat.hdf5", actions=actions[:, None])
         ends = actions.astype(np.float32)[[0, -1]]

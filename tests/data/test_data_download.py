@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("folders")
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves `content` with Range, as its class fields say: cut after so many bytes, or with a wrong length."""
+    """HTTP handler that serves `content` with Range; its fields cut the answer short or misstate its length."""
 
     content = b""
     cut: int | None = None
@@ -55,12 +55,12 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.wfile.write(cls.content[start : None if cls.cut is None else start + cls.cut])
 
     def log_message(self, *_: Any) -> None:
-        """Silence."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server() -> Iterator[tuple[type[Server], str]]:
-    """A server on this machine and the address of its file."""
+    """Serve a file on this machine; yield the handler and the address."""
     handler = type("Handler", (Server,), {"content": bytes(range(256)) * 4000, "seen": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("folders")
 
 
 def walk(episodes: int, steps: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Observations of random walks and what followed each, in float64."""
+    """Draw the observations of random walks and the next observation of each, in float64."""
     random = np.random.default_rng(episodes)
     paths = scale * (5.0 + random.normal(size=(episodes, steps + 1, 4)).cumsum(axis=1))
     return paths[:, :-1].reshape(-1, 4), paths[:, 1:].reshape(-1, 4)

@@ -19,7 +19,7 @@ from minrl.data.spaces import flatten, leaves
 
 
 def small(lengths: tuple[int, ...] = (3, 1, 4), **changes: Any) -> Episodes:
-    """Episodes whose observation at step t of episode e is 1000 e + t."""
+    """Build episodes whose observation at step t of episode e is 1000 e + t."""
     observations = np.concatenate([1000 * e + np.arange(n) for e, n in enumerate(lengths)])[:, None]
     fields: dict[str, Any] = {
         "name": "minari:small-v0",
@@ -103,7 +103,7 @@ SPACES = [
 
 
 def stack(space: spaces.Space[Any], samples: list[Any]) -> Any:
-    """Samples of a space as arrays in its tree, as a recording holds them."""
+    """Stack samples of a space into arrays in its structure, as a recording holds them."""
     if isinstance(space, spaces.Dict):
         return {key: stack(part, [sample[key] for sample in samples]) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):

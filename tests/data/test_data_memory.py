@@ -47,7 +47,7 @@ def run(name: str) -> list[str]:
 
 
 def dataset(group: Any, name: str, shape: tuple[int, ...], dtype: Any, fill: Any) -> None:
-    """A field of one value: its file is small and its arrays are as large as any."""
+    """Write a field of one value: its file is small, and its arrays are as large as any."""
     chunks = (min(shape[0], max(32, MEGABYTE // (4 * int(np.prod(shape[1:], dtype=int))))), *shape[1:])
     group.create_dataset(name, shape, dtype, chunks=chunks, fillvalue=fill)
 

@@ -23,7 +23,7 @@ ACTION = spaces.Box(-1, 1, (1,), np.float32)
 
 @pytest.fixture(autouse=True)
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of the test's own."""
+    """Set up a home for the test alone."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "d4rl"))
@@ -33,7 +33,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def buffer(e: int, steps: int, *, terminated: bool = True) -> EpisodeBuffer:
-    """An episode whose observation at step t is 1000 e + t, whose action is t / 1000 and whose reward is e + 1."""
+    """Build an episode: at step t observation 1000 e + t, action t / 1000, reward e + 1."""
     flags = [False] * (steps - 1)
     return EpisodeBuffer(
         observations=np.stack([1000.0 * e + np.arange(steps + 1)] * 2, axis=1),  # type: ignore[arg-type]
@@ -45,7 +45,7 @@ def buffer(e: int, steps: int, *, terminated: bool = True) -> EpisodeBuffer:
 
 
 def create(name: str, lengths: tuple[int, ...] = (3, 1, 250), **options: Any) -> None:
-    """A set written by Minari itself."""
+    """Write a set with Minari itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         minari.create_dataset_from_buffers(

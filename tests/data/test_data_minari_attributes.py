@@ -23,7 +23,7 @@ LENGTHS = (3, 1, 250)
 
 
 def old(name: str, **attributes: Any) -> Path:
-    """A set as Minari writes it today, with its metadata moved to attributes; the data folder."""
+    """Write a set with today's Minari and move its metadata to attributes; return the data folder."""
     create(name, LENGTHS)
     data = Path(minari.storage.get_dataset_path(name)) / "data"
     (data / "metadata.json").unlink()

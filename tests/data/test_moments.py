@@ -76,7 +76,7 @@ print(*normalizer.mean.tolist()[:2], *normalizer.std.tolist()[:2])
 
 
 def test_normalisation_of_a_set_larger_than_the_memory_allowed(tmp_path: Path) -> None:
-    """128 MB of float32, ones in every second row of the first column, on 32 MB."""
+    """Normalise 128 MB of float32, ones in every second row of the first column, within 32 MB."""
     file = tmp_path / "rows.npy"
     rows = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(1_000_000, 32))
     rows[::2, 0] = 1.0

@@ -36,7 +36,7 @@ FORMS: dict[str, Any] = {
 
 
 class Payday(gymnasium.Env[Any, Any]):
-    """Step t earns t, five steps: 1 + 2 + 3 + 4 + 5 = 15."""
+    """Environment of five steps whose step t earns t: 1 + 2 + 3 + 4 + 5 = 15."""
 
     observation_space, action_space = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
 
@@ -55,7 +55,7 @@ class Payday(gymnasium.Env[Any, Any]):
 
 @pytest.fixture(autouse=True)
 def payday() -> Any:
-    """`Payday-v0` in Gymnasium's registry."""
+    """Register `Payday-v0` with Gymnasium."""
     gymnasium.register("Payday-v0", entry_point=Payday, disable_env_checker=True)
     yield
     del gymnasium.registry["Payday-v0"]
@@ -130,8 +130,8 @@ class Columns(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return np.zeros((2, 2), np.float32), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        nobody = np.zeros(2, bool)
-        return np.zeros((2, 2), np.float32), np.array([[1.0], [2.0]]), nobody, nobody, {}
+        none = np.zeros(2, bool)
+        return np.zeros((2, 2), np.float32), np.array([[1.0], [2.0]]), none, none, {}
 
 
 def test_a_vector_environment_may_have_a_column_of_them() -> None:

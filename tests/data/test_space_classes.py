@@ -74,7 +74,7 @@ class Harder(Room):
 
 @pytest.fixture(autouse=True)
 def rooms() -> Any:
-    """`Room-v0` and `Harder-v0` in Gymnasium's registry."""
+    """Register `Room-v0` and `Harder-v0` with Gymnasium."""
     gymnasium.register("Room-v0", entry_point=Room)
     gymnasium.register("Harder-v0", entry_point=Harder)
     yield
@@ -82,7 +82,7 @@ def rooms() -> Any:
 
 
 def expert() -> CloneAgent:
-    """A clone of an agent that does what the mission says, fitted by hand: its head reads one letter."""
+    """Build a clone of an agent that obeys the mission, fitted by hand: its head reads one letter."""
     rights = np.arange(40) % 2
     batch = {"mission": [MISSIONS[right] for right in rights], "image": np.zeros((40, 3, 3, 3), np.uint8)}
     rows = flatten(RECORDED, batch)

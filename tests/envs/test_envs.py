@@ -57,7 +57,7 @@ def test_gymnasium_finds_no_fault(name: str) -> None:
 
 
 def rollouts(*envs: Any, steps: int = 30) -> Any:
-    """Observations of several environments under the same actions, side by side."""
+    """Yield observations of several environments under the same actions, side by side."""
     envs[0].action_space.seed(0)
     yield [env.reset(seed=3)[0] for env in envs]
     for _ in range(steps):
@@ -102,7 +102,7 @@ def test_missing_box2d_is_named_with_its_command(name: str) -> None:
 
 
 def seen_by(robot: str, world: Any) -> dict[str, Any]:
-    """Positions and velocities as the simulation holds them, in the form in which the full observation shows them."""
+    """Return positions and velocities of the simulation, in the form in which the full observation shows them."""
     qpos, qvel = world.data.qpos, world.data.qvel
     if robot == "InvertedDoublePendulum":
         positions = np.concatenate([qpos[:1], np.sin(qpos[1:]), np.cos(qpos[1:])])
@@ -129,8 +129,8 @@ def test_robots_show_positions_or_velocities(robot: str) -> None:
             assert robot == "Reacher" or any(np.array_equal(part, run) for run in runs)
 
 
-def test_a_robot_of_no_table_is_refused() -> None:
-    """Also what a stranger's checkpoint asks for: only Gymnasium's own tasks are made."""
+def test_an_unknown_robot_is_refused() -> None:
+    """Make only Gymnasium's own tasks, also where a checkpoint of unknown origin names another."""
     with pytest.raises(ValueError, match='unknown MuJoCo task "this:Evil-v0"'):
         make_environment(EnvironmentInfo("minrl/Hopper-P-v5", {"base": "this:Evil-v0"}))
     with pytest.raises(ValueError, match='unknown part "qvel"; choose from qpos'):
@@ -138,7 +138,7 @@ def test_a_robot_of_no_table_is_refused() -> None:
 
 
 def test_ids_are_found_without_naming_the_module() -> None:
-    """In a process that has not imported it, and with the name of the module where Gymnasium alone is used."""
+    """Find them in a process that has not imported the module, and with its name where Gymnasium alone is used."""
     program = """
 import sys
 import gymnasium
@@ -167,8 +167,8 @@ def test_unknown_ids_are_answered_in_one_line() -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_modules_of_other_packages_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By their entry points; one that cannot be imported is named."""
+def test_modules_of_other_packages_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find them by their entry points; one that cannot be imported is named."""
     info = tmp_path / "elsewhere-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")

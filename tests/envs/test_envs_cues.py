@@ -17,7 +17,7 @@ Policy = Callable[[list[int]], int]
 
 
 def play(env: Any, policy: Policy, seed: int) -> tuple[list[int], list[float]]:
-    """One episode of a policy that sees all observations so far: those and the rewards."""
+    """Play one episode of a policy that sees all observations so far; return observations and rewards."""
     observation, _ = env.reset(seed=seed)
     seen, rewards, over = [int(observation)], [], False
     while not over:
@@ -53,8 +53,8 @@ def test_who_forgets_the_cue_is_right_half_of_the_time() -> None:
     assert 0.35 < np.mean(returns) < 0.65
 
 
-def test_steps_that_do_not_lead_on_cost() -> None:
-    """Standing still for the whole episode costs one in all and a step more, as the junction is never reached."""
+def test_steps_that_do_not_advance_cost_reward() -> None:
+    """Play an episode without moving: it costs one in all and a step more, as the junction is never reached."""
     env = gymnasium.make(TMAZE, length=20)
     for action in (UP, DOWN, LEFT):
         _, rewards = play(env, lambda seen, action=action: action, 0)

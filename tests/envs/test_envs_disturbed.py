@@ -15,7 +15,7 @@ from minrl.envs import FlickeringObservation, MaskObservation, NoisyObservation,
 
 
 def episode(env: Any, steps: int, seed: int = 0) -> tuple[list[Any], list[Any]]:
-    """Observations and actions, episodes opened anew where they end."""
+    """Return observations and actions, resetting at the end of each episode."""
     env.action_space.seed(1)
     observation, _ = env.reset(seed=seed)
     seen, actions = [observation], []
@@ -87,8 +87,8 @@ def test_gymnasium_finds_no_fault_and_the_specification_names_them(wrapper: Any)
     np.testing.assert_array_equal(made.reset(seed=4)[0], env.reset(seed=4)[0])
 
 
-def test_several_environments_take_the_wrappers_one_by_one() -> None:
-    """Each row is the wrapped single environment with the row's seed."""
+def test_vector_environments_apply_the_wrappers_to_each_row() -> None:
+    """Compare each row with a single wrapped environment with the row's seed."""
     wrappers = [NoisyObservation, FlickeringObservation, PreviousAction, PreviousReward]
     vector = gymnasium.make_vec("Pendulum-v1", 3, vectorization_mode="sync", wrappers=wrappers)
     singles = [gymnasium.make("Pendulum-v1") for _ in range(3)]
@@ -116,7 +116,7 @@ def test_a_vector_environment_is_refused(wrap: Any) -> None:
 
 
 def test_the_command_line_takes_a_wrapper_in_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The registration that the module's text shows."""
+    """Register it as the module's docstring shows."""
     shown = (minrl.envs.__doc__ or "").partition("    gymnasium.register(")[2].partition("    )\n")[0]
     module = tmp_path / "noisy.py"
     imports = "import gymnasium\nfrom minrl.envs import NoisyObservation\n"

@@ -23,7 +23,7 @@ LEVELS = [
 
 
 def play(env: Any, remember: Policy, seed: int) -> tuple[list[int], list[float]]:
-    """One episode of a policy that sees all cards so far: the cards and the rewards."""
+    """Play one episode of a policy that sees all cards so far; return the cards and the rewards."""
     card, _ = env.reset(seed=seed)
     cards, rewards, over = [card], [], False
     while not over:
@@ -35,7 +35,7 @@ def play(env: Any, remember: Policy, seed: int) -> tuple[list[int], list[float]]
 
 
 def right(k: int | None) -> Policy:
-    """The k-th last card, or the first one."""
+    """Return the policy that names the k-th last card, or the first one."""
     return lambda cards: cards[0] if k is None else cards[-k] if len(cards) >= k else 0
 
 
@@ -44,7 +44,7 @@ def wrong_suit(k: int | None) -> Policy:
 
 
 def late(k: int | None) -> Policy:
-    """The card before or after the one asked for."""
+    """Return a policy that is off by one card."""
     return lambda cards: cards[min(1, len(cards) - 1)] if k is None else right(k + 1)(cards)
 
 

@@ -30,7 +30,7 @@ def reference(name: str, mode: AutoresetMode, count: int = 3, **options: Any) ->
 
 
 def rocking(observations: Any, last: Any, generator: np.random.Generator) -> Any:
-    """Pushes where the car is going, often beyond what the space allows: it reaches the goal."""
+    """Act in the direction of motion, often beyond the bounds of the space: the car reaches the goal."""
     direction = np.where(observations[:, :1] >= last[:, :1], 1.0, -1.0)
     return (direction * generator.uniform(0.6, 1.4, size=direction.shape)).astype(np.float32)
 
@@ -49,7 +49,7 @@ POLICIES: dict[str, Policy] = {PENDULUM: pushing, MOUNTAIN_CAR: rocking}
 
 
 def assert_same_episodes(name: str, mode: AutoresetMode, steps: int, **options: Any) -> tuple[int, int]:
-    """Both side by side; the numbers of episodes that were terminated and truncated."""
+    """Run both side by side; return how many episodes were terminated and truncated."""
     ours, theirs = native(name, autoreset_mode=mode, **options), reference(name, mode, **options)
     assert ours.metadata["autoreset_mode"] is mode
     assert ours.single_observation_space == theirs.single_observation_space
@@ -150,7 +150,7 @@ def test_the_registered_time_limit_holds(name: str, limit: int) -> None:
 
 
 def test_cartpole_is_held_to_its_time_limit() -> None:
-    """By a hand-made rule on the differences of what it sees."""
+    """Hold the pole up by a hand-made rule on the differences of observations."""
     vector = native(CARTPOLE, 4)
     seen, _ = vector.reset(seed=0)
     last = seen

@@ -12,8 +12,8 @@ from minrl.data import EnvironmentInfo, make_environment
 
 @pytest.mark.parametrize("name", ["FetchReach-v4", "FetchSlide-v4", "FrankaKitchen-v1", "HandReach-v3"])
 @pytest.mark.filterwarnings("ignore")
-def test_gymnasium_robotics_beside_a_mujoco_that_it_does_not_know(name: str) -> None:
-    """These environments, tried one version of mujoco after another, work up to 3.11 and not from 3.12 on."""
+def test_gymnasium_robotics_with_an_incompatible_mujoco(name: str) -> None:
+    """Make these environments up to mujoco 3.11, and refuse from 3.12 on, where they fail."""
     if Version(version("mujoco")) < Version("3.12"):
         make_environment(EnvironmentInfo(name)).reset(seed=0)
         return

@@ -53,7 +53,7 @@ def test_as_a_plain_loop() -> None:
 
 @pytest.mark.parametrize("environments", [1, 2, 5, 12, 100])
 def test_the_number_of_environments_changes_nothing(environments: int) -> None:
-    """So no episode is left out for being long: the first twelve are the same twelve."""
+    """Play the same twelve episodes with any number, so that none is left out for being long."""
     agent = agent_of()
     (alone,) = evaluate(agent, episodes=12, environments=1)
     (result,) = evaluate(agent, episodes=12, environments=environments)

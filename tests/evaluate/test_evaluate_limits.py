@@ -60,7 +60,7 @@ gymnasium.register("Limited-v0", entry_point="endless_world:Endless", max_episod
 
 @pytest.fixture
 def endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module `endless_world` with two ids; the class of both."""
+    """Write a module `endless_world` and register two ids; yield the class of both."""
     (tmp_path / "endless_world.py").write_text(ENDLESS)
     monkeypatch.syspath_prepend(str(tmp_path))
     import endless_world  # type: ignore[import-not-found]
@@ -80,8 +80,8 @@ def clone(environment: EnvironmentInfo) -> CloneAgent:
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_an_environment_that_need_not_end(endless: Any, vectorization: Any) -> None:
-    """Limits by hand: the one asked for, else the environment's, else the stated one."""
+def test_an_environment_without_a_limit(endless: Any, vectorization: Any) -> None:
+    """Take the limit that is given, else the environment's, else the agent's."""
     agent = clone(EnvironmentInfo("endless_world:Limited-v0"))
     for asked, expected in ((None, 40), (7, 7), (90, 90)):
         (result,) = evaluate(agent, episodes=3, environments=2, max_episode_steps=asked, vectorization=vectorization)
@@ -138,8 +138,10 @@ def evaluated(capsys: pytest.CaptureFixture[str], out: Path, *flags: str) -> dic
     return values
 
 
-def test_the_keywords_of_the_run(endless: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A step pays -2 where the run's keywords are kept, and an episode has 25 of them."""
+def test_evaluation_takes_the_keyword_arguments_of_the_run(
+    endless: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Check that a step pays -2 and an episode ends after 25, as the run's keywords say."""
     out = run_of(tmp_path)
     for name in ("Endless-v0", "endless_world:Endless-v0"):
         values = evaluated(capsys, out, "--env", name)
@@ -175,8 +177,8 @@ def test_keywords_without_naming_the_environment(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_settings_over_a_specification(endless: Any) -> None:
-    """As Minari's metadata hold one."""
+def test_settings_override_a_specification(endless: Any) -> None:
+    """Read a specification as Minari's metadata hold it."""
     made = gymnasium.make("endless_world:Limited-v0", pay=5.0)
     assert made.spec is not None
     info = from_spec(made.spec.to_json())
@@ -225,8 +227,8 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == ""
 
 
-def test_a_run_in_an_environment_that_need_not_end(endless: Any, tmp_path: Path) -> None:
-    """In a process of its own, whose time limit catches one that hangs."""
+def test_a_run_in_an_environment_without_a_limit(endless: Any, tmp_path: Path) -> None:
+    """Train in a process of its own, whose timeout catches one that hangs."""
     flags = words(tmp_path / "run", env="endless_world:Endless-v0", steps=64, evaluate_every=32, evaluate_max_steps=15)
     done = minrl(*flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

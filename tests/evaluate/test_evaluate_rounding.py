@@ -13,7 +13,7 @@ from minrl.play import Player
 
 
 def actions(cell: str, batch_size: int, dtype: torch.dtype) -> np.ndarray:
-    """The first environment's actions over 20 steps, with an episode's start in the middle."""
+    """Return the first environment's actions over 20 steps, with a reset in the middle."""
     options = {"cell_options": {"context": 8}} if cell == "transformer" else {}
     torch.manual_seed(0)
     agent = agent_of(cell=cell, **options).to(dtype)

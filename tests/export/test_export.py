@@ -37,7 +37,7 @@ SMALL: dict[str, Any] = {"width": 16, "depth": 1}
 
 
 def decision(actions: str = "box", **options: Any) -> DecisionAgent:
-    """An agent with a data set's normalisation, whose actions move over their whole range."""
+    """Build an agent with a data set's normalisation, whose actions move over their whole range."""
     episodes = drift_episodes(actions)
     agent = DecisionAgent(DecisionConfig(**SMALL | options), Task.of(episodes))
     agent.fit_normalization(episodes)
@@ -67,7 +67,7 @@ class Beside:
         self.random, self.batch_size = np.random.default_rng(batch_size), batch_size
 
     def step(self, start: float) -> tuple[Any, list[Any]]:
-        """What both do, the library's action in the space's structure; episodes start with chance `start`."""
+        """Step both, with resets at rate `start`; return the player's action and the model's."""
         observation = self.random.normal(size=(self.batch_size, 3)).astype(np.float32)
         reward = self.random.normal(size=self.batch_size).astype(np.float32)
         starts = self.random.random(self.batch_size) < start
@@ -125,7 +125,7 @@ def test_every_kind_of_agent(kind: str, tmp_path: Path) -> None:
 
 
 def parts(action: Any) -> list[Any]:
-    """The arrays of an action in the order of the space."""
+    """List the arrays of an action in the order of the space."""
     nested = list(action.values()) if isinstance(action, dict) else list(action) if isinstance(action, tuple) else None
     return [action] if nested is None else [array for part in nested for array in parts(part)]
 
@@ -147,7 +147,7 @@ def test_actions_as_the_environment_takes_them(actions: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("actions", ACTIONS)
 def test_decoding_as_a_player_does(actions: str) -> None:
-    """Rows beyond all bounds too."""
+    """Decode rows beyond all bounds too."""
     rows = 4 * torch.randn(50, int(spaces.flatdim(ACTIONS[actions])))
     wanted = parts(unflatten(ACTIONS[actions], rows.numpy()))
     decoder = ActionDecoder(ACTIONS[actions])
@@ -206,7 +206,7 @@ def test_the_check_sees_small_faults(tmp_path: Path) -> None:
 
 
 def test_ties_and_wrong_choices() -> None:
-    """Where two choices are equally good but for the last digits, either is right; elsewhere one alone."""
+    """Accept either choice where two are equally good but for the last digits; elsewhere only the best."""
     agent = clone("discrete")
     near, far = torch.zeros(1, 3), 30 * torch.randn(64, 3)
     state, starts = agent.initial_state(1), torch.ones(1, dtype=torch.bool)

@@ -21,7 +21,7 @@ pytest.importorskip("onnxscript")
 
 @pytest.fixture
 def run(cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that has ended, beside which the test works."""
+    """Train a run to its end, in the working folder."""
     monkeypatch.chdir(tmp_path)
     flags = [*map(str, TINY), "--steps", "3", "--evaluate-every", "0", "--data", cartpole, "--out", "run"]
     assert main(["train", "decision", *flags]) == 0
@@ -63,7 +63,7 @@ def test_the_example_needs_neither_torch_nor_this_package(run: Path, tmp_path: P
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Exit code and the one line on standard error."""
+    """Return exit code and the one line on standard error."""
     capsys.readouterr()
     code = main(["export", *words])
     error = capsys.readouterr().err.strip()

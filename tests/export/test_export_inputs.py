@@ -62,7 +62,7 @@ def test_the_inputs_are_named_in_their_order(tmp_path: Path) -> None:
 
 
 def test_the_example_without_an_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its rows are Gymnasium's own, its actions the library's."""
+    """Flatten observations by Gymnasium, and unflatten actions by the player."""
     monkeypatch.chdir(tmp_path)
     agent = CloneAgent(CloneConfig(width=16, depth=1, previous_action=True), task_of(SEEN, ACTED, None)).eval()
     torch.nn.init.normal_(agent.head.linear.weight)
@@ -87,7 +87,7 @@ def test_the_example_without_an_environment(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_example_makes_the_environment_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its keywords and its limit of steps: Sutton and Barto's reward of CartPole is 0 until the pole falls, then -1."""
+    """Keep its keywords and step limit: Sutton and Barto's reward is 0 until the pole falls, then -1."""
     monkeypatch.chdir(tmp_path)
     environment = EnvironmentInfo("CartPole-v1", {"sutton_barto_reward": True}, max_episode_steps=4)
     task = task_of(spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Discrete(2), environment)

@@ -18,7 +18,7 @@ pytest.importorskip("onnxscript")
 
 
 def lively(observations: str, actions: str, options: dict[str, Any]) -> PPOAgent:
-    """An agent whose actions move over their whole range, with statistics as if it had been trained."""
+    """Build an agent whose actions move over their whole range, with statistics as if it had been trained."""
     world = Noise(observations, actions)
     task = Task.in_environment(EnvironmentInfo("Noise-v0"), world.observation_space, world.action_space)
     agent = PPOAgent(PPOConfig(**{"width": 16, "depth": 1} | options), task)

@@ -18,13 +18,13 @@ WAYS = list(AutoresetMode)
 
 
 class Recorder:
-    """What one environment of a vector showed, row by row."""
+    """Observations, actions and rewards of one environment of a vector, row by row."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[Any, Any, float, bool]] = []  # observation, flat action, earned so far, start
 
     def batch(self, target: float) -> Batch:
-        """The recorded steps as one row; the return to go is the target minus the rewards so far."""
+        """Return the recorded steps as one row; the return-to-go is the target minus the rewards so far."""
         observations, actions, earned, starts = (np.array(column) for column in zip(*self.rows, strict=True))
         before = np.concatenate([np.zeros_like(actions[:1]), actions[:-1]])
         before[starts] = 0
@@ -45,7 +45,7 @@ class Recorder:
 def play(
     agent: Agent, actions: str, targets: list[float], steps: int, way: AutoresetMode = AutoresetMode.NEXT_STEP
 ) -> list[Batch]:
-    """`steps` steps of one environment for each target; what each recorded."""
+    """Play `steps` steps of one environment for each target; return the recorder of each."""
     vector = SyncVectorEnv([lambda: Drift(actions)] * len(targets), autoreset_mode=way)
     player = Player(agent, len(targets), target_return=targets)
     recorders = [Recorder() for _ in targets]
@@ -80,6 +80,6 @@ def _row(batched: Any, row: int) -> Any:
 
 
 def largest_gap(agent: Agent, batch: Batch) -> float:
-    """Between the actions that were taken and those that `predict` gives for the record."""
+    """Return the largest gap between the actions that were taken and those that `predict` gives for the record."""
     with torch.inference_mode():
         return float((agent.predict(batch) - batch.actions).abs().max())

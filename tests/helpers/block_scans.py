@@ -16,7 +16,7 @@ class Plain(Backbone):
 
 
 def backbone(width: int = 24, cell: str = "mingru", depth: int = 2, **options: Any) -> Backbone:
-    """One in double precision in which no weight stands where it starts."""
+    """Build a backbone in double precision whose weights all differ from their initial values."""
     torch.manual_seed(0)
     model = Backbone(width, depth, cell, **options).double()
     with torch.no_grad():
@@ -26,14 +26,14 @@ def backbone(width: int = 24, cell: str = "mingru", depth: int = 2, **options: A
 
 
 def plain(model: Backbone) -> Backbone:
-    """The same weights in torch's operations."""
+    """Return the model with the same weights in torch's operations."""
     twin = Plain.__new__(Plain)
     twin.__dict__ = model.__dict__
     return twin
 
 
 def inputs(model: Backbone, batch: int = 3, steps: int = 70) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, T, D), state (B, S) and resets (B, T); the first row is not reset at once."""
+    """Draw x (B, T, D), state (B, S) and resets (B, T); the first row has none at step 0."""
     x, state = torch.randn(batch, steps, model.width), torch.randn(batch, model.state_size)
     reset = torch.rand(batch, steps) < 0.1
     reset[:1, 0] = False
@@ -46,7 +46,7 @@ def is_fused(model: Backbone, *arguments: Tensor | None) -> bool:
 
 
 def everything(model: Backbone, x: Tensor, state: Tensor | None, reset: Tensor | None) -> list[Tensor]:
-    """Outputs, last state, and the gradients of a random loss of both to x, state and all weights."""
+    """Return outputs, last state, and the gradients of a random loss of both to x, state and all weights."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in (x, state) if tensor is not None]
     y, last = model.scan(leaves[0], None if state is None else leaves[1], reset)
     torch.manual_seed(1)
@@ -56,7 +56,7 @@ def everything(model: Backbone, x: Tensor, state: Tensor | None, reset: Tensor |
 
 
 def assert_near(actual: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
-    """Relative to the largest number of each, or to 1."""
+    """Compare relative to the largest element of each, or to 1."""
     for a, b in zip(actual, wanted, strict=True):
         assert a.shape == b.shape
         if b.numel():
@@ -70,7 +70,7 @@ def assert_as_torch_in_double(model: Backbone, x: Tensor, state: Tensor | None, 
 
 
 def assert_as_torch(model: Backbone, x: Tensor, state: Tensor | None, reset: Tensor | None) -> None:
-    """In float64 to 1e-10, and in float32 to 1e-5 of float64's."""
+    """Compare in float64 to 1e-10, and in float32 to 1e-5 of float64's."""
     assert_as_torch_in_double(model, x, state, reset)
     model.float()
     x, state = x.float(), None if state is None else state.float()

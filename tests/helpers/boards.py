@@ -45,20 +45,20 @@ class Board:
         self.address = found[0]
 
     def get(self, path: str, body: Any = None) -> Any:
-        """The answer to a request once it is there: files are read in the background."""
+        """Return the answer to a request, waiting for files that are read in the background."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
     def wait_for_runs(self, names: set[str]) -> dict[str, list[str]]:
-        """The names of the curves of each run, as soon as these runs are read."""
+        """Wait until these runs are read; return the names of the curves of each."""
         while (tags := self.get("data/plugin/scalars/tags")).keys() != names:
             time.sleep(0.2)
         return {run: list(found) for run, found in tags.items()}
 
     def charts_page(self) -> str:
-        """The page of charts as a browser gets it."""
+        """Fetch the page of charts as a browser does."""
         with urllib.request.urlopen(self.address + "charts") as answer:
             assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
             assert answer.headers["Cache-Control"] == "no-store"
@@ -66,7 +66,7 @@ class Board:
         return page
 
     def ticked(self) -> dict[str, bool]:
-        """The runs that the page of charts shows, from the address that it leads to."""
+        """Return the runs that the page of charts shows, by the address that it leads to."""
         found = re.search(r'location\.replace\("([^"]+)"\)', self.charts_page())
         assert found
         page, smoothing, state = found[1].split("&")
@@ -77,12 +77,12 @@ class Board:
         return ticked
 
     def layout(self) -> dict[str, dict[str, list[str]]]:
-        """The regular expressions of the curves of each chart of each category."""
+        """Return the regular expressions of the curves of each chart of each category."""
         answer = self.get("data/plugin/custom_scalars/layout")
         return {c["title"]: {t["title"]: t["multiline"]["tag"] for t in c["chart"]} for c in answer["category"]}
 
     def table(self) -> dict[str, dict[str, Any]]:
-        """Hyper-parameters and final values of each session."""
+        """Return hyper-parameters and final values of each session."""
         experiment = self.get("data/plugin/hparams/experiment", {"experimentName": ""})
         columns = [{"metric": info["name"]} for info in experiment["metricInfos"]]
         columns += [{"hparam": info["name"]} for info in experiment["hparamInfos"]]
@@ -97,7 +97,7 @@ class Board:
         return rows
 
     def stop(self, number: int = signal.SIGINT) -> tuple[int, str]:
-        """Its exit code, and what it said on standard error."""
+        """Send a signal; return exit code and standard error."""
         self.process.send_signal(number)
         _, error = self.process.communicate()
         return self.process.returncode, error

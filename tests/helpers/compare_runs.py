@@ -24,7 +24,7 @@ _ONLINE = ["--steps", "96", "--n-envs", "2", "--n-steps", "16", "--batch-size", 
 
 
 def train_all(folder: Path, seeds: Sequence[int]) -> None:
-    """Both methods on both tasks, as `minrl train` does it, and the grid."""
+    """Train both methods on both tasks by `minrl train`, and write the grid."""
     for seed in seeds:
         for method in METHODS:
             words = ["--cell", method.name, "--seed", str(seed), *_SMALL]
@@ -41,7 +41,7 @@ def write_grid(
     tasks: Sequence[ComparedTask] = (HOPPER, CARTPOLE),
     methods: Sequence[Method] = METHODS,
 ) -> None:
-    """The plan of all these runs, with the settings of the runs that are there or of the first of their task."""
+    """Write the plan of these runs, with the settings of those that exist or of the first of their task."""
     runs = [
         PlannedRun(task.name, method.name, seed, task.family, *_settings(folder, task.name, method.name, seed))
         for seed in seeds
@@ -53,7 +53,7 @@ def write_grid(
 
 
 def copy_run(source: Path, target: Path, score: float) -> None:
-    """A run like another one, with another score of its last checkpoint: the return, and the normalised score."""
+    """Copy a run with another score of its last checkpoint: the return, and the normalised score."""
     if source != target:
         shutil.copytree(source, target, dirs_exist_ok=True)
     change_summary(target, evaluation={"mean_return": score})
@@ -63,7 +63,7 @@ def copy_run(source: Path, target: Path, score: float) -> None:
 
 
 def change_summary(run: Path, evaluation: dict[str, Any] | None = None, **values: Any) -> None:
-    """Other numbers in a run's summary."""
+    """Change values in a run's summary."""
     summary = json.loads((run / "summary.json").read_text())
     summary |= values
     summary["evaluation"] |= evaluation or {}

@@ -41,7 +41,7 @@ evaluate_episodes = 2
 
 
 def grid(folder: Path, text: str, *, steps: int = 20, every: int = 5, online_steps: int = 256) -> Path:
-    """A grid's file of `text` with tiny settings."""
+    """Write a grid file of `text` with tiny settings."""
     tables = (OFFLINE + ONLINE).format(steps=steps, every=every, online_steps=online_steps)
     path = folder / "grid.toml"
     path.write_text(f"{text}\n{tables}", encoding="utf-8")
@@ -58,12 +58,12 @@ def evaluation(run: Path) -> Any:
 
 
 def runs(out: Path) -> list[str]:
-    """The runs that are done, by their folders."""
+    """List the folders of the finished runs."""
     return sorted(str(path.parent.relative_to(out / "runs")) for path in out.glob("runs/*/*/*/summary.json"))
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Every run of two comparisons the same: scores, weights and the log but for times; and so their reports."""
+    """Check that two comparisons have equal scores, weights, logs except for times, and reports."""
     assert runs(one) == runs(other) != []
     for name in runs(one):
         a, b = one / "runs" / name, other / "runs" / name

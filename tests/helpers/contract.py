@@ -21,12 +21,12 @@ Run = Callable[[Cell, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def cell_with(name: str, **options: Any) -> Callable[[], Cell]:
-    """A maker of the cell `name`."""
+    """Return a factory of the cell `name`."""
     return lambda: CELLS[name](WIDTH, **options)
 
 
 def backbone_of(cell: str, **options: Any) -> Callable[[], Cell]:
-    """A maker of two blocks of `cell`."""
+    """Return a factory of two blocks of `cell`."""
     return lambda: Backbone(WIDTH, 2, cell, **options)
 
 
@@ -66,12 +66,12 @@ MODELS: dict[str, Callable[[], Cell]] = {
 
 
 def scan(model: Cell, x: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-    """All steps at once."""
+    """Run all steps at once."""
     return model.scan(x, state, reset)
 
 
 def step_by_step(model: Cell, x: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-    """One step after the other, the memory emptied by hand where an episode opens."""
+    """Run one step after the other, zeroing the state at resets by hand."""
     outputs = []
     for t in range(x.shape[1]):
         state = torch.where(reset[:, t, None], torch.zeros_like(state), state)
@@ -81,7 +81,7 @@ def step_by_step(model: Cell, x: Tensor, state: Tensor, reset: Tensor) -> tuple[
 
 
 def cut(model: Cell, x: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-    """Pieces of all sorts of lengths with the state carried over."""
+    """Scan pieces of many lengths with the state carried over."""
     outputs, first = [], 0
     for end in CUTS:
         y, state = model.scan(x[:, first:end], state, reset[:, first:end])
@@ -91,7 +91,7 @@ def cut(model: Cell, x: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, T
 
 
 def episodes_apart(model: Cell, x: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-    """Each episode of each row on its own, without a reset flag."""
+    """Scan each episode of each row on its own, without resets."""
     rows, lasts = [], []
     for b in range(x.shape[0]):
         starts = reset[b].nonzero().flatten().tolist()
@@ -110,14 +110,14 @@ WAYS: dict[str, Run] = {"scan": scan, "steps": step_by_step, "cuts": cut, "episo
 
 
 def build(name: str, dtype: torch.dtype = torch.float64) -> Cell:
-    """The model `name` of MODELS, always with the same weights, without dropout."""
+    """Build the model `name` of MODELS, always with the same weights, without dropout."""
     torch.manual_seed(1)
     return MODELS[name]().to(dtype).eval()
 
 
 @cache
 def inputs(name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, T, D), a state (B, S) that some steps have left, and resets (B, T), in float64."""
+    """Draw x (B, T, D), a state (B, S) left by some steps, and resets (B, T), in float64."""
     model = build(name)
     torch.manual_seed(2)
     x = torch.randn(BATCH, STEPS, WIDTH, dtype=torch.float64)
@@ -130,7 +130,7 @@ def inputs(name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def measure(name: str, way: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Outputs, final state and the gradients of a random loss of both, for `way` of running the model."""
+    """Return outputs, final state and the gradients of a random loss of both, for `way` of running the model."""
     model = build(name, dtype)
     x, state, reset = inputs(name)
     x = x.to(dtype).requires_grad_()
@@ -148,12 +148,12 @@ def measure(name: str, way: str, dtype: torch.dtype) -> dict[str, Tensor]:
 
 @cache
 def expected(name: str) -> dict[str, Tensor]:
-    """What every way must give: step by step in float64."""
+    """Return the reference results: step by step in float64."""
     return measure(name, "steps", torch.float64)
 
 
 def assert_near(actual: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
-    """Largest difference within `tolerance` of the largest value, or of 1 where all are smaller."""
+    """Check that the largest difference is within `tolerance` of the largest value, or of 1 where all are smaller."""
     assert actual.shape == wanted.shape, what
     error = (actual.double() - wanted).abs().max() / wanted.abs().max().clamp(min=1.0)
     assert error <= tolerance, f"{what}: error {error:.1e}"

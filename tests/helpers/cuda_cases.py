@@ -28,7 +28,7 @@ TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-
 
 
 def scans(parts: int, reset: Tensor | None, candidate: Candidate, signed: bool) -> tuple[Scan, Scan]:
-    """The kernels and the loop, both of (B, T, P * D); the linear one has decay | drive, each (B, T, D)."""
+    """Return the kernels and the loop, both of (B, T, P * D); the linear one has decay | drive, each (B, T, D)."""
     if parts == 1:
         return (
             lambda x, state: cuda.linear_scan(*x.chunk(2, -1), state, reset),
@@ -42,7 +42,7 @@ def scans(parts: int, reset: Tensor | None, candidate: Candidate, signed: bool) 
 
 
 def inputs(parts: int, batch: int, steps: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Gates, state and resets, drawn on the CPU."""
+    """Draw gates, state and resets on the CPU."""
     torch.manual_seed(steps + width)
     gates = 3 * torch.randn(batch, steps, max(parts, 2) * width)
     if parts == 1:
@@ -51,7 +51,7 @@ def inputs(parts: int, batch: int, steps: int, width: int) -> tuple[Tensor, Tens
 
 
 def everything(scan: Scan, gates: Tensor, state: Tensor | None) -> list[Tensor]:
-    """h, the last state, and the gradients of a loss that uses h twice and the last state."""
+    """Return h, the last state, and the gradients of a loss that uses h twice and the last state."""
     leaves = [x.detach().requires_grad_() for x in (gates, state) if x is not None]
     h, last = scan(leaves[0], leaves[1] if state is not None else None)
     torch.manual_seed(1)
@@ -79,7 +79,7 @@ def agree(
     chunk: int | None = None,
     prepare: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> None:
-    """Outputs and gradients as the loop's in float64 from the same rounded inputs, relative to the largest number."""
+    """Compare outputs and gradients with the float64 loop's from the same rounded inputs, relative to the largest."""
     gates, state, reset = (x.to(device) for x in inputs(parts, batch, steps, width))
     gates = prepare((gates * scale).to(dtype))
     start = prepare(state.unsqueeze(1))[:, 0] if has_state else None
@@ -113,12 +113,12 @@ def turned(x: Tensor) -> Tensor:
 
 
 def off_by_one(x: Tensor) -> Tensor:
-    """A dense view that does not begin on a multiple of 16 bytes."""
+    """Return a dense view that does not begin on a multiple of 16 bytes."""
     return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
 
 
 def no_number_crosses(device: str, *, parts: int, value: float) -> None:
-    """What is no number shows in all that follows, and neither it nor its gradient crosses a reset."""
+    """Check that NaN reaches all steps that follow, and that neither it nor its gradient crosses a reset."""
     gates, state, _ = (x.to(device) for x in inputs(parts, 1, STEPS, 3))
     gates = gates * 0.3
     gates[0, 1, -3:] = value
@@ -141,7 +141,7 @@ def no_number_crosses(device: str, *, parts: int, value: float) -> None:
 
 
 def no_number_crosses_in_chunks(device: str, *, parts: int, value: float) -> None:
-    """The same where chunks of 4 steps run side by side, and the reset lies in the middle of the third."""
+    """Check the same where chunks of 4 steps run side by side, and the reset lies in the middle of the third."""
     with mock.patch.multiple(cuda, CHUNK=3, ROWS=4, multiprocessors=lambda _: 10**6):
         assert cuda.chunks_of(1, STEPS, 3, 10**6) == (3, 4)
         no_number_crosses(device, parts=parts, value=value)
@@ -173,7 +173,7 @@ def registered_as_torch_asks(device: str, *, parts: int) -> None:
 
 
 def by_its_public_name(device: str, *, parts: int) -> None:
-    """Half precision arrives as it is and goes out as it is, with a float32 state."""
+    """Take and return half precision, with a float32 state."""
     gates, state, reset = (x.to(device) for x in inputs(parts, 1, 5, 3))
     gates = gates.to(torch.bfloat16).requires_grad_()
     assert kernel_for(gates) == "cuda"
@@ -187,7 +187,7 @@ def by_its_public_name(device: str, *, parts: int) -> None:
 
 
 def cases() -> dict[str, Case]:
-    """Every case by name."""
+    """Map names to all cases."""
     found: dict[str, Case] = {}
     for parts, recurrence in {1: "linear", 2: "minGRU", 3: "minLSTM"}.items():
         run = partial(agree, parts=parts)
@@ -225,7 +225,7 @@ def cases() -> dict[str, Case]:
 
 
 def failure(case: Case) -> str:
-    """What went wrong; nothing if nothing did."""
+    """Return the traceback of a failure, or an empty string."""
     try:
         case("cpu")
     except Exception:

@@ -12,7 +12,7 @@ SMALL = {"transformer": {"context": 7, "heads": 2}}
 
 
 def agent_of(actions: str = "box", cell: str = "mingru", **options: Any) -> DecisionAgent:
-    """A small agent in float64 whose outputs differ much from step to step."""
+    """Build a small agent in float64 whose outputs differ much from step to step."""
     episodes = drift_episodes(actions)
     config = DecisionConfig(cell=cell, **{"width": 8, "depth": 2, "cell_options": SMALL.get(cell, {})} | options)
     agent = DecisionAgent(config, Task.of(episodes))

@@ -12,14 +12,14 @@ every_policy = pytest.mark.parametrize("family", SMALL, ids=["lstm", "mingru"])
 
 
 def small(family: str, env: Any = "CartPole-v1", kind: str = "Mlp", **options: Any) -> RecurrentPPO:
-    """A tiny model of a policy like `MlpLstmPolicy` or `MlpPolicy`."""
+    """Build a tiny model of a policy like `MlpLstmPolicy` or `MlpPolicy`."""
     options["policy_kwargs"] = {**SMALL[family], **options.get("policy_kwargs", {})}
     settings: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}
     return RecurrentPPO(f"{kind}{family}Policy", env, **{**settings, **options})
 
 
 def acts_alike(first: Any, second: Any, observation: Any) -> bool:
-    """Whether two models (or policies) take the same actions for three steps."""
+    """Return True if two models (or policies) take the same actions for three steps."""
     states: list[Any] = [None, None]
     for _ in range(3):
         actions = []

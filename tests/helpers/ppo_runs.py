@@ -47,7 +47,7 @@ def whole(out: Path, **settings: Any) -> None:
 
 
 def steps_of(out: Path, name: str = TIMESTEPS) -> list[int]:
-    """The steps of the rows that hold `name`."""
+    """List the steps of the rows that hold `name`."""
     return [int(row[TIMESTEPS]) for row in read_log(out, TIMESTEPS) if name in row]
 
 
@@ -61,6 +61,6 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 
 def numbers(out: Path) -> list[dict[str, float]]:
-    """The rows of the log without what a clock measured."""
+    """Return the rows of the log without times."""
     rows = read_log(out, TIMESTEPS)
     return [{k: v for k, v in row.items() if k == TIMESTEPS or not k.startswith("time/")} for row in rows]

@@ -51,7 +51,7 @@ def small(env: Any = None, policy: str = "MlpPolicy", **options: Any) -> Recurre
 
 
 def collected(model: RecurrentPPO) -> SegmentBuffer:
-    """The buffer after one rollout, without an update."""
+    """Return the buffer after one rollout, without an update."""
     _, callback = model._setup_learn(10**6)
     callback.on_training_start({}, {})
     assert model.env is not None

@@ -69,7 +69,7 @@ def reversed_keys(space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:
 
 @pytest.fixture(autouse=True)
 def road(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`Road-v0` in Gymnasium's registry, with its own order of keys again after a test."""
+    """Register `Road-v0` with Gymnasium, and restore the order of its keys after a test."""
     monkeypatch.setattr(Road, "backwards", False)
     gymnasium.register("Road-v0", entry_point=Road)
     yield
@@ -83,7 +83,7 @@ def keys_of(space: gymnasium.Space[Any]) -> Any:
 
 
 def stacked(space: gymnasium.Space[Any], count: int) -> tuple[Any, list[Any]]:
-    """A batch of samples, and the samples one by one."""
+    """Return a batch of samples, and the samples one by one."""
     space.seed(0)
     samples = [space.sample() for _ in range(count)]
     return _batch(samples), samples

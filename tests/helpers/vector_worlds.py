@@ -37,7 +37,7 @@ def monitored(make: Callable[[], Any] = cartpole) -> VecEnv:
 
 
 def actions_of(space: gymnasium.Space[Any], steps: int = T) -> np.ndarray:
-    """(T, N, ...): CartPole's go mostly to one side in the last environment, so that its pole falls."""
+    """Draw actions (T, N, ...): CartPole's go mostly to one side in the last environment, so that its pole falls."""
     generator = np.random.default_rng(1)
     if isinstance(space, spaces.Discrete):
         return (generator.random((steps, N)) < np.linspace(0.5, 0.95, N)).astype(np.int64)
@@ -58,7 +58,7 @@ class Played:
 
 
 def episodes_of(environment: VecEnv, seed: int = 7, steps: int = T) -> list[Played]:
-    """The episodes that T actions in each environment finish; those of filler steps do not count."""
+    """Return the episodes that T actions in each environment finish, without filler steps."""
     environment.seed(seed)
     actions = actions_of(environment.action_space, steps)
     observations: Any = environment.reset()
@@ -93,7 +93,7 @@ def of_monitor(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def flat(observations: Any, rows: int = N) -> np.ndarray:
-    """A copy, (N, O)."""
+    """Flatten observations into a copy (N, O)."""
     parts = [observations[key] for key in sorted(observations)] if isinstance(observations, dict) else [observations]
     return np.concatenate([np.array(part).reshape(rows, -1) for part in parts], axis=1)
 
@@ -169,7 +169,7 @@ class Plain(VectorEnv[Any, Any, Any]):
         self.metadata = {} if stated is None else {"autoreset_mode": stated}
         self.single_observation_space = space or spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.single_action_space = spaces.Discrete(2)
-        self.observation_space = self.action_space = spaces.Discrete(2)  # nobody asks
+        self.observation_space = self.action_space = spaces.Discrete(2)  # never used
         self.buffer = np.zeros((rows, 2), dtype)
         self.weight = 2.5
 

@@ -58,7 +58,7 @@ class Drift(gymnasium.Env[Any, Any]):
 
 
 def drift_episodes(actions: str = "box", count: int = 12, seed: int = 0) -> Episodes:
-    """Episodes of random actions in `Drift`, in memory."""
+    """Record episodes of random actions in `Drift`, in memory."""
     world = Drift(actions)
     world.action_space.seed(seed)
     columns: dict[str, list[Any]] = {name: [] for name in ("observations", "actions", "rewards", "finals", "lengths")}
@@ -94,7 +94,7 @@ def drift_episodes(actions: str = "box", count: int = 12, seed: int = 0) -> Epis
 
 @pytest.fixture
 def drift_registered() -> Any:
-    """`Drift-v0` in Gymnasium's registry while a test runs."""
+    """Register `Drift-v0` with Gymnasium while a test runs."""
     gymnasium.register("Drift-v0", entry_point=Drift)
     yield
     del gymnasium.registry["Drift-v0"]
@@ -102,7 +102,7 @@ def drift_registered() -> Any:
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home, a cache and folders of data sets that belong to the test."""
+    """Set a home, a cache and folders of data sets for the test alone."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MINRL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))

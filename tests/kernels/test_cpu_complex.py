@@ -17,7 +17,7 @@ Case = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 def case(shape: tuple[int, int, int], least: float = 0.0, most: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """decay of modulus `least` to `most` and any phase, drive, state (complex128), resets."""
+    """Draw decay of modulus `least` to `most` and any phase, drive, state (complex128) and resets."""
     batch, steps, width = shape
     modulus = least + (most - least) * torch.rand(shape, dtype=torch.float64)
     decay = torch.polar(modulus, 6.28 * torch.rand(shape, dtype=torch.float64))
@@ -26,7 +26,7 @@ def case(shape: tuple[int, int, int], least: float = 0.0, most: float = 1.0) -> 
 
 
 def everything(scan: object, inputs: Case) -> list[Tensor]:
-    """h, the last state, and the gradients of a random real loss of both."""
+    """Return h, the last state, and the gradients of a random real loss of both."""
     assert callable(scan)
     *tensors, reset = inputs
     leaves = [None if x is None else x.detach().clone().requires_grad_() for x in tensors]
@@ -43,7 +43,7 @@ def narrowed(inputs: Case, dtype: torch.dtype) -> Case:
 
 
 def assert_as_the_loop(inputs: Case, dtype: torch.dtype, tolerance: float) -> None:
-    """Relative to the largest number of each, from the same rounded inputs."""
+    """Compare with the loop from the same rounded inputs, relative to the largest element of each."""
     inputs = narrowed(inputs, dtype)
     assert kernel_for(inputs[1]) == "cpu"
     wanted = everything(reference.linear_scan, narrowed(inputs, torch.complex128))
@@ -55,7 +55,7 @@ def assert_as_the_loop(inputs: Case, dtype: torch.dtype, tolerance: float) -> No
 @pytest.mark.parametrize("width", [1, 5, 16, 128, 130, 300])
 @pytest.mark.parametrize("steps", [1, 2, 65])
 def test_any_shape(width: int, steps: int) -> None:
-    """One lane to more than two blocks of them."""
+    """Scan from one lane to more than two blocks of lanes."""
     inputs = case((2, steps, width))
     assert_as_the_loop(inputs, torch.complex128, 1e-12)
     assert_as_the_loop(inputs, torch.complex64, 5e-6)
@@ -75,13 +75,13 @@ def test_without_state_or_resets_and_with_resets_everywhere() -> None:
 
 @pytest.mark.parametrize("turn", [1.0, -1.0, 1j, 0.0], ids=["real", "negative", "imaginary", "zero"])
 def test_decays_on_an_axis(turn: complex) -> None:
-    """Purely real, purely imaginary and vanishing decays are no special cases, in gradients either."""
+    """Treat purely real, purely imaginary and vanishing decays like any, in gradients too."""
     decay, drive, state, reset = case((2, 33, 4))
     assert_as_the_loop((decay.abs() * turn, drive, state, reset), torch.complex128, 1e-12)
 
 
 def test_a_closed_form() -> None:
-    """h_t = i h_{t-1} + 1 goes round a square: 1, 1 + i, i, 0."""
+    """Run h_t = i h_{t-1} + 1 round a square: 1, 1 + i, i, 0."""
     ones = torch.ones(1, 8, 1, dtype=torch.complex128)
     h, last = linear_scan(1j * ones, ones)
     assert h[0, :, 0].tolist() == [1, 1 + 1j, 1j, 0] * 2
@@ -89,7 +89,7 @@ def test_a_closed_form() -> None:
 
 
 def test_a_long_memory_in_complex64() -> None:
-    """Decays of modulus 0.9997 over 8192 steps, to 1e-5 of complex128 in outputs and gradients."""
+    """Compare with complex128 to 1e-5 for decays of modulus 0.9997 over 8192 steps, in outputs and gradients."""
     decay, drive, state, _ = case((1, 8192, 4), 0.9997, 0.9997)
     assert_as_the_loop((decay, drive, state, torch.rand(1, 8192) < 0.001), torch.complex64, 1e-5)
 
@@ -102,7 +102,7 @@ def test_gradients_against_differences() -> None:
 
 
 def test_one_row_of_decay_for_all_steps() -> None:
-    """Expanded over batch and time, as time-invariant cells have it: the same numbers and a summed gradient."""
+    """Expand decay over batch and time, as time-invariant cells do: equal outputs and a summed gradient."""
     _, drive, state, reset = case((3, 50, 9))
     row = case((1, 1, 9), 0.8, 0.99)[0][0, 0].requires_grad_()
 

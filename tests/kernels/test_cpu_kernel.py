@@ -35,7 +35,7 @@ FORMS = {2: mingru_gates, 3: minlstm_gates}
 
 
 def case(parts: int, shape: tuple[int, int, int], scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Gates, state and reset in float64."""
+    """Draw gates, state and resets in float64."""
     batch, steps, width = shape
     gates = scale * torch.randn(batch, steps, parts * width, dtype=torch.float64)
     reset = torch.rand(batch, steps) < 0.1
@@ -46,7 +46,7 @@ def case(parts: int, shape: tuple[int, int, int], scale: float = 3.0) -> tuple[T
 def everything(
     scan: Callable[..., tuple[Tensor, Tensor]], gates: Tensor, state: Tensor | None, reset: Tensor | None
 ) -> list[Tensor]:
-    """h, the last state, and the gradients of a random loss of both."""
+    """Return h, the last state, and the gradients of a random loss of both."""
     leaves = [x.clone().requires_grad_() for x in (gates, state) if x is not None]
     h, last = scan(leaves[0], leaves[1] if state is not None else None, reset)
     torch.manual_seed(1)
@@ -63,7 +63,7 @@ def assert_as_the_loop(
     candidate: Candidate = "positive",
     signed: bool = False,
 ) -> None:
-    """Relative to the largest number of each, from the same rounded inputs."""
+    """Compare with the loop from the same rounded inputs, relative to the largest element of each."""
     gates, state, reset = inputs
 
     def loop(gates: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,7 @@ def assert_as_the_loop(
     dict.fromkeys([*product([1, 5, 16, 70, 256, 300], [65]), *product([5, 300], [1, 63, 64, 65, 130])]),
 )
 def test_any_shape(parts: int, width: int, steps: int) -> None:
-    """One lane to more than a block of them, one step to more than two chunks, no multiple of either."""
+    """Scan from one lane to more than a block, one step to more than two chunks, and no multiple of either."""
     inputs = case(parts, (2, steps, width))
     assert_as_the_loop(parts, torch.float64, 1e-11, inputs)
     assert_as_the_loop(parts, torch.float32, 5e-6, inputs)
@@ -117,7 +117,7 @@ def test_without_state_or_resets_and_with_resets_everywhere(parts: int) -> None:
 
 @pytest.mark.parametrize("parts", [2, 3])
 def test_a_long_memory_in_float32(parts: int) -> None:
-    """Decays of 0.9997 over 16,384 steps, to 5e-6 of float64 in outputs and gradients."""
+    """Compare with float64 to 5e-6 for decays of 0.9997 over 16,384 steps, in outputs and gradients."""
     gates, state, reset = case(parts, (1, 16384, 4), scale=0.1)
     gates[..., : 4 * (parts - 1)] += 8.1 * torch.tensor([-1.0] if parts == 2 else [1.0] * 4 + [0.0] * 4)
     if parts == 3:
@@ -133,8 +133,8 @@ def test_gradients_against_differences(parts: int) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_ends_at_a_reset(value: float) -> None:
-    """It shows in all that follows, and neither it nor its gradient crosses the start of an episode."""
+def test_nan_ends_at_a_reset(value: float) -> None:
+    """Check that it reaches all steps that follow, and that neither it nor its gradient crosses a reset."""
     gates = torch.randn(1, 6, 2 * 3)
     gates[0, 1, 3:] = value
     gates.requires_grad_()
@@ -221,7 +221,7 @@ def test_what_the_kernels_do_not_take_runs_in_torch() -> None:
 
 
 def run(program: str, **environment: str) -> str:
-    """What `program` prints on standard error."""
+    """Run `program`; return its standard error."""
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, **environment},
@@ -250,7 +250,7 @@ def test_first_compilation_is_told_once_and_kept(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
-    """Neither a folder that cannot be made nor one that is gone by the time of saving."""
+    """Scan where the folder cannot be made, and where it is gone by the time of saving."""
     blocker = tmp_path / "file"
     blocker.write_text("")
     run(ONE_SCAN, NUMBA_CACHE_DIR=str(blocker / "cache"), HOME=str(blocker), XDG_CACHE_HOME=str(blocker))
@@ -267,7 +267,7 @@ open({str(tmp_path / "gone")!r}, "w").close()
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_can_scan() -> None:
-    """The parent's threads are not the child's."""
+    """Start threads of its own in the child, as it has none of the parent's."""
     program = """
 import os, sys, torch
 from minrl.scan import mingru_scan

@@ -24,7 +24,7 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is
 
 
 def run(*command: str | Path, **environment: str) -> str:
-    """What a Python program prints, in a process of its own: Triton reads its variables when it is imported."""
+    """Run a Python program in a process of its own, as Triton reads its variables on import; return its output."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_INTERPRET")}
     done = subprocess.run(
         [sys.executable, *command], env={**kept, **environment}, cwd=ROOT, capture_output=True, text=True, check=False
@@ -97,7 +97,7 @@ def test_recorded_as_a_graph() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_offsets_beyond_32_bits() -> None:
-    """The last of sequences that together have more than 2^32 numbers is as it is alone."""
+    """Scan sequences of more than 2^32 elements together: the last equals the first."""
     free, _ = torch.cuda.mem_get_info()
     if free < 40 << 30:
         pytest.skip("needs 40 GB of GPU memory")
@@ -130,7 +130,7 @@ def test_what_the_kernels_do_not_take_runs_in_torch() -> None:
 
 
 def test_triton_is_optional() -> None:
-    """Without it scans run as ever; where it is, the kernels are not loaded before a GPU asks for them."""
+    """Scan without Triton; with it, load the kernels only for a GPU."""
     program = """
 import sys
 if sys.argv[1] == "without":
@@ -177,7 +177,7 @@ print([both(1000, 7, True, 1), both(1024, 64, False, 1), both(1, 64, False, 1), 
 
 @needs_triton
 def test_binds_as_triton_launches() -> None:
-    """Without state and resets, odd widths, time cut or not; another length of time compiles nothing anew."""
+    """Launch without state and resets, with odd widths, in chunks or not; another length compiles nothing."""
     assert json.loads(run("-c", BOUND)) == [[1, 1, 0], [2, 2, 0], [2, 2, 0], [3, 3, 1]]
 
 
@@ -185,7 +185,7 @@ def test_binds_as_triton_launches() -> None:
 @needs_triton
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's tools are for Linux")
 def test_compiles_without_spills(tmp_path: Path) -> None:
-    """minGRU's and minLSTM's kernels for sm_90, without a GPU: in registers alone, with wide loads."""
+    """Compile minGRU's and minLSTM's kernels for sm_90 without a GPU: in registers alone, with wide loads."""
     written = tmp_path / "table.json"
     only = ["--compile-only", "--capability", "90", "--recurrence", "minGRU", "minLSTM"]
     run("benchmarks/cuda_kernel.py", *only, "--json", written)

@@ -33,7 +33,7 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 
 def function_of(name: str) -> tuple[Function, list[Tensor], list[Tensor]]:
-    """The scan of a model as a function of all that is real, a point, and directions from there."""
+    """Return a model's scan as a function of all real inputs, a point, and directions from there."""
     model = build(name)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -57,7 +57,7 @@ def function_of(name: str) -> tuple[Function, list[Tensor], list[Tensor]]:
 
 
 def differences(function: Callable[..., tuple[Tensor, ...]], point: list[Tensor], to: list[Tensor]) -> list[Tensor]:
-    """The derivative of a function at `point` in a direction, from two of its values."""
+    """Return the directional derivative of a function at `point` by central differences."""
     values = [function(*(p + step * d for p, d in zip(point, to, strict=True))) for step in (STEP, -STEP)]
     return [((a - b) / (2 * STEP)).detach() for a, b in zip(*values, strict=True)]
 
@@ -70,7 +70,7 @@ def assert_close(actual: tuple[Tensor, ...] | list[Tensor], wanted: list[Tensor]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_mode(name: str) -> None:
-    """By torch.func, and by torch.autograd.forward_ad, which goes on where no graph is kept."""
+    """Differentiate by torch.func, and by torch.autograd.forward_ad also where no graph is kept."""
     run, point, to = function_of(name)
     wanted = differences(run, point, to)
     assert_close(torch.func.jvp(run, tuple(point), tuple(to))[1], wanted)
@@ -80,9 +80,9 @@ def test_forward_mode(name: str) -> None:
 
 
 def gradients(run: Function, point: list[Tensor], *, create_graph: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-    """Leaves at `point` and the gradients to them of a loss that is linear in the outputs.
+    """Return leaves at `point` and the gradients to them of a loss that is linear in the outputs.
 
-    What enters the graph's nodes then needs no gradient: the second derivative is all within them.
+    The incoming gradients of the graph's nodes are then constants: the second derivative lies within the nodes.
     """
     leaves = [p.clone().requires_grad_() for p in point]
     outputs = run(*leaves)
@@ -93,7 +93,7 @@ def gradients(run: Function, point: list[Tensor], *, create_graph: bool = False)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_second_derivatives(name: str) -> None:
-    """With compiled kernels and without."""
+    """Differentiate twice with compiled kernels and without."""
     run, point, to = function_of(name)
     wanted = differences(lambda *values: tuple(gradients(run, list(values))[1]), point, to)
     for path in PATHS:
@@ -105,7 +105,7 @@ def test_second_derivatives(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_many_gradients_at_once_and_torch_func(name: str) -> None:
-    """As `is_grads_batched` and `torch.func.vjp` give them: those of one backward pass after the other."""
+    """Compare `is_grads_batched` and `torch.func.vjp` with one backward pass after the other."""
     run, point, _ = function_of(name)
     for path in PATHS:
         with path():

@@ -61,7 +61,7 @@ def test_an_lstm() -> None:
 
 @pytest.mark.parametrize("scan", [linear_scan, mingru_scan, minlstm_scan])
 def test_transforms_compose(scan: Scan) -> None:
-    """Jacobians and Hessians in every order of the modes, and over a batch of problems, are those of reverse mode."""
+    """Compare Jacobians and Hessians in every order of the modes, and over a batch of problems, with reverse mode's."""
     drives = torch.randn(3, 1, 5, 6, dtype=torch.float64)
 
     def loss(x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def test_transforms_compose(scan: Scan) -> None:
 
 
 def test_recorded_by_torch_compile() -> None:
-    """A graph that holds a transform gives its numbers; one that was compiled outside of it refuses dual numbers."""
+    """Compile a graph that holds a transform; one that was compiled outside of it refuses dual numbers."""
     gates, to = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(2, 5, 6, dtype=torch.float64)
     wanted = torch.func.jvp(mingru_scan, (gates,), (to,))[1]
     assert wanted[0].abs().max() > 0.1
@@ -93,7 +93,7 @@ def test_recorded_by_torch_compile() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_operators_refuse_what_they_have_no_rule_for(device: str) -> None:
-    """Called by their own names, where nothing chooses for them, they would hand on no tangent."""
+    """Refuse dual numbers in direct calls of the operators, which would drop the tangent."""
     x = torch.rand(1, 3, 4)
     operators = torch.ops.minrl
     calls: list[Callable[[Tensor], object]] = [
@@ -121,7 +121,7 @@ def test_gradients_of_a_graph_that_was_recorded_before() -> None:
 
 
 def second(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    """The gradient of a weighted sum of the gradients, in float64."""
+    """Return the gradient of a weighted sum of the gradients, in float64."""
     first = torch.autograd.grad(loss, leaves, create_graph=True)
     torch.manual_seed(5)
     total = sum((g * torch.randn(g.shape, dtype=torch.float64).to(g.dtype)).sum() for g in first)
@@ -151,7 +151,7 @@ def test_a_backbone(cell: str, options: dict[str, float]) -> None:
 
 
 def test_a_backbone_in_float32_with_dropout() -> None:
-    """What falls in the gradients of gradients is what fell in the scan: against the same layers in float64."""
+    """Drop the same elements in second derivatives as in the scan: against the same layers in float64."""
     model = backbone(8, "minlstm", mlp=1, dropout=0.4).float().train()
     x, state, reset = inputs(model, 2, 40)
 
@@ -201,7 +201,7 @@ def test_tiles(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not matmul._has_onednn(), reason="this torch has no oneDNN operator for linear layers")
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_in_onednn(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss is linear in what the layer gives: torch's own layer in float64 is the measure."""
+    """Compare with torch's own layer in float64, under a loss that is linear in the output."""
     monkeypatch.setenv("MINRL_MATMUL", "onednn")
     layer = nn.Linear(12, 20, bias=bias)
     x, direction = torch.randn(100, 12), torch.randn(100, 20)

@@ -34,7 +34,7 @@ def test_scratch_lies_on_cache_lines() -> None:
 
 
 def test_every_lane_of_a_vector_of_another_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor with vectors of eight numbers, and on one whose kind is not known."""
+    """Simulate a processor with vectors of eight elements, and one of unknown kind."""
     import importlib.util
     import sys
 

@@ -31,7 +31,7 @@ assert x.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
 
 
 def notice(folder: Path, in_memory: bool = False, more: str = "") -> list[str]:
-    """What a process of its own writes to standard error, with its compiled code in `folder`."""
+    """Return the standard error of a process of its own, with its compiled code in `folder`."""
     program = folder / "program.py"
     if not program.exists():  # numba keeps code by the time of its file
         program.write_text(PROGRAM.format(in_memory=in_memory, more=more), encoding="utf-8")

@@ -35,7 +35,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 
 def case(batch: int, steps: int, width: int, resets: float = 0.2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """gates, weight, state and reset in float64, rounded to float32 so that only the arithmetic differs."""
+    """Draw gates, weight, state and reset in float64, rounded to float32 so that only the arithmetic differs."""
     torch.manual_seed(batch + 10 * steps + 100 * width)
     gates = 2 * torch.randn(batch, steps, 4 * width)
     weight, state = torch.randn(4 * width, width) / width**0.5, torch.randn(batch, 2 * width)
@@ -43,7 +43,7 @@ def case(batch: int, steps: int, width: int, resets: float = 0.2) -> tuple[Tenso
 
 
 def with_gradients(scan: Scan, leaves: list[Tensor], *rest: Tensor | None) -> list[Tensor]:
-    """h, last and the gradients of a random loss of both to the leaves."""
+    """Return h, last and the gradients of a random loss of both to the leaves."""
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
     h, last = scan(*leaves, *rest)
     torch.manual_seed(5)
@@ -61,7 +61,7 @@ def assert_all_near(actual: list[Tensor], wanted: list[Tensor], tolerance: float
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "unbiased"])
 @PRECISIONS
 def test_equal_to_torch(size: tuple[int, int, int], bias: bool, dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs, last state and the gradients to input, weights, biases and state are those of torch.nn.LSTM."""
+    """Compare outputs, last state and the gradients to input, weights, biases and state with torch.nn.LSTM's."""
     batch, steps, width = size
     torch.manual_seed(1)
     peer = nn.LSTM(width + 2, width, bias=bias, batch_first=True)
@@ -112,7 +112,7 @@ def test_resets_are_episodes_run_apart(
 
 @every_way
 def test_reset_at_the_right_step(way: str) -> None:
-    """Gates i = f = 1/2 and o = g = 1 without weights: c_t = c_{t-1} / 2 + 1/2 and h_t = tanh(c_t)."""
+    """Set gates i = f = 1/2 and o = g = 1 without weights: c_t = c_{t-1} / 2 + 1/2 and h_t = tanh(c_t)."""
     gates = torch.tensor([0.0, 0.0, 50.0, 50.0], dtype=torch.float64).repeat(1, 5, 1).requires_grad_()
     state = torch.tensor([[9.0, 4.0]], dtype=torch.float64, requires_grad=True)
     reset = torch.tensor([[False, False, True, False, False]])
@@ -121,7 +121,7 @@ def test_reset_at_the_right_step(way: str) -> None:
     assert torch.allclose(h[0, :, 0], c.tanh(), rtol=0, atol=1e-14)
     assert torch.allclose(last[0], torch.stack([c[-1].tanh(), c[-1]]), rtol=0, atol=1e-14)
     dgates, dstate = torch.autograd.grad(last[0, 1], [gates, state], retain_graph=True)
-    # dc/df = c_{t-1} f (1 - f) on the way to the end: c_{t-1} / 4, times 1/2 for each step that follows
+    # dc/df = c_{t-1} f (1 - f) = c_{t-1} / 4, times 1/2 for each step that follows
     assert torch.allclose(dgates[0, :, 1], torch.tensor([0, 0, 0, 0.0625, 0.1875]).double(), rtol=0, atol=1e-14)
     assert torch.all(dstate == 0)
     assert torch.all(dgates[0, :2] == 0)
@@ -131,7 +131,7 @@ def test_reset_at_the_right_step(way: str) -> None:
 
 @every_way
 def test_nothing_leaks_through_a_reset(way: str) -> None:
-    """NaN in the state and before the reset: what follows, and every gradient to it, is what it is without."""
+    """Put NaN into the state and before the reset: what follows, and its gradients, stay the same."""
     gates, weight, state, reset = case(3, 12, 9, resets=0.0)
     reset[0, 0] = reset[1:, 7] = True
     spoilt, broken = gates.clone(), state.clone()
@@ -186,8 +186,8 @@ def test_threads_share_the_rows(threads: Callable[[int], None]) -> None:
 
 
 @every_way
-def test_inputs_stay_as_they_are(way: str) -> None:
-    """Neither forward nor backward writes over what it was given or will need again."""
+def test_inputs_are_not_overwritten(way: str) -> None:
+    """Run forward and backward twice, and compare inputs, outputs and gradients."""
     gates, weight, state, reset = case(3, 8, 5)
     copies = [leaf.clone() for leaf in (gates, weight, state)]
     leaves = [leaf.requires_grad_() for leaf in (gates, weight, state)]
@@ -204,7 +204,7 @@ def test_inputs_stay_as_they_are(way: str) -> None:
 
 
 def test_strided_tensors() -> None:
-    """Time-major rollouts, a state that is columns of a wider one, transposed weights, expanded gradients."""
+    """Scan time-major rollouts, a slice of a wider state, transposed weights, and expanded gradients."""
     gates, weight, state, reset = case(3, 8, 5)
     wanted = with_gradients(lstm_scan, [gates, weight, state], reset)
     stored = gates.transpose(0, 1).contiguous().transpose(0, 1)
@@ -217,8 +217,8 @@ def test_strided_tensors() -> None:
 
 
 @PRECISIONS
-def test_shut_and_open_gates(dtype: torch.dtype, tolerance: float) -> None:
-    """Far outside the range of the exponential the gates are 0 or 1, and the memory is carried or replaced whole."""
+def test_saturated_gates(dtype: torch.dtype, tolerance: float) -> None:
+    """Carry or replace c exactly far outside the range of the exponential, where the gates are 0 or 1."""
     far = torch.tensor([-1e4, 1e4, 1e4, 1e4, 1e4, -1e4, -1e4, 1e4], dtype=dtype).view(1, 2, 4)
     state = torch.tensor([[0.0, 0.7]], dtype=dtype)
     h, last = lstm_scan(far, torch.zeros(4, 1, dtype=dtype), state)
@@ -242,7 +242,7 @@ def test_half_precision_makes_a_float32_state() -> None:
 
 @pytest.mark.parametrize("resets", ["nowhere", "first", "inside"])
 def test_the_layer_by_torch_and_by_the_kernel(resets: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, without numba and for some sizes without a reset, torch's LSTM runs a layer: the same numbers."""
+    """Compare the kernel with torch's LSTM, which runs on a GPU, without numba and, for some sizes, without resets."""
     torch.manual_seed(0)
     cell = CELLS["lstm"](128).double()
     reset = torch.zeros(8, 130, dtype=torch.bool)
@@ -259,7 +259,7 @@ def test_the_layer_by_torch_and_by_the_kernel(resets: str, monkeypatch: pytest.M
 
 
 def test_functional_gradients_of_the_cell() -> None:
-    """torch.func has no kernel of ours: the cell runs in torch's operations there."""
+    """Run in torch's operations under torch.func, for which there is no kernel."""
     cell = CELLS["lstm"](8)
     x, reset = torch.randn(2, 9, 8), torch.rand(2, 9) < 0.2
     actual = torch.func.grad(lambda x: cell.scan(x, None, reset)[0].square().sum())(x)

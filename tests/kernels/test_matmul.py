@@ -23,7 +23,7 @@ has_onednn = matmul._has_onednn()
 
 @pytest.fixture
 def onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """oneDNN's products wherever they can be."""
+    """Use oneDNN's matmuls wherever possible."""
     if not has_onednn:
         pytest.skip("this torch has no oneDNN operator for linear layers")
     monkeypatch.setenv("MINRL_MATMUL", "onednn")
@@ -41,7 +41,7 @@ def gradients(y: Tensor, *leaves: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(3, 5), (4, 40), (2, 32, 7), (1000,)])
 def test_a_layer_in_onednn(bias: bool, shape: tuple[int, ...]) -> None:
-    """Few rows and many, against float64."""
+    """Compare few rows and many with float64."""
     torch.manual_seed(0)
     module = nn.Linear(12, 20, bias=bias)
     x = torch.randn(*shape, 12, requires_grad=True)
@@ -60,7 +60,7 @@ def test_a_layer_in_onednn(bias: bool, shape: tuple[int, ...]) -> None:
 @pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize("options", [{}, {"mlp": 0}, {"expand": 2}])
 def test_a_backbone_in_onednn(options: dict[str, float]) -> None:
-    """Many rows, outputs and all gradients as in torch's operations."""
+    """Compare outputs and all gradients over many rows with torch's operations."""
     model = backbone(24, **options)
     assert_as_torch(model, *inputs(model, 4, 80))
 
@@ -99,10 +99,10 @@ def test_measured_once_and_a_bad_switch_is_named(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize("agent", ["clone", "ppo"])
-def test_a_run_goes_on_with_its_library(
+def test_a_resumed_run_keeps_its_matmul_library(
     agent: str, cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever this process has measured: the two round differently."""
+    """Keep it whatever this process has measured: the two round differently."""
     out, small = tmp_path / "run", ["--width", "8", "--depth", "1", "--evaluate-every", "0", "--threads", "1"]
     words = {
         "clone": ["--data", cartpole, "--steps", "2", "--batch-size", "2", "--length", "16"],

@@ -40,7 +40,7 @@ def minlstm_halves(state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 @pytest.mark.parametrize(("halves", "slope"), [(linear_halves, 1.0), (mingru_halves, 0.5), (minlstm_halves, 0.5)])
 def test_reset_at_the_right_step(halves: Halves, slope: float) -> None:
-    """Neither a reset one step late nor a gradient across it (both in PufferLib's issue 622)."""
+    """Refuse a reset one step late and a gradient across it (both in PufferLib's issue 622)."""
     reset = torch.tensor([[False, False, True, False, False]])
     state = torch.full((1, 1), 4.0, dtype=torch.float64, requires_grad=True)
     h, last, source = halves(state, reset)
@@ -60,7 +60,7 @@ def test_reset_at_the_right_step(halves: Halves, slope: float) -> None:
 
 
 def case(steps: int, dtype: torch.dtype, slowest: float = 0.9997) -> list[Tensor]:
-    """decay from -0.5 to `slowest` by column, drive, state (float64 or complex128) and reset."""
+    """Build decay from -0.5 to `slowest` by column, drive, state (float64 or complex128) and reset."""
     batch, width = 2, 5
     decay = torch.linspace(-0.5, slowest, width, dtype=dtype) * torch.ones(batch, steps, 1, dtype=dtype)
     if dtype.is_complex:
@@ -71,7 +71,7 @@ def case(steps: int, dtype: torch.dtype, slowest: float = 0.9997) -> list[Tensor
 
 
 def with_gradients(scan: Callable[..., tuple[Tensor, Tensor]], parts: list[Tensor]) -> list[Tensor]:
-    """h, last and the gradients to decay, drive and state of a random loss of both."""
+    """Return h, last and the gradients to decay, drive and state of a random loss of both."""
     *leaves, reset = parts
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
     h, last = scan(*leaves, reset)
@@ -99,7 +99,7 @@ def with_gradients(scan: Callable[..., tuple[Tensor, Tensor]], parts: list[Tenso
 def test_kernels_against_the_loop(
     kernel: str, steps: int, dtype: torch.dtype, wide: torch.dtype, tolerance: float
 ) -> None:
-    """Outputs, last state and every gradient, relative to the largest, against the plain loop in float64."""
+    """Compare outputs, last state and every gradient, relative to the largest, with the plain loop in float64."""
     parts = case(steps, wide)
     # Both start from the same rounded numbers, so that only the arithmetic differs.
     parts = [part if part.dtype == torch.bool else part.to(dtype).to(wide) for part in parts]
@@ -126,7 +126,7 @@ def gates(parts: int, steps: int = 70, scale: float = 2.0) -> Tensor:
 
 
 def test_mingru_against_the_published_form() -> None:
-    """The log-space training form of appendix B.2.1 gives the same outputs where it still has its digits."""
+    """Compare with the log-space training form of appendix B.2.1 where that still has its digits."""
     x = gates(2)
     assert torch.allclose(mingru_scan(x)[0], reference.log_space_mingru(x), rtol=1e-10, atol=0)
 
@@ -137,7 +137,7 @@ def test_mingru_against_the_published_form() -> None:
 def test_gates_as_the_equations_read(
     scan: Callable[..., tuple[Tensor, Tensor]], candidate: Candidate, signed: bool
 ) -> None:
-    """Appendix A.2, step by step, with its gates written as they stand there."""
+    """Compute appendix A.2 step by step, with its gates as written there."""
     x = gates(2 if scan is mingru_scan else 3)
     state = torch.randn(2, 3, dtype=torch.float64)
     *pre, content = x.chunk(2 if scan is mingru_scan else 3, dim=-1)
@@ -171,8 +171,8 @@ def test_gates_as_the_equations_read(
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_minlstm_with_shut_gates(forget: float, insert: float, kept: float, dtype: torch.dtype) -> None:
-    """f / (f + i) is 0 / 0 in floating point where both gates are shut; the share kept is not."""
+def test_minlstm_with_closed_gates(forget: float, insert: float, kept: float, dtype: torch.dtype) -> None:
+    """Compute the share kept where both gates are closed and f / (f + i) would be 0 / 0 in floating point."""
     x = torch.tensor([[[forget, insert, 0.0]]], dtype=dtype, requires_grad=True)
     state = torch.full((1, 1), 3.0, dtype=dtype)
     h, _ = minlstm_scan(x, state, candidate="linear")
@@ -225,7 +225,7 @@ def test_unknown_candidate(scan: Callable[..., tuple[Tensor, Tensor]]) -> None:
 
 
 def test_runs_where_only_torch_is_installed() -> None:
-    """The recurrences, the cells and the backbone need no other package, at import or in use."""
+    """Import and run the recurrences, the cells and the backbone without any other package."""
     blocked = ["gymnasium", "minari", "h5py", "stable_baselines3", "numba", "triton", "tensorboard", "tqdm"]
     program = f"""
 import sys
@@ -240,7 +240,7 @@ for name in minrl.cells.CELLS:
 
 
 def test_each_module_can_be_imported_first() -> None:
-    """Each in a child of a process that has loaded torch alone."""
+    """Import each in a child of a process that has loaded torch alone."""
     program = """
 import importlib, os, torch
 for module in ("scan", "kernels", "cells", "cells.convolution", "backbone"):

@@ -31,14 +31,14 @@ Scan = Callable[[Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def fast(name: str) -> Scan:
-    """The recurrence by its public name, of inputs that lie side by side."""
+    """Return the public scan, of inputs packed side by side."""
     if name == "linear":
         return lambda x, state, reset: linear_scan(torch.sigmoid(x.chunk(2, -1)[0]), x.chunk(2, -1)[1], state, reset)
     return lambda x, state, reset: SCANS[name](x, state, reset)
 
 
 def loop(name: str) -> Scan:
-    """The same as its equations read."""
+    """Return the same recurrence as the reference loop."""
 
     def run(x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
         if name == "linear":
@@ -51,7 +51,7 @@ def loop(name: str) -> Scan:
 
 
 def everything(scan: Scan, x: Tensor, state: Tensor | None, reset: Tensor | None) -> list[Tensor]:
-    """h, the last state, and the gradients of a loss that uses h twice and the last state once."""
+    """Return h, the last state, and the gradients of a loss that uses h twice and the last state once."""
     leaves = [tensor.requires_grad_() for tensor in (x, state) if tensor is not None]
     h, last = scan(x, state, reset)
     torch.manual_seed(3)
@@ -61,12 +61,12 @@ def everything(scan: Scan, x: Tensor, state: Tensor | None, reset: Tensor | None
 
 
 def turned(x: Tensor) -> Tensor:
-    """The same numbers with time and batch the other way round in memory."""
+    """Return the same values, time-major in memory."""
     return x.transpose(0, 1).contiguous().transpose(0, 1)
 
 
 def sliced(x: Tensor) -> Tensor:
-    """The same numbers in the middle of a larger tensor, every second of its rows."""
+    """Return the same values in the middle of a larger tensor, every second of its rows."""
     wide = x.new_full((2 * x.shape[0], *(size + 3 for size in x.shape[1:])), 7 if x.dtype != torch.bool else 1)
     window = wide[(slice(None, None, 2), *(slice(2, 2 + size) for size in x.shape[1:]))]
     window.copy_(x)
@@ -100,7 +100,7 @@ def inputs(
     scale: float = 0.0,
     prepare: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Inputs in float32; those of a large scale are plus or minus it."""
+    """Draw inputs in float32; those of a large scale are plus or minus it."""
     torch.manual_seed(0)
     x = 2 * torch.randn(batch, steps, PARTS[name] * width)
     x = scale * x.sign() if scale else x
@@ -113,7 +113,7 @@ def inputs(
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("edge", EDGES)
 def test_edges(path: str, name: str, edge: str) -> None:
-    """Outputs, last state and all gradients to 5e-6 of the largest number of each."""
+    """Compare outputs, last state and all gradients to 5e-6 of the largest element of each."""
     x, state, reset = inputs(name, **EDGES[edge])
     exact = everything(loop(name), x.double(), None if state is None else state.double(), reset)
     with PATHS[path]():
@@ -128,7 +128,7 @@ def test_edges(path: str, name: str, edge: str) -> None:
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("width", [5, 64])
 def test_steps_are_the_scan_to_the_bit(name: str, width: int) -> None:
-    """On the CPU path, one call a step from the carried state, resets by hand."""
+    """Call the CPU path once a step from the carried state, with resets by hand."""
     pytest.importorskip("numba")
     x, state, reset = inputs(name, width=width, steps=90)
     assert state is not None

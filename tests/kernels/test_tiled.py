@@ -45,7 +45,7 @@ def inputs(batch: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def results(cell: Cell, x: Tensor, state: Tensor, reset: Tensor | None) -> list[Tensor]:
-    """Outputs, last state, and the gradients to all that has some, from random directions."""
+    """Return outputs, last state, and all gradients from random directions."""
     y, last = cell.scan(x, state, reset)
     draw = torch.Generator().manual_seed(1)
     directions = [torch.randn(part.shape, generator=draw).to(part.dtype) for part in (y, last)]
@@ -69,10 +69,10 @@ def assert_taken(cell: Any, x: Tensor) -> None:
     [*((shape, {}) for shape in SHAPES), *((SHAPES[-1], options) for options in CASES.values() if options)],
 )
 @pytest.mark.parametrize("name", ["mingru", "minlstm"])
-def test_the_numbers_are_those_of_product_and_scan(
+def test_tiles_equal_matmul_and_scan(
     name: str, options: dict[str, Any], shape: tuple[int, int], resets: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outputs and what flows back through time to the bit, sums over rows to rounding."""
+    """Compare outputs and gradients through time to the bit, and sums over rows to rounding."""
     torch.manual_seed(0)
     cell = CELLS[name](WIDTH, **options)
     x, _, reset = inputs(*shape)
@@ -93,7 +93,7 @@ def test_the_numbers_are_those_of_product_and_scan(
 def test_threads_share_the_sequences(
     name: str, shape: tuple[int, int], asks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit what one thread gives, and torch has its threads afterwards."""
+    """Compare with one thread to the bit, and leave torch its own threads."""
     cell = CELLS[name](WIDTH).requires_grad_(asks != "x alone")
     x, state, reset = inputs(*shape)
     x.requires_grad_(asks != "weights alone")
@@ -119,8 +119,8 @@ def test_threads_share_the_sequences(
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_threads_know_the_mode_of_their_caller() -> None:
-    """Tensors made in inference mode can only be written to in it."""
+def test_threads_keep_inference_mode() -> None:
+    """Write to tensors of inference mode, which is only allowed within it."""
     cell, (x, state, reset) = CELLS["mingru"](WIDTH), inputs(16, 301)
     with torch.inference_mode():
         y, last = cell.scan(x, state, reset)
@@ -179,7 +179,7 @@ def test_only_the_asked_gradients_are_there() -> None:
 
 
 def test_an_output_changed_in_place_is_noticed() -> None:
-    """As with all of torch: the gradient needs what was there."""
+    """Raise torch's error, as the gradient needs the old output."""
     cell, (x, state, reset) = CELLS["mingru"](WIDTH), inputs(5, 301)
     y, _ = cell.scan(x, state, reset)
     y.mul_(2)

@@ -40,7 +40,7 @@ Step = tuple[Tensor, Tensor]
 
 
 def agent_of(kind: str = "decision", actions: str = "box", width: int = 24, **options: Any) -> Agent:
-    """One in which no weight stands where it starts."""
+    """Build an agent whose weights all differ from their initial values."""
     agent_class, config_class = KINDS[kind]
     episodes = drift_episodes(actions)
     agent: Agent = agent_class(config_class(width=width, depth=2, **options), Task.of(episodes))
@@ -69,14 +69,14 @@ def fused(agent: Agent, moment: Moment, state: Tensor, *, deterministic: bool = 
 
 
 def exact(agent: Agent, moment: Moment, state: Tensor) -> Step:
-    """By torch's own operations, which a gradient needs."""
+    """Act by torch's own operations, which run where gradients are on."""
     with torch.enable_grad():
         action, state = agent.act(moment, state)
     return action.detach(), state.detach()
 
 
 def error(agent: Agent, moment: Moment, state: Tensor) -> float:
-    """The largest difference of the fused step to torch's."""
+    """Return the largest difference between the compiled action and torch's."""
     step = fused(agent, moment, state)
     assert step is not None
     return max((a - b).abs().max().item() for a, b in zip(step, exact(agent, moment, state), strict=True))

@@ -33,7 +33,7 @@ K = 5
 
 
 def agent_of(name: str, **options: Any) -> Any:
-    """A small agent in float64 whose actions differ much from step to step."""
+    """Build a small agent in float64 whose actions differ much from step to step."""
     episodes = drift_episodes()
     agent: Any = KINDS[name](CONFIGS[name](width=8, depth=2, **options), Task.of(episodes))
     agent.fit_normalization(episodes)
@@ -43,7 +43,7 @@ def agent_of(name: str, **options: Any) -> Any:
 
 
 def test_every_agent_with_windows_is_tested_here() -> None:
-    """One with `context` among its settings and not in this file's table would act from a state it never saw."""
+    """Require every agent with a `context` setting in this file's table."""
     for name in checkpoint.agents():
         kind = checkpoint.agent_class(name).config_class
         if "context" in {field.name for field in dataclasses.fields(kind)}:
@@ -64,7 +64,7 @@ def test_refeed_is_the_default_where_there_is_context(name: str) -> None:
 @pytest.mark.parametrize("cell", ["mingru", "mamba", "transformer"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_action_is_that_of_the_last_steps_alone(name: str, cell: str) -> None:
-    """Each action played is the last of a pass over the window that ends there, as training has it."""
+    """Compare each action with the last of a pass over the window that ends there, as in training."""
     agent = agent_of(name, cell=cell, context=K, previous_action=True)
     trained = agent_of(name, cell=cell, context=K, previous_action=True, refeed=False)
     trained.load_state_dict(agent.state_dict())
@@ -103,8 +103,8 @@ def test_from_the_command_line(name: str, cartpole: str, tmp_path: Path, capsys:
     assert kept.acting is kept.backbone
 
 
-def test_saved_agents_keep_what_they_said(tmp_path: Path) -> None:
-    """A checkpoint says `refeed` from the first version of the decision agent on; a clone's of before does not."""
+def test_checkpoints_keep_their_refeed(tmp_path: Path) -> None:
+    """Load `refeed` as saved, and as False from a clone's older file, which lacks it."""
     for name in CONFIGS:
         agent = agent_of(name, context=K, refeed=False).float()
         checkpoint.save(tmp_path / LAST_CHECKPOINT, agent, step=1)

@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 
 
 def parts(dtype: torch.dtype, bias: bool = True) -> list[Part]:
-    """Three layers of different inputs into width 32."""
+    """Build three layers of different inputs into width 32."""
     torch.manual_seed(0)
     sizes = 11, 1, 3
     layers = [nn.Linear(k, 32, bias=bias or k > 1).to(dtype) for k in sizes]
@@ -26,7 +26,7 @@ def of_all(given: list[Part]) -> list[Tensor]:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_sum_of_layers(dtype: torch.dtype, bias: bool) -> None:
-    """Without dropout: the sum that torch forms, and its gradients, each parameter's own."""
+    """Compare the sum and each parameter's gradient with torch's, without dropout."""
     given, dropout = parts(dtype, bias), nn.Dropout(0.0)
     ours, theirs = embedded(given, dropout), sum(layer(x) for layer, x in given)
     assert isinstance(theirs, Tensor)
@@ -41,7 +41,7 @@ def test_the_sum_of_layers(dtype: torch.dtype, bias: bool) -> None:
 
 
 def test_dropout_of_the_sum() -> None:
-    """A share of it falls, what stays has grown, and the gradients are those of what stayed."""
+    """Check the share of zeros, the scale of the rest, and the gradients of the rest."""
     given, dropout = parts(torch.float64), nn.Dropout(0.3)
     whole = sum(layer(x) for layer, x in given)
     assert isinstance(whole, Tensor)
@@ -68,7 +68,7 @@ def test_dropout_alone() -> None:
 
 
 def test_seeds_and_evaluation() -> None:
-    """Equal seeds let the same numbers fall; an evaluation, hooks and gradients to inputs take torch's way."""
+    """Repeat the mask for equal seeds; use torch's operations for evaluation, hooks and gradients to inputs."""
     given, dropout = parts(torch.float32), nn.Dropout(0.5)
 
     def output(seed: int) -> Tensor:

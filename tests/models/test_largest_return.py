@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def agent_of(actions: str = "box", **options: Any) -> DecisionAgent:
-    """A small agent whose outputs and predictions differ much from step to step."""
+    """Build a small agent whose outputs and predictions differ much from step to step."""
     episodes = drift_episodes(actions)
     agent = DecisionAgent(
         DecisionConfig(**{"width": 8, "depth": 2, "return_expectile": 0.9} | options), Task.of(episodes)
@@ -62,7 +62,7 @@ def batch_of(agent: Agent, rows: int = 3, length: int = 40) -> Batch:
 
 @pytest.fixture
 def no_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`play` asks for no target: those that it is given only enter its records, where they must count for nothing."""
+    """Give players no target: those that `play` is given then only enter its records, without effect."""
     monkeypatch.setattr(acting, "Player", lambda agent, count, **_: Player(agent, count))
 
 
@@ -87,8 +87,8 @@ def test_acting_is_predicting_with_every_kind_of_action(actions: str) -> None:
         assert largest_gap(agent, batch) <= 1e-9
 
 
-def test_the_prediction_is_what_is_asked_for() -> None:
-    """With its cap, and from the episode's start anew; rewards change nothing."""
+def test_the_prediction_is_the_target() -> None:
+    """Check that it is capped, starts anew at each episode, and ignores rewards."""
     agent = agent_of().double()
     assert agent.largest_return is not None
     plain = DecisionAgent(dataclasses.replace(agent.config, return_expectile=None), agent.task).double().eval()
@@ -137,7 +137,7 @@ def test_the_compiled_step_is_torchs(variant: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("expectile", [0.5, 0.9, 0.99])
 def test_the_expectile_of_two_values(expectile: float) -> None:
-    """Of 0 and 1 with chances 1 - p and p it is tau p / (tau p + (1 - tau)(1 - p)); at 1/2 the mean."""
+    """Compute it for 0 and 1 with chances 1 - p and p: tau p / (tau p + (1 - tau)(1 - p)); at 1/2 the mean."""
     p = 0.2
     e = torch.linspace(0, 1, 100_001, dtype=torch.float64)
     mean_loss = p * expectile_loss(1 - e, expectile) + (1 - p) * expectile_loss(-e, expectile)
@@ -149,7 +149,7 @@ CUES = {0.0: (1.0, 5.0), 1.0: (2.0, 9.0)}  # what episodes with this cue earned
 
 
 def cued_episodes() -> Episodes:
-    """The first observation alone tells what can be earned, all of it at the end; the action tells which was."""
+    """Build episodes whose first observation tells the possible returns, and whose action the one earned."""
     rows: dict[str, list[Any]] = {name: [] for name in ("observations", "actions", "rewards")}
     pairs = [(cue, earned) for cue, all_earned in CUES.items() for earned in all_earned] * 10
     for cue, earned in pairs:
@@ -165,8 +165,8 @@ def cued_episodes() -> Episodes:
 
 
 @pytest.mark.parametrize("tokens", ["step", "triple"])
-def test_the_most_of_the_past_that_was_seen_is_predicted_and_done(tokens: Any) -> None:
-    """At every step, though only the first observation tells what there is to earn."""
+def test_the_largest_return_of_a_past_is_predicted_and_achieved(tokens: Any) -> None:
+    """Check it at every step, though only the first observation carries the cue."""
     torch.manual_seed(1)
     episodes = cued_episodes()
     config = DecisionConfig(width=16, depth=1, dropout=0.0, return_expectile=0.98, tokens=tokens)

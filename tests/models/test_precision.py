@@ -85,7 +85,7 @@ def flat_file(folder: Path, dtype: npt.DTypeLike, actions: npt.NDArray[Any] | No
 
 
 def minari_folder(space: Any, dtype: npt.DTypeLike, actions: npt.NDArray[Any] | None = None) -> str:
-    """In Minari's own layout; the observation is a part of a Dict where the space is one."""
+    """Write Minari's own layout; the observation is a part of a Dict where the space is one."""
     data = Path(os.environ["MINARI_DATASETS_PATH"]) / "own/survey-v0" / "data"
     data.mkdir(parents=True, exist_ok=True)
     rows = seen() + OFFSET
@@ -119,7 +119,7 @@ def test_a_flat_file_keeps_every_value(tmp_path: Path, dtype: Any, cache: bool) 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("declared", [np.float64, np.float32])
 def test_a_minari_set_keeps_every_value(declared: Any, nested: bool) -> None:
-    """What the file holds counts, not the precision that the space declares."""
+    """Take the precision of the file, not that of the declared space."""
     box: Any = spaces.Box(-np.inf, np.inf, (3,), declared)
     space = spaces.Dict({"choice": spaces.Discrete(3), "place": box}) if nested else box
     episodes = load(minari_folder(space, np.float64))
@@ -130,7 +130,7 @@ def test_a_minari_set_keeps_every_value(declared: Any, nested: bool) -> None:
 
 
 def test_a_set_that_float32_holds_stays_float32(tmp_path: Path) -> None:
-    """Not by the type of the file: with an offset of 3, or of 3e6 in steps of a quarter, nothing is lost."""
+    """Keep float32 where an offset of 3, or of 3e6 in steps of a quarter, loses nothing, whatever the file's type."""
     for rows in (seen() + 3, np.round(40 * seen()) / 4 + 3e6, np.full((9, 3), 5_412_345.1), 0.1 + 1e-17 * seen()):
         rounding = Rounding(3)
         rounding.add(rows[:5])
@@ -143,7 +143,7 @@ def test_a_set_that_float32_holds_stays_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
 @pytest.mark.parametrize("source", [flat_file, minari_folder])
 def test_actions_that_float32_cannot_tell_apart_are_refused(source: Any, dtype: Any, tmp_path: Path) -> None:
-    """At 1e6 float32 has steps of 1/16, at 1e9 of 64; about 20 it has what an action of any use needs."""
+    """Refuse them at 1e6, where float32 has steps of 1/16, and at 1e9 (64); at 20 they are precise enough."""
     sine = np.sin(3 * seen()[:, :2])
     near, far = (20 + sine / 50, 1e6 + sine / 50) if dtype is np.float64 else (2**24 + 40 * sine, 1e9 + 40 * sine)
     given = (tmp_path, np.float32) if source is flat_file else (WIDE, np.float64)
@@ -167,7 +167,7 @@ def test_normalisation_against_extended_precision(offset: float) -> None:
 
 
 def test_a_float32_column_with_an_offset_is_centred() -> None:
-    """Its steps are half a metre; the mean lies between two of them."""
+    """Centre on a mean that lies between two of its steps of half a metre."""
     rows = (seen() + 5_412_345.0).astype(np.float32)
     normalizer = Normalizer(3)
     normalizer.fit(replace(surveyed(0.0), observations=rows))
@@ -177,8 +177,8 @@ def test_a_float32_column_with_an_offset_is_centred() -> None:
 
 
 @pytest.mark.parametrize("kind", AGENTS)
-def test_an_offset_does_not_change_what_is_learned(kind: str) -> None:
-    """Of seconds since 1970 a float64 holds 2e-7."""
+def test_an_offset_does_not_change_training(kind: str) -> None:
+    """Compare with seconds since 1970, which float64 holds to 2e-7."""
     plain, wide = agent_of(kind, surveyed(0.0), steps=5), agent_of(kind, surveyed(), steps=5)
     others = dict(wide.named_parameters())
     for name, value in plain.named_parameters():
@@ -186,8 +186,8 @@ def test_an_offset_does_not_change_what_is_learned(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", AGENTS)
-def test_acting_sees_what_training_saw(kind: str) -> None:
-    """Through the player, by hand, with and without the compiled call, in batches; all against the plain set."""
+def test_acting_sees_the_observations_of_training(kind: str) -> None:
+    """Act through the player, by hand, with and without the compiled call, and in batches."""
     plain, wide = agent_of(kind, surveyed(0.0)), agent_of(kind, surveyed())
     players = Player(plain, 7), Player(wide, 7)
     by_hand, start = wide.initial_state(7), np.ones(7, dtype=np.bool_)
@@ -218,7 +218,7 @@ def test_an_exported_model_takes_float64(tmp_path: Path) -> None:
 
 
 def test_an_exported_action_with_an_offset(tmp_path: Path) -> None:
-    """Two digits of float32 at 20 are more than 1e-5 of a range of .04."""
+    """Export actions at 20, where two digits of float32 are more than 1e-5 of a range of .04."""
     pytest.importorskip("onnxruntime")
     episodes = surveyed(0.0)
     moved = Episodes(

@@ -34,7 +34,7 @@ EPISODES, STEPS = 6, 40
 
 
 def wave(scale: float = 1.0, offset: float = 0.0, *, bound: float = np.inf, constant: float | None = None) -> Episodes:
-    """Two action columns that follow from the observations, in the unit asked for; `constant` adds a third."""
+    """Build two action columns that follow from the observations, in a given unit; `constant` adds a third."""
     random = np.random.default_rng(0)
     seen = random.normal(size=(EPISODES * STEPS, 3))
     acted = np.stack([np.tanh(seen[:, 0] - seen[:, 1]), 0.5 * np.sin(2 * seen[:, 2])], axis=1) * scale + offset
@@ -78,7 +78,7 @@ def error_in_spreads(agent: Agent, episodes: Episodes) -> npt.NDArray[Any]:
 
 @pytest.mark.parametrize("kind", AGENTS)
 def test_training_does_not_depend_on_the_unit(kind: str) -> None:
-    """A float32 at 20 holds an action of spread .006 to 3e-4 of it, which training carries on."""
+    """Train in other units: at 20, float32 holds actions of spread .006 only to 3e-4 of it."""
     wanted = error_in_spreads(trained(kind, wave()), wave())
     assert (wanted < 0.9).all()  # 0.8 is what a constant scores, 1 what the mean of a normal one would
     for scale, offset in UNITS:
@@ -101,7 +101,7 @@ def test_declared_bounds_do_not_matter(kind: str) -> None:
 
 
 def test_the_unit_of_the_losses() -> None:
-    """The mean action scores 1 in squared error; log-densities move by the logarithm of the unit, shares do not."""
+    """Score 1 for the mean action in squared error; log-densities move by the logarithm of the unit, shares do not."""
     for scale in (1.0, 1e-3):
         episodes = wave(scale, 5 * scale)
         actions = torch.from_numpy(episodes.actions)
@@ -119,7 +119,7 @@ def test_the_unit_of_the_losses() -> None:
 @pytest.mark.parametrize("kind", AGENTS)
 @pytest.mark.parametrize("constant", [0.0, 0.1, -7e5])
 def test_a_column_that_never_changes(kind: str, constant: float) -> None:
-    """It is acted exactly and changes nothing of what the others learn."""
+    """Act it exactly, without changing what the other columns learn."""
     episodes = wave(constant=constant)
     agent = trained(kind, episodes, steps=5)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_actions_stay_inside_the_space_or_what_was_recorded(kind: str, bound: fl
 
 @pytest.mark.parametrize("kind", ["clone", "categorical", "decision"])
 def test_the_compiled_step_remembers_actions_in_their_unit(kind: str) -> None:
-    """With gradients torch's operations run, without them the compiled call."""
+    """Compare the compiled call with torch's operations, which run with gradients on."""
     episodes = wave(1e-2, 20.0)
     agent = AGENTS[kind](Task.of(episodes))
     agent.fit_normalization(episodes)
@@ -178,8 +178,8 @@ def test_the_compiled_step_remembers_actions_in_their_unit(kind: str) -> None:
         assert kept.double().numpy() == pytest.approx((compiled.double().numpy() - mean) / std, abs=2e-3)
 
 
-def test_a_checkpoint_from_before_acts_as_before() -> None:
-    """Its task holds no statistics of actions: tanh onto the range, and the previous action in its own unit."""
+def test_an_older_checkpoint_acts_as_before() -> None:
+    """Load a task without action statistics: tanh onto the range, and the previous action in its own unit."""
     values = Task.of(wave(3.0, 1.0)).to_dict()
     del values["action_mean"], values["action_std"]
     agent = AGENTS["clone"](Task.from_dict(values))

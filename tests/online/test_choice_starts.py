@@ -54,7 +54,7 @@ class Lever(gymnasium.Env[Any, Any]):
 
 @pytest.fixture(autouse=True)
 def lever() -> Any:
-    """`Lever-v0` in Gymnasium's registry."""
+    """Register `Lever-v0` with Gymnasium."""
     gymnasium.register("Lever-v0", entry_point=Lever)
     yield
     del gymnasium.registry["Lever-v0"]

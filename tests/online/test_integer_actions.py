@@ -63,7 +63,7 @@ class Sampled(BaseCallback):
 
 
 def rounded(space: spaces.Box, values: Any) -> list[int]:
-    """Each number as the nearest whole number of its column."""
+    """Round each value to the nearest whole number within its column's bounds."""
     bounds = zip(values.tolist(), space.low.tolist(), space.high.tolist(), strict=True)
     return [min(max(round(value), low), high) for value, low, high in bounds]
 

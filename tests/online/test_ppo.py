@@ -80,7 +80,7 @@ def test_segments_hold_what_was_seen_and_the_memory_at_their_start() -> None:
 
 
 def test_advantages_and_bootstrap_equal_the_definition() -> None:
-    """GAE (arXiv 1506.02438, equation 16) written out, with V(final observation, memory after the step) at limits."""
+    """Compute GAE (arXiv 1506.02438, equation 16), with V(final observation, state after the step) at limits."""
     finals: list[dict[int, Any]] = []
 
     class Watch(BaseCallback):

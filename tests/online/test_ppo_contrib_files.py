@@ -53,7 +53,7 @@ def theirs(name: str = "MlpLstmPolicy", policy: Any = None) -> Any:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_policy(name: str, tmp_path: Path) -> None:
-    """They act alike over an episode, deterministic actions to the bit of one matmul."""
+    """Compare the actions over an episode, deterministic ones to the bit of one matmul."""
     model = theirs(name).learn(16)
     model.save(tmp_path / "model")
     ours = RecurrentPPO.load(tmp_path / "model", device="cpu")

@@ -80,7 +80,7 @@ def test_vector_environments_of_stable_baselines_have_no_fillers() -> None:
 
 
 def test_environments_in_processes_of_their_own() -> None:
-    """Counted from outside: steps are rows less episodes that ended before the last row."""
+    """Count from outside: steps are rows less episodes that ended before the last row."""
     environment = as_vec_env(AsyncVectorEnv([Counter] * 2, autoreset_mode=AutoresetMode.NEXT_STEP))
     model = RecurrentPPO("MlpPolicy", environment, n_steps=40, batch_size=40, n_epochs=1, device="cpu",
                          policy_kwargs={"width": 8, "depth": 1}, seed=1)  # fmt: skip
@@ -106,8 +106,8 @@ class OwnMode(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self.inner.step(actions)
 
 
-def test_a_run_counts_as_its_environments_do(tmp_path: Path) -> None:
-    """Its log, checkpoints and resumption: rollouts then have different numbers of steps."""
+def test_a_run_counts_the_steps_of_its_environments(tmp_path: Path) -> None:
+    """Check log, checkpoint and resumption, as rollouts then differ in steps."""
     gymnasium.register("Counter-v0", entry_point=Counter, vector_entry_point=OwnMode)
     try:
         stepped.clear()

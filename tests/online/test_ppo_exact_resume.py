@@ -22,7 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def breaks_off(out: Path, monkeypatch: pytest.MonkeyPatch, at: int, **settings: Any) -> None:
-    """A run whose disk is full from its step `at` on."""
+    """Train until the disk is full, from step `at` on."""
     save = checkpoint.save
 
     def full(path: Path, *values: Any, **options: Any) -> None:

@@ -60,7 +60,7 @@ combined = pytest.mark.parametrize(("kind", "actions", "critic", "layers"), list
 
 
 def twins(kind: str, actions: str, critic: str, layers: int, **options: Any) -> tuple[Any, Any]:
-    """Our policy and sb3-contrib's with the same weights, far from those of the start."""
+    """Build our policy and sb3-contrib's with the same weights, far from the initial ones."""
     ours, theirs, observations, of_kind = INPUTS[kind]
     space, of_actions = ACTIONS[actions]
     options = {"lstm_hidden_size": 6, "n_lstm_layers": layers, **of_kind, **of_actions, **CRITICS[critic], **options}
@@ -73,7 +73,7 @@ def twins(kind: str, actions: str, critic: str, layers: int, **options: Any) -> 
 
 
 def sampled(space: spaces.Space[Any], *shape: int) -> Any:
-    """Observations of `space` stacked."""
+    """Stack samples of `space`."""
     space.seed(0)
     rows = [space.sample() for _ in range(int(np.prod(shape)))]
     if isinstance(space, spaces.Dict):
@@ -100,12 +100,12 @@ def test_predict_gives_the_same_actions_and_memory(kind: str, actions: str, crit
 
 
 def packed(states: tuple[Tensor, Tensor]) -> Tensor:
-    """h and c (L, B, H) as our memory: h | c of each layer in turn."""
+    """Pack h and c (L, B, H) as our state: h | c of each layer in turn."""
     return torch.cat([part[layer] for layer in range(len(states[0])) for part in states], dim=1)
 
 
 def loss_of(values: Tensor, log_prob: Tensor, entropy: Tensor | None, numbers: Tensor) -> Tensor:
-    """PPO's with advantages, returns and old log-likelihoods `numbers` (3, N)."""
+    """Compute PPO's loss with advantages, returns and old log-likelihoods `numbers` (3, N)."""
     advantages, returns, old = numbers
     ratio = torch.exp(log_prob - old)
     gain = torch.min(advantages * ratio, advantages * ratio.clamp(0.8, 1.2)).mean()
@@ -147,7 +147,7 @@ def test_segments_give_the_same_values_likelihoods_and_gradients(
 
 
 def collected(model: Any) -> Any:
-    """The buffer after one rollout, without an update."""
+    """Return the buffer after one rollout, without an update."""
     _, callback = model._setup_learn(10**6)
     callback.on_training_start({}, {})
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
@@ -158,7 +158,7 @@ def collected(model: Any) -> Any:
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 @pytest.mark.parametrize("critic", CRITICS)
 def test_a_rollout_and_an_update_are_equal(critic: str, env: str, optimizer: str) -> None:
-    """From the same seed alone: weights at the start, actions, advantages with bootstraps, weights after the update."""
+    """Compare from the seed on: initial weights, actions, advantages with bootstraps, and the updated weights."""
     options = {"optimizer_class": torch.optim.SGD} if optimizer == "sgd" else {"optimizer_kwargs": {"fused": False}}
     models = [
         algorithm(

@@ -36,7 +36,7 @@ def reconfigure(out: Path, **settings: Any) -> None:
     "options", [{}, {"normalize_observations": True, "normalize_rewards": True}], ids=["", "normalised"]
 )
 def test_two_resumptions_are_equal(options: dict[str, Any], tmp_path: Path) -> None:
-    """The log goes on where it was, and so does the learning rate."""
+    """Continue the log and the learning rate where they were."""
     whole(tmp_path / "first", steps=160, **options)
     reconfigure(tmp_path / "first", steps=320)
     shutil.copytree(tmp_path / "first", tmp_path / "second")
@@ -97,12 +97,12 @@ def test_a_signal_saves_first(tmp_path: Path) -> None:
 
 
 def test_a_signal_during_an_evaluation(tmp_path: Path) -> None:
-    """It is broken off, and done again when the run goes on."""
+    """Cancel it, and evaluate again on resume."""
     out = tmp_path / "stopped"
     settings = {"evaluate_episodes": 10_000_000, "log_every": 1, "checkpoint_every": 64}
 
     def evaluates() -> bool:
-        """Return True once the checkpoint before the evaluation is there."""
+        """Return True if the checkpoint before the evaluation exists."""
         return (out / LAST_CHECKPOINT).is_file() and checkpoint.read(out).step == 64
 
     done = cut_off_when(evaluates, signal.SIGTERM, *words(out, **settings))
@@ -114,7 +114,7 @@ def test_a_signal_during_an_evaluation(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_reaches_environments_too(tmp_path: Path) -> None:
-    """A terminal sends it to all processes; the rollout is finished nevertheless."""
+    """Finish the rollout though a terminal sends Ctrl-C to all processes."""
     out = tmp_path / "run"
     process = Forked(*words(out, vectorization="async", n_envs=1, steps=1_000_000), own_session=True)
     wait_until(lambda: len(steps_of(out)) >= 2, process)
@@ -126,7 +126,7 @@ def test_ctrl_c_reaches_environments_too(tmp_path: Path) -> None:
 
 
 def test_from_a_pretrained_agent(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its run may be gone when the new one is opened or goes on."""
+    """Create and resume the run after the pretrained agent's own run is gone."""
     small = ["--width", "16", "--depth", "1", "--steps", "3", "--batch-size", "2", "--length", "16", "--threads", "1"]
     start = tmp_path / "clone"
     assert main(["train", "clone", "--data", cartpole, *small, "--evaluate-every", "0", "--out", str(start)]) == 0
@@ -145,7 +145,7 @@ def test_from_a_pretrained_agent(cartpole: str, tmp_path: Path, capsys: pytest.C
 def test_an_environment_of_a_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is imported only where the user names it: a file that names one runs no code."""
+    """Import the module only where the user names it: a file that names one runs no code."""
     mark = tmp_path / "imported"
     (tmp_path / "owned.py").write_text(
         f"import gymnasium, pathlib\npathlib.Path({str(mark)!r}).touch()\n"

@@ -22,7 +22,7 @@ __all__ = ["own_folders"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has ended."""
+    """Train a run to its end."""
     out = tmp_path_factory.mktemp("module") / "run"
     whole(out)
     return out
@@ -98,7 +98,7 @@ def test_evaluations_leave_no_trace_in_training(run: Path, tmp_path: Path) -> No
 
 
 def test_environments_in_processes_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are the same environments."""
+    """Compare them with environments in this process."""
     for kind in ("sync", "async"):
         whole(tmp_path / kind, vectorization=kind, steps=64)
         assert f"CartPole-v1, 2 at once ({kind})" in capsys.readouterr().out
@@ -123,7 +123,7 @@ def test_video(tmp_path: Path) -> None:
 
 
 def test_evaluating_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An id of ours, native in training and alone in evaluation; continuous actions."""
+    """Train natively vectorised and evaluate alone, in an environment of ours with continuous actions."""
     out = tmp_path / "run"
     whole(out, env="minrl/PendulumNoVel-v1", vectorization="auto", steps=64, evaluate_every=0,
           normalize_observations=True)  # fmt: skip
@@ -150,8 +150,8 @@ def test_a_loss_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture
     assert checkpoint.read(out).step == 0
 
 
-def test_a_row_that_was_cut_off(tmp_path: Path) -> None:
-    """Whatever column comes first."""
+def test_a_truncated_row_of_the_log_is_dropped(tmp_path: Path) -> None:
+    """Drop it whatever column comes first."""
     (tmp_path / "progress.csv").write_text("time/total_timesteps,train/loss,eval/mean_reward\n32,0.5,\n64,0.25,7.0\n9")
     assert read_log(tmp_path, TIMESTEPS) == [
         {TIMESTEPS: 32.0, "train/loss": 0.5},

@@ -50,8 +50,8 @@ def test_a_module_before_the_id_changes_nothing(tmp_path: Path) -> None:
     assert settings_of(tmp_path / "run")["train"]["learning_rate"] == 3e-3
 
 
-def test_without_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With --no-config, with a config of the user's, and in an environment that none ships for."""
+def test_settings_of_an_id_are_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Train with --no-config, with the user's config, and where no config ships."""
     own = tmp_path / "own.toml"
     own.write_text("[train]\ngamma = 0.5\n", encoding="utf-8")
     cartpole = ["--env", "minrl/CartPoleNoVel-v1"]

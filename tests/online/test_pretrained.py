@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {"width": 16, "depth": 2, "dropout": 0.1}
 
 
 def saved(folder: Path, actions: str = "box", kind: str = "clone", **options: Any) -> tuple[Path, Agent]:
-    """A run's folder and its agent; weights are random, but far from those that any policy starts with."""
+    """Save a run and return its folder and agent, with random weights far from any policy's initial ones."""
     episodes = drift_episodes(actions)
     agent: Agent
     if kind == "clone":
@@ -48,7 +48,7 @@ def started(run: Any, actions: str = "box", **options: Any) -> RecurrentPPO:
 
 
 def flat_actions(agent: Agent, observations: Any, starts: Any) -> list[Any]:
-    """What the agent itself would do."""
+    """Return the agent's own actions."""
     state, flat = agent.initial_state(observations.shape[1]), []
     with torch.no_grad():
         for obs, start in zip(observations, starts, strict=True):

@@ -63,7 +63,7 @@ class Grid(gymnasium.Env[Any, Any]):
 
 @pytest.fixture(autouse=True)
 def grid() -> Any:
-    """`Grid-v0` in Gymnasium's registry."""
+    """Register `Grid-v0` with Gymnasium."""
     gymnasium.register("Grid-v0", entry_point=Grid)
     yield
     del gymnasium.registry["Grid-v0"]

@@ -48,7 +48,7 @@ COMPILERS = {"numba", "llvmlite", "triton"}
 
 
 def imported(source: str, package: str) -> list[tuple[str, bool]]:
-    """Each imported module by its absolute name, and whether the import is relative; `package` holds the file."""
+    """List (absolute name, is relative) of each module that a file of `package` imports."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -62,7 +62,7 @@ def imported(source: str, package: str) -> list[tuple[str, bool]]:
 
 
 def package_of(path: Path) -> str:
-    """The import name of the package that holds `path`."""
+    """Return the import name of the package that holds `path`."""
     house = next(folder for folder in HOUSES if path.is_relative_to(ROOT / folder))
     return ".".join([HOUSES[house], *path.relative_to(ROOT / house).parent.parts])
 
@@ -72,7 +72,7 @@ def within(name: str, package: str) -> bool:
 
 
 def faults(source: str, package: str) -> list[str]:
-    """The imports of a file of `package` that break the naming rule."""
+    """List the imports of a file of `package` that break the naming rule."""
     found = []
     for name, relative in imported(source, package):
         houses = [house for house in HOUSES.values() if house != "minrl" and within(name, house)]
@@ -200,7 +200,7 @@ def test_sequence_models_need_torch_alone(path: Path) -> None:
 
 
 def test_sequence_models_import_with_torch_alone() -> None:
-    """In a process where nothing else can be imported."""
+    """Import them in a process where nothing else can be imported."""
     program = """
 import sys
 

@@ -54,7 +54,7 @@ def test_it_mixes_good_and_bad_episodes(dataset: Any) -> None:
 
 
 def test_the_first_steps_replay(dataset: Any) -> None:
-    """Over a few steps releases of the physics agree; over many a fall's timing may not."""
+    """Replay a few steps, over which releases of MuJoCo agree; over many, the time of a fall may differ."""
     environment = dataset.recover_environment()
     seeds = [metadata["seed"] for metadata in dataset.storage.get_episode_metadata(dataset.episode_indices)]
     for episode, seed in zip(dataset.iterate_episodes(), seeds, strict=True):

@@ -134,8 +134,7 @@ def test_bad_files_get_one_line(fault: str, tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "owned").exists()
 
 
-def test_the_test_for_code_can_fail(tmp_path: Path) -> None:
-    """Opened without care, both files do run it."""
+def test_the_malicious_files_do_run_code_when_unpickled(tmp_path: Path) -> None:
     for spoil in (with_code, bare_pickle_with_code):
         file = tmp_path / "checkpoint.pt"
         checkpoint.save(file, make_agent(), step=3)
@@ -190,8 +189,8 @@ def test_a_loaded_agent_acts_the_same(tmp_path: Path) -> None:
     assert torch.equal(ours[1], theirs[1])
 
 
-def test_what_a_run_needs_is_in_the_file(cartpole: str, tmp_path: Path) -> None:
-    """Normalisation, scale of returns, reference scores, environment: without the data set."""
+def test_a_checkpoint_holds_all_that_acting_needs(cartpole: str, tmp_path: Path) -> None:
+    """Hold normalisation, scale of returns, reference scores and environment, without the data set."""
     config = TrainConfig(data=cartpole, steps=2, batch_size=2, length=16, evaluate_every=0, threads=1)
     train(DecisionAgent, DecisionConfig(width=8, depth=1), config, tmp_path / "run")
     episodes = load(cartpole)

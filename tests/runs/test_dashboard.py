@@ -23,7 +23,7 @@ __all__ = ["cartpole", "own_folders"]
 
 @pytest.fixture
 def folder(cartpole: str, tmp_path: Path) -> Path:
-    """Runs of two families, laid out as a comparison's."""
+    """Create runs of two families in the folders of a comparison."""
     folder = tmp_path / "compared"
     for seed in (0, 1):
         offline(cartpole, folder / f"runs/cloned/mingru/seed_{seed}", seed=seed)

@@ -20,7 +20,7 @@ __all__ = ["cartpole", "own_folders"]
 
 
 def test_charts_are_scaled_with_outliers() -> None:
-    """The page turns off what TensorBoard's own pages read under this key, which would leave single points out."""
+    """Turn off the setting of TensorBoard's pages that would leave single points out."""
     status: list[Any] = []
     served = _with_charts(lambda environment, start: [b"TensorBoard"], ["a", "b"])
     answer = served({"PATH_INFO": "/charts", "REQUEST_METHOD": "GET"}, lambda *said: status.append(said))
@@ -38,10 +38,10 @@ def test_charts_are_scaled_with_outliers() -> None:
     ("settings", "shown"),
     [({"target_sweep": "last"}, False), ({"target_sweep": "all"}, True), ({"evaluate_every": 12}, False)],
 )
-def test_returns_achieved_over_returns_asked(
+def test_achieved_return_over_target_return(
     settings: dict[str, Any], shown: bool, cartpole: str, tmp_path: Path
 ) -> None:
-    """One evaluation of several targets is a picture; as a chart over steps its points lie one above the other."""
+    """Show one evaluation of several targets as a picture; as a chart over steps its points would coincide."""
     offline(cartpole, tmp_path / "run", **settings)
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     assert events.Images("eval/targets")
@@ -55,7 +55,7 @@ def test_returns_achieved_over_returns_asked(
 
 
 def test_swept_settings_are_among_the_columns_shown() -> None:
-    """Of runs of two agents, which differ in nearly all settings, those within one agent come first."""
+    """Show settings that differ within one agent first, among runs of two agents that differ in nearly all."""
     decision = {"agent": "decision", "cell": "mingru", "data": "minari:a", "width": 16.0, "context": 5, "seed": "0"}
     runs: list[dict[str, Any]] = [
         {**decision, "learning_rate": rate, "depth": depth, "seed": seed}
@@ -74,7 +74,7 @@ def test_swept_settings_are_among_the_columns_shown() -> None:
 
 
 def test_a_run_that_begins_later_is_not_filtered_out(cartpole: str, tmp_path: Path) -> None:
-    """TensorBoard's table leaves out rows whose text is in no list of a column's values."""
+    """Leave text columns without a list of values, as TensorBoard hides rows whose value is not in it."""
     offline(cartpole, tmp_path / "runs/a")
     board = Board(tmp_path / "runs")
     try:

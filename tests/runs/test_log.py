@@ -21,7 +21,7 @@ def write(folder: Path, begin: int, steps: range) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that stands still but for sleeps: the present second and a quarter."""
+    """Stop the clock a quarter after the present second, except for sleeps."""
     now = [time.time() // 1 + 0.25]
     monkeypatch.setattr(time, "time", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.mark.usefixtures("clock")
 def test_logs_of_one_second_are_read_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second process has the number whose name sorts first, as numbers of processes may."""
+    """Give the second process the number whose name sorts first, as can happen."""
     for process, begin, steps in ((99999, 0, range(1, 6)), (11111, 3, range(4, 8))):
         monkeypatch.setattr(os, "getpid", lambda number=process: number)
         write(tmp_path, begin, steps)
@@ -45,8 +45,8 @@ def test_a_file_of_the_future_is_not_waited_for(tmp_path: Path, clock: list[floa
     assert clock[0] == begin
 
 
-def test_what_is_found_out_again_is_dropped(tmp_path: Path) -> None:
-    """The step's own loss stays."""
+def test_repeated_results_are_dropped_on_resume(tmp_path: Path) -> None:
+    """Keep the step's own loss."""
     log = open_log(tmp_path, terminal=False)
     for step in (5, 10):
         for names in (

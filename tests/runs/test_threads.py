@@ -22,7 +22,7 @@ __all__ = ["cartpole", "own_folders"]
 
 @pytest.fixture(autouse=True)
 def torchs_choice() -> Iterator[None]:
-    """A machine on which torch takes three threads, whatever earlier tests told it."""
+    """Simulate a machine on which torch takes three threads, whatever earlier tests chose."""
     torch.set_num_threads(3)
     threads._Choice.told = None
     yield
@@ -42,8 +42,8 @@ def test_the_rule_by_size() -> None:
 
 
 @pytest.mark.parametrize(("side", "threads"), [(7, 1), (84, 3)])
-def test_large_images_are_shared_out(side: int, threads: int) -> None:
-    """Batches of 128: MiniGrid (7 x 7 x 3) through two small convolutions, Atari (84 x 84 x 4) through NatureCNN."""
+def test_large_images_get_several_threads(side: int, threads: int) -> None:
+    """Try batches of 128 of MiniGrid (7 x 7 x 3, two small convolutions) and Atari (84 x 84 x 4, NatureCNN)."""
     small = nn.Sequential(nn.Conv2d(3, 16, 2), nn.Conv2d(16, 32, 2), nn.Linear(512, 64))
     nature = nn.Sequential(nn.Conv2d(4, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3), nn.Linear(3136, 512))
     model = small if side == 7 else nature
@@ -82,7 +82,7 @@ def test_a_run_says_how_many(kind: str, cartpole: str, tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("own", [None, "ACTIVE"])
 def test_openmp_waits_passively_by_the_time_torch_is_loaded(own: str | None) -> None:
-    """What GNU's OpenMP says of itself as the command line loads torch; a user's own setting stays."""
+    """Read what GNU's OpenMP reports as the command line loads torch; a user's own setting stays."""
     if "libgomp" not in loaded_libraries():
         pytest.fail("torch's OpenMP is not GNU's here: say how that one waits, and test it")
     environment: dict[str, Any] = {
@@ -96,6 +96,6 @@ def test_openmp_waits_passively_by_the_time_torch_is_loaded(own: str | None) -> 
 
 
 def loaded_libraries() -> str:
-    """Names of what a process with torch has loaded."""
+    """Return the memory map of a process that has loaded torch."""
     code = "import torch; print(open('/proc/self/maps').read())"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -29,7 +29,7 @@ print(*dir(minrl))
 
 
 def test_python_beside_the_checkout_finds_the_package(tmp_path: Path) -> None:
-    """A folder called minrl in the working folder, as a clone is, must not hide the installed package."""
+    """Find the installed package though the working folder holds a folder called minrl, as a clone does."""
     (tmp_path / "minrl").mkdir()
     done = subprocess.run([sys.executable, "-c", LOOK], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -37,7 +37,7 @@ def test_python_beside_the_checkout_finds_the_package(tmp_path: Path) -> None:
 
 
 def test_the_unpacked_wheel_is_whole(tmp_path: Path) -> None:
-    """From the wheel alone, outside the checkout: imports, configs by name, a grid by name."""
+    """Use the wheel alone, outside the checkout: imports, configs by name, a grid by name."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
     zipfile.ZipFile(next(tmp_path.glob("minrl-*.whl"))).extractall(tmp_path / "site")
@@ -80,7 +80,7 @@ def test_an_unknown_config_is_one_line(
 
 
 def test_hints_name_what_the_extras_install() -> None:
-    """The names in hints against pyproject.toml; minrl's own dependencies need no naming."""
+    """Compare the names in hints with pyproject.toml; minrl's own dependencies need no naming."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
 

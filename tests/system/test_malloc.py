@@ -23,7 +23,7 @@ print(faults() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_page_faults_end() -> None:
-    """Twenty tensors of 80 MB: a fault for each page of each, or next to none."""
+    """Allocate twenty tensors of 80 MB: a fault for each page of each, or next to none."""
     faults = {}
     for name in ("plain", "tuned"):
         done = subprocess.run([sys.executable, "-c", PROGRAM, name], capture_output=True, text=True, check=True)

@@ -30,7 +30,7 @@ def rows(out: Path) -> list[dict[str, float]]:
 
 
 def test_an_offline_run_goes_on_as_if_planned_so(cartpole: str, tmp_path: Path) -> None:
-    """Under a constant learning rate the planned number of steps decides nothing but the end."""
+    """Extend under a constant learning rate, where the planned number of steps decides nothing but the end."""
     settings: dict[str, Any] = {"decay": "constant", "warmup": 0, "average": 0.9}
     offline(cartpole, tmp_path / "whole", steps=12, **settings)
     offline(cartpole, tmp_path / "cut", steps=8, **settings)
@@ -45,7 +45,7 @@ def test_an_offline_run_goes_on_as_if_planned_so(cartpole: str, tmp_path: Path) 
 
 
 def test_the_learning_rate_of_a_longer_run(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A half cosine over all steps, as the run says."""
+    """Follow half a cosine over all steps, as the run reports."""
     offline(cartpole, tmp_path / "run", steps=8, warmup=0, learning_rate=0.01)
     capsys.readouterr()
     assert main(["train", "--resume", str(tmp_path / "run"), "--steps", "16"]) == 0
@@ -96,7 +96,7 @@ def test_fewer_steps_than_were_made(
 
 
 def printed(words: list[Any], capfd: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
-    """The one object that a command prints on standard output, and what it says on standard error."""
+    """Return the one object that a command prints, and its standard error."""
     capfd.readouterr()
     assert main([str(word) for word in words]) == 0
     said = capfd.readouterr()
@@ -106,7 +106,7 @@ def printed(words: list[Any], capfd: pytest.CaptureFixture[str]) -> tuple[dict[s
 
 
 def test_scores_as_json(cartpole: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """With the scores that `minrl evaluate` finds; all else goes to standard error."""
+    """Compare with the scores of `minrl evaluate`; all else goes to standard error."""
     out = tmp_path / "my run"
     settings = flags(data=cartpole, steps=4, evaluate_episodes=3, out=out)
     found, said = printed(["train", "decision", *TINY, *settings, "--json"], capfd)

@@ -52,7 +52,7 @@ gymnasium.register("Fragile-v0", entry_point="fragile_world:Fragile", max_episod
 
 @pytest.fixture
 def fragile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An id whose evaluations raise while $FRAGILE says so; training has other seeds."""
+    """Write an environment whose evaluations raise while $FRAGILE is set so; training has other seeds."""
     (tmp_path / "fragile_world.py").write_text(FRAGILE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("FRAGILE", "raise")
@@ -60,7 +60,7 @@ def fragile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_run_goes_on(fragile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It ends with the weights of a run that evaluates nothing, its exit code and summary name the failure."""
+    """End with the weights of a run without evaluation; its exit code and summary name the failure."""
     out = tmp_path / "run"
     assert main(words(out, env=fragile)) == 1
     printed = capsys.readouterr()
@@ -95,7 +95,7 @@ def test_it_is_evaluated_where_it_is_taken_up(fragile: str, tmp_path: Path, monk
 
 
 def test_a_process_that_ends_in_an_evaluation(fragile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checkpoint of that step is there, and the run goes on from it to the same weights."""
+    """Save the checkpoint of that step, and resume from it to the same weights."""
     out, settings = tmp_path / "run", {"env": fragile, "checkpoint_every": 64, "exact_resume": True}
     environ = {**os.environ, "FRAGILE": "kill", "PYTHONPATH": str(tmp_path)}
     done = minrl(*words(out, **settings), cwd=tmp_path, env=environ)
@@ -111,7 +111,7 @@ def test_a_process_that_ends_in_an_evaluation(fragile: str, tmp_path: Path, monk
 def test_a_comparison_counts_such_a_run_as_failed(
     fragile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next attempt evaluates it again, and trains nothing."""
+    """Evaluate it again at the next attempt, without training."""
     values = {name: value for name, value in PPO.items() if name not in ("width", "depth")}
     settings = {"ppo": {"width": 8, "depth": 1}, "train": values | {"env": fragile, "steps": 64}}
     planned = PlannedRun("fragile", "mingru", 0, "online", "ppo", settings)

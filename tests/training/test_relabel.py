@@ -31,15 +31,15 @@ ALONE = Group(0, 1)
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data this small are learned soon."""
+    """Reduce training, as such small data are learned soon."""
     monkeypatch.setattr(relabel_returns, "STEPS", 200)
     monkeypatch.setattr(relabel_returns, "ROWS", 64)
 
 
 def crossing(count: int = 20) -> Episodes:
-    """Two ways that meet in the middle: from the left all turn off and earn nothing, from the right all earn a prize.
+    """Build two paths that meet in the middle: from the left all turn off and earn 0, from the right all earn 10.
 
-    Observations one-hot: left, right, middle.
+    Observations are one-hot: left, right, middle.
     """
     left, right, middle = np.eye(3)
     observations, rewards = [], []
@@ -59,7 +59,7 @@ def labels_of(episodes: Episodes, out: Path, seed: int = 0, **options: Any) -> E
 
 
 def test_the_recursion() -> None:
-    """R_t = r_t + max(R_{t+1}, V_{t+1}), step by step in float64, over episodes of many lengths."""
+    """Compute R_t = r_t + max(R_{t+1}, V_{t+1}) step by step in float64, over episodes of many lengths."""
     episodes = drift_episodes()
     values = 30 * np.random.default_rng(0).normal(size=episodes.num_steps)
     wanted = np.zeros(episodes.num_steps)
@@ -74,8 +74,8 @@ def test_the_recursion() -> None:
     assert np.allclose(nothing, episodes.returns_to_go, rtol=1e-5, atol=1e-4)
 
 
-def test_the_first_half_of_one_way_and_the_second_of_another(tmp_path: Path) -> None:
-    """The value of the middle is the expectile of 0 and 10, equally likely: 10 tau."""
+def test_paths_that_cross_are_stitched(tmp_path: Path) -> None:
+    """Estimate the middle's value as the expectile of 0 and 10, equally likely: 10 tau."""
     before = crossing()
     after = labels_of(before, tmp_path)
     left, turned, right, prized = (after.returns_to_go[i::2][j] for j in (0, 20) for i in (0, 1))
@@ -131,8 +131,8 @@ def test_held_out_episodes_teach_nothing(tmp_path: Path) -> None:
         assert (after.returns_to_go >= before.returns_to_go - 1e-3).all()
 
 
-def test_a_value_goes_no_further_than_the_data() -> None:
-    """Where its network would: far away observations, and times beyond the longest episode."""
+def test_values_are_clipped_to_the_data() -> None:
+    """Clip far away observations and times beyond the longest episode, where the network would exceed it."""
     episodes = drift_episodes()
     value = Value(episodes)
     with torch.no_grad():

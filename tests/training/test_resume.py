@@ -44,7 +44,7 @@ def words(cartpole: str, out: Path, **settings: Any) -> list[str]:
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    """The log without times."""
+    """Return the log without times."""
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_log(run)]
 
 
@@ -98,10 +98,10 @@ def test_a_signal_saves_first(number: signal.Signals, cartpole: str, tmp_path: P
 
 @pytest.mark.parametrize("last", [False, True], ids=["in the middle", "at the end"])
 def test_a_signal_during_an_evaluation(last: bool, cartpole: str, tmp_path: Path) -> None:
-    """It is broken off, and done again when the run goes on."""
+    """Cancel it, and evaluate again on resume."""
     settings = {"steps": 40, "evaluate_every": 40 if last else 20, "checkpoint_every": 7, "log_every": 10}
     out = tmp_path / "stopped"
-    # So many episodes that the signal falls into the evaluation.
+    # Enough episodes for the signal to fall into the evaluation.
     done = cut_off_when(
         lambda: len(read_log(out)) >= (4 if last else 2),
         signal.SIGTERM,
@@ -132,7 +132,7 @@ def test_killed_before_the_first_row(cartpole: str, tmp_path: Path) -> None:
 
 
 def test_from_another_folder(cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A data set that was named by a relative path is found again."""
+    """Find a data set again that was named by a relative path."""
     name = cartpole.removeprefix("minari:")
     monkeypatch.chdir(tmp_path)
     file = Path(os.path.relpath(tmp_path / "minari" / name / "data/main_data.hdf5"))

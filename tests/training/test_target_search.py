@@ -29,7 +29,7 @@ seeds_played: list[int] = []
 
 
 class Bell(gymnasium.Env[Any, Any]):
-    """One step whose reward is best for an action of 0.6."""
+    """Environment of one step whose reward is best for an action of 0.6."""
 
     observation_space = spaces.Box(-1, 1, (1,), np.float32)
     action_space = spaces.Box(-9, 9, (1,), np.float32)
@@ -92,8 +92,8 @@ def bell() -> Any:
     del gymnasium.registry["Bell-v0"]
 
 
-def test_the_best_of_the_candidates_is_asked_for(bell: Any, tmp_path: Path) -> None:
-    """From the data's mean, 0.5, to its best, 1: 0.625 is the nearest to what is rewarded."""
+def test_the_best_candidate_becomes_the_target(bell: Any, tmp_path: Path) -> None:
+    """Search from the data's mean, 0.5, to its best, 1: 0.625 is the nearest to 0.6."""
     agent = Literal(Task.of(bell), max_target_return=1.0)
     search = TargetSearch(agent, bell, TrainConfig(seed=3, evaluate_episodes=4), tmp_path)
     assert search.candidates == [0.5, 0.625, 0.75, 0.875, 1.0]
@@ -111,7 +111,7 @@ def test_the_best_of_the_candidates_is_asked_for(bell: Any, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("count", [1, 7])
 def test_no_two_runs_play_an_episode_twice(bell: Any, tmp_path: Path, count: int) -> None:
-    """Evaluations, sweeps and choices of run seeds 0 to 5, and of seeds around the old offset of a million."""
+    """Compare the seeds of evaluations, sweeps and searches of runs 0 to 5 and around the old offset of a million."""
     bell_task = Task.of(bell)
     played: list[int] = []
     for seed in (*range(6), 1_000_000 - 1, 1_000_000, 1_000_001):

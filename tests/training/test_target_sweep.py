@@ -44,8 +44,8 @@ def test_targets_are_spread_over_the_data() -> None:
 @pytest.mark.parametrize(
     ("worst", "best"), [(999_992.0, 1_000_007.0), (1e-9, 3e-9), (-123456.75, -123456.5), (0.1, 0.7), (-5e7, 5e7 + 1)]
 )
-def test_targets_lie_in_the_data_and_their_curves_apart(worst: float, best: float) -> None:
-    """Quarters of the way, by fractions."""
+def test_targets_span_the_data_and_have_distinct_curves(worst: float, best: float) -> None:
+    """Compare quarters of the range with exact fractions."""
     asked = spread_targets(np.array([best, worst]))
     assert (asked[0], asked[-1], len(asked), len(set(curve_names(asked)))) == (worst, best, 5, 5)
     exact = [Fraction(worst) + (Fraction(best) - Fraction(worst)) * i / 4 for i in range(5)]
@@ -57,8 +57,8 @@ def test_curves_keep_short_names_where_these_tell_targets_apart() -> None:
     assert curve_names([1234567.0, 2.0]) == ["eval/target_1.23457e+06_mean_reward", "eval/target_2_mean_reward"]
 
 
-def test_several_returns_are_asked_for_at_the_end(cartpole: str, tmp_path: Path) -> None:
-    """What is written is what the saved agent achieves when asked."""
+def test_several_targets_are_evaluated_at_the_end(cartpole: str, tmp_path: Path) -> None:
+    """Compare the file with an evaluation of the saved agent."""
     run(cartpole, tmp_path / "run")
     written = json.loads((tmp_path / "run" / TARGETS).read_text())
     asked = spread_targets(load(cartpole).returns)
@@ -130,8 +130,8 @@ def test_nothing_to_film(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert error.count("\n") == 1
 
 
-def test_the_seconds_of_training(cartpole: str, tmp_path: Path) -> None:
-    """They add up over interruptions, in every row of the log, and leave evaluations out."""
+def test_seconds_of_training_exclude_evaluations(cartpole: str, tmp_path: Path) -> None:
+    """Add them up over interruptions, in every row of the log."""
     out = tmp_path / "run"
     result = run(cartpole, out, evaluate_every=5, evaluate_episodes=20)
     rows = read_log(out)

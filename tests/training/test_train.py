@@ -128,9 +128,9 @@ def test_the_learning_rate_in_closed_form(cartpole: str, tmp_path: Path) -> None
 
 
 def test_averaged_weights(cartpole: str, tmp_path: Path) -> None:
-    """The mean of the weights after each step, those k steps ago weighed by d ** k; they act, the plain ones train on.
+    """Average the weights after each step, those k steps ago weighed by d ** k; they act, the plain ones train on.
 
-    Nothing is left of the initial weights, which have been in no step.
+    No initial weight is left in the average.
     """
     plain = []
     for steps in range(1, 4):
@@ -149,7 +149,7 @@ def test_averaged_weights(cartpole: str, tmp_path: Path) -> None:
 
 
 def test_an_average_over_a_long_run_is_that_of_numpy() -> None:
-    """1000 steps at 0.999 on one weight that moves 1 a step: numpy's weighted mean in float64, from 1 to 1000."""
+    """Average 1000 steps at 0.999 of one weight that moves 1 a step, and compare with numpy's mean in float64."""
     average = torch.full((1,), 123.0, dtype=torch.float64)
     for step in range(1000):
         average.lerp_(torch.full_like(average, step + 1.0), newest_share(0.999, step))

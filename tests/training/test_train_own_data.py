@@ -46,7 +46,7 @@ FEW = ("--steps", 60, "--evaluate-episodes", 4, "--evaluate-every", 60, "--learn
 
 @dataclass
 class Ended:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -98,7 +98,7 @@ def place(
 
 
 def forget() -> None:
-    """As if the process were a new one."""
+    """Forget the module and its id, as in a new process."""
     sys.modules.pop("aimtasks", None)
     gymnasium.registry.pop("Aim-v0", None)
 

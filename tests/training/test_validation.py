@@ -90,7 +90,7 @@ def test_batches_hold_each_step_once(window: int | None, budget: int) -> None:
 @pytest.mark.parametrize("context", [None, 6], ids=["trajectories", "windows"])
 @pytest.mark.parametrize("loss", ["mse", "gaussian"])
 def test_the_loss_is_that_of_each_episode_alone(context: int | None, loss: Any) -> None:
-    """In float64, episode by episode and window by window, without padding."""
+    """Compute it in float64, episode by episode and window by window, without padding."""
     episodes = drift_episodes(count=8, seed=3)
     agent = DecisionAgent(DecisionConfig(width=16, depth=1, context=context, action_loss=loss), Task.of(episodes))
     found = Validation(agent, episodes, batch_size=2, length=40).measure()
@@ -113,8 +113,8 @@ def test_the_loss_is_that_of_each_episode_alone(context: int | None, loss: Any) 
 
 @pytest.mark.parametrize("best", [-30.0, -200.0], ids=["all within the best", "most beyond the best"])
 @pytest.mark.parametrize("context", [None, 7], ids=["trajectories", "windows"])
-def test_validation_asks_for_the_episode_and_not_for_the_window(context: int | None, best: float) -> None:
-    """What an episode is asked for at step t is min(its return, the best) less the rewards before t, from any window.
+def test_validation_targets_the_return_of_the_episode_and_not_of_the_window(context: int | None, best: float) -> None:
+    """Use min(the episode's return, the best) less the rewards before t as target at step t, from any window.
 
     Every reward is -1 to -3: a window that begins late has a return-to-go far above that of its episode.
     """
@@ -158,7 +158,7 @@ def test_the_best_are_judged_by_the_best() -> None:
 
 
 def test_errors_by_hand() -> None:
-    """A move half a unit and 2 units off, a wrong first choice, a right second one, half wrong, one flag wrong."""
+    """Measure moves 0.5 and 2 units off, a wrong first choice, a right second one, half wrong, one wrong flag."""
     assert dimension_names(MIXED) == ["flags.0", "flags.1", "move.0", "move.1", "pick.0.0", "pick.1.0", "pick.1.1"]
     space: gymnasium.Space[Any] = MIXED
     taken = {"move": np.array([0.5, 3.0]), "pick": (1, np.array([0, 3])), "flags": np.array([1, 0], np.int8)}
@@ -188,8 +188,8 @@ def test_a_run_without_an_environment_has_a_validation_loss(
     assert ACTION_ERROR.split("/")[1] not in shown
 
 
-def test_nothing_is_learned_from_what_is_held_out(cartpole: str, tmp_path: Path) -> None:
-    """The run is the one on the rest of the data alone, to the bit, normalisation and targets included."""
+def test_held_out_episodes_do_not_affect_training(cartpole: str, tmp_path: Path) -> None:
+    """Compare with a run on the rest of the data alone, to the bit, normalisation and targets included."""
     result = train(DecisionAgent, SMALL, config_for(cartpole, validation=0.5, validate_every=7), tmp_path / "half")
     learned, _ = split_episodes(load(cartpole), 0.5, seed=0)
     torch.manual_seed(0)
@@ -209,7 +209,7 @@ def test_validation_does_not_change_training(cartpole: str, tmp_path: Path) -> N
 
 
 def test_a_resumed_run_holds_out_the_same_episodes(cartpole: str, tmp_path: Path) -> None:
-    """Killed after a checkpoint whose held-out episodes it has logged."""
+    """End the run by SIGKILL after a checkpoint whose held-out loss it has logged."""
     settings = {"validation": 0.3, "validate_every": 10, "checkpoint_every": 20, "log_every": 10, "evaluate_every": 0}
     settings |= {"steps": 120}
     out = tmp_path / "killed"

@@ -60,7 +60,7 @@ BLOCK = """conv.weight mlp.1.weight mlp.3.weight
 
 
 def names(module: nn.Module) -> tuple[set[str], set[str]]:
-    """The parameters with weight decay and those without."""
+    """Return the names of parameters with weight decay and of those without."""
     with_decay, without = decayed_groups(module, 0.1)
     assert (with_decay["weight_decay"], without["weight_decay"]) == (0.1, 0.0)
     named = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -104,7 +104,7 @@ def test_every_parameter_of_an_agent(kind: str, cell: str) -> None:
 
 @pytest.mark.parametrize("family", ["Lstm", ""])
 def test_ppo_decays_nothing(family: str) -> None:
-    """Stable-Baselines3's Adam has one group and no weight decay (arXiv 1707.06347 has none)."""
+    """Leave Stable-Baselines3's Adam one group without weight decay (arXiv 1707.06347 has none)."""
     (group,) = small(family).policy.optimizer.param_groups
     assert isinstance(group["params"][0], torch.nn.Parameter)
     assert group["weight_decay"] == 0

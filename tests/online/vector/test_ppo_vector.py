@@ -17,7 +17,7 @@ ENVIRONMENTS, STEPS = 3, 60
 
 
 def model_on(env: Any, **options: Any) -> RecurrentPPO:
-    """A model whose actions hardly depend on chance."""
+    """Build a model whose actions hardly depend on chance."""
     settings: dict[str, Any] = {"n_steps": STEPS, "batch_size": 30, "segment_length": 7, "n_epochs": 1, "seed": 0}
     model = RecurrentPPO("MlpPolicy", env, device="cpu", policy_kwargs={"width": 16}, **{**settings, **options})
     with torch.no_grad():
@@ -26,7 +26,7 @@ def model_on(env: Any, **options: Any) -> RecurrentPPO:
 
 
 def episodes(model: RecurrentPPO) -> list[list[dict[str, Any]]]:
-    """For each environment its complete episodes as numbers that training sees, without fillers."""
+    """Return the complete episodes of each environment as training sees them, without fillers."""
     buffer = collected(model)
     result = []
     for row in range(ENVIRONMENTS):

@@ -125,7 +125,7 @@ def test_lists_of_infos_pass() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_vec_normalize_and_frame_stack(mode: AutoresetMode) -> None:
-    """Beside DummyVecEnv, whose statistics are the same where no filler comes between."""
+    """Compare with DummyVecEnv, whose statistics are equal where no filler comes between."""
 
     def wrapped(environment: VecEnv) -> VecEnv:
         return VecFrameStack(VecNormalize(environment, gamma=0.9), 3)
@@ -167,7 +167,7 @@ def test_stable_baselines_learns_on_it(name: str, algorithm: Any, options: dict[
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
 def test_ppo_reaches_the_same_weights_as_on_dummy_vec_env(mode: AutoresetMode) -> None:
-    """Observations, time-limit bootstrap and episode starts included."""
+    """Check observations, time-limit bootstrap and episode starts through the weights."""
     weights = []
     for environment in (sync(mode), monitored()):
         model = PPO("MlpPolicy", environment, n_steps=64, batch_size=48, n_epochs=2, seed=0, device="cpu").learn(400)
@@ -183,8 +183,7 @@ def test_images_and_dictionaries_train() -> None:
     model.learn(16 * N)
 
 
-def test_monitors_and_statistics_of_the_environments_stand() -> None:
-    """What lies inside a wrapper that changes rewards knows the true return."""
+def test_monitors_inside_reward_wrappers_report_the_true_return() -> None:
     inner = SyncVectorEnv([cartpole] * N, autoreset_mode=AutoresetMode.NEXT_STEP)
     clipped = VectorEnvironment(ClipReward(RecordEpisodeStatistics(inner), max_reward=0.5))
     inside = SyncVectorEnv([lambda: Monitor(cartpole())] * N, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -198,7 +197,7 @@ def test_monitors_and_statistics_of_the_environments_stand() -> None:
 )
 @pytest.mark.parametrize("mode", MODES)
 def test_a_recorder_of_vector_episodes_changes_no_count(mode: AutoresetMode, layers: Any) -> None:
-    """Beside Stable-Baselines3's Monitor of each environment."""
+    """Compare with Stable-Baselines3's Monitor of each environment."""
     vector: Any = SyncVectorEnv([cartpole] * N, autoreset_mode=mode)
     for layer in layers:
         vector = layer(vector)

@@ -39,7 +39,7 @@ def test_envpool_episodes(pool: Any) -> None:
 
 
 def test_envpool_games_outlast_lives() -> None:
-    """As with Monitor beneath Atari's wrappers: a life ends the learner's episode, the game ends the reported one."""
+    """Compare with Monitor beneath Atari's wrappers: a life ends the learner's episode, a game the reported one."""
     pool = envpool.make("SpaceInvaders-v5", "gymnasium", num_envs=2, seed=0, episodic_life=True, reward_clip=True)
     environment = as_vec_env(pool)
     environment.reset()

@@ -3,9 +3,8 @@
 import errno
 import os
 import pickle
+import shutil
 import sys
-import warnings
-import zipfile
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -15,7 +14,8 @@ import torch
 
 from minrl.agent import Actor
 from minrl.data.task import Task
-from minrl.runs.folder import LAST_CHECKPOINT
+from minrl.runs.archive import DamagedFileError, check_archive, is_sound
+from minrl.runs.folder import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 from minrl.system.config import build, to_plain
 from minrl.system.files import replacing
 from minrl.system.names import choose
@@ -48,6 +48,8 @@ def save(
 ) -> None:
     """Write a checkpoint to a temporary name and rename it, so that it is complete or absent.
 
+    The one before the last of a run's folder is kept beside it, as `PREVIOUS_CHECKPOINT`.
+
     Raises:
         OSError: if it cannot be written; the previous file is kept.
     """
@@ -66,35 +68,56 @@ def save(
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
+            if path.name == LAST_CHECKPOINT and is_sound(path):
+                _keep(path, path.with_name(PREVIOUS_CHECKPOINT))
     except RuntimeError as error:  # torch's error for a full disk
         raise OSError(errno.EIO, f"checkpoint cannot be written ({' '.join(str(error).split())})", str(path)) from error
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Name a file a second time, in place of what had that name; a file system without hard links gets a copy."""
+    with replacing(kept) as temporary:
+        try:
+            temporary.hardlink_to(path)
+        except OSError:
+            shutil.copyfile(path, temporary)
 
 
 def read(path: Path | str) -> Checkpoint:
     """Read the checkpoint at `path`, a file or a run's folder (its last checkpoint).
 
-    Only tensors and plain values are accepted: a file with code is refused and none of it runs.
+    Only tensors and plain values are accepted: a file with code is refused and none of it runs. If the last checkpoint
+    of a folder is damaged and the one before it is not, that one is read, and standard error says so.
 
     Raises:
         ValueError: if there is none, or it is damaged.
     """
     path = Path(path)
-    file = path / LAST_CHECKPOINT if path.is_dir() else path
+    if not path.is_dir():
+        return _read(path)
+    try:
+        return _read(path / LAST_CHECKPOINT)
+    except DamagedFileError as error:
+        previous = path / PREVIOUS_CHECKPOINT
+        if not is_sound(previous):
+            raise
+        found = _read(previous)
+        print(f"minrl: {error}; {previous} of step {found.step} is read instead", file=sys.stderr)
+        return found
+
+
+def _read(file: Path) -> Checkpoint:
     if not file.is_file():
         raise ValueError(f"no checkpoint at {file}; a run's folder holds {LAST_CHECKPOINT} once its first one is saved")
+    check_archive(file)
     try:
-        with warnings.catch_warnings():
-            # The error below covers torch's warning about files that are no checkpoint.
-            warnings.simplefilter("ignore", UserWarning)
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(file):
-            raise ValueError(f"checkpoint {file} holds more than tensors and plain values; refused") from error
-        raise ValueError(f"{file} is cut short or no checkpoint") from error
+        raise ValueError(f"checkpoint {file} holds more than tensors and plain values; refused") from error
     except PermissionError:
         raise
-    except Exception as error:  # torch raises many types on bytes that are no checkpoint
-        raise ValueError(f"checkpoint {file} is damaged or cut short; nothing was loaded") from error
+    except Exception as error:  # torch raises many types on a malformed archive
+        raise DamagedFileError(f"checkpoint {file} is damaged or cut short; nothing was loaded") from error
     if not isinstance(content, dict) or "format" not in content or "agent" not in content:
         raise ValueError(f"{file} is no checkpoint of minrl")
     if content["format"] != FORMAT:

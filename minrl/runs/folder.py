@@ -7,6 +7,7 @@ from typing import Any
 # Of a run, here and on resume.
 CONFIG = "config.toml"
 LAST_CHECKPOINT, BEST_CHECKPOINT = "checkpoint.pt", "best.pt"
+PREVIOUS_CHECKPOINT = "previous.pt"  # the one before the last, for when that is damaged
 PROGRESS = "progress.csv"  # losses and evaluations
 LEARNING_CURVE = "learning_curve.png"
 VIDEOS = "videos"  # folder of GIFs

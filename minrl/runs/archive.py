@@ -1,0 +1,126 @@
+"""Check of a checkpoint's ZIP archive before torch reads it: damage, code, and sizes that the file does not hold.
+
+torch tests no checksum, so that a flipped bit loads as another value. Before 2.6 it also ran the code of a TorchScript
+archive (CVE-2025-32434), and it believes the number of elements that the pickle states for a tensor.
+"""
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+_ITEMS = {"Double": 8, "Long": 8, "ComplexFloat": 8, "ComplexDouble": 16, "Float": 4, "Int": 4, "Half": 2, "Short": 2}
+_ITEMS |= {"BFloat16": 2, "Byte": 1, "Char": 1, "Bool": 1, "Untyped": 1}
+_PIECE = 1 << 20  # bytes read at once
+
+
+class DamagedFileError(ValueError):
+    """Error of a file whose content is not what was written, or that was not written to its end."""
+
+
+def check_archive(file: Path) -> None:
+    """Check the archive at `file` as `torch.save` writes it: stored records, each with a CRC-32.
+
+    Raises:
+        DamagedFileError: if it is no such archive, cut short, or a record fails its CRC-32.
+        ValueError: if it holds code, or tensors larger than their records.
+    """
+    damaged = DamagedFileError(f"checkpoint {file} is damaged or cut short or no checkpoint; nothing was loaded")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            records = {_inner(entry.filename): entry for entry in archive.infolist()}
+            if _holds_code(records):
+                raise ValueError(f"checkpoint {file} is a TorchScript archive, which holds code; refused")
+            sizes = sum(entry.file_size for entry in archive.infolist())
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+            if not stored or sizes > file.stat().st_size or "data.pkl" not in records:
+                raise damaged
+            for entry in archive.infolist():
+                _read_to_the_end(archive, entry)
+            storages = _storages(archive.read(records["data.pkl"]))
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeError, RuntimeError, OverflowError) as error:
+        raise damaged from error
+    if storages is None:
+        raise damaged
+    for key, size in storages:
+        record = records.get(f"data/{key}")
+        if record is None or record.file_size < size:
+            raise ValueError(f"checkpoint {file} states a tensor of {size} bytes that it does not hold; refused")
+
+
+def is_sound(file: Path) -> bool:
+    """Return True if there is an archive at `file` that passes `check_archive`."""
+    try:
+        check_archive(file)
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _inner(name: str) -> str:
+    """Return a record's name below the archive's own folder."""
+    return name.partition("/")[2]
+
+
+def _holds_code(records: dict[str, zipfile.ZipInfo]) -> bool:
+    return any(name.lower().startswith("code/") or name.lower() == "constants.pkl" for name in records)
+
+
+def _read_to_the_end(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Read a record, which compares its CRC-32; raise BadZipFile if it differs."""
+    with archive.open(entry) as record:
+        while record.read(_PIECE):
+            pass
+
+
+class _Stub:
+    """Stand-in for any class or function that a pickle names; it does nothing."""
+
+    def __new__(cls, *arguments: Any, **options: Any) -> "_Stub":
+        """Return a stub, whatever the arguments."""
+        return object.__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """Drop the state."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Drop the item."""
+
+    def append(self, value: Any) -> None:
+        """Drop the value."""
+
+    def extend(self, values: Any) -> None:
+        """Drop the values."""
+
+
+class _Sizes(pickle._Unpickler):
+    """Unpickler that imports nothing and notes the storages that tensors refer to.
+
+    It is the one in Python: that in C reserves room for as many objects as a damaged file states.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.found: list[tuple[str, int]] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the element size of a storage's class, else a stub."""
+        if module.startswith("torch") and name.endswith("Storage"):
+            return _ITEMS.get(name.removesuffix("Storage"), 1)
+        return _Stub
+
+    def persistent_load(self, reference: Any) -> None:
+        """Note a storage: ("storage", class, key, device, elements)."""
+        _, item, key, _, elements = reference
+        self.found.append((str(key), (item if isinstance(item, int) else 1) * int(elements)))
+
+
+def _storages(content: bytes) -> list[tuple[str, int]] | None:
+    """Return the key and the stated bytes of each storage of a pickle; None for one that cannot be read."""
+    reader = _Sizes(io.BytesIO(content))
+    try:
+        reader.load()
+    except Exception:  # a malformed pickle may raise anything
+        return None
+    return reader.found

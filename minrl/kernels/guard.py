@@ -1,10 +1,10 @@
 """The guards of compiled calls: is what a call was planned for still as it was, and may such a call run here?"""
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,18 @@ def _plain_attributes(module: nn.Module) -> Iterable[str]:
     ]
 
 
+Question = TypeVar("Question", bound=Callable[[], bool])
+
+
+def constant_in_graphs(question: Question) -> Question:
+    """Mark a function whose result torch.compile may take as constant, as `torch.compiler.assume_constant_result` does.
+
+    That one imports torch._dynamo to set the mark: 1.2 s of every command, most of which never compile.
+    """
+    vars(question)["_dynamo_marked_constant"] = True
+    return question
+
+
 _torch_alone = False
 
 
@@ -161,7 +173,7 @@ def in_torch() -> bool:
 
 # While torch.compile records a function it enters the function's own transforms: the answer then is a constant of the
 # graph, which torch guards.
-@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
+@constant_in_graphs
 def under_transform() -> bool:
     """Return True if inside a torch.func transform and where forward-mode derivatives are taken.
 

@@ -63,6 +63,13 @@ def test_help_does_not_load_torch() -> None:
     assert done.stdout.splitlines()[-1] == "False"
 
 
+def test_importing_an_agent_leaves_the_compiler_of_torch_alone() -> None:
+    """It takes longer than all of the rest; training alone needs it, for torch's optimizers."""
+    program = "import sys, minrl.agents.decision, minrl.agents.ppo; print('torch._dynamo' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
+
+
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "command": (["trian"], 'unknown command "trian"; did you mean "train"?'),
     "no command": ([], "the following arguments are required: COMMAND"),

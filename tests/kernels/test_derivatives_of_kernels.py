@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from minrl.kernels import matmul
+from minrl.kernels.guard import constant_in_graphs
 from minrl.kernels.lstm.cpu import lstm_scan
 from minrl.kernels.scan import cpu_tiled
 from minrl.models.embedding import dropped, embedded
@@ -89,6 +90,15 @@ def test_recorded_by_torch_compile() -> None:
     scan(gates)
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no rule for forward-mode derivatives"):
         scan(forward_ad.make_dual(gates, to))
+
+
+def test_constants_of_graphs_are_marked_as_torch_marks_them() -> None:
+    def question() -> bool:
+        return True
+
+    wanted = vars(torch.compiler.assume_constant_result(lambda: True))
+    assert vars(constant_in_graphs(question)) == wanted
+    assert question()
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minrl.kernels.guard import under_transform
+from minrl.kernels.guard import constant_in_graphs, under_transform
 from minrl.kernels.jit.operators import (
     fake_linear,
     fake_linear_backward,
@@ -29,7 +29,7 @@ from minrl.kernels.scan import chunked, cpu_complex
 _REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.complex128)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
+@constant_in_graphs
 def available() -> bool:
     """Return True if numba is there and works with the numpy that is."""
     return _numba_works()
@@ -46,7 +46,7 @@ def _numba_works() -> bool:
 
 def takes(x: Tensor) -> bool:
     """Return True if the kernels take an input like `x` here; complex ones go through `linear_scan` alone."""
-    return x.device.type == "cpu" and x.dtype in _REAL + _COMPLEX and bool(available()) and not under_transform()
+    return x.device.type == "cpu" and x.dtype in _REAL + _COMPLEX and available() and not under_transform()
 
 
 def linear_scan(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minrl.kernels.guard import under_transform
+from minrl.kernels.guard import constant_in_graphs, under_transform
 from minrl.kernels.jit.operators import register_gated, register_linear
 from minrl.kernels.scan import chunked
 
@@ -29,13 +29,13 @@ CHUNK = 256
 _PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
+@constant_in_graphs
 def interpreted() -> bool:
     """Return True if Triton was told to run its kernels on the CPU, number by number: for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call, untyped-decorator, unused-ignore]
+@constant_in_graphs
 def available() -> bool:
     """Return True if Triton is there and every GPU is of a kind that the kernels are compiled for (Ampere or newer)."""
     return _triton_works()
@@ -58,8 +58,8 @@ def _triton_works() -> bool:
 
 def takes(x: Tensor) -> bool:
     """Return True if the kernels take an input like `x` here."""
-    on_device = x.device.type == "cuda" or (x.device.type == "cpu" and bool(interpreted()))
-    return on_device and x.dtype in _PRECISIONS and bool(available()) and not under_transform()
+    on_device = x.device.type == "cuda" or (x.device.type == "cpu" and interpreted())
+    return on_device and x.dtype in _PRECISIONS and available() and not under_transform()
 
 
 def linear_scan(

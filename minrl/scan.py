@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from minrl.kernels import matmul
 from minrl.kernels.guard import in_torch, without_fused_kernels
-from minrl.kernels.lstm import cpu as lstm_cpu
-from minrl.kernels.lstm import reference as lstm_reference
 from minrl.kernels.scan import chunked, cpu, cpu_tiled, cuda, reference
 from minrl.kernels.scan.gates import (
     Candidate,
@@ -31,7 +29,6 @@ __all__ = [
     "gated_layer",
     "kernel_for",
     "linear_scan",
-    "lstm_scan",
     "mingru_gates",
     "mingru_scan",
     "minlstm_gates",
@@ -127,41 +124,6 @@ def minlstm_scan(
         h (B, T, D) in the precision of `gates` and the last state (B, D) in float32 or float64.
     """
     return _gated_scan(gates, state, reset, parts=3, candidate=candidate, signed=signed)
-
-
-def lstm_scan(
-    gates: Tensor, weight: Tensor, state: Tensor | None = None, reset: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Compute the LSTM: c_t = f_t * c_{t-1} + i_t * g_t, h_t = o_t * tanh(c_t) (Hochreiter and Schmidhuber, 1997).
-
-    As in torch.nn.LSTM, the gates i, f (Gers et al., 2000) and o are the sigmoid and the candidate g is the tanh of
-    what the input gives plus W h_{t-1}. Where `reset[:, t]`, h_{t-1} and c_{t-1} are zero, whatever they were, and
-    no gradient crosses.
-
-    Args:
-        gates: (B, T, 4H) what the input and the biases give, W_ih x + b_ih + b_hh, before the maps, in torch's
-            order: input gate | forget gate | candidate | output gate.
-        weight: (4H, H) W_hh, rows in the same order, in the precision of `gates`.
-        state: (B, 2H) the memory h | c that enters the first step; None is zero.
-        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
-
-    Returns:
-        h (B, T, H) in the precision of `gates` and the last state h | c (B, 2H) in float32 or float64.
-
-    Raises:
-        ValueError: if the shapes do not fit or there is no step.
-    """
-    if gates.dim() != 3 or gates.shape[2] % 4 or gates.is_complex():
-        raise ValueError(f"gates must be real, (B, T, 4H) with T >= 1, got {gates.dtype} {_shape(gates)}")
-    width = gates.shape[2] // 4
-    if weight.shape != (4 * width, width):
-        raise ValueError(f"weight must be (4H, H) = {(4 * width, width)}, got {_shape(weight)}")
-    pre = in_state_precision(gates)
-    _check_shapes(pre, 2 * width, state, reset)
-    state = None if state is None else state.to(pre.dtype)
-    run = lstm_cpu.lstm_scan if lstm_cpu.takes(pre) else lstm_reference.lstm_scan
-    h, last = run(pre, weight.to(pre.dtype), state, reset)
-    return h.to(gates.dtype), last
 
 
 def gated_layer(

@@ -95,7 +95,7 @@ class LSTM(Cell):
 def lstm_layer(
     x: Tensor, weights: Sequence[Tensor], state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Run a layer of `torch.nn.LSTM` with resets inside: `minrl.scan.lstm_scan` of W_ih x + b_ih + b_hh.
+    """Run a layer of `torch.nn.LSTM` with resets inside.
 
     On a CPU one compiled loop does it. Elsewhere, and where numba is missing, torch's LSTM does, one call for each
     piece of time in which no row resets, so that short episodes that start at different steps cost many calls.

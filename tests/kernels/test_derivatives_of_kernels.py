@@ -13,7 +13,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from minrl.kernels import matmul
 from minrl.kernels.guard import constant_in_graphs
-from minrl.kernels.lstm.cpu import lstm_scan
+from minrl.kernels.lstm.cpu import lstm_layer
 from minrl.kernels.scan import cpu_tiled
 from minrl.models.embedding import dropped, embedded
 from minrl.scan import KERNELS, linear_scan, mingru_scan, minlstm_scan
@@ -56,8 +56,8 @@ def test_a_recurrence_with_gates(scan: Scan, parts: int, candidate: str, signed:
 
 
 def test_an_lstm() -> None:
-    leaves = numbers(2, 6, 8), numbers(8, 2), numbers(2, 4)
-    assert gradgradcheck(lambda gates, weight, state: lstm_scan(gates, weight, state, RESET), leaves)
+    leaves = numbers(2, 6, 3), numbers(2, 4), numbers(8, 3), numbers(8, 2)
+    assert gradgradcheck(lambda x, state, *weights: lstm_layer(x, weights, state, RESET), leaves)
 
 
 @pytest.mark.parametrize("scan", [linear_scan, mingru_scan, minlstm_scan])

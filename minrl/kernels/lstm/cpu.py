@@ -29,47 +29,15 @@ def takes(x: Tensor) -> bool:
     return type(x) in (Tensor, torch.nn.Parameter) and runs_alone() and cpu.takes(x)
 
 
-def lstm_scan(
-    gates: Tensor, weight: Tensor, state: Tensor | None = None, reset: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Run as `minrl.scan.lstm_scan` does."""
-    if torch.is_grad_enabled():
-        h, last = _Scan.apply(gates, weight, state, reset)  # type: ignore[no-untyped-call]
-    else:
-        h, last, _ = _forward(_copy(gates), weight, state, reset, keep=False)
-    return h, last
-
-
 def lstm_layer(
     x: Tensor, weights: Sequence[Tensor], state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Run as `minrl.cells.lstm.lstm_layer` does: a scan that makes its own gates, which spares it a copy of them."""
+    """Run as `minrl.cells.lstm.lstm_layer` does."""
     if torch.is_grad_enabled():
         h, last = _Layer.apply(x, state, reset, *weights)  # type: ignore[no-untyped-call]
     else:
         h, last, _ = _forward(_gates(x, *weights), weights[1], state, reset, keep=False)
     return h, last
-
-
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, gates: Tensor, weight: Tensor, state: Tensor | None, reset: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        h, last, kept = _forward(_copy(gates), weight, state, reset, keep=any(ctx.needs_input_grad))
-        # The inputs themselves: what the kernel keeps are copies in part, through which no second derivative leads.
-        ctx.save_for_backward(gates, weight, state, reset, *kept)
-        ctx.set_materialize_grads(False)
-        return h, last
-
-    @staticmethod
-    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        inputs, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        if gradients_are_differentiated(dh, dlast):
-            return tuple(gradients_of(reference.lstm_scan, inputs, ctx.needs_input_grad, (dh, dlast)))
-        dgates, before, dstate = _backward(kept, dh, dlast)
-        dweight = _flat(dgates).t() @ _flat(before) if ctx.needs_input_grad[1] else None
-        return dgates, dweight, dstate, None
 
 
 class _Layer(torch.autograd.Function):
@@ -111,10 +79,6 @@ def _gates(x: Tensor, input_weight: Tensor, weight: Tensor, *biases: Tensor) -> 
     """Return what the input and the biases give, (B, T, D) -> (B, T, 4H)."""
     rows = torch.addmm(biases[0] + biases[1], _flat(x), input_weight.t()) if biases else _flat(x) @ input_weight.t()
     return rows.view(*x.shape[:2], -1)
-
-
-def _copy(gates: Tensor) -> Tensor:
-    return gates.clone(memory_format=torch.contiguous_format)
 
 
 def _forward(

@@ -1,4 +1,4 @@
-"""What every test shares: one thread and a fixed seed."""
+"""Settings of every test: one thread and a fixed seed."""
 
 import pytest
 import torch

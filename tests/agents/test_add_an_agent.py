@@ -1,4 +1,4 @@
-"""docs/add_an_agent.md does what it says: one file and one dict line, nothing is installed again."""
+"""docs/add_an_agent.md: one file and one dict line make an agent, without installing again."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The agents that the command line and `minrl.load` know: those that ship, and those of other packages."""
+"""Agents of the command line and of `minrl.load`: those that ship, and those of other packages."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ for name in ("absent", "number", "broken", "lost"):
 
 
 @pytest.mark.parametrize("name", agents.AGENTS)
-def test_every_agent_of_the_table_is_there_by_its_own_name(name: str) -> None:
+def test_every_agent_of_the_table_is_loaded_by_its_name(name: str) -> None:
     kind = checkpoint.agent_class(name)
     assert issubclass(kind, Actor)
     assert kind.name == name

@@ -57,14 +57,14 @@ def test_every_cell_is_listed_with_its_options(capsys: pytest.CaptureFixture[str
     assert "signed=false" in text[1]
 
 
-def test_one_cell_says_what_its_options_mean(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_cell_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cells", "mingru"]) == 0
     assert "signed: decays in (-1, 1)" in capsys.readouterr().out
     assert main(["cells", "mingur"]) == 2
     assert capsys.readouterr().err == 'minrl: unknown cell "mingur"; did you mean "mingru"?\n'
 
 
-# The package is imported first, before what loads it; then its cells are listed and used.
+# The package is imported before minrl loads it; then its cells are listed and used.
 PROGRAM = """
 import outside_cells, torch
 from minrl.agents.__main__ import main

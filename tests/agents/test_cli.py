@@ -1,4 +1,4 @@
-"""The command line as a newcomer meets it: help, one line for every mistake, and JSON that is nothing else."""
+"""The command line: help, one line for every mistake, and JSON as the only output."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def help_of(*words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         main([*words, "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    # What users paste is never broken in the middle.
+    # Commands that users paste are not wrapped.
     assert max(map(len, text.splitlines())) <= 100
     return text
 
@@ -146,7 +146,7 @@ def test_mistakes_get_one_line(
 def test_an_unknown_environment(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--policy", "random", "--env", "CartPol-v1", "--episodes", "1", "--out", "test/a-v0"]
     assert main(["collect", *flags]) == 2
-    # Gymnasium-Robotics may speak before.
+    # Gymnasium-Robotics may print lines before it.
     error = capsys.readouterr().err.strip().splitlines()
     assert error[-1].startswith("minrl: environment CartPol-v1 cannot be made: NameNotFound")
     assert "CartPole" in error[-1]
@@ -204,7 +204,7 @@ def test_folders_that_cannot_be_written(
     assert Path("file").read_text() == "kept"
 
 
-def test_json_and_nothing_else(run: Path, tmp_path: Path) -> None:
+def test_json_is_the_only_output(run: Path, tmp_path: Path) -> None:
     done = minrl("evaluate", run, "--episodes", 3, "--json", "--threads", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     values = json.loads(done.stdout)
@@ -260,7 +260,7 @@ def test_the_table_at_the_end(cartpole: str, tmp_path: Path) -> None:
     assert done.stderr.count("\r") == 0
 
 
-def test_what_data_shows(cartpole: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_lists_and_describes_sets(cartpole: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "list"]) == 0
     assert cartpole in capsys.readouterr().out
     assert main(["data", "list", "--json"]) == 0

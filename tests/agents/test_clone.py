@@ -1,4 +1,4 @@
-"""Behaviour cloning: acts as it predicts, learns from the best, and forgets where it should.
+"""Behaviour cloning: acting equals predicting, the best episodes are chosen, and resets clear the state.
 
 Shapes: B batch, T time.
 """
@@ -63,7 +63,7 @@ def test_acting_is_predicting_with_every_kind_of_action(actions: str) -> None:
     assert largest_gap(agent, batch) <= 1e-9
 
 
-def test_the_memoryless_one_sees_the_present_alone() -> None:
+def test_without_recurrence_only_the_present_counts() -> None:
     sampler = agent_of().sampler(drift_episodes(), batch_size=2, length=30, seed=0)
     batch = Batch.from_numpy(next(sampler)).to(torch.float64)
     observations = batch.observations.clone()
@@ -75,7 +75,7 @@ def test_the_memoryless_one_sees_the_present_alone() -> None:
     assert without.memory_size == 0
 
 
-def test_the_return_asked_for_changes_nothing() -> None:
+def test_a_target_return_has_no_effect() -> None:
     agent = agent_of()
     assert torch.equal(agent.initial_state(2, 5.0), agent.initial_state(2, torch.tensor([1.0, 9.0])))
     assert agent.target_return is None

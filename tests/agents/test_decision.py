@@ -1,4 +1,4 @@
-"""The decision agent: acting step by step is predicting whole trajectories, and returns condition it rightly.
+"""The decision agent: acting step by step equals predicting trajectories, and returns-to-go condition it.
 
 Shapes: B batch, T time.
 """
@@ -40,7 +40,7 @@ def check_acting_is_predicting(agent: Agent, actions: str, steps: int, way: Auto
         assert batch.reset.sum() > steps / 60  # episodes did end
         assert batch.time_steps.max() > 20
         assert largest_gap(agent, batch) <= 1e-9
-        # The record does decide the actions: a shifted one gives others.
+        # The actions depend on the record: a shifted one gives others.
         later = dataclasses.replace(batch, observations=batch.observations.roll(1, dims=1))
         assert largest_gap(agent, later) > 1e-3
 
@@ -69,10 +69,10 @@ def test_acting_is_predicting_with_every_kind_of_action(actions: str, variant: s
     agent = agent_of(actions, **VARIANTS[variant])
     for batch in play(agent, actions, [3.0, 30.0], 100):
         assert largest_gap(agent, batch) <= 1e-9
-        assert batch.actions.std(dim=1).max() > 0  # the agent does different things
+        assert batch.actions.std(dim=1).max() > 0  # the actions differ
 
 
-def test_acting_with_sampled_actions_remembers_what_it_did() -> None:
+def test_a_sampled_action_is_the_previous_action() -> None:
     agent = agent_of(previous_action=True, action_loss="gaussian")
     state = agent.initial_state(2)
     start = Moment(torch.zeros(2, 3).double(), torch.zeros(2).double(), torch.ones(2, dtype=torch.bool))
@@ -100,14 +100,14 @@ def test_return_to_go_is_the_target_minus_the_rewards() -> None:
         assert (steps - 1).tolist() == time
 
 
-def test_the_target_is_the_best_return_unless_told() -> None:
+def test_the_default_target_is_the_best_return() -> None:
     best = max(drift_episodes().returns)
     assert agent_of().initial_state(1)[0, 0].item() == pytest.approx(best)
     assert agent_of(target_return=12.5).initial_state(1)[0, 0].item() == 12.5
     assert agent_of(target_return=12.5).initial_state(2, 3.0)[:, 0].tolist() == [3.0, 3.0]
 
 
-def test_the_return_asked_for_decides_the_action() -> None:
+def test_the_target_return_changes_the_action() -> None:
     agent = agent_of()
     moment = Moment(torch.zeros(2, 3).double(), torch.zeros(2).double(), torch.ones(2, dtype=torch.bool))
     action, _ = agent.act(moment, agent.initial_state(2, torch.tensor([0.0, 50.0])))
@@ -124,15 +124,15 @@ def test_every_parameter_learns(cell: str, variant: str) -> None:
     batch = batch_of(agent)
     agent.loss(batch).total.backward()
     still = [n for n, p in agent.named_parameters() if p.grad is None or not p.grad.any()]
-    # A window of one step has no past: what carries memory and compares past inputs has nothing to do.
+    # A window of one step has no past: recurrent weights and scores of past inputs get no gradient.
     past = ("cell.", "conv.") if agent.config.context == 1 else ()
-    # The last action of a triple window is seen by nothing; the embedding of all others is.
+    # The last action of a triple window enters no prediction; the embedding of all others does.
     assert [name for name in still if not any(part in name for part in past)] == []
 
 
 @pytest.mark.parametrize("tokens", ["step", "triple"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_padding_counts_for_nothing(cell: str, tokens: Any) -> None:
+def test_padding_has_no_effect(cell: str, tokens: Any) -> None:
     agent = agent_of(cell=cell, tokens=tokens, context=60, previous_action=tokens == "step").train()
     agent.dropout.p = 0.0
     for module in agent.modules():
@@ -149,7 +149,7 @@ def test_padding_counts_for_nothing(cell: str, tokens: Any) -> None:
     given, noisy = agent.loss(batch), agent.loss(dataclasses.replace(batch, **noise))
     assert given.count == batch.mask.sum()
     assert torch.allclose(given.total, noisy.total, rtol=1e-12)
-    # The sum over each row alone, cut to its length, is the same: a mean over real steps.
+    # Each row alone, cut to its length, gives the same sum: the loss is a mean over real steps.
     alone = 0.0
     for row in range(6):
         length = int(batch.mask[row].sum())

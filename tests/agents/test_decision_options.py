@@ -1,4 +1,4 @@
-"""Options that raise a decision agent's score, in whole runs: off they change nothing, on they resume to the bit."""
+"""`relabel_returns` and `choose_target` in whole runs: off they have no effect, on they resume to the bit."""
 
 import json
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_a_relabelled_run(validation: float, cartpole: str, tmp_path: Path, monk
     cut_off(config, tmp_path / "cut", monkeypatch)
     kept = (tmp_path / "cut" / RETURNS_TO_GO).read_bytes()
     assert kept == (tmp_path / "whole" / RETURNS_TO_GO).read_bytes()
-    monkeypatch.setattr(training_relabel_returns.Value, "learn", None)  # what is kept is not learned again
+    monkeypatch.setattr(training_relabel_returns.Value, "learn", None)  # the saved labels are used
     resume(tmp_path / "cut")
     assert same_weights(tmp_path / "whole", tmp_path / "cut")
     train(DecisionAgent, AGENT, config_for(cartpole, validation=validation), tmp_path / "plain")
@@ -80,10 +80,10 @@ def test_a_run_whose_target_is_chosen(cartpole: str, tmp_path: Path, monkeypatch
     assert found["chosen"] == max(rows, key=lambda row: row["mean_return"])["target_return"]
     assert {seed for row in rows for seed in row["seeds"]}.isdisjoint(result.evaluation.seeds)
     assert rows[0]["seeds"] == [SEED_OFFSET, SEED_OFFSET + 1, SEED_OFFSET + 2]
-    # The run's agent asks for it from now on, in the evaluation first of all.
+    # It is the target of the run's agent from then on, first in the evaluation.
     agent = checkpoint.load(tmp_path / "whole")
     assert agent.target_return == found["chosen"] == result.evaluation.target_return
-    # Until then it was asked for what it is asked for without a choice, and it learned the same.
+    # Until then the target is that of a run without a search, and so are the weights.
     plain = train(DecisionAgent, AGENT, config_for(cartpole, evaluate_every=12), tmp_path / "plain")
     assert same_weights(tmp_path / "whole", tmp_path / "plain")
     first, other = (
@@ -95,7 +95,7 @@ def test_a_run_whose_target_is_chosen(cartpole: str, tmp_path: Path, monkeypatch
     cut_off(config, tmp_path / "cut", monkeypatch)
     again = resume(tmp_path / "cut")
     assert again.evaluation == result.evaluation
-    assert resume(tmp_path / "whole").evaluation == result.evaluation  # a run that is done chooses the same anew
+    assert resume(tmp_path / "whole").evaluation == result.evaluation  # a finished run repeats its choice
     assert json.loads((tmp_path / "cut" / TARGET_CHOICE).read_text()) == found
 
 

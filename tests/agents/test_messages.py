@@ -1,4 +1,4 @@
-"""What a mistake is answered with: one line that says what to use instead."""
+"""Error messages: one line that says what to use instead."""
 
 import re
 import shlex
@@ -44,7 +44,7 @@ ANSWERS: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("mistake", ANSWERS)
-def test_what_to_use_instead(
+def test_mistakes_name_what_to_use_instead(
     mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

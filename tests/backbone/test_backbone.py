@@ -75,7 +75,7 @@ def test_bad_options(arguments: tuple[object, ...], options: dict[str, object], 
 
 
 def accuracy_at_repeating(conv: int) -> float:
-    """Share right of RepeatPrevious (k = 4) on fresh sequences, after training a small minGRU backbone."""
+    """Return the accuracy on RepeatPrevious (k = 4) with new sequences, after training a small minGRU backbone."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     embed, model, head = nn.Embedding(4, 32), Backbone(32, 2, "mingru", conv=conv), nn.Linear(32, 4)

@@ -1,4 +1,4 @@
-"""The numbers of a backbone's scan in the CPU's kernels: torch's to 1e-10 in float64 and 1e-5 in float32.
+"""Results of a backbone's compiled scan against torch: to 1e-10 in float64 and 1e-5 in float32.
 
 Gradients are among them.
 
@@ -62,7 +62,7 @@ def test_any_number_of_rows_and_steps(batch: int, steps: int) -> None:
 
 def test_one_number_wide_and_wider_than_a_block_of_lanes() -> None:
     narrow, wide = backbone(1, mlp=2), backbone(300, depth=1, mlp=1)
-    assert_as_torch_in_double(narrow, *inputs(narrow))  # the norm of one number has no digits in float32
+    assert_as_torch_in_double(narrow, *inputs(narrow))  # the norm of a single feature has no correct digit in float32
     assert_as_torch(wide, *inputs(wide, 2, 20))
 
 
@@ -79,7 +79,7 @@ def test_without_state_or_resets_and_with_resets_everywhere(conv: int) -> None:
     for arguments in ((x, None, None), (x, state, None), (x, None, reset), (x, state, torch.ones_like(reset))):
         assert_as_torch(model, *arguments)
     everywhere = everything(model, x, state, torch.ones_like(reset))
-    assert torch.all(everywhere[3] == 0)  # no gradient to a state that is not used
+    assert torch.all(everywhere[3] == 0)  # no gradient to an unused state
 
 
 @pytest.mark.parametrize("options", [{"mlp": 4}, {"conv": 0, "expand": 2, "mlp": 0}])

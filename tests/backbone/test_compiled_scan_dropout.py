@@ -1,4 +1,4 @@
-"""Dropout inside the compiled blocks: the right share falls, independently, and the gradient is that of what stayed."""
+"""Dropout inside the compiled blocks: share of zeros, independence of masks, gradients."""
 
 from itertools import combinations
 from typing import Any
@@ -96,7 +96,7 @@ def test_seeds_and_evaluation() -> None:
     assert not is_fused(model, *arguments)
 
 
-def test_threads_change_nothing() -> None:
+def test_the_number_of_threads_has_no_effect() -> None:
     model = backbone(64, dropout=0.3).float().train()
     arguments = inputs(model, 8, 300)
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""When a backbone's scan runs in the CPU's kernels, and what may be done with it and around it.
+"""When a backbone's scan is compiled, and autograd, views, autocast and changes around it.
 
 Shapes: B batch, T time, D width, S state size.
 """
@@ -75,7 +75,7 @@ def test_gradients_twice_recomputed_and_offloaded() -> None:
     assert_near(list(torch.autograd.grad(loss, list(model.parameters()))), list(wanted), 0)
 
 
-def test_weights_that_change_before_the_way_back_are_an_error() -> None:
+def test_weights_changed_before_the_backward_pass_are_an_error() -> None:
     model = backbone()
     loss = model.scan(*inputs(model))[0].sum()
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_sees_every_change_of_the_weights() -> None:
     assert_as_torch(model, *arguments)
 
 
-def test_is_what_scan_runs() -> None:
+def test_scan_runs_the_compiled_node() -> None:
     model = backbone()
     arguments = inputs(model)
     assert "_Scan" in model.scan(*arguments)[0].grad_fn.name()

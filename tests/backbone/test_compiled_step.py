@@ -1,4 +1,4 @@
-"""The fused step of a backbone: the same as torch's to 1e-5, whatever is done to the module in between.
+"""The compiled step of a backbone: equal to torch's to 1e-5, whatever changes in the module between calls.
 
 Shapes: B batch, D width, S state size.
 """
@@ -134,7 +134,7 @@ def test_a_copy_has_its_own_weights() -> None:
 def test_not_used_where_it_would_be_wrong() -> None:
     model = backbone(dropout=0.5)
     x, state = inputs(model)
-    assert compiled_step.step(model, x, state) is None  # a gradient may be asked for
+    assert compiled_step.step(model, x, state) is None  # a gradient may be required
     with torch.no_grad():
         assert compiled_step.step(model, x, state) is not None
         assert compiled_step.step(model.train(), x, state) is None

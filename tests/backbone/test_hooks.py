@@ -1,4 +1,4 @@
-"""Torch's hooks on the parts of a backbone: they fire in scans and in steps, and what they change counts.
+"""Torch's hooks on the parts of a backbone: they fire in scans and steps, and their changes take effect.
 
 Shapes: B batch, T time, D width, S state size.
 """

@@ -1,4 +1,4 @@
-"""What is changed in a model after its first call counts in the next one, on every path that plans its calls.
+"""Changes of a model after its first call take effect in the next one, on every compiled path.
 
 Shapes: B batch, T time, D width, S state size.
 """
@@ -26,10 +26,10 @@ from minrl.scan import without_fused_kernels
 
 pytest.importorskip("numba")
 
-WIDTH = 8  # a square MLP, so that its weights can be turned
-# Another value for each kind of plain attribute: texts by what they are.
+WIDTH = 8  # a square MLP, so that its weights can be transposed
+# Another value for each kind of plain attribute; for texts by their value.
 OTHER_TEXT = {"positive": "tanh", "none": "tanh"}
-# These change what a model gives; there may be others that do not.
+# These change a model's results; other attributes may not.
 COUNTS = {"eps", "candidate", "signed", "approximate"}
 
 
@@ -181,7 +181,7 @@ def test_a_plain_attribute(path: str, part: str, attribute: str, compiled: list[
     setattr(module, attribute, other_than(value))
     try:
         wanted = in_torch(path, model)
-    except (AttributeError, RuntimeError, TypeError) as error:  # a part that it asks for is not there
+    except (AttributeError, RuntimeError, TypeError) as error:  # the model lacks that part
         with pytest.raises(type(error)):
             CALLS[path](model)
         return
@@ -267,7 +267,7 @@ def test_a_part_that_is_replaced_moved_or_turned(path: str, change: Callable[[An
 
 
 @pytest.mark.parametrize("field", ["cap_return", "return_scale"])
-def test_what_a_decision_agent_is_asked_for(field: str, compiled: list[str]) -> None:
+def test_target_settings_of_a_decision_agent(field: str, compiled: list[str]) -> None:
     model: Any
     model, before = first_call("decision", compiled)
     if field == "cap_return":

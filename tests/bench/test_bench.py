@@ -1,4 +1,4 @@
-"""`minrl bench` as a user runs it: the table, the JSON, the plots, and one line for every mistake."""
+"""`minrl bench` from the command line: table, JSON, plots, and one line for every mistake."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from minrl.agents.cli.bench import GROUPS
 from minrl.bench import report
 from minrl.bench.results import ERROR, FASTER, SHARE, Ratio, Skipped
 
-# A machine that compiles the kernels first and has other work takes minutes.
+# A busy machine that compiles the kernels first takes minutes.
 pytestmark = pytest.mark.timeout(900)
 QUICK = ["bench", "--quick", "--threads", "1"]
 
@@ -49,7 +49,7 @@ def finished(groups: list[str], tmp_path_factory: pytest.TempPathFactory) -> tup
     return folder, done.stdout
 
 
-def test_every_figure_is_there_and_makes_sense(finished: tuple[Path, str], groups: list[str]) -> None:
+def test_every_figure_exists_and_is_plausible(finished: tuple[Path, str], groups: list[str]) -> None:
     numbers = json.loads((finished[0] / "runs/bench/bench.json").read_text())
     assert (finished[0] / "copy.json").read_text() == (finished[0] / "runs/bench/bench.json").read_text()
     figures = numbers["figures"]
@@ -102,7 +102,7 @@ def test_peers_that_are_not_installed(tmp_path: Path) -> None:
         assert f"| {name} is not installed |" in done.stdout
     assert "no plots: matplotlib is not installed (pip install matplotlib)" in done.stdout
     assert {path.name for path in (tmp_path / "runs/bench").iterdir()} == {"bench.md", "bench.json"}
-    assert "÷ cost at K=20" in done.stdout  # ours alone
+    assert "÷ cost at K=20" in done.stdout  # our cells alone
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
@@ -142,7 +142,7 @@ def test_mistakes_get_one_line(
     assert not list(tmp_path.rglob("bench.json"))
 
 
-def test_an_earlier_run_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+def test_only_an_earlier_run_is_replaced(tmp_path: Path) -> None:
     report.check_folder(tmp_path / "new")
     machine: dict[str, Any] = {}
     report.write(tmp_path / "new", "table", report.to_json([], machine, {}), None)
@@ -152,7 +152,7 @@ def test_an_earlier_run_is_replaced_and_nothing_else(tmp_path: Path) -> None:
         report.check_folder(tmp_path / "new")
 
 
-def test_what_numbers_look_like() -> None:
+def test_formats_of_numbers() -> None:
     assert report.format_value(1.3449, "÷ copy") == "1.34"
     assert report.format_value(12.345, FASTER) == "12.3"
     assert report.format_value(1361.2, FASTER) == "1361"

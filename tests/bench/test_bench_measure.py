@@ -1,4 +1,4 @@
-"""How `minrl bench` tells time: in turn, with ratios that are those of what was called."""
+"""Timing of `minrl bench`: calls in turn, and the ratios between them."""
 
 import gc
 import time
@@ -11,7 +11,7 @@ from minrl.bench.measure import Clock, clock_of, interleaved
 
 
 class World:
-    """Time that passes only where a call says so."""
+    """Clock that only timed calls advance."""
 
     def __init__(self) -> None:
         self.time = 0.0
@@ -40,14 +40,14 @@ def test_every_call_is_in_every_round_and_the_order_turns() -> None:
     assert [times[name].seconds for name in "abc"] == [(1.0,) * 3] * 3
 
 
-def test_what_is_short_is_repeated_and_its_mean_counts() -> None:
+def test_short_calls_are_repeated_and_averaged() -> None:
     world = World()
     times = interleaved(
         {"short": world.call("s", 0.001), "long": world.call("l", 1.0)}, 2, clock=world.clock, least=0.1
     )
     assert times["short"].seconds == (pytest.approx(0.001), pytest.approx(0.001))
     log = "".join(world.log)
-    assert 100 <= len(log) - len(log.rstrip("s")) <= 400  # the second round begins with the long one
+    assert 100 <= len(log) - len(log.rstrip("s")) <= 400  # the second round begins with the long call
     assert world.log.count("l") == 2 + 2
 
 
@@ -61,7 +61,7 @@ def test_a_budget_leaves_rounds_out_evenly() -> None:
     assert taken[-1] > len(world.log[4:]) / 2
 
 
-def test_what_takes_longer_than_its_budget_is_there_once() -> None:
+def test_a_call_beyond_its_budget_is_timed_once() -> None:
     world = World()
     times = interleaved({"slow": world.call("s", 10.0), "quick": world.call("q", 0.1)}, 5, clock=world.clock, budget=3)
     assert times["slow"].seconds == (10.0,)

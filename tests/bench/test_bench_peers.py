@@ -1,4 +1,4 @@
-"""What `minrl bench` compares: peers that compute what they should, memory that is what was asked for."""
+"""Peers of `minrl bench` compute the same, and its peaks of memory are those that were allocated."""
 
 import dataclasses
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_the_log_space_layer_is_ours_without_resets() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_copies_move_what_they_say(threads: int) -> None:
+def test_copies_move_the_stated_bytes(threads: int) -> None:
     for copy in op._copies(SETTINGS, threads, (4, 8, 2), 9).values():
         target, source = _tensors(copy)
         assert target.numel() == source.numel() == 4 * 8 * 2 * 9 // 2
@@ -152,7 +152,7 @@ def test_memory_that_cannot_be_measured() -> None:
         memory.peaks(SETTINGS, "nothing", 1, [8], 8)
 
 
-def test_what_is_missing() -> None:
+def test_missing_peers_are_explained() -> None:
     assert missing("torch") is None
     assert failure(lambda: None) is None
     assert failure(lambda: torch.ones(2).mm(torch.ones(3))) == "it fails here: self must be a matrix"

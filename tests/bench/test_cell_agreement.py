@@ -1,4 +1,4 @@
-"""Every cell is held to something independent: a package that computes the same, or the equations of its paper."""
+"""The table of agreement: each cell against an independent package, or the equations of its paper."""
 
 import importlib.util
 import subprocess
@@ -35,7 +35,7 @@ def test_no_cell_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("peer", [peer for peer in PEERS if peer.package == "torch"], ids=lambda peer: peer.cell)
-def test_other_weights_are_told_apart(peer: Peer) -> None:
+def test_other_weights_disagree(peer: Peer) -> None:
     """Check that the comparison notices one changed weight."""
     pair = peer.pair()
     x = torch.randn(2, 20, pair.cell.width)

@@ -1,4 +1,4 @@
-"""The programs behind the cell cards and the T-Maze table: their policies are right, and their scores what they say."""
+"""Programs behind the cell cards and the T-Maze table: labels, scores and budgets."""
 
 import importlib
 from pathlib import Path
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @pytest.fixture
 def programs(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import one of `benchmarks/`."""
+    """Return a function that imports a program of `benchmarks/`."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module
 
@@ -53,7 +53,7 @@ def test_a_score_is_bold_where_solved_and_starred_where_time_ran_out(programs: A
     assert cards.shown(None, task) == "-"
 
 
-def test_what_is_done_is_not_done_again(programs: Any, tmp_path: Path) -> None:
+def test_finished_parts_are_not_measured_again(programs: Any, tmp_path: Path) -> None:
     kept, made = programs("cell_cards").kept, []
 
     def measure() -> dict[str, int]:
@@ -70,7 +70,7 @@ def test_the_guide_finds_every_goal_and_one_side_is_half(
 ) -> None:
     tmaze = programs("tmaze")
     monkeypatch.setattr(tmaze, "EPISODES", 12)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))  # what the program sets is put back
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))  # restores the program's own setting
     tmaze.write_data(tmp_path)
     from minrl.data import load
 

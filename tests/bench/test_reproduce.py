@@ -1,4 +1,4 @@
-"""`minrl reproduce`: experiments end to end at their quick size, what they count and learn, and going on."""
+"""`minrl reproduce`: experiments end to end at their quick size, their figures, and resuming."""
 
 import json
 import math
@@ -26,7 +26,7 @@ OURS = ("parameter_ratios", "length", "shakespeare")
 FEWER = {"length": ("--cells", "mingru", "gru_loop")}
 PAPER = {
     "parameter_ratios": ["33 %", "22 %", "17 %", "13 %", "38 %", "25 %", "19 %", "15 %"],
-    "length": [],  # of T = 512 and 4096 alone
+    "length": [],  # T = 512 and 4096 only
     "shakespeare": ["1.548 @ 575", "1.555 @ 625", "1.575 @ 400", "1.547 @ ~2000"],
 }
 
@@ -129,7 +129,7 @@ def test_a_cycle_is_learned_and_noise_is_not(cell: str) -> None:
         assert loss < 0.05 if learnable else loss > math.log(8) - 0.05
 
 
-def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_parts_are_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*cells: str, seed: int = 0) -> str:
         experiment = EXPERIMENTS["shakespeare"]
         reproduce("shakespeare", experiment, Request(size="quick", cells=cells, seeds=(seed,)), tmp_path)
@@ -144,10 +144,10 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     assert "done before" not in run("mingru", seed=1)
     assert len(parts(tmp_path / "shakespeare.json")) == 3
     row = next(line for line in (tmp_path / "shakespeare.md").read_text().splitlines() if line.startswith("| minGRU"))
-    assert row.split("|")[2].strip() == "1"  # the table has what was asked for
+    assert row.split("|")[2].strip() == "1"  # the table has the requested seed
 
 
-def test_training_goes_on_after_ctrl_c_to_the_same_numbers(tmp_path: Path) -> None:
+def test_training_resumed_after_ctrl_c_is_equal(tmp_path: Path) -> None:
     training = Training(12, 4, 1e-2, 1.0, evaluate_every=5, warmup=0.25, decay="cosine")
 
     def curve(stop_at: int | None) -> list[dict[str, Any]]:
@@ -177,7 +177,7 @@ def test_training_goes_on_after_ctrl_c_to_the_same_numbers(tmp_path: Path) -> No
     assert curve(None) == whole
 
 
-def test_a_model_that_diverges_is_told() -> None:
+def test_a_model_that_diverges_raises() -> None:
     model = nn.Linear(1, 1)
     with pytest.raises(FloatingPointError, match="it: the loss is not finite by step 2"):
         train(

@@ -1,4 +1,4 @@
-"""Selective copying, parity and even pairs: the sequences against answers worked out anew, and what is learned."""
+"""Selective copying, parity and even pairs: labels computed another way, and learning."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""docs/add_a_cell.md does what it says: one file and one dict line, and everything takes the cell."""
+"""docs/add_a_cell.md: one file and one dict line make a cell for all agents and commands."""
 
 import importlib.util
 import sys
@@ -72,7 +72,7 @@ def test_it_keeps_the_contract(leaky: type[Cell], model: str) -> None:
 
 
 def test_every_command_takes_it(leaky: type[Cell], tmp_path: Path) -> None:
-    """Train offline and by PPO, with an option and in a pattern; what was trained is read back and acts."""
+    """Train offline and by PPO, with an option and in a pattern; load and evaluate the runs."""
     offline = ["train", "decision", "--data", "minari:minrl/hopper/medium-replay-v0", "--evaluate-every", 0]
     online = ["train", "ppo", "--env", "minrl/RepeatPrevious-v0", "--n-envs", 2, "--n-steps", 16, "--threads", 1]
     for number, words in enumerate(

@@ -24,7 +24,7 @@ from minrl.scan import without_fused_kernels
 
 WIDTH = 8
 PAIRS = list(product(CELLS, CELLS))
-# Compiled calls know these; a pattern that they begin, end or make up must be told from those that they run.
+# Cells with compiled calls; patterns that contain others too must not be compiled.
 COMPILED = ("mingru", "minlstm")
 WITH_COMPILED = [*product(COMPILED, CELLS), *product(("gru", "transformer"), COMPILED)]
 

@@ -13,7 +13,7 @@ from minrl.cells import CELLS
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
-# Step by step in float64 is what the others are held to; pieces of a scan are the same code in either precision.
+# Single steps in float64 are the reference; pieces of a scan are the same code in either precision.
 RUNS = {
     "scan": (torch.float64, 1e-10), "cuts": (torch.float64, 1e-10), "episodes": (torch.float64, 1e-10),
     "scan in float32": (torch.float32, 1e-5),
@@ -135,7 +135,7 @@ def test_the_past_counts_and_the_future_does_not(name: str) -> None:
 
 
 @every_model
-def test_padding_changes_nothing(name: str) -> None:
+def test_padding_has_no_effect(name: str) -> None:
     """Fill the padding with garbage: it changes neither what comes before it nor what follows the next reset."""
     model = build(name)
     x, state, _ = inputs(name)
@@ -152,7 +152,7 @@ def test_padding_changes_nothing(name: str) -> None:
 
 
 @every_model
-def test_the_zero_state_is_the_empty_memory(name: str) -> None:
+def test_the_zero_state_is_the_initial_state(name: str) -> None:
     model = build(name)
     x, _, reset = inputs(name)
     zero = model.initial_state(BATCH)
@@ -261,7 +261,7 @@ def test_hold_is_the_share_of_the_state_kept(name: str) -> None:
                 parameter.zero_()
     zero, one = cell.initial_state(1), cell.initial_state(1) + 1.0
     x = torch.zeros(1, WIDTH)
-    kept = (cell.step(x, one)[1] - cell.step(x, zero)[1])[0, -WIDTH:]  # of an LSTM, c
+    kept = (cell.step(x, one)[1] - cell.step(x, zero)[1])[0, -WIDTH:]  # c of an LSTM
     assert torch.allclose(kept, torch.sigmoid(torch.linspace(-1.0, 3.0, WIDTH)), atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""LRU against the paper's equations as a plain loop in complex128, and as published at the start.
+"""LRU against the paper's equations as a plain loop in complex128, and its published initialisation.
 
 Shapes: B batch, T time, D width, N complex states.
 """

@@ -1,4 +1,4 @@
-"""Mamba against an independent implementation (mambapy) on the same weights, and as published at the start.
+"""Mamba against an independent implementation (mambapy) on the same weights, and its published initialisation.
 
 Shapes: B batch, T time, D width, H inner width, N states of a channel.
 """

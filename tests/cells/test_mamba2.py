@@ -1,4 +1,4 @@
-"""Mamba-2 against an independent implementation (transformers) on the same weights, and as published at the start.
+"""Mamba-2 against an independent implementation (transformers) with equal weights, and its initialisation.
 
 Shapes: B batch, T time, D width, H heads.
 """

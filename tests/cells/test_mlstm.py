@@ -80,7 +80,7 @@ def test_gradients_are_those_of_the_paper() -> None:
 
 
 def test_starts_as_published() -> None:
-    """Forget biases from 3 to 6, gates that do not see the input, small weights (sizes of the released code)."""
+    """Check forget biases from 3 to 6, gates independent of the input, small weights (sizes of the released code)."""
     model = MLSTM(128)
     assert torch.allclose(model.fgate.bias, torch.tensor([3.0, 4.0, 5.0, 6.0]))
     assert not model.fgate.weight.any()

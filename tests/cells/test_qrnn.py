@@ -1,4 +1,4 @@
-"""QRNN against the paper's equations as a plain loop in float64, and at the start.
+"""QRNN against the paper's equations as a plain loop in float64, and its initialisation.
 
 Shapes: B batch, T time, D width, H inner width.
 """

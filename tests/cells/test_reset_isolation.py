@@ -1,6 +1,6 @@
-"""Contract of resets over every cell: what lies on one side of a reset changes nothing on the other side.
+"""Resets of every cell: values on one side of a reset have no effect on the other side.
 
-The right values come from a run in which the other side holds ordinary numbers, or from the other side's absence.
+The references are runs in which the other side holds finite values or is left out.
 
 Shapes: B batch, T time, D width, S state size.
 """
@@ -102,7 +102,7 @@ def test_overflow_before_a_reset_changes_nothing_after_it(name: str, value: floa
 
 @both_paths
 @pytest.mark.usefixtures("kernels")
-def test_weights_that_are_no_numbers_end_the_search_for_what_overflows() -> None:
+def test_nan_weights_end_the_search_for_overflow() -> None:
     model = build("mingru", torch.float32)
     x, state, reset = sequence(model, torch.float32)
     torch.nn.init.constant_(next(model.parameters()), torch.nan)
@@ -151,7 +151,7 @@ def test_a_nan_loss_reaches_no_input_before_the_reset(name: str) -> None:
 @pytest.mark.usefixtures("kernels")
 @every_model
 @both_paths
-def test_what_is_not_finite_shows_until_its_episode_ends(name: str) -> None:
+def test_non_finite_values_last_until_their_episode_ends(name: str) -> None:
     model = build(name, torch.float64)
     x, state, reset = sequence(model, torch.float64)
     wanted, _ = model.scan(x, state, reset)

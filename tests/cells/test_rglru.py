@@ -1,4 +1,4 @@
-"""RG-LRU against transformers' RecurrentGemma on the same weights and the paper's equations, and as at the start.
+"""RG-LRU against transformers' RecurrentGemma on the same weights and the paper's equations; initialisation.
 
 Shapes: B batch, T time, D width, H inner width.
 """

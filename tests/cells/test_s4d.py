@@ -1,4 +1,4 @@
-"""S4D against its published convolution in complex128, and as published at the start.
+"""S4D against its published convolution in complex128, and its published initialisation.
 
 Shapes: B batch, T time, D width, M states of a channel.
 """

@@ -1,4 +1,4 @@
-"""S5 against the paper's equations with all its states in complex128, and as published at the start.
+"""S5 against the paper's equations with all its states in complex128, and its published initialisation.
 
 Shapes: B batch, T time, D width, N states.
 """
@@ -85,7 +85,7 @@ def test_starts_as_published() -> None:
     assert torch.allclose(model.Lambda_im, values.imag.repeat(4).float())
     assert model.B.shape == (128, 192, 2)
     assert model.C.shape == (192, 128, 2)
-    # V^-1 B, V of orthonormal columns and real B of variance 1 / N: back in the first basis its half is B's half.
+    # V^-1 B, V of orthonormal columns and real B of variance 1 / N: in the original basis its half is B's half.
     basis = torch.block_diag(*[vectors] * 4)
     back = 2 * (basis @ torch.view_as_complex(model.B.double())).real
     assert back.std().item() == pytest.approx(256**-0.5, rel=0.02)

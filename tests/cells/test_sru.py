@@ -1,4 +1,4 @@
-"""SRU against the paper's equations as a plain loop in float64, and as published at the start.
+"""SRU against the paper's equations as a plain loop in float64, and its published initialisation.
 
 Shapes: B batch, T time, D width.
 """

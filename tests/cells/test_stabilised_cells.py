@@ -1,4 +1,4 @@
-"""What the cells with matrix memories and exponential weights must bear: large inputs, and numbers that are none.
+"""Cells with matrix states and exponential gates under large inputs, NaN and infinity.
 
 Shapes: B batch, T time, D width.
 """
@@ -53,7 +53,7 @@ def test_nan_stays_in_its_episode(name: str, value: float) -> None:
 
 
 class NothingIsRead(TorchFunctionMode):
-    """Fails where a value leaves its tensor."""
+    """Mode that fails where a value is read from a tensor."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         name = getattr(func, "__name__", "")

@@ -1,4 +1,4 @@
-"""Attention over a sliding window: against plain attention over all pairs, and what its memory may hold.
+"""Attention over a sliding window: against plain attention over all pairs, and the contents of its state.
 
 Shapes: B batch, T time, D width, W slots of the memory.
 """
@@ -46,7 +46,7 @@ def test_against_attention_over_all_pairs(positions: str, context: int, steps: i
 
 
 @pytest.mark.parametrize("context", [1, 2, 7])
-def test_the_window_ends_where_it_says(context: int) -> None:
+def test_the_window_has_the_stated_length(context: int) -> None:
     model = Transformer(WIDTH, context=context, heads=HEADS).double()
     x = torch.randn(1, 30, WIDTH, dtype=torch.float64, requires_grad=True)
     (dx,) = torch.autograd.grad(model.scan(x)[0][0, 20].square().sum(), x)
@@ -63,7 +63,7 @@ def test_only_distances_matter() -> None:
     assert torch.allclose(late[:, -1], model.scan(x)[0][:, -1], atol=1e-6)
 
 
-def test_order_is_seen_through_positions_only() -> None:
+def test_order_matters_through_positions_only() -> None:
     x = torch.randn(1, 7, WIDTH)
     swapped = x[:, [1, 0, 2, 3, 4, 5, 6]]
     rotary = Transformer(WIDTH, context=7, heads=HEADS)
@@ -72,7 +72,7 @@ def test_order_is_seen_through_positions_only() -> None:
     assert not torch.allclose(rotary.scan(x)[0][:, -1], rotary.scan(swapped)[0][:, -1], atol=1e-4)
 
 
-def test_the_memory_holds_the_window_and_nothing_else() -> None:
+def test_the_state_holds_the_window_alone() -> None:
     model = Transformer(WIDTH, context=5, heads=HEADS)
     x = torch.randn(1, 9, WIDTH)
     assert model.state_size == 4 * (2 * WIDTH + 1)
@@ -106,7 +106,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 class LargestTensor(TorchFunctionMode):
-    """Notes the number of elements of the largest tensor that any torch function returns."""
+    """Mode that records the size of the largest tensor that any torch function returns."""
 
     elements = 0
 

@@ -1,4 +1,4 @@
-"""Collected data sets are genuine: Minari reads them, their episodes replay, they are whole or absent."""
+"""Collected data sets: Minari reads them, their episodes replay, and they are whole or absent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from minrl.data import load
 
 
 class Awkward(gym.Env[Any, Any]):
-    """Nested observations in buffers that every step writes over; ends at its 5th step or as told."""
+    """Environment of nested observations in reused buffers; ends at step 5 or by its options."""
 
     observation_space = gym.spaces.Dict(
         {
@@ -225,7 +225,7 @@ def test_an_existing_name_is_refused_unless_it_may_be_replaced(root: Path) -> No
     assert not list(root.glob(".*"))
 
 
-def test_ctrl_c_leaves_nothing_and_keeps_the_set_it_was_to_replace(root: Path) -> None:
+def test_ctrl_c_leaves_no_file_and_keeps_the_set_to_be_replaced(root: Path) -> None:
     broken = {"environment_options": {"fault": "interrupt"}, "progress": False}
     with pytest.raises(KeyboardInterrupt):
         collect("random", "Awkward-v0", 3, "tests/set-v0", **broken)

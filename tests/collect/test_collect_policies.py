@@ -1,4 +1,4 @@
-"""What acts in a collection is the file's policy: every algorithm, its state, normalisation and randomness.
+"""Policies of a collection act as saved: every algorithm, its state, normalisation and randomness.
 
 Shapes: T steps of one episode.
 """
@@ -53,7 +53,11 @@ def test_a_saved_policy_acts_as_its_algorithm(algorithm: Any, environment: str, 
             np.testing.assert_array_equal(reference.predict(observation, deterministic=True)[0], action)
     assert json.loads(Path(dataset.spec.data_path, "metadata.json").read_text())["algorithm_name"] == algorithm.__name__
     drawn = quietly(str(file), environment, 2, "tests/drawn-v0")
-    if algorithm not in (DQN, TD3, DDPG):  # untrained DQN has no epsilon left, TD3 and DDPG are deterministic
+    if algorithm not in (
+        DQN,
+        TD3,
+        DDPG,
+    ):  # an untrained DQN has an exploration rate of 0, TD3 and DDPG are deterministic
         assert not np.array_equal(drawn[0].actions[:8], dataset[0].actions[:8])
 
 
@@ -189,7 +193,7 @@ def test_sb3_contribs_policies_act_too(
 
 
 class EveryOther(gym.Env[Any, Any]):
-    """At step t only the actions with the parity of t are valid."""
+    """Environment in which only actions with the parity of t are valid at step t."""
 
     observation_space = gym.spaces.Box(0, 20, (1,), np.float32)
     action_space = gym.spaces.Discrete(10)

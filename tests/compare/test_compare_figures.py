@@ -1,4 +1,4 @@
-"""Properties of the figures that can be read off matplotlib's objects: colours, markers, widths, limits, words."""
+"""Figures of a comparison, as matplotlib's objects: colours, markers, widths, limits, words."""
 
 import re
 import shutil
@@ -135,12 +135,12 @@ def test_which_curves_coincide() -> None:
     x = np.linspace(0.0, 1.0, 11)
     assert count_coinciding([(x, x), (x, x), (x, 1 - x), (x, x)]) == [2, 1, 0, 0]
     assert count_coinciding([(x, x), (x + 2, x)]) == [0, 0]
-    # Over the half that they share, with points at other places.
+    # Over the half that they share, at different points.
     assert count_coinciding([(x, x), (x[1::2], x[1::2] + 0.001)]) == [1, 0]
     assert count_coinciding([(x, x), (x, x + 0.5)]) == [0, 0]
 
 
-def test_axes_keep_to_what_is_possible(trained: Path) -> None:
+def test_axes_show_possible_values_only(trained: Path) -> None:
     """Check that axes leave out negative returns and scores, and shares outside [0, 1]."""
     for plot in plots_of(analysis_of(trained)):
         for axes in drawn(plot):

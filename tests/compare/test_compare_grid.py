@@ -1,4 +1,4 @@
-"""The file of a grid: what its layers come to, and one line for every mistake."""
+"""Grid files: their layers of settings, and one line for every mistake."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def test_a_short_grid(tmp_path: Path) -> None:
     offline, online = plan.runs[1], plan.runs[7]
     assert (offline.agent, offline.settings["decision"]["cell"]) == ("decision", "transformer")
     assert (online.agent, online.settings["ppo"]["cell"], online.settings["train"]["seed"]) == ("ppo", "transformer", 1)
-    # What a comparison sets for its own sake: numbers that neither machine nor interruption changes.
+    # Settings of the comparison itself: results that neither machine nor interruption changes.
     assert offline.settings["train"]["threads"] == online.settings["train"]["threads"] == 1
     assert online.settings["train"]["exact_resume"]
 
@@ -51,7 +51,7 @@ LAYERS = [
 
 @pytest.mark.parametrize("count", range(len(LAYERS)))
 def test_each_layer_lies_over_the_one_before(count: int, tmp_path: Path) -> None:
-    # In the opposite order, which must not matter.
+    # In reverse order, which must not matter.
     tables = [text for text, _ in reversed(LAYERS[: count + 1])]
     plan = plan_of("\n".join(['seeds = 1\n[methods.m]\ncell = "minlstm"', TASK, *tables]), tmp_path)
     assert plan.runs[0].settings["decision"]["width"] == LAYERS[count][1]

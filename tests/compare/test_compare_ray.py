@@ -1,4 +1,4 @@
-"""A comparison on a local Ray: the same numbers as in one process, whatever happens to a worker."""
+"""Comparisons on a local Ray: results equal those in one process, whatever happens to a worker."""
 
 import contextlib
 import os
@@ -105,7 +105,9 @@ def process_of(run: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_changes_nothing(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_worker_does_not_change_results(
+    cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = grid(tmp_path, both(cartpole), steps=1500, every=50, online_steps=7680)
     assert main(["compare", str(path), "--out", str(tmp_path / "here")]) == 0
     out = tmp_path / "ray"
@@ -137,7 +139,7 @@ def test_a_killed_worker_changes_nothing(cartpole: str, tmp_path: Path, capsys: 
 
 
 @pytest.mark.slow
-def test_a_signal_saves_what_the_workers_do(cartpole: str, tmp_path: Path) -> None:
+def test_a_signal_saves_the_workers_runs(cartpole: str, tmp_path: Path) -> None:
     path, out = grid(tmp_path, both(cartpole), steps=20_000, every=5_000), tmp_path / "out"
     process = Forked("compare", path, "--out", out, *ON_RAY)
     run = out / "runs/data/mingru/seed_0"
@@ -182,7 +184,7 @@ def test_a_worker_that_dies_without_progress_is_a_failure(tmp_path: Path) -> Non
         assert queue.lost(run, "its worker died")
     assert queue.take() == plan.runs[0]
     assert queue.lost(plan.runs[0], "its worker died")
-    # The second of the grid goes first now.
+    # The second run of the grid is now first.
     assert queue.take() == plan.runs[1]
     assert not queue.close(plan.runs[1], Outcome(1.0))
     assert queue.take() == plan.runs[0]

@@ -1,4 +1,4 @@
-"""The report on a comparison, from real runs: what it says, names and leaves alone."""
+"""The report of a comparison, from real runs: scores, warnings, figures, page."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from minrl.compare.stats.results import read_comparison
 from minrl.runs import figures as runs_figures
 
 PLOTS = ("scores", "profiles", "improvement", "curves_steps", "curves_seconds", "targets", "cost")
-# What must not depend on clocks.
+# Files that must not depend on clocks.
 LASTING = ("report.md", "scores.csv", "statistics.csv")
 
 
@@ -86,7 +86,7 @@ def test_scores_are_those_of_the_runs(folder: Path) -> None:
     assert "DT (published)" in printed
 
 
-def test_every_output_is_there_and_repeats(drawn: Path) -> None:
+def test_every_output_exists_and_repeats(drawn: Path) -> None:
     first = texts(drawn)
     expected = {f"{name}.{kind}" for name in PLOTS for kind in ("png", "svg")}
     assert set(first) == expected | {*LASTING, "cost.md", "cost.csv", "report.html"}
@@ -126,7 +126,7 @@ def test_the_best_checkpoint_stays_in_its_column(folder: Path) -> None:
     assert "best checkpoint (optimistic)" in (folder / "report/report.md").read_text()
 
 
-def test_what_is_missing_is_named_and_the_rest_reported(folder: Path) -> None:
+def test_missing_runs_are_named_and_the_rest_reported(folder: Path) -> None:
     write_grid(folder, (0, 1, 2), tasks=(HOPPER, CARTPOLE, ComparedTask("walker", "offline", "d4rl:walker", "Walker")))
     shutil.rmtree(folder / "runs/hopper/gru/seed_1")
     (folder / "runs/cartpole/mingru/seed_1/summary.json").write_text('{"step": 9')
@@ -141,17 +141,17 @@ def test_what_is_missing_is_named_and_the_rest_reported(folder: Path) -> None:
                  "the return of its evaluation is not finite", "Walker: no finished run",
                  "Hopper, seed 1: not finished by every method"):  # fmt: skip
         assert said in " ".join((folder / "report/report.md").read_text().split()), said
-    # Over all tasks count the seeds that both methods have: seed 0 of each.
+    # Over all tasks, seeds that both methods have count: seed 0 of each.
     assert value(folder, "mean", "gru", column="count") == 2
     assert value(folder, "mean", "mingru", "hopper", "count") == 2
 
 
-def test_nothing_done_yet_is_a_report_too(folder: Path) -> None:
+def test_a_report_without_finished_runs(folder: Path) -> None:
     shutil.rmtree(folder / "runs")
     assert "0 of 8 runs have a score" in write_report(folder)
 
 
-def test_one_seed_has_no_interval_and_says_so(folder: Path) -> None:
+def test_one_seed_has_no_interval(folder: Path) -> None:
     write_grid(folder, (0,))
     assert "No intervals: they need at least 3 seeds in every task" in " ".join(write_report(folder).split())
     assert (
@@ -184,7 +184,7 @@ def test_statistics_of_known_scores(known: Path) -> None:
     write_report(known)
     hopper, cartpole = np.arange(100.0, 106.0), np.arange(100.0, 106.0) / 5
     assert value(known, "mean", "gru") == pytest.approx((hopper.mean() + cartpole.mean()) / 2)
-    # Of twelve runs three go at each end.
+    # Of twelve runs three are trimmed at each end.
     middle = np.sort(np.concatenate([hopper, cartpole]))[3:-3].mean()
     assert value(known, "interquartile_mean", "gru") == pytest.approx(middle)
     assert value(known, "probability_of_improvement", "mingru") == 1.0
@@ -217,7 +217,7 @@ def test_many_methods_become_rows(known: Path) -> None:
     assert len(rows(known, "scores.csv")) == 24
 
 
-def test_returns_asked_for_are_read_and_drawn(trained: Path, drawn: Path) -> None:
+def test_target_returns_are_read_and_drawn(trained: Path, drawn: Path) -> None:
     for run in read_comparison(trained).runs_of(HOPPER.name):
         asked = [target for target, _ in run.targets()]
         assert len(asked) >= 2
@@ -238,7 +238,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_the_page_needs_nothing_else_and_can_be_read_aloud(drawn: Path) -> None:
+def test_the_page_is_self_contained_and_accessible(drawn: Path) -> None:
     text = (drawn / "report/report.html").read_text()
     tags = Page(text).tags
     assert not {tag for tag, _ in tags} & {"script", "link", "img", "iframe", "object"}
@@ -272,7 +272,7 @@ def test_every_figure_names_runs_environments_versions_and_protocol(drawn: Path)
         ("decision", {"return_expectile": 0.9}, "GRU: no fixed target return, but at every step the return"),
     ],
 )
-def test_other_targets_are_told(folder: Path, table: str, setting: dict[str, object], said: str) -> None:
+def test_other_targets_are_reported(folder: Path, table: str, setting: dict[str, object], said: str) -> None:
     write_report(folder)
     assert said not in (folder / "report/report.md").read_text()
     config = folder / "runs/hopper/gru/seed_0/config.toml"

@@ -139,7 +139,7 @@ def test_all_processes_of_a_comparison_use_one_matmul_library(
 
 
 class Flaky(gymnasium.Env[Any, Any]):
-    """Breaks whenever it is reset while its file is there; where it says `once`, the file is gone then."""
+    """Environment whose reset fails while its file exists; with `once` the first failure deletes it."""
 
     observation_space = spaces.Box(-1, 1, (2,))
     action_space = spaces.Discrete(2)
@@ -167,7 +167,7 @@ def flaky() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("once", [True, False])
-def test_what_fails_is_tried_again_once_and_told(
+def test_a_failed_run_is_tried_once_more_and_reported(
     once: bool, flaky: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = tmp_path / "broken", tmp_path / "out"
@@ -202,7 +202,7 @@ env = "CartPole-v1"
     assert (len(runs(out)), state(out)) == (2, {})
 
 
-def test_what_is_missing_is_skipped_and_named(
+def test_missing_data_are_skipped_and_named(
     cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -18,7 +18,7 @@ def normal(seed: int, tasks: int, seeds: int, mean: float = 0.0) -> list[Array]:
 
 def test_interquartile_mean_drops_a_quarter_at_each_end() -> None:
     assert statistics.interquartile_mean([np.array([100.0, 1.0, 2.0, -50.0])]).value == 1.5
-    # Eight runs of two tasks are one heap: 1 2 | 3 4 5 6 | 7 8.
+    # Eight runs of two tasks are pooled: 1 2 | 3 4 5 6 | 7 8.
     assert statistics.interquartile_mean([np.array([8.0, 1.0, 4.0, 5.0]), np.array([2.0, 7.0, 3.0, 6.0])]).value == 4.5
     assert statistics.interquartile_mean([np.array([1.0, 2.0, 9.0])]).value == 4.0  # too few to drop any
 
@@ -77,7 +77,7 @@ def test_the_interval_of_three_seeds_runs_from_the_lowest_to_the_highest() -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("tasks", "seeds"), [(1, 5), (6, 3), (6, 5)])
-def test_intervals_hold_the_truth_as_often_as_the_report_says(tasks: int, seeds: int) -> None:
+def test_intervals_have_the_coverage_that_the_report_states(tasks: int, seeds: int) -> None:
     """Draw as many resamples as the report; 1000 comparisons tell the share within 0.01."""
     found = [statistics.interquartile_mean(normal(i, tasks, seeds)) for i in range(1000)]
     held = np.mean([e.low is not None and e.high is not None and e.low <= 0 <= e.high for e in found])
@@ -107,7 +107,7 @@ def test_performance_profile_is_the_share_above() -> None:
     shares, band = statistics.performance_profile(scores, np.array([-1.0, 1, 9]))
     assert shares.tolist() == [1.0, pytest.approx(1 / 3), 0.0]
     assert band is not None
-    # Above 1 lie 2 and 3: how many of a resample's six runs do is binomial with a third.
+    # 2 and 3 exceed 1: their number among a resample's six runs is binomial with p = 1/3.
     low, high = stats.binom(6, 1 / 3).interval(0.95)
     assert band[0].tolist() == [1.0, pytest.approx(low / 6), 0.0]
     assert band[1].tolist() == [1.0, pytest.approx(high / 6), 0.0]
@@ -159,7 +159,9 @@ def test_agrees_with_rliable() -> None:
     `aggregate_mean` (reps=50000) and `probability_of_improvement` (1500), `create_performance_profile` (1500).
     """
     strata, others = normal(8, 6, 5), normal(9, 6, 5, mean=0.3)
-    assert [strata[0][0], others[5][4]] == pytest.approx([-1.7382664, -0.8712404], abs=1e-7)  # numpy draws them still
+    assert [strata[0][0], others[5][4]] == pytest.approx(
+        [-1.7382664, -0.8712404], abs=1e-7
+    )  # numpy still draws the same
     found = [statistics.interquartile_mean(strata), statistics.mean(strata)]
     assert [e.value for e in found] == pytest.approx([-0.02277527, -0.09752035], abs=1e-7)
     assert [e.low for e in found] == pytest.approx([-0.38678697, -0.39313798], abs=0.03)

@@ -1,4 +1,4 @@
-"""Lists of a grid's table [sweep]: every combination once, under a name that says what differs."""
+"""Sweeps of a grid: every combination once, named by its differing settings."""
 
 from itertools import product
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_a_sweep_lies_over_all_other_settings(tmp_path: Path) -> None:
         ("width = [0]", "width must be at least 1, got 0"),
     ],
 )
-def test_what_a_sweep_cannot_be(sweep: str, said: str, tmp_path: Path) -> None:
+def test_faulty_sweeps_are_refused(sweep: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\[sweep\]|width") as error:
         read(tmp_path, f"{TASKS}[sweep]\n{sweep}\n")
     assert said in str(error.value)

@@ -24,7 +24,7 @@ def test_a_packed_row_is_one_stream_of_whole_episodes() -> None:
         stream = np.concatenate([observed(batch)[row] for batch in batches])
         reset = np.concatenate([batch["reset"][row] for batch in batches])
         pieces = [piece for piece in np.split(stream, np.flatnonzero(reset)) if len(piece)]
-        for number, piece in enumerate(pieces[:-1]):  # the last one goes on in a batch that was not drawn
+        for number, piece in enumerate(pieces[:-1]):  # the last one continues in the next batch
             e = int(piece[0]) // 1000
             whole = 1000 * e + np.arange(episodes.lengths[e])
             # The first one of a row may be entered in the middle.
@@ -60,7 +60,7 @@ def test_episodes_that_fill_a_row_are_not_cut(steps: int, length: int) -> None:
         np.testing.assert_array_equal(next(packed)["time_steps"], np.tile(np.arange(length) % steps, (3, 1)))
 
 
-def test_an_episode_entered_in_the_middle_is_not_said_to_open() -> None:
+def test_an_episode_entered_in_the_middle_has_no_reset() -> None:
     batch = next(Packed(small((100,) * 3), batch_size=5, length=30, seed=0))
     assert (batch["time_steps"][:, 0] > 0).any()
     np.testing.assert_array_equal(batch["reset"], batch["time_steps"] == 0)

@@ -1,4 +1,4 @@
-"""D4RL's files: episodes from their flags, scores and environments by name, and the download."""
+"""D4RL's files: episodes from their flags, reference scores and environments by name, bounds of actions."""
 
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def test_a_fault_is_named_with_its_place(tmp_path: Path, fields: dict[str, Any],
         ("hdf5:nowhere.hdf5", "nowhere.hdf5: no such file"),
     ],
 )
-def test_what_is_not_there_costs_one_line(name: str, message: str) -> None:
+def test_missing_files_give_one_line(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(name)
 

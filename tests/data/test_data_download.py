@@ -71,7 +71,7 @@ def server() -> Iterator[tuple[type[Server], str]]:
 Served = tuple[type[Server], str]
 
 
-def test_a_download_is_whole_and_leaves_nothing_else(server: Served, tmp_path: Path) -> None:
+def test_a_download_leaves_its_file_alone(server: Served, tmp_path: Path) -> None:
     handler, address = server
     download_file(address, tmp_path / "in" / "maze.hdf5")
     assert (tmp_path / "in" / "maze.hdf5").read_bytes() == handler.content
@@ -191,7 +191,7 @@ def test_a_malformed_id_is_called_so(name: str) -> None:
         load(name)
 
 
-def test_what_minari_raises_becomes_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minari_s_errors_become_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(dataset_id: str) -> None:
         try:
             raise RuntimeError("the line\nis dead")

@@ -1,4 +1,4 @@
-"""Where the episodes of a flat HDF5 file end: rounding is no end, and what nothing tells is said."""
+"""Ends of episodes in a flat HDF5 file: rounding is no end, and doubtful files are named."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def test_rounding_ends_no_episode(tmp_path: Path, stored: Any, scale: float, swa
         np.testing.assert_array_equal(episodes.returns, episodes.rewards.reshape(6, 50).sum(axis=1))
 
 
-def test_numbers_that_both_types_hold_are_told_apart_exactly() -> None:
+def test_exactly_representable_values_are_compared_exactly() -> None:
     # 5,412,345 and the next metre: half a unit of float32 lies between them.
     north = 5_412_345.0 + np.arange(8)[:, None] / 4
     assert differ(north, north + 0.25).all()
@@ -92,7 +92,7 @@ def test_a_file_that_tells_its_ends_is_not(tmp_path: Path, caplog: pytest.LogCap
         ("kitchen-mixed-v0", "kitchen_microwave_kettle_bottomburner_light-v0.hdf5", [130, 220, 100]),
     ],
 )
-def test_timeouts_that_are_never_set_are_as_none(
+def test_timeouts_that_are_never_set_are_ignored(
     tmp_path: Path, name: str, file: str, lengths: list[int], timeouts: Any
 ) -> None:
     write(tmp_path / "d4rl" / file, 450, terminals=at(129, 349, steps=450), timeouts=timeouts)

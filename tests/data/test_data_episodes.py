@@ -51,13 +51,13 @@ def test_returns_to_go_keep_small_rewards_beside_large_ones_of_other_episodes() 
     np.testing.assert_allclose(result[2:], [2e-3, 1e-3], rtol=1e-6)
 
 
-def test_normalized_score_runs_from_0_to_100_and_says_when_it_cannot() -> None:
+def test_normalized_score_runs_from_0_to_100() -> None:
     assert [small().normalized_score(value) for value in (10.0, 30.0, 20.0)] == [0.0, 100.0, 50.0]
     with pytest.raises(ValueError, match="minari:small-v0 has no reference scores"):
         small(reference_scores=None).normalized_score(1.0)
 
 
-def test_select_keeps_whole_episodes_in_the_order_asked_for() -> None:
+def test_select_keeps_whole_episodes_in_the_given_order() -> None:
     chosen = small().select([2, 0])
     np.testing.assert_array_equal(chosen.observations[:, 0], [2000, 2001, 2002, 2003, 0, 1, 2])
     np.testing.assert_array_equal(chosen.offsets, [0, 4, 7])

@@ -102,7 +102,7 @@ def test_a_truncated_file_is_one_line(keep: float) -> None:
 
 
 @pytest.mark.parametrize(("file", "data_format"), [("main_data.hdf5", "hdf5"), ("metadata.json", "arrow")])
-def test_a_missing_file_is_named_and_nothing_is_to_be_deleted(file: str, data_format: str) -> None:
+def test_a_missing_file_is_named_without_advice_to_delete(file: str, data_format: str) -> None:
     create("missing-v0", data_format=data_format)
     (minari.storage.get_dataset_path("missing-v0") / "data" / file).unlink()
     with pytest.raises(ValueError, match=f"{file} is missing: the set is incomplete") as caught:

@@ -1,4 +1,4 @@
-"""`minrl data`: what is at hand, what a set holds, and bringing a file in."""
+"""`minrl data`: list sets, describe one, import a file."""
 
 import json
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_a_d4rl_file_keeps_scores_and_environment(tmp_path: Path) -> None:
     assert (environment.spec.id, environment.spec.max_episode_steps) == ("Hopper-v4", 1000)
 
 
-def test_a_faulty_file_or_name_leaves_nothing(tmp_path: Path) -> None:
+def test_a_faulty_file_or_name_leaves_no_set(tmp_path: Path) -> None:
     path = write(tmp_path / "bad.hdf5", rewards=np.full(12, np.nan))
     with pytest.raises(ValueError, match="NaN in rewards"):
         import_file(path)

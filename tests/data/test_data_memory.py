@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("folders")
 
 MEGABYTE = 1 << 20
 LIMIT = 160 * MEGABYTE
-# Set before anything large is loaded; what the interpreter and its libraries hold counts as well.
+# Set before large data are loaded; the interpreter and its libraries count as well.
 PROGRAM = """
 import resource, sys
 from minrl.data import Packed, Windows, load

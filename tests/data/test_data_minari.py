@@ -88,7 +88,7 @@ def test_an_episode_longer_than_32767_steps_stays_whole(data_format: str) -> Non
     check_aligned(load("minari:long-v0"), lengths)
 
 
-def test_blocks_smaller_than_an_episode_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_may_be_smaller_than_an_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minrl.data.minari.hdf5.BLOCK_BYTES", 1000)
     lengths = (3, 1, 250, 2, 2, 2, 300, 1)
     create("blocks-v0", lengths)

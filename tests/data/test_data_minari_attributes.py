@@ -1,4 +1,4 @@
-"""Sets that Minari wrote before 0.5, whose metadata are attributes of the HDF5 file, and sets that lost theirs."""
+"""Sets from before Minari 0.5, with metadata in HDF5 attributes, and sets without metadata."""
 
 import json
 import shutil
@@ -62,7 +62,7 @@ def test_totals_that_are_missing_are_counted_and_any_name_will_do(tmp_path: Path
 
 
 class Plane(gymnasium.Env[Any, Any]):
-    """The spaces of the set."""
+    """Environment with the spaces of the set."""
 
     observation_space = BOX
     action_space = ACTION
@@ -80,7 +80,7 @@ def test_up_to_version_3_the_environment_has_the_spaces() -> None:
         load("minari:old-v0")
 
 
-def test_what_is_missing_is_said_with_the_command_that_writes_it() -> None:
+def test_missing_attributes_are_named_with_the_command_that_writes_them() -> None:
     data = old("old-v0")
     renamed = data.parent.rename(data.parent.with_name("lost set-v0")) / "data"
     with pytest.raises(ValueError, match="no attribute observation_space and no action_space or env_spec") as caught:

@@ -1,4 +1,4 @@
-"""What is said of a flat HDF5 file counts before any guess: flags, attributes, an environment; a guess is said."""
+"""Spaces of a flat HDF5 file: flags, attributes and an environment come before a guess, which is reported."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ ROWS = np.arange(STEPS)
 
 
 class Dial(gymnasium.Env[Any, Any]):
-    """Four choices; the observation is the number of the step."""
+    """Environment of four choices whose observation is the number of the step."""
 
     observation_space = spaces.Discrete(64)
     action_space = spaces.Discrete(4)
@@ -52,7 +52,7 @@ def flat(path: Path, **fields: Any) -> str:
     return f"hdf5:{write(path, STEPS, next_observations=None, **fields)}"
 
 
-def test_what_the_data_lack_is_in_the_space_of_the_environment(tmp_path: Path, dial: str) -> None:
+def test_the_environment_s_space_includes_choices_that_the_data_lack(tmp_path: Path, dial: str) -> None:
     name = flat(tmp_path / "flat.hdf5", observations=ROWS, actions=ROWS % 3)
     guessed = load(name)
     assert guessed.action_space == spaces.Discrete(3)
@@ -62,12 +62,12 @@ def test_what_the_data_lack_is_in_the_space_of_the_environment(tmp_path: Path, d
     np.testing.assert_array_equal(episodes.observations, np.eye(64)[ROWS])
     np.testing.assert_array_equal(episodes.actions, np.eye(4)[ROWS % 3])
     Task.of(episodes).check_fits(Dial.observation_space, Dial.action_space, dial)
-    # The user's word counts before the environment's.
+    # The user's statement comes before the environment's.
     said = load(name, environment=dial, action_space="Discrete(9)", observation_space=spaces.Discrete(50))
     assert (said.observation_space, said.action_space) == (spaces.Discrete(50), spaces.Discrete(9))
 
 
-def test_attributes_of_the_file_say_the_spaces_and_the_environment(tmp_path: Path) -> None:
+def test_attributes_of_the_file_state_spaces_and_environment(tmp_path: Path) -> None:
     path = write(tmp_path / "flat.hdf5", observations=ROWS - 2, actions=ROWS % 3 - 1, next_observations=None)
     with h5py.File(path, "a") as file:
         file.attrs["observation_space"] = to_json(spaces.Discrete(20, start=-2))
@@ -133,9 +133,7 @@ def test_whole_observations_are_numbers_whatever_their_size(tmp_path: Path, dtyp
     assert episodes.observation_space.contains(episodes.observation_space.sample())
 
 
-def test_a_guess_is_said_with_the_remedy_and_a_statement_is_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, dial: str
-) -> None:
+def test_a_guess_is_reported_with_its_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture, dial: str) -> None:
     name = flat(tmp_path / "flat.hdf5", observations=ROWS, actions=ROWS % 3)
     load(name)
     (line,) = [text for text in caplog.messages if "guessed" in text]
@@ -146,7 +144,7 @@ def test_a_guess_is_said_with_the_remedy_and_a_statement_is_not(
     assert not [text for text in caplog.messages if "guessed" in text]
 
 
-def test_what_the_user_says_replaces_a_faulty_attribute(
+def test_the_user_s_statement_replaces_a_faulty_attribute(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, dial: str
 ) -> None:
     path = write(tmp_path / "flat.hdf5", observations=ROWS, actions=ROWS % 3, next_observations=None)

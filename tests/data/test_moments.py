@@ -1,4 +1,4 @@
-"""Mean, spread and constant columns of large sets, and the normalisation that follows from them.
+"""Mean, standard deviation and constant columns of large sets, and the normalisation by them.
 
 Shapes: N steps, O flat observation width.
 """
@@ -66,7 +66,7 @@ import torch
 from minrl.models.encoders import Normalizer
 rows = np.load(sys.argv[1], mmap_mode="r")
 normalizer = Normalizer(rows.shape[1])
-# Private memory from now on: a quarter of the set. Pages of a mapped file do not count.
+# Limit private memory to a quarter of the set; pages of a mapped file do not count.
 used = int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmData"))) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + rows.nbytes // 4, -1))
 space = spaces.Box(-np.inf, np.inf, rows.shape[1:])

@@ -1,4 +1,4 @@
-"""Rewards given as [r], as arrays or as tensors of one number: the same numbers as rewards given plainly."""
+"""Rewards as [r], arrays or tensors of one element equal plain ones."""
 
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def test_the_python_api_reads_them_too(form: str) -> None:
     model = small("", Payday(form))
     model.learn(20)
     assert {episode["r"] for episode in model.ep_info_buffer or ()} == {15.0}
-    # The value of what follows plays no part in the rewards but at time limits.
+    # The value of the next state enters the rewards at time limits only.
     np.testing.assert_array_equal(
         model.rollout_buffer.rewards[:4, 0] - model.rollout_buffer.rewards[0, 0], [0, 1, 2, 3]
     )
@@ -116,7 +116,7 @@ def test_processes_of_their_own(tmp_path: Path) -> None:
 
 
 class Columns(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """Two environments at once, whose rewards are a column (2, 1)."""
+    """Vector environment of two, whose rewards are a column (2, 1)."""
 
     num_envs = 2
     single_observation_space, single_action_space = Payday.observation_space, Payday.action_space

@@ -1,4 +1,4 @@
-"""Spaces of other classes that hold the same: a set's Text and an environment's own space of strings."""
+"""Spaces of different classes with equal content: a set's Text and an environment's own space of strings."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ MISSIONS = ("get the key", "open a door")
 
 
 class Missions(gymnasium.Space[str]):
-    """Strings of one kind, as MiniGrid's MissionSpace: no Text, and no length is said."""
+    """Space of strings like MiniGrid's MissionSpace, which is no Text and has no length."""
 
     def __init__(self, typed: bool = True) -> None:
         super().__init__(dtype=str if typed else None, seed=0)
@@ -39,7 +39,7 @@ class Missions(gymnasium.Space[str]):
 
 
 class OwnBox(spaces.Box):
-    """A Box by another name."""
+    """Subclass of Box without a change."""
 
 
 PICTURE = spaces.Box(0, 255, (3, 3, 3), np.uint8)
@@ -47,7 +47,7 @@ RECORDED = spaces.Dict(mission=spaces.Text(14, charset="abcdefghijklmnopqrstuvwx
 
 
 class Room(gymnasium.Env[Any, Any]):
-    """The mission says which of two actions is rewarded."""
+    """Environment whose mission names the rewarded one of two actions."""
 
     observation_space: Any = spaces.Dict(image=PICTURE, mission=Missions())
     action_space = spaces.Discrete(2)
@@ -67,7 +67,7 @@ class Room(gymnasium.Env[Any, Any]):
 
 
 class Harder(Room):
-    """Missions that no set has recorded."""
+    """`Room` with missions that no set has recorded."""
 
     missions = ("get the key!", "open a door, then another")
 
@@ -105,7 +105,7 @@ def expert() -> CloneAgent:
 
 
 def test_an_agent_reads_the_strings_of_its_environment() -> None:
-    # Five rewards of 1 where every mission is understood.
+    # Five rewards of 1 where every mission is read correctly.
     assert evaluate(expert(), EnvironmentInfo("Room-v0"), episodes=6)[0].returns == (5.0,) * 6
 
 
@@ -153,7 +153,7 @@ BYTES, ROW = spaces.Box(0, 255, (4,), np.uint8), spaces.Box(-1, 1, (4,), np.floa
     ],
     ids=str,
 )
-def test_layouts_are_compared_by_what_they_hold(ours: Any, theirs: Any, kind: Any, fits: bool) -> None:
+def test_spaces_match_by_content(ours: Any, theirs: Any, kind: Any, fits: bool) -> None:
     for first, second in ((ours, theirs), (theirs, ours)):
         assert (mismatch(first, second, kind) is None) == fits
 
@@ -167,7 +167,7 @@ def test_errors_name_the_environment() -> None:
         leaves(Room.observation_space)
 
 
-def test_ppo_says_where_it_cannot_read_text(tmp_path: Any) -> None:
+def test_ppo_names_a_text_space_it_cannot_read(tmp_path: Any) -> None:
     (tmp_path / "rooms.py").write_text(
         "import gymnasium\n"
         "class Room(gymnasium.Env):\n"

@@ -1,6 +1,6 @@
 """Dict spaces whose keys are not in alphabetical order: data sets, their cache and the agents that learn from them.
 
-Numbers to compare with come from `gymnasium.spaces.flatten` and from the agent that was never saved.
+The references are `gymnasium.spaces.flatten` and the agent before saving.
 """
 
 import json
@@ -39,7 +39,7 @@ def test_offline_agents_know_their_columns(backwards: bool, tmp_path: Path, monk
     )  # fmt: skip
     episodes = load(f"minari:{written.name}")
     assert keys_of(episodes.observation_space) == keys_of(OBSERVED["nested"])
-    # What the environment draws after the same seeds, flattened by Gymnasium.
+    # The environment's draws after the same seeds, flattened by Gymnasium.
     world = gymnasium.make("Road-v0", observed="nested", acted="pedals")
     with h5py.File(written.path / "data" / "main_data.hdf5") as file:
         seed = int(file["episode_0"].attrs["seed"])
@@ -66,7 +66,7 @@ def _clone(episodes: Any) -> CloneAgent:
 
 
 def turn_around(file: Path, field: str) -> None:
-    """Write the keys of a space in a set's metadata the other way round; the file looks unchanged."""
+    """Reverse the keys of a space in a set's metadata, keeping the file's size and time."""
     status, text = file.stat(), file.read_text()
     values = json.loads(text)
     values[field] = to_json(reversed_keys(from_json(values[field])))

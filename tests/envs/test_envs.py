@@ -1,4 +1,4 @@
-"""The registered ids: what is seen of each task, how they are found, what is refused."""
+"""Registered ids: partial observations, discovery and refusals."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def test_gymnasium_finds_no_fault(name: str) -> None:
     env = gymnasium.make(name)
     check_env(env, skip_render_check=True)
     assert env.spec is not None
-    # What a data set or a checkpoint records of it brings the same environment back.
+    # The record in a data set or a checkpoint restores the same environment.
     again = make_environment(EnvironmentInfo(name, spec=env.spec.to_json()))
     assert str(again) == str(env)
     assert again.observation_space == env.observation_space
@@ -123,7 +123,7 @@ def test_robots_show_positions_or_velocities(robot: str) -> None:
         for (name, env), part in zip(envs.items(), parts, strict=True):
             assert env.observation_space.contains(part)
             np.testing.assert_array_equal(part, seen_by(robot, env.unwrapped)[name])
-            # As a run of the full observation too.
+            # Equal to a run with the full observation.
             width = len(part)
             runs = [everything[i : i + width] for i in range(len(everything) - width + 1)]
             assert robot == "Reacher" or any(np.array_equal(part, run) for run in runs)
@@ -212,7 +212,7 @@ def test_missing_popgym_is_named_with_its_command() -> None:
 
 
 @pytest.mark.parametrize(("keep", "message"), [([4], "from 0 to 3"), ([-1], "from 0 to 3"), ([], "from 0 to 3")])
-def test_a_mask_keeps_what_is_there(keep: list[int], message: str) -> None:
+def test_a_mask_keeps_existing_columns_only(keep: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MaskObservation(gymnasium.make("CartPole-v1"), keep)
     with pytest.raises(ValueError, match="Box with one axis"):
@@ -228,7 +228,7 @@ def test_a_mask_of_ones_own_is_in_the_specification() -> None:
 
 
 class Coded(gymnasium.Env[Any, Any]):
-    """Observations of one kind, rewards 1, 2, 3."""
+    """Environment of one observation space with rewards 1, 2, 3."""
 
     action_space = spaces.Discrete(2)
 
@@ -257,7 +257,7 @@ class Coded(gymnasium.Env[Any, Any]):
     ],
     ids=str,
 )
-def test_the_previous_reward_is_seen(space: gymnasium.Space[Any]) -> None:
+def test_the_previous_reward_is_observed(space: gymnasium.Space[Any]) -> None:
     env = PreviousReward(Coded(space))
 
     def shown(observation: Any) -> float:

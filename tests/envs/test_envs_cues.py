@@ -1,4 +1,4 @@
-"""T-Maze, Delayed Cue and Parity: who remembers is right, who does not is so by chance, by what the tasks say."""
+"""T-Maze, Delayed Cue and Parity: policies with memory are right, policies without are at chance."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +33,7 @@ def through_the_maze(turn: Callable[[list[int]], int]) -> Policy:
 
 
 @pytest.mark.parametrize("length", [1, 10, 1000])
-def test_the_cue_says_where_to_turn(length: int) -> None:
+def test_following_the_cue_earns_one(length: int) -> None:
     env = gymnasium.make(TMAZE, length=length)
     sides = set()
     for seed in range(10):
@@ -46,7 +46,7 @@ def test_the_cue_says_where_to_turn(length: int) -> None:
     assert sides == {2, 3}
 
 
-def test_who_forgets_the_cue_is_right_half_of_the_time() -> None:
+def test_ignoring_the_cue_is_right_half_of_the_time() -> None:
     env = gymnasium.make(TMAZE)
     returns = [sum(play(env, through_the_maze(lambda seen: UP), seed)[1]) for seed in range(200)]
     assert set(returns) == {0.0, 1.0}
@@ -61,11 +61,11 @@ def test_steps_that_do_not_advance_cost_reward() -> None:
         assert rewards == [pytest.approx(-1 / 20)] * 21
 
 
-def test_the_active_maze_shows_its_cue_to_who_goes_back() -> None:
+def test_the_active_maze_shows_its_cue_behind_the_start() -> None:
     env = gymnasium.make(TMAZE, length=5, active=True, detour=2)
     for seed in range(6):
         seen, rewards = play(env, through_the_maze(lambda seen: UP), seed)
-        assert set(seen) <= {0, 1}  # straight on: the cue was never in view
+        assert set(seen) <= {0, 1}  # straight on, the cue is never visible
 
         def back_first(seen: list[int]) -> int:
             cue = [x for x in seen if x > 1]
@@ -74,7 +74,7 @@ def test_the_active_maze_shows_its_cue_to_who_goes_back() -> None:
             return RIGHT if cue else LEFT
 
         seen, rewards = play(env, back_first, seed)
-        assert rewards == [0.0] * 9 + [1.0]  # 2 back, 7 forth, 1 to choose: all that there is time for
+        assert rewards == [0.0] * 9 + [1.0]  # 2 back, 7 forth, 1 to choose: the whole time limit
 
 
 @pytest.mark.parametrize(("delay", "cues"), [(0, 2), (20, 4), (300, 7)])
@@ -91,7 +91,7 @@ def test_the_sign_is_named_at_the_signal(delay: int, cues: int) -> None:
     assert np.mean([sum(play(env, lambda seen: 0, seed)[1]) for seed in range(300)]) == pytest.approx(1 / cues, abs=0.1)
 
 
-def test_the_wait_varies_where_it_is_asked_to() -> None:
+def test_jitter_varies_the_delay() -> None:
     env = gymnasium.make(CUE, delay=3, jitter=4)
     waits = {len(play(env, lambda seen: seen[0], seed)[1]) for seed in range(100)}
     assert waits == {5, 6, 7, 8, 9}

@@ -1,4 +1,4 @@
-"""Noise, flicker and the previous action: what is seen is what the wrappers say, by seed."""
+"""Wrappers of noise, flicker and the previous action or reward: observations by seed."""
 
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,13 @@ def episode(env: Any, steps: int, seed: int = 0) -> tuple[list[Any], list[Any]]:
     return seen, actions
 
 
-def test_noise_has_the_spread_that_is_asked_for() -> None:
+def test_noise_has_the_given_scale() -> None:
     noisy, plain = NoisyObservation(gymnasium.make("Pendulum-v1"), scale=0.3), gymnasium.make("Pendulum-v1")
     difference = np.stack(episode(noisy, 200)[0])[:150]
     again = np.stack(episode(noisy, 200)[0])[:150]
     np.testing.assert_array_equal(difference, again)
     assert noisy.observation_space.contains(noisy.reset(seed=0)[0])
-    # Pendulum draws only at a reset, so the noise does not disturb what it is added to.
+    # Pendulum draws only at a reset, so the noise does not change its dynamics.
     difference -= np.stack(episode(plain, 200)[0])[:150]
     assert difference.std() == pytest.approx(0.3, rel=0.1)
     assert abs(difference.mean()) < 0.05
@@ -56,7 +56,7 @@ def test_a_share_of_the_observations_is_dark(probability: float) -> None:
         np.testing.assert_array_equal(x, np.zeros_like(wanted) if is_dark else wanted)
 
 
-def test_the_previous_action_is_seen() -> None:
+def test_the_previous_action_is_observed() -> None:
     for name, width in (("Pendulum-v1", 1), ("CartPole-v1", 2)):
         env = PreviousAction(gymnasium.make(name))
         seen, actions = episode(env, 15)

@@ -1,4 +1,4 @@
-"""Repeat First and Repeat Previous: who remembers earns 1, who does not does not, and popgym's are the same."""
+"""Repeat First and Repeat Previous: a policy with memory earns 1, one without does not; popgym's are equal."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -53,22 +53,22 @@ def in_view(k: int | None) -> Policy:
 
 
 @pytest.mark.parametrize(("name", "options", "_theirs", "k"), LEVELS, ids=str)
-def test_who_remembers_earns_one(name: str, options: dict[str, Any], _theirs: str, k: int | None) -> None:
+def test_a_policy_with_memory_earns_one(name: str, options: dict[str, Any], _theirs: str, k: int | None) -> None:
     env = gymnasium.make(name, **options)
     for seed in range(3):
         cards, rewards = play(env, right(k), seed)
         assert sum(rewards) == pytest.approx(1.0, abs=1e-12)
         assert len(cards) % 52 == 0
         assert len(set(Counter(cards).values())) == 1  # as many of each suit
-        # Nothing is asked before the k-th card; from then on everything counts the same.
+        # No reward before the k-th card, equal rewards from then on.
         waiting = (k or 1) - 1
         assert rewards == [0.0] * waiting + [1.0 / (len(cards) - (k or 1))] * (len(cards) - 1 - waiting)
 
 
 @pytest.mark.parametrize(("name", "options", "_theirs", "k"), LEVELS, ids=str)
-def test_who_does_not_remember_does_not(name: str, options: dict[str, Any], _theirs: str, k: int | None) -> None:
+def test_a_policy_without_memory_does_not(name: str, options: dict[str, Any], _theirs: str, k: int | None) -> None:
     env = gymnasium.make(name, **options)
-    # Wrong throughout; one card too late; the card in view, which tells nothing.
+    # Wrong throughout; one card too late; the visible card, which carries no information.
     wrong, *rest = (policy(k) for policy in (wrong_suit, late, in_view))
     assert sum(play(env, wrong, 0)[1]) == pytest.approx(-1.0, abs=1e-12)
     for policy in rest:

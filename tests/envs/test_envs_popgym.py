@@ -1,4 +1,4 @@
-"""popgym's ids work as our own: PPO trains on their spaces, and a run is evaluated from its folder."""
+"""popgym's ids: PPO trains on their spaces, and a run is evaluated from its folder."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from minrl.agents.__main__ import main
 
-# Spaces: Discrete; Tuple; MultiDiscrete seen; MultiDiscrete done; Box with continuous actions.
+# Discrete; Tuple; MultiDiscrete observations; MultiDiscrete actions; Box with continuous actions.
 IDS = ("RepeatFirstEasy", "AutoencodeEasy", "CountRecallEasy", "MineSweeperEasy", "NoisyPositionOnlyPendulumEasy")
 SHORT = ("--n-envs", "2", "--n-steps", "32", "--n-epochs", "1", "--steps", "128", "--width", "16", "--threads", "1")
 

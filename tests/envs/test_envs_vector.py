@@ -1,4 +1,4 @@
-"""The natively vectorised environments against Gymnasium's SyncVectorEnv over the scalar ones, number by number."""
+"""Natively vectorised environments against Gymnasium's SyncVectorEnv over the scalar ones, to the bit."""
 
 from collections.abc import Callable
 from functools import partial
@@ -43,7 +43,7 @@ def choosing(n: int) -> Policy:
     return lambda observations, last, generator: generator.integers(n, size=len(observations))
 
 
-# Steps in which two episodes pass, where 420 are too few.
+# Steps of two episodes, where 420 are too few.
 LONG = {ACROBOT: 1010, "minrl/TMaze1000-v0": 2100}
 POLICIES: dict[str, Policy] = {PENDULUM: pushing, MOUNTAIN_CAR: rocking}
 
@@ -168,11 +168,11 @@ def test_equal_seeds_give_equal_rows_however_many_there_are() -> None:
     few, many = native(CARTPOLE, 2), native(CARTPOLE, 5)
     np.testing.assert_array_equal(few.reset(seed=7)[0], many.reset(seed=7)[0][:2])
     np.testing.assert_array_equal(few.reset(seed=9)[0], many.reset(seed=7)[0][2:4])
-    # Without a seed each row draws on.
+    # Without a seed each row's generator continues.
     assert not np.array_equal(few.reset()[0], few.reset()[0])
 
 
-def test_what_is_handed_out_is_not_written_to_again() -> None:
+def test_returned_observations_are_not_overwritten() -> None:
     vector = native(PENDULUM)
     seen, _ = vector.reset(seed=0)
     kept = seen.copy()

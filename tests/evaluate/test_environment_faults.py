@@ -1,4 +1,4 @@
-"""What is said of environments that cannot be made."""
+"""Error messages for environments that cannot be made."""
 
 from importlib.metadata import version
 from typing import Any

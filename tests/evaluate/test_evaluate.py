@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("drift_registered")
 
 
 def by_hand(agent: Any, seed: int, target: float | None = None) -> tuple[float, int]:
-    """Return and length of one episode in one plain environment."""
+    """Return the return and length of one episode in one plain environment."""
     world = gymnasium.make("Drift-v0", **agent.task.environment.kwargs)
     observation, _ = world.reset(seed=seed)
     state = agent.initial_state(1, target)
@@ -52,7 +52,7 @@ def test_as_a_plain_loop() -> None:
 
 
 @pytest.mark.parametrize("environments", [1, 2, 5, 12, 100])
-def test_the_number_of_environments_changes_nothing(environments: int) -> None:
+def test_the_number_of_environments_has_no_effect(environments: int) -> None:
     """Play the same twelve episodes with any number, so that none is left out for being long."""
     agent = agent_of()
     (alone,) = evaluate(agent, episodes=12, environments=1)
@@ -91,7 +91,7 @@ def test_sampled_actions_differ() -> None:
     assert likely != sampled
 
 
-def test_the_report_says_what_was_run() -> None:
+def test_the_report_names_its_settings() -> None:
     agent = agent_of(target_return=17.0)
     (result,) = evaluate(agent, episodes=6, seed=3)
     values = result.to_dict()

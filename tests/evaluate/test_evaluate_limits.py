@@ -1,4 +1,4 @@
-"""How an evaluation opens and ends its episodes, in which environment, and what it says of that."""
+"""Step limits, keyword arguments and environments of an evaluation."""
 
 import json
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_the_limit_where_the_environment_states_none(endless: Any) -> None:
     assert "truncated" not in evaluation_table([result])
 
 
-def test_what_ends_at_the_limit_is_no_truncation(endless: Any) -> None:
+def test_an_episode_that_ends_at_the_limit_is_not_truncated(endless: Any) -> None:
     (result,) = evaluate(
         clone(EnvironmentInfo("endless_world:Endless-v0", {"ends": 30})), episodes=2, max_episode_steps=30
     )
@@ -190,9 +190,7 @@ def test_settings_override_a_specification(endless: Any) -> None:
     assert info.changed() == info
 
 
-def test_targets_for_agents_that_are_asked_for_nothing(
-    endless: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_targets_for_agents_without_a_target(endless: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="agent clone takes no target return: leave the target out"):
         evaluate(clone(EnvironmentInfo("endless_world:Limited-v0")), episodes=1, targets=[3.0])
     out = run_of(tmp_path)
@@ -204,7 +202,7 @@ def test_targets_for_agents_that_are_asked_for_nothing(
 
 
 @pytest.mark.usefixtures("drift_registered")
-def test_a_target_beyond_the_data_is_said_to_be_capped() -> None:
+def test_a_capped_target_is_reported() -> None:
     agent = agent_of()
     best = agent.task.best_return
     within, beyond = evaluate(agent, episodes=2, targets=[best - 1.0, best + 5000.0])

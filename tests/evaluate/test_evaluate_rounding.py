@@ -1,4 +1,4 @@
-"""How many environments act at once changes how actions round, and nothing else.
+"""The number of environments changes an action's rounding only.
 
 Shapes: B environments.
 """

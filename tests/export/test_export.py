@@ -1,4 +1,4 @@
-"""An exported model beside the library: the same actions over 1000 steps, for every cell, agent and space.
+"""Exported models against the library: equal actions over 1000 steps, for every cell, agent and space.
 
 Shapes: B environments.
 """
@@ -57,7 +57,7 @@ def lively(agent: Any) -> Any:
 
 
 class Beside:
-    """A model and the library's player on the same random moments, each with its own state."""
+    """Exported model and player on the same random inputs, each with its own state."""
 
     def __init__(self, agent: Actor, path: Path, batch_size: int, target: float) -> None:
         self.player, self.session = Player(agent, batch_size, target_return=target), session(path)
@@ -77,7 +77,7 @@ class Beside:
         return wanted, actions
 
 
-# A fault of one step shows in a few; that none grows takes a thousand.
+# A few steps show an error of one step; a thousand show that errors do not grow.
 @pytest.mark.parametrize("steps", [40, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell(cell: str, steps: int, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_decoding_as_a_player_does(actions: str) -> None:
     assert [part["name"] for part in described(ACTIONS[actions], "action")] == decoder.names
 
 
-def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
+def test_a_file_describes_its_inputs_and_outputs(tmp_path: Path) -> None:
     agent = decision("mixed", previous_action=True)
     written = export_onnx(agent, tmp_path / "a.onnx", target_return=12.5, steps=5)
     rows = {"observation": ("batch", 3), "reward": ("batch",), "episode_start": ("batch",)}
@@ -177,7 +177,7 @@ def test_what_a_file_says_of_itself(tmp_path: Path) -> None:
     assert acted["action/move"]["low"] == [-2.0, 0.0]
     assert (acted["action/pick/0"]["n"], acted["action/pick/0"]["start"]) == (3, -1)
     assert acted["action/pick/1"]["columns"] == [7, 13]
-    # Nothing of the machine that wrote it.
+    # No trace of the machine that wrote it.
     content = (tmp_path / "a.onnx").read_bytes()
     assert not any(str(place).encode() in content for place in (Path.home(), Path(__file__).parents[2], sys.prefix))
     model = onnx.load(str(tmp_path / "a.onnx"))
@@ -262,7 +262,9 @@ def test_a_model_that_differs_is_not_kept(tmp_path: Path) -> None:
         (decision, {"target_return": math.inf}, "target return must be a number, got inf"),
     ],
 )
-def test_what_cannot_be(make: Any, options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_unsupported_agents_and_options_are_refused(
+    make: Any, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         export_onnx(make(), tmp_path / "a.onnx", **options)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""`minrl export`: what it prints and refuses, and the example of its help, where torch cannot be imported."""
+"""`minrl export`: output, refusals, and the example of its help run without torch."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ sys.meta_path.insert(0, Without())
 def test_the_example_needs_neither_torch_nor_this_package(run: Path, tmp_path: Path) -> None:
     done = minrl("export", run, "--onnx", "agent.onnx", "--target", 60)
     assert done.returncode == 0, done.stderr
-    # On a busy machine compiling a kernel for the first time is told.
+    # On a busy machine the notice about compiling a kernel may come first.
     assert [line for line in done.stderr.splitlines() if not line.startswith("minrl: compiled a CPU kernel")] == []
     lines = done.stdout.splitlines()
     assert lines[0].startswith("agent.onnx: agent decision, ")

@@ -1,4 +1,4 @@
-"""What an exported file says of its inputs, and the examples that act with it.
+"""The description of an exported file's inputs, and the examples that act with it.
 
 Shapes: O flat observation width.
 """
@@ -24,7 +24,7 @@ pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-# Gymnasium keeps the order of pairs.
+# Gymnasium keeps the order of a list of pairs.
 SEEN = spaces.Dict(
     [
         ("speed", spaces.Box(-9.0, 9.0, (2, 1), np.float32)),

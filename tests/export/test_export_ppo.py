@@ -1,4 +1,4 @@
-"""Exported policies that learned online, beside the library, for every kind of observation and action."""
+"""Exported PPO policies against the library, for every kind of observation and action."""
 
 from pathlib import Path
 from typing import Any

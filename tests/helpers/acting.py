@@ -1,4 +1,4 @@
-"""An agent at work in a vector environment, and what it saw there as a batch.
+"""Record an agent acting in a vector environment as a batch.
 
 Shapes: B environments, T time, O flat observation width, A flat action width.
 """
@@ -21,7 +21,7 @@ class Recorder:
     """Observations, actions and rewards of one environment of a vector, row by row."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[Any, Any, float, bool]] = []  # observation, flat action, earned so far, start
+        self.rows: list[tuple[Any, Any, float, bool]] = []  # observation, flat action, return so far, start
 
     def batch(self, target: float) -> Batch:
         """Return the recorded steps as one row; the return-to-go is the target minus the rewards so far."""
@@ -51,7 +51,7 @@ def play(
     recorders = [Recorder() for _ in targets]
     observations, _ = vector.reset(seed=5)
     rewards, starts = np.zeros(len(targets)), np.ones(len(targets), dtype=np.bool_)
-    filler = np.zeros(len(targets), dtype=np.bool_)  # the action goes unused, for the episode is over
+    filler = np.zeros(len(targets), dtype=np.bool_)  # the episode is over: its action is ignored
     earned = np.zeros(len(targets))
     for _ in range(steps):
         taken = player.act(observations, rewards, starts)

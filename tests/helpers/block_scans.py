@@ -1,4 +1,4 @@
-"""Backbones with random weights, and what holds their scan in the CPU's kernels to that in torch's operations.
+"""Backbones with random weights, and comparisons of their compiled scan with torch's operations.
 
 Shapes: B batch, T time, D width, S state size.
 """
@@ -12,7 +12,7 @@ from minrl.backbone import Backbone, compiled_scan
 
 
 class Plain(Backbone):
-    """A backbone that runs in torch's operations, as all but `Backbone` itself do."""
+    """Backbone in torch's operations, as any subclass of `Backbone` is."""
 
 
 def backbone(width: int = 24, cell: str = "mingru", depth: int = 2, **options: Any) -> Backbone:

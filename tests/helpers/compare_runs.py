@@ -1,4 +1,4 @@
-"""A comparison's folder with real runs of a few steps, and copies of them with scores that a test chooses."""
+"""Comparison folders with real runs of a few steps, and copies of them with chosen scores."""
 
 import json
 import shutil

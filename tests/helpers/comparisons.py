@@ -1,4 +1,4 @@
-"""Grids whose runs take a second, and what their folders hold."""
+"""Grids whose runs take a second, and readers of their folders."""
 
 import json
 from pathlib import Path

@@ -14,7 +14,7 @@ from torch import Tensor
 from minrl.backbone import Backbone
 from minrl.cells import CELLS, Cell
 
-WIDTH, BATCH, STEPS = 8, 3, 70  # steps beyond one chunk, block or piece of each cell, and no multiple of any
+WIDTH, BATCH, STEPS = 8, 3, 70  # more steps than one chunk, block or piece of any cell, and no multiple of any
 CUTS = (1, 2, 13, 50, STEPS)
 
 Run = Callable[[Cell, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

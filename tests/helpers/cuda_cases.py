@@ -1,4 +1,4 @@
-"""What the CUDA kernels must do, as functions of a device: on a GPU, or on the CPU under Triton's interpreter.
+"""Cases of the CUDA kernels as functions of a device: a GPU, or the CPU under Triton's interpreter.
 
     TRITON_INTERPRET=1 python tests/helpers/cuda_cases.py minGRU  # prints a JSON object: case -> "" or what went wrong
 
@@ -20,10 +20,10 @@ from minrl.scan import Candidate, kernel_for, mingru_gates, mingru_scan, minlstm
 
 Case = Callable[[str], None]
 Scan = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
-# The interpreter goes number by number, about a millisecond each: small tiles there, with as many cuts.
+# The interpreter takes about a millisecond an element: small tiles, with as many boundaries.
 INTERPRETED_TILE = {"ROWS": 4, "LANES": 8}
 STEPS, WIDTH = 11, 9
-# One unit in the last place of h (Triton's interpreter cuts where a GPU rounds).
+# One unit in the last place of h (Triton's interpreter truncates where a GPU rounds).
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 
 
@@ -56,7 +56,7 @@ def everything(scan: Scan, gates: Tensor, state: Tensor | None) -> list[Tensor]:
     h, last = scan(leaves[0], leaves[1] if state is not None else None)
     torch.manual_seed(1)
     weights = torch.randn(h.shape).to(h), torch.randn(last.shape).to(last)
-    # In float64: only the gradient that arrives at h is rounded to its precision.
+    # In float64, so that only the gradient to h is rounded to its precision.
     loss = (
         (h.double() * weights[0].double()).sum() + (h.double().tanh() * 0.5).sum() + (last * weights[1]).double().sum()
     )
@@ -95,7 +95,7 @@ def agree(
     names = ["h", "last", "dgates", "dstate"]
     for name, found, exact, precision in zip(names, actual, wanted, precisions, strict=False):
         assert found.dtype == precision, f"{name}: {found.dtype}"
-        # The last state stays in float32 whatever the inputs; gradients meet the rounded h and dh as well.
+        # The last state is float32 whatever the inputs; gradients are computed from the rounded h and dh.
         tolerance = TOLERANCE[torch.float32 if name == "last" else dtype]
         if dtype != torch.float32 and name.startswith("d"):
             tolerance *= 2
@@ -132,7 +132,7 @@ def no_number_crosses(device: str, *, parts: int, value: float) -> None:
     assert dgates[0, 9:].isfinite().all()
     gates = gates.nan_to_num(0.5, 0.5).requires_grad_()
     h, _ = fused(gates, state)
-    # A gradient that is no number, after the reset, does not come through it either.
+    # A NaN gradient after the reset does not cross it either.
     (dgates,) = torch.autograd.grad(
         h, gates, torch.where(reset.cumsum(1)[..., None] > 0, float("nan"), 1.0).expand_as(h)
     )
@@ -148,7 +148,7 @@ def no_number_crosses_in_chunks(device: str, *, parts: int, value: float) -> Non
 
 
 def compiles_to_one_graph(device: str, *, parts: int) -> None:
-    """Forward and backward through torch.compile without a break."""
+    """Run forward and backward through torch.compile without a graph break."""
     gates, state, reset = (x.to(device) for x in inputs(parts, 1, 5, 3))
     fused, _ = scans(parts, reset, "positive", False)
 
@@ -218,7 +218,7 @@ def cases() -> dict[str, Case]:
             for signed in (False, True):
                 name = f"{recurrence}, {candidate}, {'signed' if signed else 'not signed'}"
                 found[name] = partial(agree, parts=parts, steps=6, candidate=candidate, signed=signed)
-            # 3 * randn * 40: gates of 120 and more, both shut, both open.
+            # 3 * randn * 40: gates of 120 and more, both closed, both open.
             name = f"{recurrence}, {candidate}, large gates"
             found[name] = partial(agree, parts=parts, steps=6, candidate=candidate, scale=40.0)
     return found
@@ -234,7 +234,7 @@ def failure(case: Case) -> str:
 
 
 def main() -> int:
-    """Print what went wrong in the cases whose names begin with the first argument, under the interpreter."""
+    """Run the cases whose names begin with the first argument under the interpreter; print their failures."""
     torch.set_num_threads(1)
     assert cuda.interpreted()
     with mock.patch.multiple(cuda, **INTERPRETED_TILE):

@@ -1,4 +1,4 @@
-"""Small decision agents that several rooms' tests act with."""
+"""Small decision agents for the tests of several rooms."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The command line in a child of the test's process, with everything loaded: another takes 3 s to start."""
+"""The command line in a forked child, with all modules loaded: a new process takes 3 s to start."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from minrl.agents.__main__ import main
 
 
 class Forked:
-    """A command in a child process that has its own output, folder, environment and signals."""
+    """Command in a child process with its own output, folder, environment and signals."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class Forked:
     def _run(
         self, cwd: Path | None, env: dict[str, str] | None, own_session: bool, prepare: Callable[[], None]
     ) -> None:
-        """Run the command as a process of its own would, and end."""
+        """Run the command as a new process would, and exit."""
         code: Any = 1
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # the time limit of the test is its parent's
+            signal.setitimer(signal.ITIMER_REAL, 0)  # the test's time limit belongs to the parent
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             for number, file in enumerate(self.outputs, start=1):
@@ -99,7 +99,7 @@ def minrl(*words: Any, **options: Any) -> "CompletedProcess[str]":
 
 
 def cut_off_at(rows: int, number: int, *words: Any, part: str = "") -> "CompletedProcess[str]":
-    """Run a command that is sent the signal `number` when a log in a folder with `part` in its name has `rows` rows."""
+    """Run a command and send it signal `number` when a log in a folder with `part` in its name has `rows` rows."""
 
     def prepare() -> None:
         dump, written = Logger.dump, 0
@@ -118,14 +118,14 @@ def cut_off_at(rows: int, number: int, *words: Any, part: str = "") -> "Complete
 
 
 def wait_until(reached: Callable[[], bool], process: Forked) -> None:
-    """Wait as long as it takes, and no longer than the process lives."""
+    """Wait until the condition holds, at most until the process ends."""
     while not reached():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
 
 def cut_off_when(reached: Callable[[], bool], number: int, *words: Any, **options: Any) -> "CompletedProcess[str]":
-    """Send a signal to a command that does not end by itself once `reached()` holds."""
+    """Run a command and send it a signal once `reached()` holds."""
     process = Forked(*words, **options)
     try:
         wait_until(reached, process)

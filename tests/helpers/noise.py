@@ -31,10 +31,10 @@ CHOICES: dict[str, gymnasium.Space[Any]] = {
 
 
 class Noise(gymnasium.Env[Any, Any]):
-    """Observations at random, about what was done before; every action counts in the reward."""
+    """Environment of random observations that depend on the last action; every action enters the reward."""
 
     def __init__(self, observations: str = "box", actions: str = "discrete") -> None:
-        # A space draws from a generator of its own.
+        # Each space has a generator of its own.
         self.observation_space = copy.deepcopy(OBSERVATIONS[observations])
         self.action_space = (ACTIONS | CHOICES)[actions]
 

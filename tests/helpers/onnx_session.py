@@ -1,4 +1,4 @@
-"""ONNX files opened for a test."""
+"""Sessions of ONNX files."""
 
 from pathlib import Path
 from typing import Any

@@ -34,7 +34,7 @@ _ONLINE = (
     "--threads 1"
 )
 _LEARN = re.compile(r"\.learn\([\d_]+\)")
-# What is appended to a command; a flag that comes twice counts the second time.
+# Flags appended to a command; of a flag given twice, the second counts.
 _CUT = {
     "train decision": _OFFLINE,
     "train clone": _OFFLINE,
@@ -92,7 +92,7 @@ def run_page(page: Path, folder: Path) -> str:
 
 
 def run_command(words: list[str]) -> None:
-    """Run one command, cut down, or check that what it names is there."""
+    """Run one command, shortened, or check that the files and extras that it names exist."""
     if words[0] == "torchrun":
         words = ["minrl", *words[words.index("minrl.agents") + 1 :]]
     if words[0] == "minrl":
@@ -111,7 +111,7 @@ def run_command(words: list[str]) -> None:
 
 def _minrl(words: list[str]) -> None:
     cut = shlex.split(_CUT.get(" ".join(words[:2]), _CUT.get(words[0], "")))
-    if "--report-only" in words:  # of runs that a page does not make
+    if "--report-only" in words:  # needs runs that no page makes
         cut = ["--help"]
     if words[:2] == ["train", "--resume"] and "--steps" not in words:
         cut = []
@@ -119,7 +119,7 @@ def _minrl(words: list[str]) -> None:
         cut += ["--width", "16"]
     try:
         code = main([*words, *cut])
-    except SystemExit as end:  # argparse, which has shown the help or a mistake
+    except SystemExit as end:  # from argparse, after help or an error
         code = end.code
     assert code == 0, shlex.join(["minrl", *words])
     if "--help" in cut:

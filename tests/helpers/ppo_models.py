@@ -1,4 +1,4 @@
-"""Tiny models that tests of recurrent PPO share: every test runs for sb3-contrib's policies and for our own."""
+"""Tiny models of recurrent PPO, of sb3-contrib's policies and our own."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Runs of recurrent PPO that take a second, and what their folders hold."""
+"""Runs of recurrent PPO that take a second, and readers of their folders."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
 from minrl.runs.log import TIMESTEPS, read_log
 
-# A rollout is 2 * 16 steps, none of which only resets as in CartPole's own vector environment; checkpoints fall between
+# A rollout is 2 * 16 steps without filler steps, which CartPole's own vector environment has; checkpoints fall between
 # two rows of the log and between two evaluations.
 TINY: dict[str, Any] = {
     "env": "CartPole-v1",

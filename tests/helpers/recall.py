@@ -1,4 +1,4 @@
-"""A small task of memory, and small recurrent PPO models on it, that several test files share."""
+"""A small memory task, and small recurrent PPO models on it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""An environment whose Dict spaces have their keys in any order, for tests of what is saved and matched by name."""
+"""An environment whose Dict spaces have their keys in any order, for tests of matching by name."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -32,9 +32,9 @@ ACTED: dict[str, gymnasium.Space[Any]] = {
 
 
 class Road(gymnasium.Env[Any, Any]):
-    """Random observations; the reward depends on every part of the action and of the observation by its name."""
+    """Environment whose reward depends on every part of action and observation by its name."""
 
-    backwards = False  # whether all Dicts have their keys the other way round
+    backwards = False  # True: all Dicts have their keys in reverse order
 
     def __init__(self, observed: str = "keywords", acted: str = "plain") -> None:
         given = OBSERVED[observed], ACTED[acted]

@@ -46,7 +46,7 @@ def actions_of(space: gymnasium.Space[Any], steps: int = T) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Played:
-    """A finished episode as its learner saw it."""
+    """Finished episode as a learner sees it."""
 
     environment: int
     observations: np.ndarray  # (T, O), flat
@@ -67,7 +67,7 @@ def episodes_of(environment: VecEnv, seed: int = 7, steps: int = T) -> list[Play
     finished = []
     while (step < steps).any():
         new, rewards, dones, infos = environment.step(actions[np.minimum(step, steps - 1), np.arange(N)])
-        before = flat(observations)  # read only now: a step must leave the observation before it alone
+        before = flat(observations)  # read after the step, which must not overwrite it
         assert (rewards.dtype, dones.dtype, rewards.shape, dones.shape) == (np.float32, np.bool_, (N,), (N,))
         for i, info in enumerate(infos):
             if info.get("filler"):
@@ -109,7 +109,7 @@ def assert_same(found: list[Played], expected: list[Played]) -> None:
 
 
 class Room(gymnasium.Env[Any, Any]):
-    """An image and a vector that tell the time; rewards of any sign; ends at random."""
+    """Environment whose image and vector show the time; rewards of any sign, random ends."""
 
     observation_space = spaces.Dict(
         {"image": spaces.Box(0, 255, (36, 36, 1), np.uint8), "clock": spaces.Box(-np.inf, np.inf, (2,), np.float32)}
@@ -143,7 +143,7 @@ class Faulty(Room):
 
 
 class Lives(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Ends an episode every five steps, as Atari's wrappers do at a lost life, while the game below goes on."""
+    """Wrapper that ends an episode every five steps, as Atari's do at a lost life, while the game continues."""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -160,7 +160,7 @@ class Lives(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Plain(VectorEnv[Any, Any, Any]):
-    """A native environment that writes into one buffer and states its mode only where told to."""
+    """Vector environment with one reused buffer, and without an autoreset mode unless `stated`."""
 
     def __init__(
         self, stated: Any = None, rows: int = N, space: gymnasium.Space[Any] | None = None, dtype: str = "f4"

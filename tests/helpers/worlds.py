@@ -18,7 +18,7 @@ from gymnasium import spaces
 from minrl.collect.record import collect
 from minrl.data import EnvironmentInfo, Episodes, build_episodes
 
-# Every kind of leaf, nested.
+# Every kind of space, nested.
 MIXED = spaces.Dict(
     {
         "move": spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 5.0]), dtype=np.float64),
@@ -37,9 +37,9 @@ ACTIONS: dict[str, gymnasium.Space[Any]] = {
 
 
 class Drift(gymnasium.Env[Any, Any]):
-    """A point that drifts at random, pushed by the action; ends at random, rewards may be negative."""
+    """Environment of a point that drifts at random and by the action; random ends, rewards of any sign."""
 
-    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)  # as data sets record it
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)  # float32, as in data sets
 
     def __init__(self, actions: str = "box") -> None:
         self.action_space = ACTIONS[actions]

@@ -1,4 +1,4 @@
-"""The compiled complex recurrence against the loop in complex128, and under everything torch does to an operator.
+"""The compiled complex recurrence against the loop in complex128, and under torch.compile, vmap and autograd.
 
 Shapes: B batch, T time, D width.
 """
@@ -115,7 +115,7 @@ def test_one_row_of_decay_for_all_steps() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_ends_at_a_reset(value: float) -> None:
+def test_nan_ends_at_a_reset(value: float) -> None:
     decay, drive, _, _ = case((1, 6, 3))
     drive[0, 1] = value
     leaves = [decay.requires_grad_(), drive.requires_grad_()]
@@ -142,7 +142,7 @@ def test_views_conjugates_and_no_rows() -> None:
         assert actual.shape[0] == 0
 
 
-def test_threads_change_nothing() -> None:
+def test_the_number_of_threads_has_no_effect() -> None:
     inputs = case((8, 130, 150))
     one = everything(linear_scan, inputs)
     before = torch.get_num_threads()
@@ -155,7 +155,7 @@ def test_threads_change_nothing() -> None:
         assert torch.equal(a, b)
 
 
-def test_what_the_kernel_does_not_take_runs_in_torch() -> None:
+def test_unsupported_inputs_run_in_torch() -> None:
     decay, drive, state, reset = case((2, 9, 4))
     wanted = chunked.linear_scan(decay, drive, state, reset)[0]
     narrow = decay.to(torch.complex64).to(torch.complex128)
@@ -174,7 +174,7 @@ def test_registered_as_torch_asks() -> None:
 
 
 def test_compiles_to_one_graph() -> None:
-    """Forward and backward through torch.compile without a break; "aot_eager" needs no C++ compiler."""
+    """Run forward and backward through torch.compile without a break; "aot_eager" needs no C++ compiler."""
     *tensors, reset = case((2, 20, 4))
     leaves = [x.requires_grad_() for x in tensors]
 

@@ -1,4 +1,4 @@
-"""The compiled CPU kernels against the loop in float64, and under everything torch does to an operator.
+"""The compiled CPU kernels against the loop in float64, and under torch.compile, threads and forks.
 
 Shapes: B batch, T time, D width, P parts of the gates.
 """
@@ -157,7 +157,7 @@ def test_views_and_no_rows(parts: int) -> None:
         assert actual.shape[0] == 0
 
 
-def test_threads_change_nothing() -> None:
+def test_the_number_of_threads_has_no_effect() -> None:
     gates, state, reset = case(2, (8, 130, 300))
     one = everything(mingru_scan, gates, state, reset)
     before = torch.get_num_threads()
@@ -173,7 +173,7 @@ def test_threads_change_nothing() -> None:
 
 @pytest.mark.parametrize("scan", [mingru_scan, minlstm_scan, linear_scan])
 def test_compiles_to_one_graph(scan: Callable[..., tuple[Tensor, Tensor]]) -> None:
-    """Forward and backward through torch.compile without a break; "aot_eager" needs no C++ compiler."""
+    """Run forward and backward through torch.compile without a break; "aot_eager" needs no C++ compiler."""
     gates, state, reset = case(3, (2, 20, 4))
     parts = (
         [gates[..., :4], gates[..., 4:8]] if scan is linear_scan else [gates[..., : 12 if scan is minlstm_scan else 8]]
@@ -213,7 +213,7 @@ def test_autocast_keeps_a_float32_state() -> None:
     assert layer.weight.grad.isfinite().all()
 
 
-def test_what_the_kernels_do_not_take_runs_in_torch() -> None:
+def test_unsupported_inputs_run_in_torch() -> None:
     assert kernel_for(torch.zeros(1)) == "cpu"
     assert kernel_for(torch.zeros(1, device="meta")) == "chunked"
     mixed = torch.rand(1, 3, 2), torch.rand(1, 3, 2, dtype=torch.float64)
@@ -241,7 +241,7 @@ def test_without_numba_it_is_silent() -> None:
 
 
 @pytest.mark.slow
-def test_first_compilation_is_told_once_and_kept(tmp_path: Path) -> None:
+def test_a_first_compilation_is_announced_once_and_kept(tmp_path: Path) -> None:
     first = run(ONE_SCAN, NUMBA_CACHE_DIR=str(tmp_path))
     assert len(first.splitlines()) <= 1
     assert list(tmp_path.rglob("*.nbc"))

@@ -1,4 +1,4 @@
-"""The CUDA kernels under Triton's interpreter and, where there is one, on a GPU, by the cases of helpers/cuda_cases.py.
+"""The CUDA kernels under Triton's interpreter and, if present, on a GPU, by helpers/cuda_cases.py.
 
 Shapes: B batch, T time, D width, P parts of the gates.
 """
@@ -35,13 +35,13 @@ def run(*command: str | Path, **environment: str) -> str:
 
 @cache
 def interpreted(recurrence: str) -> dict[str, str]:
-    """Return what went wrong in each case of a recurrence under the interpreter."""
+    """Return the failure of each case of a recurrence under the interpreter, empty where it passed."""
     failures: dict[str, str] = json.loads(run(ROOT / "tests/helpers/cuda_cases.py", recurrence, TRITON_INTERPRET="1"))
     assert set(failures) == {name for name in CASES if name.startswith(recurrence)}
     return failures
 
 
-# The interpreter takes 10 s of a processor for each recurrence.
+# The interpreter takes 10 s of CPU time for each recurrence.
 @needs_triton
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n.startswith("minGRU") else pytest.mark.slow) for n in CASES]
@@ -69,7 +69,7 @@ def test_many_tiles_and_chunks_on_a_gpu(parts: int, batch: int, steps: int, widt
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_recorded_as_a_graph() -> None:
-    """Forward and backward replayed on other numbers give what a run of their own gives."""
+    """Replay forward and backward on other inputs, and compare with a run of their own."""
     gates, state = torch.randn(4, 1000, 64, device="cuda"), torch.randn(4, 32, device="cuda")
     reset = torch.rand(4, 1000, device="cuda") < 0.01
     gates.requires_grad_()
@@ -121,7 +121,7 @@ def test_time_is_cut_where_most_of_the_chip_would_be_idle() -> None:
     assert cuda.chunks_of(2, 10**7, 16, 132)[0] > 200
 
 
-def test_what_the_kernels_do_not_take_runs_in_torch() -> None:
+def test_unsupported_inputs_run_in_torch() -> None:
     assert not cuda.takes(torch.zeros(1))
     assert not cuda.takes(torch.zeros(1, device="meta"))
     assert kernel_for(torch.zeros(1, dtype=torch.bfloat16)) == "chunked"
@@ -146,7 +146,7 @@ print(cuda.available() if sys.argv[1] == "without" else "minrl.kernels.scan.cuda
     assert run("-c", program, "with") == "False\n"
 
 
-# Triton's launcher binds the arguments and compiles, for a GPU that is not there; nothing runs.
+# Triton's launcher binds the arguments and compiles for an absent GPU; no kernel runs.
 BOUND = """
 import torch
 from triton.backends.compiler import GPUTarget

@@ -1,4 +1,4 @@
-"""Forward-mode and second derivatives of every cell and of backbones, against finite differences of what they derive.
+"""Forward-mode and second derivatives of every cell and of backbones, against finite differences.
 
 Shapes: B batch, T time, D width, S state size.
 """
@@ -15,8 +15,8 @@ from torch.autograd import forward_ad
 from minrl.cells import CELLS
 from minrl.scan import without_fused_kernels
 
-BATCH, STEPS = 2, 37  # more steps than the recurrences take one by one, and no whole number of their chunks
-STEP = 1e-6  # of a central difference, whose error is about its square
+BATCH, STEPS = 2, 37  # more steps than one chunk, and no multiple of it
+STEP = 1e-6  # of central differences, with an error of about its square
 WITHIN = 1e-6
 PATHS: tuple[Callable[[], AbstractContextManager[None]], ...] = (nullcontext, without_fused_kernels)
 NAMES = [
@@ -25,8 +25,8 @@ NAMES = [
     *("lstm-peepholes", "qrnn-ifo", "rglru-bare", "s4d-real", "transformer-short"),
     *(f"backbone-{kind}" for kind in ("mingru", "minlstm", "lstm", "lru", "mamba", "bare", "wide", "pattern")),
 ]
-# Their state is written in a unit that follows the largest number seen, through which no derivative goes: only what
-# they put out is a function of their inputs, whatever the unit.
+# Their state is scaled by a running maximum, which takes no gradient: only their outputs are functions of the
+# inputs, whatever the scale.
 IN_UNITS = ("aaren", "mlstm", "rwkv4", "slstm")
 # Outputs and last state of (x, state, *weights).
 Function = Callable[..., tuple[Tensor, ...]]
@@ -51,7 +51,7 @@ def function_of(name: str) -> tuple[Function, list[Tensor], list[Tensor]]:
     x = torch.randn(BATCH, STEPS, WIDTH, dtype=torch.float64)
     point = [x, state, *(parameter.detach() for parameter in model.parameters())]
     directions = [torch.randn_like(p) for p in point]
-    # The flags of a window's slots, 0 and 1, are no numbers to change.
+    # The flags of a window's slots are 0 or 1, without a derivative.
     directions[1] *= 0.0 if name in IN_UNITS else (state != 0) & (state != 1)
     return run, point, directions
 

@@ -102,7 +102,7 @@ def test_constants_of_graphs_are_marked_as_torch_marks_them() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_operators_refuse_what_they_have_no_rule_for(device: str) -> None:
+def test_operators_refuse_dual_numbers(device: str) -> None:
     """Refuse dual numbers in direct calls of the operators, which would drop the tangent."""
     x = torch.rand(1, 3, 4)
     operators = torch.ops.minrl
@@ -120,7 +120,7 @@ def test_operators_refuse_what_they_have_no_rule_for(device: str) -> None:
 
 
 def test_gradients_of_a_graph_that_was_recorded_before() -> None:
-    """Reverse mode is linear in what it is given, and its forward-mode derivative is itself."""
+    """Check that reverse mode, which is linear in the incoming gradient, is its own forward-mode derivative."""
     gates, direction = numbers(2, 6, 4), torch.randn(2, 6, 2, dtype=torch.float64)
     h = mingru_scan(gates, None, RESET)[0]
     (wanted,) = torch.autograd.grad(h, gates, direction, retain_graph=True)

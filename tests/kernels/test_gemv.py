@@ -1,4 +1,4 @@
-"""The product of a few rows with a linear map's weights against float64."""
+"""The compiled matmul of a few rows with a linear layer's weights, against float64."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The line about compiling is written where something was compiled, and not where it was read from disk."""
+"""The notice about compiling: printed after a compilation, and not after reading from disk."""
 
 import os
 import subprocess
@@ -19,9 +19,9 @@ def fill(x):
         x[i] = 2.0 * i
 
 if {in_memory}:
-    # Code without a file: numba has no folder to keep it in.
+    # Code without a file has no cache folder in numba.
     exec("def fill(x):\\n    for i in range(len(x)):\\n        x[i] = 2.0 * i")
-# A slow machine, where each look at the clock is five seconds after the last.
+# A slow machine: each reading of the clock is five seconds after the last.
 compile.time = SimpleNamespace(perf_counter=count(step=5.0).__next__)
 call, x = compile.compiled(fill), np.zeros(5)
 call(x)
@@ -33,14 +33,14 @@ assert x.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
 def notice(folder: Path, in_memory: bool = False, more: str = "") -> list[str]:
     """Return the standard error of a process of its own, with its compiled code in `folder`."""
     program = folder / "program.py"
-    if not program.exists():  # numba keeps code by the time of its file
+    if not program.exists():  # numba caches code by its file's modification time
         program.write_text(PROGRAM.format(in_memory=in_memory, more=more), encoding="utf-8")
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache")}
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=True)
     return done.stderr.splitlines()
 
 
-def test_only_compiling_is_told(tmp_path: Path) -> None:
+def test_only_compiling_is_announced(tmp_path: Path) -> None:
     first, second = notice(tmp_path), notice(tmp_path)
     assert len(first) == 1
     assert first[0].startswith("minrl: compiled a CPU kernel in ")
@@ -49,7 +49,7 @@ def test_only_compiling_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", ["", "call(np.zeros(3, np.float32))"], ids=["once", "a second form"])
-def test_what_is_not_kept_is_not_said_to_be(tmp_path: Path, more: str) -> None:
+def test_code_that_is_not_kept_is_announced_so(tmp_path: Path, more: str) -> None:
     for _ in range(2):
         (line,) = notice(tmp_path, in_memory=True, more=more)
         assert line.startswith("minrl: compiled a CPU kernel in ")

@@ -27,7 +27,7 @@ def lstm_scan(
 
 
 WAYS: dict[str, Scan] = {"compiled": lstm_scan, "plain": reference.lstm_scan}
-# One of everything; odd ones, also beyond a block of rows, of eight weights and of sums; many rows.
+# Sizes of one; odd sizes, also beyond a block of rows, of eight weights and of sums; many rows.
 SIZES = [(1, 1, 1), (2, 9, 3), (3, 20, 5), (1, 33, 64), (5, 6, 130), (70, 3, 17), (2, 3, 257)]
 PRECISIONS = pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
@@ -150,7 +150,7 @@ def test_nothing_leaks_through_a_reset(way: str) -> None:
     for clean, actual in zip(*runs, strict=True):
         assert torch.equal(clean, actual)
     assert torch.all(runs[0][3] == 0)
-    # The gradient to the weights is clean of a state that is forgotten.
+    # A state that a reset drops has no part in the gradient to the weights.
     h, _ = WAYS[way](gates[:1], weight.requires_grad_(), broken[:1], reset[:1])
     assert torch.autograd.grad(h.sum(), weight)[0].isfinite().all()
 
@@ -268,6 +268,6 @@ def zeros(*shape: int) -> Tensor:
         (None, zeros(2, 4).bool(), r"reset must be torch\.bool of shape \(2, 5\) on the CPU, got torch\.bool \(2, 4\)"),
     ],
 )
-def test_the_kernel_reads_nothing_that_is_not_there(state: Tensor | None, reset: Tensor | None, message: str) -> None:
+def test_shapes_that_do_not_fit_are_refused(state: Tensor | None, reset: Tensor | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         lstm_layer(zeros(2, 5, 4), [zeros(12, 4), zeros(12, 3)], state, reset)

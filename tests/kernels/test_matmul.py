@@ -1,4 +1,4 @@
-"""The choice of a library for matrix products on a CPU, and that either gives the same layer.
+"""The choice of a matmul library on a CPU, and the equality of both.
 
 Shapes: B batch, T time, D width.
 """

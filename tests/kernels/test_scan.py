@@ -18,8 +18,8 @@ from minrl.scan import KERNELS, Candidate, linear_scan, mingru_scan, minlstm_sca
 FAST = [name for name in KERNELS if name != "reference"]
 LENGTHS = [1, 2, 31, 32, 33, 64, 70, 1000, 4096]
 
-# h_t = h_{t-1} / 2 + 1: in minGRU and minLSTM the gates stand at 0, sigmoid(0) = 1/2, and the candidate is
-# 1.5 + 0.5 = 2. Each returns h, the last state and what drives it.
+# h_t = h_{t-1} / 2 + 1: in minGRU and minLSTM the gates are sigmoid(0) = 1/2, and the candidate is
+# 1.5 + 0.5 = 2. Each returns h, the last state and the leaf that the candidate comes from.
 Halves = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -44,7 +44,7 @@ def test_reset_at_the_right_step(halves: Halves, slope: float) -> None:
     reset = torch.tensor([[False, False, True, False, False]])
     state = torch.full((1, 1), 4.0, dtype=torch.float64, requires_grad=True)
     h, last, source = halves(state, reset)
-    # 4/2 + 1, 3/2 + 1, then from nothing: 1, 1/2 + 1, 1.5/2 + 1
+    # 4/2 + 1, 3/2 + 1, then from a zero state: 1, 1/2 + 1, 1.5/2 + 1
     assert h[0, :, 0].tolist() == pytest.approx([3.0, 2.5, 1.0, 1.5, 1.75], abs=1e-15)
     assert last.item() == pytest.approx(1.75, abs=1e-15)
     one_late = halves(state, reset.roll(1, dims=1))[0]
@@ -101,7 +101,7 @@ def test_kernels_against_the_loop(
 ) -> None:
     """Compare outputs, last state and every gradient, relative to the largest, with the plain loop in float64."""
     parts = case(steps, wide)
-    # Both start from the same rounded numbers, so that only the arithmetic differs.
+    # Both start from the same rounded values, so that only the arithmetic differs.
     parts = [part if part.dtype == torch.bool else part.to(dtype).to(wide) for part in parts]
     wanted = with_gradients(reference.linear_scan, parts)
     narrow = [part if part.dtype == torch.bool else part.to(dtype) for part in parts]
@@ -146,7 +146,7 @@ def test_gates_as_the_equations_read(
         "tanh": content.tanh(),
         "linear": content,
     }[candidate]
-    share = pre[0].sigmoid()  # of minGRU z; of minLSTM f
+    share = pre[0].sigmoid()  # z of minGRU, f of minLSTM
     insert = share if scan is mingru_scan else pre[1].sigmoid() / (share + pre[1].sigmoid())
     keep = 1 - 2 * insert if signed else 1 - insert
     h, wanted = state, []

@@ -1,4 +1,4 @@
-"""The edges of all recurrences on every path that a CPU has, against the loop in float64.
+"""Edge cases of all recurrences on every CPU path, against the loop in float64.
 
 Shapes: B batch, T time, D width, P parts of the gates (1 stands for decay and drive).
 """

@@ -1,4 +1,4 @@
-"""A layer that goes through its product and its recurrence in tiles gives what one after the other gives.
+"""A layer tiled over matmul and recurrence, against one after the other.
 
 Shapes: B batch, T time, D width.
 """
@@ -171,7 +171,7 @@ def test_without_gradients_no_gates_are_kept() -> None:
     assert frozen.scan(x.detach(), state.detach(), reset)[0].grad_fn is None
 
 
-def test_only_the_asked_gradients_are_there() -> None:
+def test_only_required_gradients_are_computed() -> None:
     cell, (x, state, reset) = CELLS["mingru"](WIDTH).requires_grad_(False), inputs(5, 301)
     cell.scan(x, state.detach(), reset)[0].sum().backward()
     assert x.grad is not None
@@ -187,7 +187,7 @@ def test_an_output_changed_in_place_is_noticed() -> None:
         y.sum().backward()
 
 
-def test_what_is_watched_or_shared_is_not_taken() -> None:
+def test_hooked_or_shared_layers_are_not_tiled() -> None:
     cell: Any = CELLS["mingru"](WIDTH)
     x, _, _ = inputs(5, 301)
     assert_taken(cell, x)

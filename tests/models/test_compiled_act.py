@@ -1,4 +1,4 @@
-"""The fused step of whole agents: the same as torch's to 1e-5, whatever is done to the agent in between.
+"""The compiled action of whole agents: equal to torch's to 1e-5, whatever changes in the agent between calls.
 
 Shapes: B batch, O observation, S state size.
 """
@@ -140,7 +140,7 @@ def test_any_number_of_rows_each_on_its_own(kind: str, batch: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_passes_a_reset(kind: str) -> None:
+def test_no_state_passes_a_reset(kind: str) -> None:
     agent = agent_of(kind, previous_action=True)
     state = state_of(agent, 4)
     moment = dataclasses.replace(moment_of(4), episode_start=torch.tensor([False, True, False, True]))

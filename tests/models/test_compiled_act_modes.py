@@ -1,4 +1,4 @@
-"""The fused step of an agent leaves tracing, compiling and exporting to torch, and heeds no default type or device."""
+"""The compiled action under tracing, compiling and exporting, and under other default types and devices."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ pytest.importorskip("numba")
 
 
 class Act(nn.Module):
-    """An agent's step of tensors alone, as an export has it."""
+    """Module of an agent's step on tensors alone, as exported."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def test_leaves_tracing_and_compiling_to_torch() -> None:
 
 
 @torch.no_grad()
-def test_default_type_and_device_change_nothing() -> None:
+def test_default_type_and_device_have_no_effect() -> None:
     act = Act()
     given = inputs(act)
     wanted = act(*given)

@@ -1,4 +1,4 @@
-"""The player's short ways for plain Box spaces are the general ones."""
+"""The player's fast paths for plain Box spaces, against the general one."""
 
 from typing import Any
 

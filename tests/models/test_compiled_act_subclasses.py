@@ -1,4 +1,4 @@
-"""A subclass of an agent keeps the compiled step, unless its equations are its own."""
+"""A subclass of an agent keeps the compiled action, unless it overrides the equations."""
 
 from types import MethodType
 from typing import Any

@@ -1,4 +1,4 @@
-"""Agents that train on windows act with the window fed anew, wherever their settings come from."""
+"""Agents trained on windows act by `refeed`, wherever their settings come from."""
 
 import dataclasses
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_refeed_is_the_default_where_there_is_context(name: str) -> None:
     assert isinstance(agent_of(name, context=K).acting, Refeed)
     with pytest.raises(ValueError, match="refeed needs context"):
         CONFIGS[name](refeed=True)
-    assert not isinstance(agent_of("clone", context=K, recurrent=False).acting, Refeed)  # it carries nothing
+    assert not isinstance(agent_of("clone", context=K, recurrent=False).acting, Refeed)  # it has no state
 
 
 @pytest.mark.parametrize("cell", ["mingru", "mamba", "transformer"])
@@ -136,7 +136,7 @@ def test_in_a_grid(tmp_path: Path) -> None:
     assert [run.settings[run.agent]["refeed"] for run in plan.runs] == [True, True]
 
 
-def test_configs_that_ship_say_it() -> None:
+def test_shipped_configs_with_a_context_set_refeed() -> None:
     found = 0
     for name, path in shipped_configs().items():
         tables = read_tables(path, "config")

@@ -1,4 +1,4 @@
-"""What enters a backbone while it trains on a CPU, and the optimizer's steps, against torch's own operations."""
+"""The embedding of training inputs on a CPU, against torch's own operations."""
 
 from typing import Any
 

@@ -28,7 +28,7 @@ def head_for(name: str, continuous: ContinuousLoss = "mse", bins: int = 7, scale
         low, high = LOW, HIGH
     if name == "whole":
         low, high = torch.full((2,), -3.0), torch.full((2,), 4.0)
-    if name == "mixed":  # Gymnasium sorts no keys: flags come last
+    if name == "mixed":  # Gymnasium keeps the order of keys: flags come last
         at = next(i for i, key in enumerate(space.spaces) if key == "move")
         start = sum(spaces.flatdim(part) for part in list(space.spaces.values())[:at])
         low[start : start + 2], high[start : start + 2] = LOW.float(), HIGH.float()
@@ -118,7 +118,7 @@ def test_actions_lie_in_their_space(name: str, continuous: ContinuousLoss, deter
     vector = gymnasium.vector.utils.batch_space(space, BATCH)
     for action, row in zip(gymnasium.vector.utils.iterate(vector, batch), rows, strict=True):
         assert space.contains(action), action
-        # What the agent remembers is what the environment gets.
+        # The remembered action is the executed one.
         assert np.allclose(spaces.flatten(space, action), row.detach().numpy(), atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""A decision agent that asks for the most that the data went on to earn: predicted, asked for, exact however it acts.
+"""A decision agent that predicts the largest return of the data and takes it as its target.
 
 Shapes: B batch, T time.
 """
@@ -74,7 +74,7 @@ def test_acting_is_predicting(variant: str, way: AutoresetMode) -> None:
     for batch in play(agent, "box", [40.0, -5.0], 150, way):
         assert batch.reset.sum() > 2  # episodes did end
         assert largest_gap(agent, batch) <= 1e-9
-        # What is asked for follows from what was seen: another past gives other actions.
+        # The target follows from the observations: another past gives other actions.
         later = dataclasses.replace(batch, observations=batch.observations.roll(1, dims=1))
         assert largest_gap(agent, later) > 1e-3
 
@@ -145,7 +145,7 @@ def test_the_expectile_of_two_values(expectile: float) -> None:
     assert e[mean_loss.argmin()].item() == pytest.approx(wanted, abs=2e-5)
 
 
-CUES = {0.0: (1.0, 5.0), 1.0: (2.0, 9.0)}  # what episodes with this cue earned
+CUES = {0.0: (1.0, 5.0), 1.0: (2.0, 9.0)}  # returns of episodes with this cue
 
 
 def cued_episodes() -> Episodes:
@@ -204,7 +204,7 @@ def test_every_parameter_learns_and_memory_is_carried() -> None:
     assert agent.loss(cuts[1]).total.item() != pytest.approx(second.total.item(), rel=1e-6)
 
 
-def test_without_it_an_agent_is_what_it_was() -> None:
+def test_without_it_an_agent_has_no_extra_parts() -> None:
     episodes = drift_episodes()
     agent = DecisionAgent(DecisionConfig(width=8, depth=1), Task.of(episodes))
     assert not [name for name in agent.state_dict() if name.startswith("largest_return")]

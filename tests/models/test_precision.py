@@ -1,4 +1,4 @@
-"""Observations whose offset is much larger than their spread keep what they hold, from the file to the action.
+"""Observations whose offset is far larger than their spread keep their precision, from the file to the action.
 
 Shapes: N steps, O flat observation width.
 """
@@ -34,7 +34,7 @@ from minrl.play import Player
 __all__ = ["own_folders"]
 
 EPISODES, STEPS = 5, 40
-# Northing in metres, seconds since 1970, and what needs no float64.
+# Northing in metres, seconds since 1970, and a column that needs no float64.
 OFFSET = np.array([5_412_345.0, 1.7e9, 0.0])
 WIDE = spaces.Box(-np.inf, np.inf, (3,), np.float64)
 AGENTS: dict[str, Any] = {
@@ -196,7 +196,7 @@ def test_acting_sees_the_observations_of_training(kind: str) -> None:
         wanted = players[0].act(rows, np.zeros(7), start)
         assert np.ptp(wanted, axis=0).min() > 0.01
         np.testing.assert_allclose(players[1].act(rows + OFFSET, np.zeros(7), start), wanted, atol=1e-5)
-        # With gradients torch's operations run.
+        # With gradients on, torch's operations run.
         moment = Moment(torch.from_numpy(rows + OFFSET), torch.zeros(7), torch.from_numpy(start))
         action, by_hand = wide.act(moment, by_hand)
         np.testing.assert_allclose(action.detach().numpy(), wanted, atol=1e-5)
@@ -228,7 +228,7 @@ def test_an_exported_action_with_an_offset(tmp_path: Path) -> None:
 
 
 class Survey(gymnasium.Env[Any, Any]):
-    """Places at random about the offset."""
+    """Environment of random places about the offset."""
 
     observation_space, action_space = WIDE, spaces.Box(-1, 1, (2,))
 
@@ -240,7 +240,7 @@ class Survey(gymnasium.Env[Any, Any]):
         return self.np_random.uniform(-1, 1, 3) + OFFSET, 0.0, False, False, {}
 
 
-def test_a_ppo_policy_acts_on_what_vecnormalize_shows_it() -> None:
+def test_a_ppo_policy_acts_on_vecnormalize_s_observations() -> None:
     vector = VecNormalize(DummyVecEnv([Survey]))
     vector.seed(0)
     vector.reset()

@@ -1,4 +1,4 @@
-"""Clones and decision agents learn the same whatever unit, offset and bounds the actions have.
+"""Clones and decision agents learn equally, whatever unit, offset and bounds the actions have.
 
 Shapes: N steps, A flat action width.
 """
@@ -28,7 +28,7 @@ AGENTS: dict[str, Any] = {
     "decision": lambda task: DecisionAgent(DecisionConfig(width=16, depth=1, dropout=0.0), task),
     "triple": lambda task: DecisionAgent(DecisionConfig(width=16, depth=1, dropout=0.0, tokens="triple"), task),
 }
-# Scale and offset of the action; the unit of the first is the one that the others are measured against.
+# Scale and offset of the action; the others are compared with the first.
 UNITS = [(1e-3, 0.0), (1e-2, 20.0), (1e4, 0.0), (3.0, -500.0)]
 EPISODES, STEPS = 6, 40
 
@@ -80,7 +80,7 @@ def error_in_spreads(agent: Agent, episodes: Episodes) -> npt.NDArray[Any]:
 def test_training_does_not_depend_on_the_unit(kind: str) -> None:
     """Train in other units: at 20, float32 holds actions of spread .006 only to 3e-4 of it."""
     wanted = error_in_spreads(trained(kind, wave()), wave())
-    assert (wanted < 0.9).all()  # 0.8 is what a constant scores, 1 what the mean of a normal one would
+    assert (wanted < 0.9).all()  # a constant action scores 0.8, the mean of a normal one 1
     for scale, offset in UNITS:
         episodes = wave(scale, offset)
         found = error_in_spreads(trained(kind, episodes), episodes)
@@ -110,7 +110,7 @@ def test_the_unit_of_the_losses() -> None:
             torch.nn.init.zeros_(agent.head.linear.weight)
             found = agent.head.loss(torch.zeros(len(actions), 16), actions).mean().item()
             std = np.std(episodes.actions.astype(np.float64), axis=0)
-            # exp(-0.5) of the spread is the width that a Gaussian head begins with, 1 / 41 a bin's share.
+            # A Gaussian head starts with a width of exp(-0.5) spreads; a bin's share is 1 / 41.
             density = 2 * (0.5 * np.log(2 * np.pi) - 0.5 + 0.5 * np.e) + np.log(std).sum()
             wanted = {"clone": 1.0, "gaussian": density, "categorical": 2 * np.log(41)}[kind]
             assert found == pytest.approx(wanted, rel=1e-5)
@@ -118,7 +118,7 @@ def test_the_unit_of_the_losses() -> None:
 
 @pytest.mark.parametrize("kind", AGENTS)
 @pytest.mark.parametrize("constant", [0.0, 0.1, -7e5])
-def test_a_column_that_never_changes(kind: str, constant: float) -> None:
+def test_a_constant_column(kind: str, constant: float) -> None:
     """Act it exactly, without changing what the other columns learn."""
     episodes = wave(constant=constant)
     agent = trained(kind, episodes, steps=5)
@@ -143,7 +143,7 @@ def test_a_column_that_never_changes(kind: str, constant: float) -> None:
 @pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("kind", ["clone", "gaussian", "decision"])
 @pytest.mark.parametrize("bound", [20.004, np.inf])
-def test_actions_stay_inside_the_space_or_what_was_recorded(kind: str, bound: float, deterministic: bool) -> None:
+def test_actions_stay_inside_the_space_or_the_recorded_range(kind: str, bound: float, deterministic: bool) -> None:
     episodes = wave(1e-2, 20.0, bound=bound)  # some of the recorded actions lie beyond the finite bound
     agent = AGENTS[kind](Task.of(episodes))
     agent.fit_normalization(episodes)

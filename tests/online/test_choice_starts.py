@@ -32,7 +32,7 @@ SEEN: dict[str, gymnasium.Space[Any]] = {
 
 
 class Lever(gymnasium.Env[Any, Any]):
-    """The reward is the largest choice's share of steps; actions outside the space are refused."""
+    """Environment whose reward is the sum of the action; it refuses actions outside its space."""
 
     def __init__(self, acted: str = "discrete", seen: str = "box") -> None:
         self.action_space, self.observation_space = ACTED[acted], SEEN[seen]
@@ -68,7 +68,7 @@ def test_the_environment_gets_its_own_choices(family: str, acted: str, seen: str
     model = small(family, env, "MultiInput" if seen == "dict" else "Mlp", n_steps=64)
     model.learn(64)
     assert model.policy.first_ratio_dev < 1e-5
-    # Chance takes every choice within 64 steps, of each column.
+    # Random actions cover every choice of each column within 64 steps.
     space: Any = env.action_space
     if acted == "multidiscrete":
         columns = list(zip(*env.taken, strict=True))
@@ -129,7 +129,7 @@ def test_other_spaces_are_refused_with_the_remedy(seen: Any, done: Any) -> None:
         RecurrentPPO("MultiInputPolicy", env, device="cpu")
 
 
-def test_collect_restores_what_a_fitted_policy_chose(tmp_path: Path) -> None:
+def test_collect_restores_a_fitted_policy_s_choices(tmp_path: Path) -> None:
     model = small("", fit_spaces(Lever("multidiscrete")), n_steps=64)
     model.learn(64)
     model.save(tmp_path / "fitted.zip")
@@ -145,7 +145,7 @@ def test_collect_refuses_a_policy_that_counts_from_0(tmp_path: Path) -> None:
 
 
 class Unchecked(Lever):
-    """`Lever` that takes any action."""
+    """`Lever` without the check of actions."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.steps += 1

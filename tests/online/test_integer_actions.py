@@ -1,4 +1,4 @@
-"""Boxes of whole numbers as actions: what is sampled is trained on, and its rounded, clipped value is executed.
+"""Boxes of whole numbers as actions: train on the sampled value, execute the rounded and clipped one.
 
 The right values are Python's own: `round`, `min` and `max` of integers of any size.
 """
@@ -34,7 +34,7 @@ SEEN = spaces.Box(-1, 1, (2,), np.float32)
 
 
 class Buttons(gymnasium.Env[Any, Any]):
-    """Random observations; actions are kept."""
+    """Environment of random observations that records its actions."""
 
     observation_space = SEEN
 
@@ -55,7 +55,7 @@ class Buttons(gymnasium.Env[Any, Any]):
 
 
 class Sampled(BaseCallback):
-    """Keeps what the policy sampled in each step."""
+    """Callback that records the sampled actions."""
 
     def _on_step(self) -> bool:
         self.model.sampled.append(self.locals["actions"][0].copy())  # type: ignore[attr-defined]
@@ -70,12 +70,12 @@ def rounded(space: spaces.Box, values: Any) -> list[int]:
 
 @every_policy
 @every_box
-def test_training_knows_what_it_sampled(family: str, space: spaces.Box) -> None:
+def test_training_uses_the_sampled_values(family: str, space: spaces.Box) -> None:
     env = Buttons(space)
     model = small(family, env, n_steps=32, policy_kwargs={"log_std_init": 1.5})
     model.sampled = []  # type: ignore[attr-defined]
     model.learn(32, callback=Sampled())
-    # The first minibatch after a rollout: acting and training agree but for rounding.
+    # The first minibatch after a rollout: acting and training agree except for rounding.
     assert model.policy.first_ratio_dev < 1e-5
     sampled = np.stack(model.sampled)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(model.rollout_buffer.actions[:, 0], sampled)

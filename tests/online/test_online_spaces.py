@@ -1,4 +1,4 @@
-"""Spaces that Stable-Baselines3 does not take, in environments that check every action they get."""
+"""Spaces that Stable-Baselines3 does not support, in environments that check every action."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from minrl.online.spaces import FittedSpaces, fit_spaces
 
 
 class Echo(gymnasium.Env[Any, Any]):
-    """Observations of one space, drawn at random and kept; actions of another, checked and kept."""
+    """Environment of random observations that records them and checks its actions."""
 
     def __init__(self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
         self.observation_space, self.action_space = observation_space, action_space
@@ -66,7 +66,7 @@ LOW = spaces.Box(-1, 1, (2,), np.float32)
     ],
     ids=str,
 )
-def test_what_fits_is_left_alone(space: gymnasium.Space[Any]) -> None:
+def test_spaces_that_fit_are_left_alone(space: gymnasium.Space[Any]) -> None:
     env = Echo(space, PLAIN)
     assert fit_spaces(env) is env
 
@@ -180,7 +180,7 @@ def test_a_dict_of_choices_is_chosen_by_name() -> None:
 
 @pytest.mark.parametrize(("seen", "done"), [(PAIR, PLAIN), (NESTED, PAIR)], ids=["pair", "nested"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_ppo_learns_from_what_is_fitted(seen: gymnasium.Space[Any], done: gymnasium.Space[Any]) -> None:
+def test_ppo_learns_in_fitted_spaces(seen: gymnasium.Space[Any], done: gymnasium.Space[Any]) -> None:
     env = fit_spaces(Echo(seen, done))
     check_env(env, skip_render_check=True)
     model = PPO("MultiInputPolicy", env, n_steps=16, batch_size=8, n_epochs=1, seed=0, device="cpu")
@@ -202,7 +202,7 @@ def test_ppo_learns_from_what_is_fitted(seen: gymnasium.Space[Any], done: gymnas
         (spaces.Dict({"a": spaces.Dict({"b": LOW}), "a/b": LOW}), PLAIN, "no names of their own"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(seen: Any, done: Any, message: str) -> None:
+def test_spaces_that_cannot_be_fitted_are_refused(seen: Any, done: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_spaces(Echo(seen, done))
 

@@ -1,4 +1,4 @@
-"""Recurrent PPO: rollouts cut into segments, exact resets, bootstraps with the right memory."""
+"""Recurrent PPO: rollouts cut into segments, exact resets, bootstraps from the right state."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def test_every_step_comes_once_in_each_epoch(n_steps: int, segment_length: int, 
             assert len(batch.advantages) <= max(24, max(lengths))
 
 
-def test_segments_hold_what_was_seen_and_the_memory_at_their_start() -> None:
+def test_segments_hold_observations_and_their_first_state() -> None:
     model = small(n_steps=20, segment_length=5)
     buffer = collected(model)
     for batch in buffer.get(5):
@@ -69,7 +69,7 @@ def test_segments_hold_what_was_seen_and_the_memory_at_their_start() -> None:
         assert step % 5 == 0
         np.testing.assert_array_equal(buffer.observations[step : step + 5, row], observations)
         np.testing.assert_array_equal(buffer.episode_starts[step : step + 5, row] > 0, segments.reset[0])
-        # The memory of the segment's start is what single steps from the rollout's start arrive at.
+        # Single steps from the rollout's start arrive at the state of the segment's start.
         state = model.policy.initial_state(1)
         for t in range(step):
             obs = torch.from_numpy(buffer.observations[t, row : row + 1])
@@ -128,7 +128,7 @@ def test_advantages_and_bootstrap_equal_the_definition() -> None:
     assert truncated > 3
 
 
-def test_memory_goes_on_between_calls_of_learn_and_not_into_another_environment() -> None:
+def test_the_state_continues_between_calls_of_learn_and_not_into_another_environment() -> None:
     model = small()
     model.learn(72)
     kept = model._last_state.clone()
@@ -165,7 +165,7 @@ def test_refreshed_states_are_those_of_the_present_weights() -> None:
                 expected.append(state)
             obs, reset = torch.from_numpy(buffer.observations[t]), torch.from_numpy(buffer.episode_starts[t] > 0)
             _, state = model.policy.get_distribution(obs, state, reset)
-    # Segments come in random order: each refreshed state is one of those expected, and each of those comes.
+    # Segments come in random order: refreshed and expected states are the same set.
     distance = torch.cdist(refreshed, torch.cat(expected))
     assert distance.min(0).values.max() < 1e-4
     assert distance.min(1).values.max() < 1e-4

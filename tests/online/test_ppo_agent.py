@@ -1,4 +1,4 @@
-"""A trained PPO policy as an agent: through flat rows it does what Stable-Baselines3's `predict` does.
+"""A trained PPO policy as an agent: on flat rows it equals Stable-Baselines3's `predict`.
 
 Shapes: B environments, T steps.
 """
@@ -45,7 +45,7 @@ def trained(out: Path, options: dict[str, Any], settings: dict[str, Any] | None 
 
 
 class Normalization:
-    """`VecNormalize`'s formula, on the statistics that a checkpoint holds."""
+    """Wrapper with `VecNormalize`'s formula, on the statistics of a checkpoint."""
 
     def __init__(self, run: Path) -> None:
         self.statistics = checkpoint.read(run).training["model"]["normalization"]
@@ -68,7 +68,7 @@ class Normalization:
 
 
 def by_hand(agent: PPOAgent, run: Path, seed: int, world: dict[str, str]) -> tuple[float, int]:
-    """Return and length of an episode by the policy's own `predict`, in one plain environment."""
+    """Play an episode by the policy's own `predict` in one plain environment; return its return and length."""
     environment = fit_spaces(gymnasium.make("Noise-v0", **world))
     normalization = Normalization(run)
     observation, _ = environment.reset(seed=seed)
@@ -162,7 +162,9 @@ def test_the_task_of_an_environment() -> None:
         ({"pretrained": "nowhere"}, {}, "no checkpoint at"),
     ],
 )
-def test_what_cannot_be(options: dict[str, Any], world: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_unsupported_settings_are_refused(
+    options: dict[str, Any], world: dict[str, str], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         trained(tmp_path / "run", options, **world)
     assert "\n" not in str(caught.value)

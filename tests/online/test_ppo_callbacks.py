@@ -43,7 +43,7 @@ def test_they_stop_after_episodes_and_without_improvement(family: str) -> None:
     model.learn(10_000, callbacks.StopTrainingOnMaxEpisodes(3), progress_bar=True)
     assert model.num_timesteps < 400
     patience = callbacks.StopTrainingOnNoModelImprovement(max_no_improvement_evals=1)
-    env = make_vec_env(lambda: TimeLimit(gymnasium.make("CartPole-v1"), 5), 1)  # five is all that can be reached
+    env = make_vec_env(lambda: TimeLimit(gymnasium.make("CartPole-v1"), 5), 1)  # the best possible return is 5
     model.learn(10_000, callbacks.EvalCallback(env, callback_after_eval=patience, eval_freq=20, n_eval_episodes=1))
     assert model.num_timesteps == 60
 

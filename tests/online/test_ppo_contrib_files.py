@@ -41,7 +41,7 @@ class World(gymnasium.Env[Any, Any]):
 
 
 class OwnPolicy(RecurrentActorCriticPolicy):
-    """A policy that only its author has."""
+    """Policy class that other programs lack."""
 
 
 def theirs(name: str = "MlpLstmPolicy", policy: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""What recurrent PPO counts and explains: steps that environments make, in minibatches as large as asked for."""
+"""Counted steps, explained variance and minibatch sizes of recurrent PPO."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +27,7 @@ stepped: list[int] = []
 
 
 class Counter(gymnasium.Env[Any, Any]):
-    """Counts its own steps; episodes of 1 to 5 steps, rewards by chance."""
+    """Environment that counts its steps; episodes of 1 to 5 steps, random rewards."""
 
     observation_space = spaces.Box(-1, 1, (3,), np.float32)
     action_space = spaces.Discrete(2)
@@ -43,7 +43,7 @@ class Counter(gymnasium.Env[Any, Any]):
 
 
 class Explained(BaseCallback):
-    """Keeps the rows of the first rollout."""
+    """Callback that records the rows of the first rollout."""
 
     def _on_step(self) -> bool:
         return True
@@ -65,7 +65,7 @@ def test_timesteps_are_the_steps_that_environments_make(mode: AutoresetMode, wra
     assert model.num_timesteps == len(stepped) >= 100
     values, returns, fillers = watch.rows
     assert fillers.any() == (mode is AutoresetMode.NEXT_STEP)
-    # By definition, over the steps that were made.
+    # By definition, over real steps.
     residual = np.var(returns[~fillers].astype(np.float64) - values[~fillers])
     explained = 1 - residual / np.var(returns[~fillers].astype(np.float64))
     assert model.logger.name_to_value["train/explained_variance"] == pytest.approx(explained, abs=1e-5)
@@ -91,7 +91,7 @@ def test_environments_in_processes_of_their_own() -> None:
 
 
 class OwnMode(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """A native vector environment that knows no autoreset mode but NEXT_STEP."""
+    """Vector environment that supports NEXT_STEP alone."""
 
     def __init__(self, num_envs: int = 1) -> None:
         self.inner = SyncVectorEnv([Counter] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)

@@ -1,4 +1,4 @@
-"""With `exact_resume` a run of recurrent PPO that was cut off ends as the one that was not."""
+"""`exact_resume`: an interrupted run of recurrent PPO ends equal to an uninterrupted one."""
 
 import signal
 from pathlib import Path

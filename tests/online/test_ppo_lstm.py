@@ -1,4 +1,4 @@
-"""The LSTM policies against sb3-contrib's: on the same weights the same actions, memory, gradients and updates.
+"""The LSTM policies against sb3-contrib's: equal actions, states, gradients and updates on equal weights.
 
 Shapes: B environments or segments, T time, L layers, H hidden width.
 """
@@ -45,12 +45,12 @@ ACTIONS: dict[str, tuple[spaces.Space[Any], dict[str, Any]]] = {
     "discrete": (spaces.Discrete(3), {}),
     "multidiscrete": (spaces.MultiDiscrete([2, 3]), {}),
     "multibinary": (spaces.MultiBinary(2), {}),
-    # Wide, so that sampled actions are likely enough for single precision.
+    # A wide distribution, so that log-likelihoods of sampled actions stay within single precision.
     "gsde": (BOX, {"use_sde": True, "log_std_init": 1.0}),
     "squashed gsde": (BOX, {"use_sde": True, "log_std_init": 1.0, "squash_output": True}),
 }
-# Every input with every critic and depth, and every kind of action with every critic: a distribution sees of the input
-# and the depth nothing but the LSTM's output.
+# Every input with every critic and depth, and every kind of action with every critic: a distribution depends on input
+# and depth through the LSTM's output alone.
 COMBINATIONS = [
     *((kind, list(ACTIONS)[i % len(ACTIONS)], critic, layers)
       for i, (kind, critic, layers) in enumerate(product(INPUTS, CRITICS, [1, 2]))),
@@ -180,10 +180,10 @@ def test_a_rollout_and_an_update_are_equal(critic: str, env: str, optimizer: str
     ends = int(ours[-1][1:].sum())
     bootstrapped = (ours[1] != 1).sum() if env == "CartPole-v1" else ends
     assert bootstrapped > 1
-    assert ends > bootstrapped or env != "CartPole-v1"  # some ends are real ones
+    assert ends > bootstrapped or env != "CartPole-v1"  # some episodes terminate
     before = {name: x.clone() for name, x in models[0].policy.state_dict().items()}
     for model in models:
-        # sb3-contrib turns the rollout round by a random number of steps: by whole environments here.
+        # sb3-contrib rotates the rollout by a random number of steps: here by whole environments.
         np.random.seed(next(i for i in range(999) if np.random.RandomState(i).randint(96) % 32 == 0))  # noqa: NPY002
         model.train()
     after, wanted = (model.policy.state_dict() for model in models)
@@ -192,7 +192,7 @@ def test_a_rollout_and_an_update_are_equal(critic: str, env: str, optimizer: str
     assert max(float((after[name] - before[name]).abs().max()) for name in after) > 5e-4
 
 
-def test_a_model_of_sb3_contrib_loads_and_goes_on(tmp_path: Path) -> None:
+def test_a_model_of_sb3_contrib_loads_and_continues(tmp_path: Path) -> None:
     theirs = sb3_contrib.RecurrentPPO(
         "MlpLstmPolicy", "CartPole-v1", n_steps=32, n_epochs=1, policy_kwargs={"lstm_hidden_size": 8}, device="cpu"
     )

@@ -1,4 +1,4 @@
-"""A run of recurrent PPO that is cut off goes on from its last checkpoint."""
+"""Resuming interrupted runs of recurrent PPO from their last checkpoint."""
 
 import json
 import os
@@ -26,7 +26,7 @@ __all__ = ["cartpole", "own_folders"]
 
 
 def reconfigure(out: Path, **settings: Any) -> None:
-    """Change the settings with which a run goes on."""
+    """Change the settings of a run before it is resumed."""
     content = torch.load(out / LAST_CHECKPOINT, weights_only=True)
     content["training"]["config"] |= settings
     torch.save(content, out / LAST_CHECKPOINT)
@@ -46,12 +46,12 @@ def test_two_resumptions_are_equal(options: dict[str, Any], tmp_path: Path) -> N
     assert_equal(weights(tmp_path / "first"), weights(tmp_path / "second"))
     assert numbers(tmp_path / "first") == numbers(tmp_path / "second")
     assert numbers(tmp_path / "first")[:3] == numbers(tmp_path / "third")
-    # 160 ended the run that was, and 192 is the next even rollout.
+    # The run ended at 160, and 192 is the next whole rollout.
     assert steps_of(tmp_path / "first") == [64, 128, 160, 192, 256, 320]
     rows = read_log(tmp_path / "first", TIMESTEPS)
     assert [row["train/n_updates"] for row in rows] == [4, 8, 10, 12, 16, 20]
     assert [row["train/learning_rate"] for row in rows[3:]] == pytest.approx([0.01 * x for x in (0.4, 0.2, 0.0)])
-    # Another start than the first one's, or what it met would be met again.
+    # The resumed run has another seed, or it would repeat the first one's episodes.
     before, after = (checkpoint.read(tmp_path / name).training["model"]["episodes"] for name in ("third", "first"))
     assert [r for r, *_ in after][: len(before)] == [r for r, *_ in before]
     assert [r for r, *_ in after][len(before) : 2 * len(before)] != [r for r, *_ in before]

@@ -1,4 +1,4 @@
-"""What a run of recurrent PPO leaves in its folder, and what it does in training."""
+"""Runs of recurrent PPO: files, environments, evaluation, video."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_what_a_run_leaves(run: Path) -> None:
+def test_files_of_a_run(run: Path) -> None:
     assert {path.name for path in run.iterdir() if "tfevents" not in path.name} == {
         "config.toml",
         "checkpoint.pt",
@@ -113,7 +113,7 @@ def test_video(tmp_path: Path) -> None:
     with Image.open(out / "videos/step_64.gif") as film:
         assert film.format == "GIF"
         assert film.size == (320, 213)
-        # CartPole runs at 50 steps a second, of which every other is shown, and the last state.
+        # CartPole runs at 50 steps a second: every other frame is kept, and the last.
         assert 1 < film.n_frames <= saved["lengths"][0] / 2 + 1.5
         milliseconds = sum(frame.info["duration"] for frame in ImageSequence.Iterator(film))
         assert milliseconds == pytest.approx(20 * saved["lengths"][0], abs=40)

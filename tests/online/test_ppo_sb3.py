@@ -81,7 +81,7 @@ WORLDS: dict[str, tuple[str, Any, dict[str, Any]]] = {
 }
 
 
-# Every network in one world, and every world with a network of each family, not always the same.
+# Every network in one environment, and every environment with some network of each family.
 PLACED = [
     *((family, network, "flat") for family, many in NETWORKS.items() for network in many),
     *((family, many[i % len(many)], world) for family, many in NETWORKS.items() for i, world in enumerate(WORLDS)
@@ -176,7 +176,7 @@ def test_loading_takes_changes_and_another_environment(family: str, tmp_path: Pa
 @every_policy
 def test_noise_that_depends_on_the_state_stays_in_bounds(family: str) -> None:
     class Bounded(gymnasium.wrappers.TransformAction[Any, Any, Any]):
-        """Pendulum whose torques lie in [-2, 6]; what is outside is refused."""
+        """Pendulum with torques in [-2, 6] that refuses others."""
 
         def __init__(self) -> None:
             space = spaces.Box(-2, 6, (1,), np.float32)
@@ -195,12 +195,12 @@ def test_noise_that_depends_on_the_state_stays_in_bounds(family: str) -> None:
     judged = DummyVecEnv([Bounded])
     judged.seed(0)
     evaluate_policy(model, judged, n_eval_episodes=1, deterministic=False, warn=False)
-    assert max(torques) > 1  # not as the network squashes them
+    assert max(torques) > 1  # beyond the range of the network's tanh
     small(family, "Pendulum-v1", use_sde=True, sde_sample_freq=4, clip_range_vf=0.1).learn(48)
 
 
 class Normed(BaseFeaturesExtractor):
-    """Two features by batch normalisation, which acts otherwise in training, and dropout."""
+    """Extractor with batch normalisation, which differs in training, and dropout."""
 
     def __init__(self, observation_space: spaces.Box) -> None:
         super().__init__(observation_space, 2)

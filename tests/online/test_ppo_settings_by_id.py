@@ -1,4 +1,4 @@
-"""Tasks that ship are trained with their settings, from any folder, and nothing stands over the user's own words."""
+"""Shipped settings are found by the environment's id, from any folder, and yield to the user's own."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from minrl.system.shipped_configs import shipped_configs
 __all__ = ["own_folders"]
 
 ONLINE = {name: read_tables(path, "config") for name, path in shipped_configs().items() if name.startswith("online/")}
-# So short that one rollout of 64 steps is all.
+# One rollout of 64 steps.
 SHORT = ["--steps", "64", "--n-envs", "2", "--n-steps", "32", "--batch-size", "64", "--n-epochs", "1", "--width", "8"]
 SHORT += ["--depth", "1", "--evaluate-every", "0", "--segment-length", "32"]
 
@@ -44,7 +44,7 @@ def test_ids_are_those_of_one_config_each() -> None:
     assert len(environments) == len(set(environments)) >= 6
 
 
-def test_a_module_before_the_id_changes_nothing(tmp_path: Path) -> None:
+def test_a_module_before_the_id_finds_the_same_settings(tmp_path: Path) -> None:
     flags = ["--env", "minrl.envs:minrl/CartPoleNoVel-v1", *SHORT, "--out", str(tmp_path / "run")]
     assert main(["train", "ppo", *flags]) == 0
     assert settings_of(tmp_path / "run")["train"]["learning_rate"] == 3e-3

@@ -1,4 +1,4 @@
-"""Recurrent PPO in use: every action space, seeds, saving and loading, and input that does not fit."""
+"""Recurrent PPO: every action space, seeds, saving and loading, and inputs that do not fit."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def test_every_action_space_is_learned_and_predicted(space: spaces.Space[Any]) -
 def test_squashed_actions_are_in_bounds_in_rollouts_and_in_predict() -> None:
     space = spaces.Box(-3, 5, (1,), np.float32)
     model = small(recall(space=space), use_sde=True, policy_kwargs={"squash_output": True})
-    model.learn(144)  # the environment refuses what is out of bounds
+    model.learn(144)  # the environment refuses actions out of bounds
     state: Any = None
     with torch.no_grad():
         model.policy.log_std.fill_(1.0)
@@ -65,7 +65,7 @@ def test_equal_seeds_give_equal_weights() -> None:
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_a_loaded_model_goes_on_as_the_saved_one(tmp_path: Path) -> None:
+def test_a_loaded_model_continues_like_the_saved_one(tmp_path: Path) -> None:
     model = small(recall(), learning_rate=lambda left: 1e-3 * left)
     model.learn(144)
     model.save(tmp_path / "model")
@@ -82,7 +82,7 @@ def test_a_loaded_model_goes_on_as_the_saved_one(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded._last_state, model._last_state, rtol=0, atol=0)
     again = RecurrentPPO.load(tmp_path / "model", env=recall(), device="cpu")
     for each in (loaded, again):
-        torch.rand(7)  # what happens in between is of no account
+        torch.rand(7)  # draws in between have no effect
         each.learn(144, reset_num_timesteps=False)
         assert each.num_timesteps == 288
     weights, others = loaded.policy.state_dict(), again.policy.state_dict()
@@ -144,7 +144,7 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
         small(DummyVecEnv([Recall, Blind])).learn(200)
 
 
-def test_previous_rewards_are_asked_for() -> None:
+def test_previous_rewards_are_required() -> None:
     model = small(policy_kwargs={"previous_reward": True, "previous_action": True})
     model.learn(72)
     action, state = model.predict(np.zeros((2, 3), np.float32))

@@ -1,4 +1,4 @@
-"""A policy that starts from an agent trained on a data set: the same behaviour at first, and a cost of leaving it."""
+"""Policies pretrained on a data set: equal actions at first, and the KL cost of leaving them."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def saved(folder: Path, actions: str = "box", kind: str = "clone", **options: An
 
 
 def started(run: Any, actions: str = "box", **options: Any) -> RecurrentPPO:
-    # Rounding counts in units of the spread, and these heads are twenty times as steep as real ones.
+    # Rounding errors are in units of the spread, and these heads are twenty times as steep as real ones.
     policy = {"pretrained": run, "log_std_init": -1.0, **options.pop("policy_kwargs", {})}
     env = make_vec_env(lambda: Drift(actions), 3, seed=0)
     settings: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, **options}
@@ -79,7 +79,7 @@ def test_it_acts_as_the_pretrained_agent_at_first(
         np.testing.assert_allclose(action, wanted, atol=1e-5)
 
 
-def test_a_decision_agent_goes_on_asking_for_its_target(tmp_path: Path) -> None:
+def test_a_decision_agent_keeps_its_target(tmp_path: Path) -> None:
     run, agent = saved(tmp_path, kind="decision", target_return=3.0)
     obs = np.random.default_rng(0).normal(size=(1, 2, 3)).astype(np.float32)
     (wanted,) = flat_actions(agent, obs, np.ones((1, 2), bool))

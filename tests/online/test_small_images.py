@@ -1,4 +1,4 @@
-"""Networks for images of any size; the numbers to compare with are Stable-Baselines3's own networks'."""
+"""Networks for images of any size, against Stable-Baselines3's own networks."""
 
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,12 @@ def image(*shape: int) -> spaces.Box:
 
 
 SHAPES = [(7, 7, 3), (3, 7, 7), (1, 1, 3), (1, 1, 1), (2, 84, 1), (84, 2, 3), (35, 35, 3), (3, 35, 40), (36, 36, 3)]
-# Names that modules of torch have already.
+# Names that torch's modules use already.
 PARTS = {"type": spaces.Box(-1, 1, (2,), np.float32), "direction": spaces.Discrete(4)}
 
 
 class Grid(gymnasium.Env[Any, Any]):
-    """A picture whose corner says which of two actions is right; `parts` stand beside it in a Dict."""
+    """Environment of an image whose corner shows the right one of two actions; `parts` extend it to a Dict."""
 
     def __init__(self, shape: tuple[int, ...] = (7, 7, 3), parts: bool = False) -> None:
         self.picture = image(*shape)
@@ -157,14 +157,14 @@ def test_a_run_with_small_images_acts_as_it_was_trained(tmp_path: Path) -> None:
         (("--env", "CartPole-v1", "--cnn", "big"), 'unknown value "big"'),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_unsupported_settings_give_one_line(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     done = minrl("train", "ppo", *words, "--out", tmp_path / "run", "--threads", 1)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_old_settings_mean_what_they_meant() -> None:
+def test_older_settings_keep_their_network() -> None:
     task = Task.in_environment(EnvironmentInfo("Grid-v0"), image(40, 40, 3), spaces.Discrete(2))
     assert type(PPOAgent(PPOConfig(width=8, depth=1), task).policy.features_extractor) is NatureCNN
 

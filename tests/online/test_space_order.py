@@ -1,6 +1,6 @@
 """Dict spaces whose keys are not in alphabetical order: a saved agent is the one that was trained, to the bit.
 
-Numbers to compare with come from `gymnasium.spaces.flatten` and from the agent that was never saved.
+The references are `gymnasium.spaces.flatten` and the agent before saving.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The rules of the house: who may name whom, how long files are, what is packed."""
+"""Rules of the tree: allowed imports, lengths of files, contents of the wheel."""
 
 import ast
 import subprocess
@@ -20,14 +20,14 @@ HOUSES = {
     "minrl": "minrl", "agents": "minrl.agents", "envs": "minrl.envs", "benchmarks/reproduce": "minrl.reproduce"
 }  # fmt: skip
 SOURCES = sorted(path for folder in HOUSES for path in (ROOT / folder).rglob("*.py"))
-# The one file of a house that may name another.
+# The only file of a package that may import another.
 DOORS = {ROOT / "agents/cli/reproduce.py": "minrl.reproduce"}
-# What must run where only torch is installed.
+# Modules that run where only torch is installed.
 BARE = [
     *(ROOT / "minrl" / name for name in ("scan.py", "system/names.py", "system/malloc.py", "__init__.py")),
     *sorted(path for room in ("kernels", "cells", "backbone") for path in (ROOT / "minrl" / room).rglob("*.py")),
 ]
-# An import leads to a lower floor or stays in its room; the innermost room of a module counts.
+# An import leads to a lower floor or stays in its room: the innermost one of a module.
 FLOORS = [
     ["minrl.system", "minrl.kernels"],
     ["minrl.scan", "minrl.data"],
@@ -41,7 +41,7 @@ FLOORS = [
     ["minrl.agents.__main__", "minrl.agents.cli"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# The command line stands in two places.
+# The command line has two places.
 ROOMS = {"minrl.agents.__main__": "minrl.agents.cli"}
 # The compilers of kernels, imported lazily.
 COMPILERS = {"numba", "llvmlite", "triton"}
@@ -107,7 +107,7 @@ def test_imports_keep_to_the_house(path: Path) -> None:
         ("from benchmarks.reproduce import frame", "minrl.reproduce"),
     ],
 )
-def test_the_rule_sees_what_breaks_it(source: str, package: str) -> None:
+def test_the_rule_finds_violations(source: str, package: str) -> None:
     assert faults(source, package)
 
 
@@ -123,7 +123,7 @@ def test_the_rule_sees_what_breaks_it(source: str, package: str) -> None:
         ("from minrl.backbone import Backbone", "minrl.reproduce"),
     ],
 )
-def test_the_rule_lets_pass_what_keeps_it(source: str, package: str) -> None:
+def test_the_rule_accepts_allowed_imports(source: str, package: str) -> None:
     assert not faults(source, package)
 
 

@@ -1,4 +1,4 @@
-"""Pages of docs/: every block runs, every link leads somewhere, every table is that of its raw data."""
+"""Pages of docs/: every block runs, every link resolves, every table equals its raw data."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ _TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Make an empty folder the current one, with caches of its own; what a page imports from there is forgotten."""
+    """Change to an empty folder with caches of its own; forget modules that a page imports from there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("MINRL_CACHE", str(tmp_path / "cache"))
@@ -76,7 +76,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    # The check of an exported file alone takes ten seconds.
+    # The check of an exported file takes ten seconds by itself.
     [pytest.param(p, marks=[pytest.mark.slow] * (p.stem == "export"), id=p.stem) for p in PAGES if p.stem not in APART],
 )
 def test_every_block_runs(page: Path, place: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_grid_of_a_sweep(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_sweep_and_a_search(place: Path) -> None:
-    """Run the page at its full length: two commands, and a program that calls a third."""
+    """Run the page at full length: two commands, and a program that calls a third."""
     printed = ""
     for kind, text in blocks(DOCS / "sweeps.md"):
         path = write(place, text)

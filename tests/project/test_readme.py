@@ -1,4 +1,4 @@
-"""The README: short, its blocks run as they stand, its numbers are those of the raw data."""
+"""The README: its length, its blocks run as they stand, its scores equal the raw data."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The data set that ships with minrl: readable by Minari, small, and what its metadata say."""
+"""The shipped data set: readable by Minari, small, and equal to its metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def dataset(monkeypatch: pytest.MonkeyPatch) -> Any:
     return minari.load_dataset(NAME)
 
 
-def test_it_is_what_its_metadata_say(dataset: Any) -> None:
+def test_it_matches_its_metadata(dataset: Any) -> None:
     assert NAME in minari.list_local_datasets()
     assert dataset.recover_environment().spec.id == "Hopper-v5"
     assert dataset.recover_environment(eval_env=True).spec.id == "Hopper-v5"
@@ -49,7 +49,7 @@ def test_it_mixes_good_and_bad_episodes(dataset: Any) -> None:
     returns = np.array([episode.rewards.sum() for episode in dataset.iterate_episodes()])
     assert returns.min() < 50
     assert returns.max() > 2500
-    # Room above the mean, so that imitating everything and choosing well are told apart.
+    # The best returns lie far above the mean, so that choosing well beats imitating everything.
     assert np.quantile(returns, 0.9) > returns.mean() + 500
 
 

@@ -1,4 +1,4 @@
-"""The site of docs/: it builds without a warning, and its reference holds the public names."""
+"""The site of docs/: builds without a warning, with a reference of the public names."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, refused in one line, and no stranger's code runs."""
+"""Checkpoints: written whole or not at all, refused in one line, and free of foreign code."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def make_agent(environment: EnvironmentInfo | None = None) -> DecisionAgent:
 
 
 class Evil:
-    """Runs a command when it is unpickled."""
+    """Object that runs a command when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -141,7 +141,7 @@ def test_the_malicious_files_do_run_code_when_unpickled(tmp_path: Path) -> None:
         spoil(file)
         try:
             torch.load(file, weights_only=False)
-        except Exception:  # a bare pickle's result is no checkpoint for torch
+        except Exception:  # torch refuses the result of a bare pickle
             pickle.loads(file.read_bytes())
         assert (tmp_path / "owned").exists()
         (tmp_path / "owned").unlink()
@@ -245,14 +245,14 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_a_stranger_s_environment_imports_nothing(
+def test_an_untrusted_environment_is_not_imported(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mark = tmp_path / "owned"
     (tmp_path / "stranger.py").write_text(f"open({str(mark)!r}, 'w')\ndef run(*a, **k): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     checkpoint.save(tmp_path / "checkpoint.pt", make_agent(STRANGE[kind]), step=1)
-    assert isinstance(minrl.load(tmp_path), Agent)  # to act in an environment of one's own
+    assert isinstance(minrl.load(tmp_path), Agent)  # to act in the caller's own environment
     assert main(["evaluate", str(tmp_path), "--episodes", "1"]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith(("minrl: the checkpoint", "minrl: the environment that the checkpoint names"))

@@ -1,4 +1,4 @@
-"""The dashboard: real runs in a real TensorBoard server, asked through its HTTP interface."""
+"""The dashboard: real runs in a real TensorBoard server, over HTTP."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def board(folder: Path) -> Iterator[Board]:
     board.process.kill()
 
 
-def test_what_the_server_shows(board: Board, folder: Path) -> None:
+def test_curves_settings_and_scores_are_served(board: Board, folder: Path) -> None:
     names = {"cloned/mingru/seed_0", "cloned/mingru/seed_1", "online/mingru/seed_0"}
     curves = board.wait_for_runs(names)
     assert board.said[0] == f"3 runs of {folder}; Ctrl-C ends this\n"
@@ -51,7 +51,7 @@ def test_what_the_server_shows(board: Board, folder: Path) -> None:
     assert list(layout) == ["evaluation", "training", "time"]
     shown = [tag for charts in layout.values() for tags in charts.values() for tag in tags]
     for name in names:
-        # Every chart has a curve of this family's runs, or is the other's.
+        # Every chart has a curve of this family's runs, or belongs to the other.
         logged = [tag for tag in shown if any(re.match(tag, curve) for curve in curves[name])]
         assert len(logged) >= (9 if name.startswith("online") else 12), logged
     assert all(any(re.match(tag, curve) for found in curves.values() for curve in found) for tag in shown)
@@ -76,7 +76,7 @@ def test_what_the_server_shows(board: Board, folder: Path) -> None:
     assert len(points["tag_to_events"]) == 5
     assert "eval/targets" in board.get("data/plugin/images/tags")["cloned/mingru/seed_0"]
 
-    # A run that begins later, from another folder through a link.
+    # A run that begins later, in another folder behind a link.
     (folder / "runs/late").symlink_to(folder / "runs/online/mingru/seed_0")
     board.wait_for_runs({*names, "late"})
     assert board.stop() == (0, "")
@@ -107,7 +107,7 @@ def test_an_impossible_port(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "port must lie in 0 to 65535, got 65536" in capsys.readouterr().err
 
 
-def test_where_there_is_nothing_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_without_runs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     for folder, said in (("missing", "no folder"), ("empty", "holds no run")):
         assert main(["dashboard", str(tmp_path / folder)]) == 2

@@ -1,4 +1,4 @@
-"""What the dashboard shows first: every point of every chart, and the settings that were swept."""
+"""First view of the dashboard: every point of every chart, and the swept settings."""
 
 import re
 import zipfile
@@ -50,7 +50,7 @@ def test_achieved_return_over_target_return(
     tags = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
     found = [name for tag in tags for name in events.Tags()["scalars"] if re.match(tag, name) and "target_" in name]
     assert len(found) == (5 if shown else 0)
-    # Every chart of a single run has something to show.
+    # No chart of a single run is empty.
     assert all(any(re.match(tag, name) for name in events.Tags()["scalars"]) for tag in tags)
 
 

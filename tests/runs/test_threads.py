@@ -50,10 +50,10 @@ def test_large_images_get_several_threads(side: int, threads: int) -> None:
     assert use_threads(0, model, 128, places=side * side * (3 if side == 7 else 4)) == threads
 
 
-def test_what_is_asked_for_is_taken() -> None:
+def test_a_given_number_of_threads_is_used() -> None:
     assert use_threads(2, linear(10)) == torch.get_num_threads() == 2
     assert use_threads(1, linear(100_000), int(LARGE)) == 1
-    # A program that sets another number in between has that one for large models.
+    # A number that the program sets in between holds for large models.
     torch.set_num_threads(4)
     assert use_threads(0, linear(100_000), int(LARGE)) == 4
 
@@ -67,7 +67,9 @@ SMALL = {
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_a_run_says_how_many(kind: str, cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_reports_its_threads(
+    kind: str, cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = ["--data", cartpole, "--steps", "3", "--evaluate-every", "0"] if kind == "decision" else FLAGS
     assert main([*SMALL[kind], *data, "--out", str(tmp_path / "a")]) == 0
     shown = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Installed as a user installs it: found from any folder, with its configs, and with hints that can be followed."""
+"""The installed package: found from any folder, with its configs, and hints that name real packages."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What `tune_cpu` does to the process: a large tensor's memory is kept for the next one."""
+"""`tune_cpu`: the memory of a large tensor is kept for the next one."""
 
 import platform
 import subprocess

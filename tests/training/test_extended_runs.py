@@ -1,4 +1,4 @@
-"""A finished run that is trained longer, and scores as JSON: against runs that were planned so long from the start."""
+"""Extending finished runs, against runs of the full length, and scores as JSON."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def rows(out: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_log(out)]
 
 
-def test_an_offline_run_goes_on_as_if_planned_so(cartpole: str, tmp_path: Path) -> None:
+def test_an_extended_offline_run_equals_a_longer_one(cartpole: str, tmp_path: Path) -> None:
     """Extend under a constant learning rate, where the planned number of steps decides nothing but the end."""
     settings: dict[str, Any] = {"decay": "constant", "warmup": 0, "average": 0.9}
     offline(cartpole, tmp_path / "whole", steps=12, **settings)
@@ -39,7 +39,7 @@ def test_an_offline_run_goes_on_as_if_planned_so(cartpole: str, tmp_path: Path) 
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
     settled = [(tmp_path / name / "config.toml").read_text() for name in ("cut", "whole")]
     assert settled[0] == settled[1]
-    # And further from there, without naming the steps again.
+    # Extend once more, without naming the steps again.
     assert main(["train", "--resume", str(tmp_path / "cut")]) == 0
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
@@ -60,7 +60,7 @@ def test_the_learning_rate_of_a_longer_run(cartpole: str, tmp_path: Path, capsys
     assert "step 8 of 16 instead of 8: the learning rate goes on at 0.005" in said
 
 
-def test_an_online_run_goes_on_as_if_planned_so(tmp_path: Path) -> None:
+def test_an_extended_online_run_equals_a_longer_one(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"decay": "constant", "exact_resume": True, "checkpoint_every": 160}
     whole(tmp_path / "whole", steps=480, **settings)
     whole(tmp_path / "cut", steps=320, **settings)
@@ -74,7 +74,7 @@ def test_the_linear_decay_of_a_longer_online_run(tmp_path: Path) -> None:
     whole(tmp_path / "run", steps=128)
     assert main(["train", "--resume", str(tmp_path / "run"), "--steps", "256"]) == 0
     rates = {int(row["time/total_timesteps"]): row.get("train/learning_rate") for row in numbers(tmp_path / "run")}
-    # The update after a rollout that ends at step s has the share 1 - s / total left.
+    # The update after a rollout that ends at step s has a remaining progress of 1 - s / total.
     assert rates[192] == pytest.approx(0.01 * (1 - 192 / 256))
 
 
@@ -115,7 +115,7 @@ def test_scores_as_json(cartpole: str, tmp_path: Path, capfd: pytest.CaptureFixt
         assert found[name] == again[name], name
     assert found["run"] == str(out)
     assert "train/" in said
-    # The folder's name has a blank, so what is to be pasted into a shell quotes it.
+    # The folder's name has a blank, so the suggested command quotes it.
     assert f"dashboard '{out}'" in said
 
 

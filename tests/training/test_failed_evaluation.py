@@ -1,4 +1,4 @@
-"""An evaluation that raises or ends the process: the run keeps what it learned, and says what happened."""
+"""Evaluations that raise or end the process: the run keeps its weights, and reports the failure."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def fragile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "fragile_world:Fragile-v0"
 
 
-def test_a_run_goes_on(fragile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_continues(fragile: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """End with the weights of a run without evaluation; its exit code and summary name the failure."""
     out = tmp_path / "run"
     assert main(words(out, env=fragile)) == 1
@@ -154,7 +154,7 @@ def test_offline_runs_go_on(cartpole: str, tmp_path: Path, monkeypatch: pytest.M
     assert_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
-def test_the_command_says_so(cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_the_command_reports_the_failure(cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                              capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no physics today")

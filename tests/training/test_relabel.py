@@ -1,4 +1,4 @@
-"""Returns-to-go raised by a learned value: where it is known what a stitched trajectory earns."""
+"""Returns-to-go raised by a learned value, on data whose stitched returns are known."""
 
 import json
 from dataclasses import replace
@@ -79,37 +79,37 @@ def test_paths_that_cross_are_stitched(tmp_path: Path) -> None:
     before = crossing()
     after = labels_of(before, tmp_path)
     left, turned, right, prized = (after.returns_to_go[i::2][j] for j in (0, 20) for i in (0, 1))
-    assert turned == 0.0  # the last step's action is what it is
+    assert turned == 0.0  # the last step's return is its reward
     assert prized == 10.0
-    assert right == pytest.approx(11.0, abs=1e-5)  # nothing is better than what it did
+    assert right == pytest.approx(11.0, abs=1e-5)  # no stitched path is better
     assert left == pytest.approx(1 + 10 * EXPECTILE, abs=0.3)
     assert np.array_equal(after.rewards, before.rewards)
     assert relabelled_task(after).best_return == pytest.approx(11.0)
     assert initial_returns(after).shape == (40,)
 
 
-def test_what_is_told_of_the_value(tmp_path: Path) -> None:
+def test_the_summary_of_the_value(tmp_path: Path) -> None:
     labels_of(crossing(), tmp_path)
     found = json.loads((tmp_path / RELABEL_SUMMARY).read_text())
     assert found["share_raised"] == pytest.approx(0.25)
     assert found["mean_raise"] == pytest.approx(7.0, abs=0.3)
     assert found["mean_return"] == pytest.approx(6.0)
-    # A state tells all but which way is taken in the middle: half of the steps with 0 or 10, whose value is 7.
+    # A state determines all but the turn in the middle: half of the steps with 0 or 10, whose value is 7.
     assert 0.2 < found["explained_variance"] < 0.8
     rows = dict(report_rows(tmp_path))
     assert "25% of the steps" in rows["returns-to-go raised"]
     assert report_rows(tmp_path / "elsewhere") == []
 
 
-def test_a_run_that_goes_on_has_the_same_labels(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_labels(tmp_path: Path) -> None:
     episodes = drift_episodes()
     first = labels_of(episodes, tmp_path)
-    kept = labels_of(episodes, tmp_path, resumed=True, seed=7)  # read, not learned
+    kept = labels_of(episodes, tmp_path, resumed=True, seed=7)  # read from the file
     assert np.array_equal(first.returns_to_go, kept.returns_to_go)
     again, other = labels_of(episodes, tmp_path / "again"), labels_of(episodes, tmp_path / "other", seed=1)
     assert np.array_equal(first.returns_to_go, again.returns_to_go)
     assert not np.array_equal(first.returns_to_go, other.returns_to_go)
-    # A new run in the same place learns its own, and one whose labels are gone learns them again.
+    # A new run in the same folder learns labels of its own; a run whose labels are gone learns them again.
     assert np.array_equal(labels_of(episodes, tmp_path, seed=1).returns_to_go, other.returns_to_go)
     (tmp_path / RETURNS_TO_GO).unlink()
     assert np.array_equal(labels_of(episodes, tmp_path, resumed=True).returns_to_go, first.returns_to_go)
@@ -117,7 +117,7 @@ def test_a_run_that_goes_on_has_the_same_labels(tmp_path: Path) -> None:
         labels_of(drift_episodes(count=3), tmp_path, resumed=True)
 
 
-def test_held_out_episodes_teach_nothing(tmp_path: Path) -> None:
+def test_held_out_episodes_do_not_affect_the_value(tmp_path: Path) -> None:
     episodes = drift_episodes(count=20)
     learned, held_out = episodes.select(range(15)), episodes.select(range(15, 20))
     richer = replace(held_out, rewards=held_out.rewards + 100, returns_to_go=held_out.returns_to_go + 100)

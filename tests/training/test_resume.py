@@ -1,4 +1,4 @@
-"""A run that is cut off goes on to the same numbers, to the bit."""
+"""Resuming interrupted offline runs, to the bit."""
 
 import os
 import signal

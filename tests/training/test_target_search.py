@@ -1,4 +1,4 @@
-"""The return to ask for is found by playing, on other episodes than those of the evaluation."""
+"""The search for a target return, on other episodes than those of the evaluation."""
 
 import json
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Bell(gymnasium.Env[Any, Any]):
 
 
 class Literal(Actor):
-    """An agent that does what it is asked for."""
+    """Agent whose action is its target."""
 
     name = "literal"
     state_size = 1
@@ -67,7 +67,7 @@ class Literal(Actor):
 
 
 class ReadyLiteral(Literal):
-    """The same, with what an assessment needs of it."""
+    """`Literal` with the methods that an evaluator needs."""
 
     def __init__(self, task: Task, max_target_return: float) -> None:
         super().__init__(task, max_target_return)
@@ -103,7 +103,7 @@ def test_the_best_candidate_becomes_the_target(bell: Any, tmp_path: Path) -> Non
     assert found["chosen"] == 0.625
     means = [row["mean_return"] for row in found["candidates"]]
     assert means == pytest.approx([-((c - 0.6) ** 2) for c in search.candidates], abs=1e-6)
-    # Run seed 3 with 4 episodes has the fourth four, of a kind of its own.
+    # Run seed 3 with 4 episodes has the fourth block of 4 seeds, in a range of its own.
     assert set(seeds_played) == {2**30 + seed for seed in (12, 13, 14, 15)}
     text = dict(report_rows(tmp_path))["target chosen"]
     assert text.startswith(f"0.6: best mean of 4 episodes each, seeds {2**30 + 12} to {2**30 + 15}")
@@ -123,7 +123,7 @@ def test_no_two_runs_play_an_episode_twice(bell: Any, tmp_path: Path, count: int
         with StopRequest() as request:
             assert evaluator.evaluate_step(1, request) is not None
         own = set(seeds_played)
-        assert len(own) == 2 * count  # those of the choice, those of the evaluation and its sweep
+        assert len(own) == 2 * count  # of the search, and of the evaluation with its sweep
         played += own
     assert len(set(played)) == len(played)
 
@@ -141,7 +141,7 @@ def test_candidates_lie_in_the_data_unless_the_agent_asks_beyond(bell: Any) -> N
     assert candidate_targets(bell.select([1, 1]), np.inf) == [1.0]
 
 
-def test_agents_that_are_asked_for_nothing_are_refused(tmp_path: Path) -> None:
+def test_agents_without_a_target_are_refused(tmp_path: Path) -> None:
     episodes = drift_episodes()
     task = Task.of(episodes)
     clone = CloneAgent(CloneConfig(width=8, depth=1), task)

@@ -1,4 +1,4 @@
-"""Target sweeps, videos and seconds of training of a run."""
+"""Target sweeps, videos and training seconds of a run."""
 
 import json
 from fractions import Fraction
@@ -79,16 +79,16 @@ def test_several_targets_are_evaluated_at_the_end(cartpole: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("sweep", "steps"), [("all", [10, 20]), ("last", [20]), ("none", [])])
-def test_when_they_are_asked_for(sweep: str, steps: list[int], cartpole: str, tmp_path: Path) -> None:
+def test_steps_of_the_sweep(sweep: str, steps: list[int], cartpole: str, tmp_path: Path) -> None:
     run(cartpole, tmp_path / "run", target_sweep=sweep)
     rows = read_targets(tmp_path / "run")
     assert sorted({row["step"] for row in rows}) == steps
-    # Taken up at its end, where it is evaluated again.
+    # Resumed at its end, where it is evaluated again.
     resume(tmp_path / "run")
     assert read_targets(tmp_path / "run") == rows
 
 
-def test_what_is_asked_for_changes_nothing_else(cartpole: str, tmp_path: Path) -> None:
+def test_a_sweep_does_not_change_training(cartpole: str, tmp_path: Path) -> None:
     logs = []
     for sweep in ("none", "all"):
         run(cartpole, tmp_path / sweep, target_sweep=sweep)
@@ -96,7 +96,7 @@ def test_what_is_asked_for_changes_nothing_else(cartpole: str, tmp_path: Path) -
     assert logs[0] == logs[1]
 
 
-def test_an_agent_that_is_asked_for_nothing(cartpole: str, tmp_path: Path) -> None:
+def test_an_agent_without_a_target_has_no_sweep(cartpole: str, tmp_path: Path) -> None:
     config = TrainConfig(data=cartpole, steps=4, batch_size=2, length=16, threads=1, evaluate_episodes=1)
     train(CloneAgent, CloneConfig(width=8, depth=1), config, tmp_path / "run")
     assert not (tmp_path / "run" / TARGETS).exists()
@@ -115,7 +115,9 @@ def test_a_film_of_each_evaluation(cartpole: str, tmp_path: Path) -> None:
             assert film.n_frames > 1
 
 
-def test_nothing_to_film(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_video_without_evaluations_is_refused(
+    cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ValueError, match="video records evaluations: it needs evaluate_every above 0"):
         TrainConfig(data=cartpole, video=True, evaluate_every=0)
     with h5py.File(tmp_path / "flat.hdf5", "w") as file:

@@ -1,4 +1,4 @@
-"""Training: what a run writes, and that nothing but its config decides what it learns."""
+"""Offline training: files of a run, and results that depend on its config alone."""
 
 import math
 import subprocess
@@ -40,7 +40,7 @@ def assert_same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) 
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
-def test_what_a_run_writes(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_of_a_run(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     config = config_for(cartpole, steps=40, evaluate_every=20, evaluate_episodes=4, checkpoint_every=15)
     result = train(DecisionAgent, SMALL, config, out)
@@ -121,7 +121,7 @@ def test_the_learning_rate_in_closed_form(cartpole: str, tmp_path: Path) -> None
     constant = Schedule(peak=0.4, steps=100, warmup=0.1, decay="constant")
     assert [constant.at(step) for step in (4, 50, 99)] == pytest.approx([0.2, 0.4, 0.4])
     assert Schedule(peak=0.4, steps=100, warmup=0.0, decay="constant").at(0) == 0.4
-    # What the optimiser used is what the log says.
+    # The log has the optimizer's learning rate.
     train(DecisionAgent, SMALL, config_for(cartpole, steps=20, log_every=5, warmup=0.5), tmp_path / "run")
     used = [row["train/learning_rate"] for row in read_log(tmp_path / "run")]
     assert used == pytest.approx([Schedule(1e-3, 20, 0.5, "cosine").at(step) for step in (4, 9, 14, 19)])

@@ -1,4 +1,4 @@
-"""One's own flat HDF5 file with an environment to evaluate in: training, resuming, comparing, or a clear line."""
+"""A user's flat HDF5 file with an environment to evaluate in: training, resuming, comparing, error messages."""
 
 import json
 import sys
@@ -50,12 +50,12 @@ class Ended:
 
     code: int
     out: str
-    err: str  # with what was logged
+    err: str  # with the log
 
 
 @dataclass
 class Place:
-    """A folder with a module of tasks, and recordings of the right actions that lack the last choices."""
+    """Folder with a module of tasks, and recordings of right actions that lack the last choices."""
 
     folder: Path
     captured: pytest.CaptureFixture[str]
@@ -127,7 +127,7 @@ def test_a_run_is_evaluated_in_the_environment_that_is_named(place: Place) -> No
     assert place.evaluation("run")["mean_return"] == 15.0
 
 
-def test_without_an_environment_the_run_says_that_it_is_not_evaluated_and_how(place: Place) -> None:
+def test_without_an_environment_the_run_says_how_to_evaluate(place: Place) -> None:
     done = place.train("--steps", 2, "--out", "my run")
     assert done.code == 0, done.err
     assert "names no environment, so the run is not evaluated" in done.err
@@ -140,7 +140,7 @@ def test_without_an_environment_the_run_says_that_it_is_not_evaluated_and_how(pl
     assert "names no environment; name it: --eval-env ID" in refused.err
 
 
-def test_spaces_can_be_said_without_an_environment(place: Place) -> None:
+def test_spaces_may_be_stated_without_an_environment(place: Place) -> None:
     said = ("--action-space", "Discrete(4)", "--observation-space", "Discrete(8)")
     done = place.train(*said, "--steps", 2, "--out", "run")
     assert done.code == 0, done.err

@@ -1,4 +1,4 @@
-"""Held-out episodes: which they are, and what is measured on them."""
+"""Held-out episodes: their choice, and their loss and action errors."""
 
 import dataclasses
 import math
@@ -146,7 +146,7 @@ def test_validation_targets_the_return_of_the_episode_and_not_of_the_window(cont
         found, wanted = agent.predict(batch), free.predict(dataclasses.replace(batch, returns_to_go=right))
         torch.testing.assert_close(found[batch.mask], wanted[batch.mask], rtol=0, atol=1e-5)
         if best == -200.0:
-            assert (found - free.predict(batch))[batch.mask].abs().max() > 1e-4  # the cap does something
+            assert (found - free.predict(batch))[batch.mask].abs().max() > 1e-4  # the cap has an effect
 
 
 def test_the_best_are_judged_by_the_best() -> None:
@@ -180,7 +180,7 @@ def test_a_run_without_an_environment_has_a_validation_loss(
     assert main(["train", "decision", *map(str, flags), "--out", str(tmp_path / "run")]) == 0
     found = [row for row in read_log(tmp_path / "run") if LOSS in row]
     assert [row[STEP] for row in found] == [20, 30]
-    # Random play between two actions: at best a coin is guessed.
+    # Random play between two actions can only be guessed.
     assert found[-1][LOSS] == pytest.approx(math.log(2), abs=0.1)
     assert 0.3 < found[-1][f"{ACTION_ERROR}_0"] < 0.7
     shown = capsys.readouterr().out

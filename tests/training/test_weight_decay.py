@@ -1,4 +1,4 @@
-"""Which parameters weight decay is for: every one of every cell and agent, as papers and released code have it.
+"""Weight decay by parameter, for every cell and agent, as in papers and released code.
 
 The lists are those of the released code: mamba_ssm/modules/mamba_simple.py and mamba2.py (`_no_weight_decay`),
 models/s4/s4d.py (`register`), s5/train_helpers.py (`opt_config="standard"`), xlstm/utils.py ("weight" in the name),
@@ -27,7 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lstm": {"expand": 2, "peepholes": True},
     "qrnn": {"expand": 2},
 }
-# With decay | without.
+# (with decay, without)
 GROUPS = {
     "mingru": "gates.weight down.weight | gates.bias",
     "minlstm": "gates.weight down.weight | gates.bias",

@@ -1,4 +1,4 @@
-"""Recurrent PPO on natively vectorised environments: every way of resetting gives the same episodes to learn from."""
+"""Recurrent PPO on natively vectorised environments: equal episodes in every autoreset mode."""
 
 from itertools import pairwise
 from typing import Any
@@ -76,7 +76,7 @@ def test_fillers_are_in_no_minibatch() -> None:
 def test_returns_are_counted_once(mode: AutoresetMode) -> None:
     vector = gymnasium.make_vec("minrl.envs:minrl/RepeatFirst-v0", num_envs=2, autoreset_mode=mode)
     model = model_on(as_vec_env(vector), n_steps=160)
-    model.learn(300)  # one rollout, however many of its 320 rows only reset
+    model.learn(300)  # one rollout, however many of its 320 rows are fillers
     infos = list(model.ep_info_buffer or ())
     assert [info["l"] for info in infos] == [51] * 6
     assert all(abs(info["r"]) < 1.0001 for info in infos)

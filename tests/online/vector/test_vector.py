@@ -250,7 +250,7 @@ def test_buffers_are_copied_and_nan_rewards_pass(dtype: str) -> None:
         environment.step(np.zeros(N, dtype=int))
 
 
-def test_a_filler_pays_nothing_whatever_the_environment_says() -> None:
+def test_a_filler_step_has_no_reward() -> None:
     environment = as_vec_env(Plain(AutoresetMode.NEXT_STEP))
     environment.reset()
     rewards = [environment.step(np.zeros(N, dtype=int))[1].tolist() for _ in range(5)]

@@ -1,4 +1,4 @@
-"""What a vector environment cannot do is said in one line; what lies inside is reached as far as it can be."""
+"""Attributes and methods of vector environments: access to inner ones, and one line where there is none."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -45,7 +45,7 @@ def test_spaces_that_stable_baselines_cannot_take_are_refused(space: gymnasium.S
         VectorEnvironment(Plain(AutoresetMode.NEXT_STEP, space=space))
 
 
-def test_wrong_numbers_of_environments_are_said() -> None:
+def test_wrong_numbers_of_environments_are_named() -> None:
     with pytest.raises(ValueError, match=r"Plain gave the observation the shape \(2, 2\), expected \(3, 2\)"):
         VectorEnvironment(Plain(AutoresetMode.NEXT_STEP, rows=2)).reset()
     environment = sync(AutoresetMode.NEXT_STEP)

@@ -18,7 +18,7 @@ if not (_HERE / "agents").is_dir():
 
 
 def __getattr__(name: str) -> Any:
-    """`load` on demand, so that `minrl.scan` and `minrl.cells` import where only torch is installed."""
+    """Import `load` on demand, so that `minrl.scan` and `minrl.cells` import where only torch is installed."""
     if name == "load":
         from minrl.runs.checkpoint import load
 

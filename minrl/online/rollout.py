@@ -147,7 +147,7 @@ class SegmentBuffer(RolloutBuffer):
         self.full = self.pos == self.buffer_size
 
     def get(self, batch_size: int | None = None) -> Iterator[RolloutBufferSamples]:  # type: ignore[override]
-        """Return one epoch: every step once, in minibatches of whole segments with about `batch_size` steps.
+        """Yield one epoch: every step once, in minibatches of whole segments with about `batch_size` steps.
 
         Segments of one length are distributed evenly, so that no minibatch is much smaller than the others.
         """

@@ -162,7 +162,7 @@ class _Actions:
 
 
 def _walk(space: AnySpace, path: Path, kind: str) -> Iterator[tuple[Path, AnySpace]]:
-    """Return the leaves of a space, each with its keys."""
+    """Yield the leaves of a space, each with its keys."""
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
             yield from _walk(part, (*path, key), kind)

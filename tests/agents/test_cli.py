@@ -64,7 +64,7 @@ def test_help_does_not_load_torch() -> None:
 
 
 def test_importing_an_agent_leaves_the_compiler_of_torch_alone() -> None:
-    """It takes longer than all of the rest; training alone needs it, for torch's optimizers."""
+    """Leave its import, which takes longer than all others, to training, whose optimizers need it."""
     program = "import sys, minrl.agents.decision, minrl.agents.ppo; print('torch._dynamo' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"

@@ -79,7 +79,7 @@ def test_the_state_mixes_within_a_head_only() -> None:
 
 
 def test_a_first_input_counts_fully_however_weak() -> None:
-    """Return h = sigmoid(o) tanh(z) after one step, also where the input gate is exp(-200)."""
+    """Check h = sigmoid(o) tanh(z) after one step, also where the input gate is exp(-200)."""
     model = lively(torch.float32)
     with torch.no_grad():
         model.bias[:, 0] = -200.0

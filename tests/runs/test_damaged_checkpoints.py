@@ -33,7 +33,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def test_a_flipped_bit_is_noticed_or_changes_nothing(agent: DecisionAgent, tmp_path: Path) -> None:
-    """Torch alone loads other values from many of these files."""
+    """Flip bits of files from many of which torch itself loads other values."""
     file = tmp_path / "agent.pt"
     checkpoint.save(file, agent, step=3)
     whole, kept = file.read_bytes(), vars(checkpoint.read(file))
@@ -105,7 +105,7 @@ def test_archives_that_torch_does_not_write_are_refused(agent: DecisionAgent, tm
 
 
 def test_a_tensor_must_not_be_larger_than_its_record(agent: DecisionAgent, tmp_path: Path) -> None:
-    """Torch believes the pickle and reads beyond the record's end."""
+    """Refuse a pickle by which torch would read beyond the record's end."""
     file = tmp_path / "agent.pt"
     torch.save({"x": torch.zeros(1000)}, file)
     with zipfile.ZipFile(file) as archive:

@@ -198,7 +198,7 @@ def _sum(noise: Noise | None, x: Tensor, h: Tensor, start: int) -> Tensor:
 
 
 def _tiles(hidden: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Return the tensors piece by piece along their rows."""
+    """Yield the tensors piece by piece along their rows."""
     rows = torch.get_num_threads() * ROWS_PER_ITEM * max(1, _TILE // (hidden * ROWS_PER_ITEM))
     if tensors[0].shape[0] <= rows:
         yield tensors

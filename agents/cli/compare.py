@@ -7,11 +7,10 @@ from pathlib import Path
 from minrl.compare.grid.plan import ComparisonPlan
 from minrl.compare.grid.read import read_grid
 from minrl.compare.report.report import write_report
-from minrl.compare.run.lock import folder_lock
 from minrl.compare.run.ray import Cluster
 from minrl.compare.run.runner import Backend, Families, Survey, check_unchanged, compare, run_here, survey
 from minrl.compare.stats.statistics import check_installed
-from minrl.runs.folder import GRID
+from minrl.runs.folder import GRID, run_lock
 from minrl.system.shipped_configs import find_config
 
 from .families import families
@@ -85,8 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         _list(survey(plan, kinds, out, download=False), plan, out)
         return 0
     check_installed()
-    out.mkdir(parents=True, exist_ok=True)
-    with folder_lock(out, patience=0):
+    with run_lock(out):
         check_unchanged(plan, kinds, out, redo=arguments.redo)
         return _compare(plan, kinds, out, backend)
 

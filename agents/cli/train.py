@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from minrl.runs import checkpoint
-from minrl.runs.folder import SUMMARY
+from minrl.runs.folder import SUMMARY, check_new, run_folder, run_lock
 
 from . import flag_hints
 from .evaluate import stdout_left_alone
-from .families import family_of, usages
+from .families import Training, family_of, usages
 
 EXAMPLES = """examples:
   minrl train decision --data minari:minrl/hopper/medium-replay-v0 --cell mingru --out runs/hopper
@@ -112,16 +112,23 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Path | None]:
         if out is None:
             raise ValueError(f"train what? {', or '.join(usages())}")
         _, family = family_of(checkpoint.read(out).agent)
-        result = family.resume(out, arguments.known_env, arguments.extended)
-        out = out if out.is_dir() else out.parent
-    else:
-        for flag, value in (("--env", arguments.known_env), ("--steps", arguments.extended)):
-            if value is not None:
-                raise ValueError(f"{flag} stands after the agent's name: minrl train {name} {flag} {value} ...")
-        kind, family = family_of(name)
-        if out is None:
-            raise ValueError(f"where to? give a folder for the run: {family.USAGE.format(name)}")
-        result = family.train(kind, *family.read_flags(kind, arguments), out)
+        folder = run_folder(out)
+        with run_lock(folder):
+            return _finish(family, family.resume(out, arguments.known_env, arguments.extended), folder)
+    for flag, value in (("--env", arguments.known_env), ("--steps", arguments.extended)):
+        if value is not None:
+            raise ValueError(f"{flag} stands after the agent's name: minrl train {name} {flag} {value} ...")
+    kind, family = family_of(name)
+    if out is None:
+        raise ValueError(f"where to? give a folder for the run: {family.USAGE.format(name)}")
+    settings = family.read_flags(kind, arguments)
+    check_new(out)
+    with run_lock(out):
+        return _finish(family, family.train(kind, *settings, out), out)
+
+
+def _finish(family: Training, result: Any, out: Path) -> tuple[int, Path | None]:
+    """Report a run that has ended or was stopped."""
     code = family.report(result, out)
     if result.is_first and result.signal is not None:
         _print_how_to_resume(result, out)

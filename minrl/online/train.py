@@ -1,6 +1,5 @@
 """Training of an online agent into a run's folder, and resuming it."""
 
-import shlex
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from minrl.online.environments import open_environments, probe, seed_environment
 from minrl.online.run import OnlineResult, OnlineRun
 from minrl.online.settings import OnlineConfig
 from minrl.runs import checkpoint
-from minrl.runs.folder import CONFIG, LAST_CHECKPOINT
+from minrl.runs.folder import CONFIG, check_new, run_folder, run_lock
 from minrl.runs.threads import describe_threads, use_threads
 from minrl.system.config import build, write_toml
 from minrl.system.device import device_named
@@ -34,15 +33,12 @@ def train(kind: type[OnlineAgent], options: Any, settings: OnlineConfig, out: Pa
         OSError: if `out` cannot be written.
         FloatingPointError: if the loss is no longer finite; the last checkpoint is kept.
     """
-    if (out / LAST_CHECKPOINT).exists():
-        folder = shlex.quote(str(out))
-        raise ValueError(f"{out} already holds a run: resume it with --resume {folder}, or choose another --out")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out names a folder")
-    with closing(_set_up(kind, kind.new_config(options), settings, out)) as run:
-        out.mkdir(parents=True, exist_ok=True)
-        _write_config(run)
-        return run.train()
+    check_new(out)
+    with run_lock(out):
+        check_new(out)
+        with closing(_set_up(kind, kind.new_config(options), settings, out)) as run:
+            _write_config(run)
+            return run.train()
 
 
 def resume(out: Path, environment: str | None = None, steps: int | None = None) -> OnlineResult:
@@ -60,10 +56,14 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
             environment.
         FloatingPointError: as `train`.
     """
-    saved = checkpoint.read(out)
+    with run_lock(run_folder(out)):
+        return _resume(out, environment, steps)
+
+
+def _resume(out: Path, environment: str | None, steps: int | None) -> OnlineResult:
+    saved, folder = checkpoint.read(out), run_folder(out)
     if "config" not in saved.training:
         raise ValueError(f"{out} holds an agent that only acts; there is nothing to resume")
-    folder = out if out.is_dir() else out.parent
     where = f"checkpoint {out}"
     planned = build(OnlineConfig, saved.training["config"], where)
     if steps is not None and steps < saved.step:

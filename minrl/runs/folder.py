@@ -1,8 +1,15 @@
-"""The files of a run's folder and of a comparison's, each named once."""
+"""The files of a run's folder and of a comparison's, each named once, and the lock under which they are written."""
 
 import json
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from minrl.system.files import remove_drafts
+from minrl.system.lock import folder_lock
 
 # Of a run, here and on resume.
 CONFIG = "config.toml"
@@ -20,6 +27,46 @@ SUMMARY = "summary.json"  # written last
 LOG = "log.txt"
 # Of a comparison: its plan, the runs without a result, the folder of its runs.
 GRID, STATE, RUNS = "grid.toml", "state.json", "runs"
+
+# Files whose drafts, left by a process that was killed, the next holder of the lock removes.
+_WRITTEN = frozenset(
+    {CONFIG, LAST_CHECKPOINT, BEST_CHECKPOINT, PROGRESS, LEARNING_CURVE, TARGETS, TARGETS_PLOT, TARGET_CHOICE}
+    | {RETURNS_TO_GO, RELABEL_SUMMARY, SUMMARY, GRID, STATE}
+)
+
+
+@contextmanager
+def run_lock(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a run's or a comparison's folder, and remove drafts that killed processes have left.
+
+    Of the processes that torchrun starts the first one alone takes it. A missing folder is made.
+
+    Raises:
+        ValueError: if another process is at work there.
+        OSError: if the folder cannot be made or written.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    with folder_lock(folder, patience=patience):
+        remove_drafts(folder, _WRITTEN)
+        if (folder / VIDEOS).is_dir():
+            remove_drafts(folder / VIDEOS)
+        yield
+
+
+def check_new(out: Path) -> None:
+    """Raise ValueError if a folder for a new run holds a run already, or is a file."""
+    if (out / LAST_CHECKPOINT).exists():
+        folder = shlex.quote(str(out))
+        raise ValueError(f"{out} already holds a run: resume it with --resume {folder}, or choose another --out")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out names a folder")
+
+
+def run_folder(path: Path) -> Path:
+    """Return the folder of a run that is named by its folder or by a checkpoint file in it."""
+    return path if path.is_dir() else path.parent
 
 
 def read_targets(folder: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from minrl.data.wrappers import ScalarReward
 from minrl.play import Player
 from minrl.runs.folder import VIDEOS
 from minrl.runs.log import Picture
-from minrl.system.files import replacing
+from minrl.system.files import make_folder, replacing
 from minrl.system.mujoco import quiet_mujoco
 
 # Frames per second. A GIF counts time in 1/100 s, and browsers slow down GIFs of more than 50 frames per second.
@@ -74,7 +74,7 @@ def record_episode(agent: Actor, environment: EnvironmentInfo, seed: int) -> Pic
 
 def save_video(video: Picture, folder: Path, step: int) -> None:
     """Write the video of `step` into the videos of a run's folder."""
-    (folder / VIDEOS).mkdir(exist_ok=True)
+    make_folder(folder / VIDEOS)
     with replacing(folder / VIDEOS / f"step_{step}.gif") as temporary:
         temporary.write_bytes(video.data)
 

@@ -1,7 +1,6 @@
 """Offline training of an agent into a run's folder, and resuming it."""
 
 import logging
-import shlex
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -16,7 +15,7 @@ from minrl.data.episode import Episodes
 from minrl.data.space_match import with_columns_of
 from minrl.data.task import Task
 from minrl.runs import checkpoint
-from minrl.runs.folder import CONFIG, LAST_CHECKPOINT
+from minrl.runs.folder import CONFIG, check_new, run_folder, run_lock
 from minrl.runs.threads import describe_threads, use_threads
 from minrl.runs.video import check_renders
 from minrl.system.config import build, write_toml
@@ -45,14 +44,16 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
         OSError: if `out` cannot be written.
         FloatingPointError: if the loss is no longer finite; the last checkpoint is kept.
     """
-    if (out / LAST_CHECKPOINT).exists():
-        folder = shlex.quote(str(out))
-        raise ValueError(f"{out} already holds a run: resume it with --resume {folder}, or choose another --out")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out names a folder")
+    check_new(out)
     config = replace(config, data=_absolute(config.data))
+    with run_lock(out):
+        return _train(kind, agent_config, config, out)
+
+
+def _train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) -> RunResult:
     device, group = _set_up(config)
     try:
+        check_new(out)
         whole = training_data(config)
         episodes, held_out = split_episodes(whole, config.validation, config.seed)
         if config.relabel_returns:
@@ -67,7 +68,6 @@ def train(kind: type[Agent], agent_config: Any, config: TrainConfig, out: Path) 
         if config.evaluate_every:
             _check_environment(agent.task, config.video)
         if group.is_first:
-            out.mkdir(parents=True, exist_ok=True)
             write_toml(out / CONFIG, {kind.name: agent_config, "train": config})
         _set_threads(agent, config, group)
         return replace(TrainingRun(agent, episodes, held_out, config, out, group).train(), data=whole)
@@ -89,10 +89,14 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
         ValueError: if there is no checkpoint to go on from, it lies beyond `steps`, or it does not fit the data set.
         FloatingPointError: as `train`.
     """
-    saved = checkpoint.read(out)
+    with run_lock(run_folder(out)):
+        return _resume(out, environment, steps)
+
+
+def _resume(out: Path, environment: str | None, steps: int | None) -> RunResult:
+    saved, folder = checkpoint.read(out), run_folder(out)
     if "config" not in saved.training:
         raise ValueError(f"{out} holds an agent that only acts; there is nothing to resume")
-    folder = out if out.is_dir() else out.parent
     try:
         planned = build(TrainConfig, saved.training["config"], f"checkpoint {out}")
         config = extended(planned, steps, saved.step, out)

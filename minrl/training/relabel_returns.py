@@ -28,7 +28,7 @@ from minrl.models.encoders import Normalizer
 from minrl.models.losses import expectile_loss
 from minrl.runs.folder import RELABEL_SUMMARY, RETURNS_TO_GO
 from minrl.system.distributed import Group
-from minrl.system.files import replacing
+from minrl.system.files import make_folder, replacing
 
 EXPECTILE = 0.7
 STEPS, ROWS, WIDTH, RATE = 2000, 512, 128, 1e-3
@@ -163,7 +163,7 @@ def _labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool) -> Fl
         value = Value(sets[0])
     value.learn(sets[0], seed)
     labels = np.concatenate([raise_returns(part, value.of(part)) for part in sets])
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with replacing(out / RELABEL_SUMMARY) as temporary:
         temporary.write_text(json.dumps(_quality(sets[0], value, labels), indent=1) + "\n", encoding="utf-8")
     with replacing(path) as temporary, temporary.open("wb") as file:

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from gymnasium import spaces
 from worlds import cartpole, own_folders
 
 from minrl.agents.__main__ import main
-from minrl.compare.run.lock import folder_lock
 from minrl.compare.run.progress import last_step
 from minrl.kernels.matmul import library
 from minrl.runs import checkpoint, figures
 from minrl.runs.log import STEP
+from minrl.system.lock import folder_lock
 
 __all__ = ["cartpole", "own_folders"]
 
@@ -254,10 +255,9 @@ def test_one_comparison_at_a_time_in_a_folder(
     cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out = grid(tmp_path, f'cells = ["mingru"]\n[tasks.t]\ndata = "{cartpole}"'), tmp_path / "out"
-    out.mkdir()
-    with folder_lock(out, patience=0):
-        assert main(["compare", str(path), "--out", str(out)]) == 2
-    assert f"another process is at work in {out}: wait for it or stop it" in capsys.readouterr().err
+    with folder_lock(out), ThreadPoolExecutor(1) as other:
+        assert other.submit(main, ["compare", str(path), "--out", str(out)]).result() == 2
+    assert f"another process is at work in {out} (process {os.getpid()} on" in capsys.readouterr().err
 
 
 def test_the_last_step_of_a_log_that_is_being_written(tmp_path: Path) -> None:

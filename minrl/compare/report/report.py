@@ -12,11 +12,14 @@ from minrl.compare.stats.analysis import Analysis, analyse
 from minrl.compare.stats.results import read_comparison
 from minrl.runs import figures
 from minrl.runs.figures import Plot
-from minrl.system.files import replacing
+from minrl.system.files import remove_drafts, replacing
+from minrl.system.lock import folder_lock
 
 REPORT = "report"
 MARKDOWN, PAGE, SCORES, STATISTICS = "report.md", "report.html", "scores.csv", "statistics.csv"
 COST_MARKDOWN, COST = "cost.md", "cost.csv"
+# Seconds to wait for another report on the same comparison, which is written within a few.
+_PATIENCE = 60.0
 
 
 def write_report(folder: Path) -> str:
@@ -34,7 +37,6 @@ def write_report(folder: Path) -> str:
     analysis = analyse(read_comparison(folder))
     plots = _plots(analysis) if figures.has_matplotlib() else []
     found, warnings, out = score_tables.tables(analysis), score_tables.warnings(analysis), folder / REPORT
-    out.mkdir(exist_ok=True)
     cost = cost_table(analysis)
     texts = {
         MARKDOWN: _markdown(analysis, found, warnings, plots),
@@ -44,11 +46,13 @@ def write_report(folder: Path) -> str:
         COST: csv_tables.cost_csv(analysis),
         PAGE: _page(analysis, [*found, cost], warnings, plots),
     }
-    for plot in plots:
-        figures.write_files(plot, out)
-    for name, text in texts.items():
-        with replacing(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    with folder_lock(out, patience=_PATIENCE):
+        remove_drafts(out)
+        for plot in plots:
+            figures.write_files(plot, out)
+        for name, text in texts.items():
+            with replacing(out / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     return _terminal(analysis, found, warnings, out)
 
 

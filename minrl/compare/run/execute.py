@@ -12,9 +12,9 @@ from typing import Any
 
 from minrl.compare.grid.family import Family
 from minrl.compare.grid.plan import PlannedRun, is_done
-from minrl.compare.run.lock import folder_lock
-from minrl.runs.folder import CONFIG, LAST_CHECKPOINT, LOG
+from minrl.runs.folder import CONFIG, LAST_CHECKPOINT, LOG, run_lock
 from minrl.system.config import build, read_toml
+from minrl.system.files import make_folder
 
 # Seconds to wait for a lock: a process killed on another machine of a cluster may live a little longer.
 _PATIENCE = 60.0
@@ -46,11 +46,11 @@ def execute(run: PlannedRun, family: Family, out: Path) -> Outcome:
 
 
 def _logged(run: PlannedRun, family: Family, folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / LOG).open("a", buffering=1, encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         print(f"{run.key}: process {os.getpid()} on {socket.gethostname()}")
         try:
-            with folder_lock(folder, patience=_PATIENCE):
+            with run_lock(folder, patience=_PATIENCE):
                 return 0 if is_done(folder) else _train(run, family, folder)
         except Exception:
             traceback.print_exc()

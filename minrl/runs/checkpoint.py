@@ -1,7 +1,6 @@
 """Checkpoints: config, weights and training state in one file, read without running code from it."""
 
 import errno
-import os
 import pickle
 import shutil
 import sys
@@ -66,8 +65,6 @@ def save(
     try:
         with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
             if path.name == LAST_CHECKPOINT and is_sound(path):
                 _keep(path, path.with_name(PREVIOUS_CHECKPOINT))
     except RuntimeError as error:  # torch's error for a full disk

@@ -23,7 +23,7 @@ without the module's name, as it does those of every package with an entry point
 
 The robots are Ant, HalfCheetah, Hopper, Humanoid, InvertedDoublePendulum, InvertedPendulum, Swimmer and Walker2d,
 and Reacher by its positions only. `zeroed=True` multiplies hidden entries by zero and keeps the space as it is.
-The vectorised ones run natively in NumPy: `gymnasium.make_vec(id, num_envs, autoreset_mode="SameStep")`. Time limits
+The vectorised ones run as compiled code: `gymnasium.make_vec(id, num_envs, autoreset_mode="SameStep")`. Time limits
 and reward thresholds are those of the fully observed task.
 
 | wrapper                                   | effect on one environment                                            |

@@ -1,10 +1,10 @@
-"""Acrobot without velocities as a vectorised NumPy environment.
+"""Acrobot without velocities as a compiled task.
 
-States and observations equal Gymnasium's scalar environment to the last bit (numpy 2); constants are read from it.
-
-Shapes: B environments, K visible entries of the observation.
+States, observations and rewards equal Gymnasium's scalar environment to the last bit (numpy 2); constants are read from
+it and compiled in.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,105 +12,145 @@ from gymnasium.envs.classic_control.acrobot import AcrobotEnv
 from gymnasium.envs.classic_control.utils import maybe_parse_reset_bounds
 
 from .classic import POSITIONS
+from .compiled import Task
+from .jit import jitted
 from .masking import Mask
-from .vector import Array, Dynamics, Flags, NumpyVectorEnv, Options, Rewards
+from .random_streams import uniform
+from .vector import CompiledVectorEnv
 
+_WORLD = AcrobotEnv()
+_TORQUES, _STEP = np.array(_WORLD.AVAIL_TORQUE, dtype=np.float64), _WORLD.dt
+_FASTEST_1, _FASTEST_2 = _WORLD.MAX_VEL_1, _WORLD.MAX_VEL_2
+_M1, _M2, _L1, _INERTIA = _WORLD.LINK_MASS_1, _WORLD.LINK_MASS_2, _WORLD.LINK_LENGTH_1, _WORLD.LINK_MOI
+_C1, _C2 = _WORLD.LINK_COM_POS_1, _WORLD.LINK_COM_POS_2
 _GRAVITY = 9.8  # m/s², a literal inside the scalar environment
+_TURN = math.pi - -math.pi
+_TWO = 2  # index of the exponent in the settings
 
 
-def acrobot(num_envs: int = 1, zeroed: bool = False, **options: Any) -> NumpyVectorEnv:
-    """Make a vectorised `minrl/AcrobotNoVel-v1`; `options` are those of NumpyVectorEnv."""
-    return NumpyVectorEnv(Acrobot(num_envs, zeroed), num_envs, **options)
+def acrobot(num_envs: int = 1, zeroed: bool = False, **options: Any) -> CompiledVectorEnv:
+    """Make a vectorised `minrl/AcrobotNoVel-v1`; `options` are those of CompiledVectorEnv."""
+    mask = Mask(_WORLD.observation_space, POSITIONS["Acrobot-v1"], zeroed)
+
+    def settings(given: dict[str, Any]) -> tuple[float, ...]:
+        return (*maybe_parse_reset_bounds(given, -0.1, 0.1), 2.0)
+
+    task = Task(mask.space, _WORLD.action_space, 5, _reset, _step, _observe, settings({}), settings)
+    return CompiledVectorEnv(task, num_envs, **options)
 
 
-class Acrobot(Dynamics):
-    """Acrobot's dynamics; state (4, B): angle of the first link (0 hangs), of the second to it, both velocities.
+def _reset(state: Any, stream: Any, settings: Any) -> None:
+    """Draw the angle of the first link (0 hangs), of the second to it, and both velocities.
 
-    Gymnasium's state is float32 at the start of an episode and float64 after the first step.
+    The fifth number of the state is 1 before an episode's first step, when Gymnasium's state is float32.
     """
-
-    def __init__(self, num_envs: int, zeroed: bool) -> None:
-        self._world = AcrobotEnv()
-        self._mask = Mask(self._world.observation_space, POSITIONS["Acrobot-v1"], zeroed)
-        self.observation_space, self.action_space = self._mask.space, self._world.action_space
-        self._torques = np.array(self._world.AVAIL_TORQUE)
-        self._state = np.zeros((4, num_envs))
-        self._fresh = np.zeros(num_envs, dtype=np.bool_)  # True before an episode's first step
-
-    def begin(self, row: int, generator: np.random.Generator, options: Options) -> None:
-        """Draw a uniform state; `options` may hold its bounds `low` and `high`."""
-        low, high = maybe_parse_reset_bounds(options, -0.1, 0.1)
-        self._state[:, row] = generator.uniform(low, high, size=4).astype(np.float32)
-        self._fresh[row] = True
-
-    def advance(self, actions: Array) -> tuple[Rewards, Flags]:
-        """Integrate `dt` seconds; the reward is 0 for the step that lifts the end above the line, else -1."""
-        w, torques = self._world, self._torques[actions]
-        state = self._integrated(torques)
-        state[0], state[1] = _wrapped(state[0]), _wrapped(state[1])
-        state[2] = np.clip(state[2], -w.MAX_VEL_1, w.MAX_VEL_1)
-        state[3] = np.clip(state[3], -w.MAX_VEL_2, w.MAX_VEL_2)
-        self._state = state
-        self._fresh[:] = False
-        lifted: Flags = -np.cos(state[0]) - np.cos(state[1] + state[0]) > 1.0
-        return np.where(lifted, 0.0, -1.0), lifted
-
-    def observe(self) -> Array:
-        """Return the masked observations, (B, K) float32."""
-        full = self._seen(self._state)
-        if np.count_nonzero(self._fresh):
-            # Gymnasium takes cosine and sine of the first state in float32.
-            full = np.where(self._fresh[:, None], self._seen(self._state.astype(np.float32)), full)
-        return self._mask.apply(full)
-
-    def _seen(self, state: Array) -> Array:
-        first, second, *rates = state
-        parts = [np.cos(first), np.sin(first), np.cos(second), np.sin(second), *rates]
-        return np.stack(parts, axis=1).astype(np.float32)
-
-    def _integrated(self, torques: Array) -> Array:
-        """Return the state after `dt` seconds by the classical fourth-order Runge-Kutta method."""
-        y, dt = self._state, self._world.dt
-        k1 = self._slope(y, torques)
-        k2 = self._slope(y + dt / 2.0 * k1, torques)
-        k3 = self._slope(y + dt / 2.0 * k2, torques)
-        k4 = self._slope(y + dt * k3, torques)
-        integrated: Array = y + dt / 6.0 * (k1 + 2 * k2 + 2 * k3 + k4)
-        return integrated
-
-    def _slope(self, state: Array, torques: Array) -> Array:
-        """Compute the state's derivatives (4, B) by the equations of Sutton and Barto's book."""
-        w = self._world
-        m1, m2, l1, lc1, lc2 = w.LINK_MASS_1, w.LINK_MASS_2, w.LINK_LENGTH_1, w.LINK_COM_POS_1, w.LINK_COM_POS_2
-        inertia = w.LINK_MOI
-        first, second, rate1, rate2 = state
-        cosine, sine = np.cos(second), np.sin(second)
-        d1 = m1 * lc1**2 + m2 * (l1**2 + lc2**2 + 2 * l1 * lc2 * cosine) + inertia + inertia
-        d2 = m2 * (lc2**2 + l1 * lc2 * cosine) + inertia
-        phi2 = m2 * lc2 * _GRAVITY * np.cos(first + second - np.pi / 2.0)
-        phi1 = (
-            -m2 * l1 * lc2 * _square(rate2) * sine
-            - 2 * m2 * l1 * lc2 * rate2 * rate1 * sine
-            + (m1 * lc1 + m2 * l1) * _GRAVITY * np.cos(first - np.pi / 2)
-            + phi2
-        )
-        pull = torques + d2 / d1 * phi1 - m2 * l1 * lc2 * _square(rate1) * sine - phi2
-        acceleration2 = pull / (m2 * lc2**2 + inertia - _square(d2) / d1)
-        acceleration1 = -(d2 * acceleration2 + phi1) / d1
-        return np.stack([rate1, rate2, acceleration1, acceleration2])
+    for i in range(4):
+        state[i] = np.float32(uniform(stream, settings[0], settings[1]))
+    state[4] = 1.0
 
 
-def _square(values: Array) -> Array:
-    """Compute squares by `pow`, as NumPy squares a scalar: its last digit can differ from the product's."""
-    squares: Array = np.float_power(values, 2.0)
-    return squares
+def _step(state: Any, action: Any, settings: Any) -> tuple[float, bool, bool]:
+    """Integrate `dt` seconds by the classical fourth-order Runge-Kutta method.
+
+    The reward is 0 for the step that lifts the end above the line, else -1.
+    """
+    torque, two = _TORQUES[action[0]], settings[_TWO]
+    a, b, c, d = state[0], state[1], state[2], state[3]
+    half = _STEP / 2.0
+    k1 = _slope(a, b, c, d, torque, two)
+    k2 = _slope(a + half * k1[0], b + half * k1[1], c + half * k1[2], d + half * k1[3], torque, two)
+    k3 = _slope(a + half * k2[0], b + half * k2[1], c + half * k2[2], d + half * k2[3], torque, two)
+    k4 = _slope(a + _STEP * k3[0], b + _STEP * k3[1], c + _STEP * k3[2], d + _STEP * k3[3], torque, two)
+    sixth = _STEP / 6.0
+    a += sixth * (k1[0] + 2 * k2[0] + 2 * k3[0] + k4[0])
+    b += sixth * (k1[1] + 2 * k2[1] + 2 * k3[1] + k4[1])
+    c += sixth * (k1[2] + 2 * k2[2] + 2 * k3[2] + k4[2])
+    d += sixth * (k1[3] + 2 * k2[3] + 2 * k3[3] + k4[3])
+    state[0], state[1] = _wrapped(a), _wrapped(b)
+    state[2] = min(max(c, -_FASTEST_1), _FASTEST_1)
+    state[3] = min(max(d, -_FASTEST_2), _FASTEST_2)
+    state[4] = 0.0
+    lifted = -math.cos(state[0]) - math.cos(state[1] + state[0]) > 1.0
+    return 0.0 if lifted else -1.0, lifted, False
 
 
-def _wrapped(angles: Array) -> Array:
-    """Return angles in [-pi, pi], subtracting or adding one turn at a time as Gymnasium does."""
-    turn = np.pi - -np.pi
-    while np.count_nonzero(angles > np.pi):
-        angles = np.where(angles > np.pi, angles - turn, angles)
-    while np.count_nonzero(angles < -np.pi):
-        angles = np.where(angles < -np.pi, angles + turn, angles)
-    return angles
+def _observe(state: Any, observation: Any, settings: Any) -> None:
+    """Show cosine and sine of both angles."""
+    observation[:] = 0.0
+    for i in range(2):
+        angle = state[i]
+        # Gymnasium takes cosine and sine of the first state in float32.
+        if state[4] == 1.0 and abs(angle) < math.pi / 4:
+            observation[2 * i], observation[2 * i + 1] = _cosine_32(angle), _sine_32(angle)
+        else:
+            observation[2 * i], observation[2 * i + 1] = math.cos(angle), math.sin(angle)
+
+
+@jitted
+def _slope(first: float, second: float, rate1: float, rate2: float, torque: float, two: float) -> Any:
+    """Compute the state's derivatives by the equations of Sutton and Barto's book.
+
+    Squares are powers with an exponent that the compiler does not know: NumPy squares scalars by `pow`, whose last
+    digit can differ from the product's.
+    """
+    cosine, sine = math.cos(second), math.sin(second)
+    d1 = _M1 * _C1**2 + _M2 * (_L1**2 + _C2**2 + 2 * _L1 * _C2 * cosine) + _INERTIA + _INERTIA
+    d2 = _M2 * (_C2**2 + _L1 * _C2 * cosine) + _INERTIA
+    phi2 = _M2 * _C2 * _GRAVITY * math.cos(first + second - math.pi / 2.0)
+    phi1 = (
+        -_M2 * _L1 * _C2 * math.pow(rate2, two) * sine
+        - 2 * _M2 * _L1 * _C2 * rate2 * rate1 * sine
+        + (_M1 * _C1 + _M2 * _L1) * _GRAVITY * math.cos(first - math.pi / 2)
+        + phi2
+    )
+    pull = torque + d2 / d1 * phi1 - _M2 * _L1 * _C2 * math.pow(rate1, two) * sine - phi2
+    acceleration2 = pull / (_M2 * _C2**2 + _INERTIA - math.pow(d2, two) / d1)
+    acceleration1 = -(d2 * acceleration2 + phi1) / d1
+    return rate1, rate2, acceleration1, acceleration2
+
+
+@jitted
+def _wrapped(angle: float) -> float:
+    """Return the angle in [-pi, pi], subtracting or adding one turn at a time as Gymnasium does."""
+    while angle > math.pi:
+        angle -= _TURN
+    while angle < -math.pi:
+        angle += _TURN
+    return angle
+
+
+@jitted
+def _fused(a: float, b: float, c: float) -> float:
+    """Compute a b + c of float32 numbers with one rounding."""
+    return np.float64(np.float32(a * b + c))
+
+
+@jitted
+def _cosine_32(x: float) -> float:
+    """Compute a float32 cosine of |x| < pi / 4 as NumPy does: by a polynomial whose last digit is not always right.
+
+    https://github.com/numpy/numpy/blob/main/numpy/_core/src/umath/loops_trigonometric.dispatch.cpp
+    """
+    square = np.float64(np.float32(x * x))
+    y = _fused(_COSINE[0], square, _COSINE[1])
+    for factor in _COSINE[2:]:
+        y = _fused(y, square, factor)
+    return y
+
+
+@jitted
+def _sine_32(x: float) -> float:
+    """Compute a float32 sine of |x| < pi / 4 as NumPy does."""
+    square = np.float64(np.float32(x * x))
+    y = _fused(_SINE[0], square, _SINE[1])
+    for factor in _SINE[2:]:
+        y = _fused(y, square, factor)
+    return _fused(np.float64(np.float32(y * square)), x, x)
+
+
+_COSINE = np.array([float.fromhex(factor) for factor in (
+    "0x1.98e616p-16", "-0x1.6c06dcp-10", "0x1.55553cp-05", "-0x1.000000p-01", "0x1.000000p+00",
+)])  # fmt: skip
+_SINE = np.array([float.fromhex(factor) for factor in (
+    "0x1.7d3bbcp-19", "-0x1.a06bbap-13", "0x1.11119ap-07", "-0x1.555556p-03",
+)])  # fmt: skip

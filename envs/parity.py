@@ -3,57 +3,54 @@
 A regular language that a recurrence with positive decay cannot track (Sarrof, Veitsman and Hahn 2024, "The Expressive
 Capacity of State Space Models", arXiv 2405.17394; Grazzi et al. 2024, arXiv 2411.12537). An episode has `length` bits;
 each right answer earns 1 / `length`, each wrong one costs as much: the best return is 1, chance 0.
-
-Shapes: B environments, N bits of an episode.
 """
 
 from typing import Any
 
-import numpy as np
 from gymnasium import spaces
 
+from .compiled import Task
+from .random_streams import integers
 from .single import SingleEnv
-from .vector import Array, Dynamics, Flags, NumpyVectorEnv, Options, Rewards
+from .vector import CompiledVectorEnv
 
 
-class Parity(Dynamics):
-    """B rows of Parity."""
+def _reset(state: Any, stream: Any, settings: Any) -> None:
+    """Draw the bits; the state holds the time, the parity so far and the bits."""
+    for i in range(2, len(state)):
+        state[i] = integers(stream, 2)
+    state[0], state[1] = 0, state[2]
 
-    def __init__(self, num_envs: int, length: int) -> None:
-        """Check the arguments; raise ValueError for a length below 1."""
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
-        self.observation_space = spaces.Discrete(2)
-        self.action_space = spaces.Discrete(2)
-        self._length = length
-        self._bits = np.zeros((num_envs, length), dtype=np.int64)
-        self._time = np.zeros(num_envs, dtype=np.int64)
-        self._odd = np.zeros(num_envs, dtype=np.int64)
-        self._rows = np.arange(num_envs)
 
-    def begin(self, row: int, generator: np.random.Generator, options: Options) -> None:
-        """Draw the bits; there are no options."""
-        self._bits[row] = generator.integers(2, size=self._length)
-        self._time[row], self._odd[row] = 0, self._bits[row, 0]
+def _step(state: Any, action: Any, settings: Any) -> tuple[float, bool, bool]:
+    """Compare the action with the parity and show the next bit; after the end the last one stays."""
+    length = len(state) - 2
+    reward = (1.0 if action[0] == state[1] else -1.0) / length
+    state[0] += 1
+    if state[0] >= length:
+        return reward, True, False
+    if state[2 + int(state[0])] == 1:
+        state[1] = 1 - state[1]
+    return reward, False, False
 
-    def advance(self, actions: Array) -> tuple[Rewards, Flags]:
-        """Compare the actions with the parity and show the next bit."""
-        rewards = np.where(actions == self._odd, 1.0, -1.0) / self._length
-        self._time = self._time + 1
-        ends = self._time >= self._length
-        self._odd = self._odd ^ np.where(ends, 0, self.observe())
-        return rewards, ends
 
-    def observe(self) -> Array:
-        """Return the current bits, (B,); after the end the last one stays."""
-        return self._bits[self._rows, np.minimum(self._time, self._length - 1)]
+def _observe(state: Any, observation: Any, settings: Any) -> None:
+    """Show the current bit."""
+    observation[0] = state[2 + min(int(state[0]), len(state) - 3)]
+
+
+def _task(length: int) -> Task:
+    """Check the argument; raise ValueError for a length below 1."""
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    return Task(spaces.Discrete(2), spaces.Discrete(2), 2 + length, _reset, _step, _observe)
 
 
 def parity(length: int = 40) -> SingleEnv:
     """Make `minrl/Parity-v0`."""
-    return SingleEnv(Parity(1, length))
+    return SingleEnv(_task(length))
 
 
-def parity_vector(num_envs: int = 1, length: int = 40, **options: Any) -> NumpyVectorEnv:
-    """Make a vectorised `minrl/Parity-v0`; `options` are those of NumpyVectorEnv."""
-    return NumpyVectorEnv(Parity(num_envs, length), num_envs, **options)
+def parity_vector(num_envs: int = 1, length: int = 40, **options: Any) -> CompiledVectorEnv:
+    """Make a vectorised `minrl/Parity-v0`; `options` are those of CompiledVectorEnv."""
+    return CompiledVectorEnv(_task(length), num_envs, **options)

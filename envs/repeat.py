@@ -6,7 +6,7 @@ and ends. Whole decks of 52 cards are shuffled and dealt one by one; each observ
 names one. An episode ends when the last card is dealt, after 52 · decks - 1 steps, and is never truncated. A right or
 wrong answer earns ±1 / (number of answers), so that the best return is 1, the worst -1 and chance -0.5.
 
-Shapes: B environments, N cards of an episode.
+Shapes: N cards of an episode.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from .vector import Array, Dynamics, Flags, NumpyVectorEnv, Options, Rewards
+from .compiled import Options, Task
+from .random_streams import permutation
+from .vector import CompiledVectorEnv
 
 SUITS = 4
 DECK = 52
@@ -94,34 +96,37 @@ class RepeatEnv(gymnasium.Env[Any, Any]):
         return self._cards[self._seen - 1], reward, self._seen == len(self._cards), False, {}
 
 
-class Repeat(Dynamics):
-    """B rows of either task."""
+def _reset(state: Any, stream: Any, settings: Any) -> None:
+    """Shuffle and deal the first card; the state holds how many cards are seen, and their suits."""
+    permutation(stream, state[1:])
+    first, last = 1, len(state) - 1
+    while first < last:
+        state[first], state[last] = state[last], state[first]
+        first, last = first + 1, last - 1
+    for i in range(1, len(state)):
+        state[i] %= SUITS
+    state[0] = 1
 
-    def __init__(self, num_envs: int, rule: Rule) -> None:
-        self.observation_space = spaces.Discrete(SUITS)
-        self.action_space = spaces.Discrete(SUITS)
-        self._rule, self._prize = rule, rule.prize
-        self._cards = np.zeros((num_envs, rule.cards), dtype=np.int64)
-        self._starts = np.arange(num_envs) * rule.cards  # of each row in the cards laid end to end
-        self._seen = np.ones(num_envs, dtype=np.int64)
 
-    def begin(self, row: int, generator: np.random.Generator, options: Options) -> None:
-        """Shuffle and deal the first card; there are no options."""
-        self._cards[row] = self._rule.deal(generator)
-        self._seen[row] = 1
+def _step(state: Any, action: Any, settings: Any) -> tuple[float, bool, bool]:
+    """Name a suit and deal the next card; the settings are k, 0 for the first card, and the prize."""
+    k, prize, seen, cards = int(settings[0]), settings[1], int(state[0]), len(state) - 1
+    target = seen - k if k > 0 else 0
+    reward = 0.0
+    if target >= 0:
+        reward = prize if action[0] == state[1 + target] else -prize
+    state[0] = min(seen + 1, cards)
+    return reward, state[0] == cards, False
 
-    def advance(self, actions: Array) -> tuple[Rewards, Flags]:
-        """Name suits and deal the next cards."""
-        target = self._rule.target(self._seen)
-        # A row without a target yet looks up some card; its reward is 0 either way.
-        right = self._cards.take(self._starts + target, mode="wrap") == actions
-        rewards = np.where(right, self._prize, -self._prize) * (target >= 0)
-        self._seen = np.minimum(self._seen + 1, self._rule.cards)
-        return rewards, self._seen == self._rule.cards
 
-    def observe(self) -> Array:
-        """Return the current suits, (B,)."""
-        return self._cards.take(self._starts + (self._seen - 1))
+def _observe(state: Any, observation: Any, settings: Any) -> None:
+    """Show the current suit."""
+    observation[0] = state[int(state[0])]
+
+
+def _task(rule: Rule) -> Task:
+    settings = (rule.k or 0, rule.prize)
+    return Task(spaces.Discrete(SUITS), spaces.Discrete(SUITS), 1 + rule.cards, _reset, _step, _observe, settings)
 
 
 def repeat_first(num_decks: int = 1) -> RepeatEnv:
@@ -134,13 +139,13 @@ def repeat_previous(k: int = 4, num_decks: int | None = None) -> RepeatEnv:
     return RepeatEnv(previous(k, num_decks))
 
 
-def repeat_first_vector(num_envs: int = 1, num_decks: int = 1, **options: Any) -> NumpyVectorEnv:
-    """Make a vectorised `minrl/RepeatFirst-v0`; `options` are those of NumpyVectorEnv."""
-    return NumpyVectorEnv(Repeat(num_envs, Rule(num_decks, None)), num_envs, **options)
+def repeat_first_vector(num_envs: int = 1, num_decks: int = 1, **options: Any) -> CompiledVectorEnv:
+    """Make a vectorised `minrl/RepeatFirst-v0`; `options` are those of CompiledVectorEnv."""
+    return CompiledVectorEnv(_task(Rule(num_decks, None)), num_envs, **options)
 
 
 def repeat_previous_vector(
     num_envs: int = 1, k: int = 4, num_decks: int | None = None, **options: Any
-) -> NumpyVectorEnv:
-    """Make a vectorised `minrl/RepeatPrevious-v0`; `options` are those of NumpyVectorEnv."""
-    return NumpyVectorEnv(Repeat(num_envs, previous(k, num_decks)), num_envs, **options)
+) -> CompiledVectorEnv:
+    """Make a vectorised `minrl/RepeatPrevious-v0`; `options` are those of CompiledVectorEnv."""
+    return CompiledVectorEnv(_task(previous(k, num_decks)), num_envs, **options)

@@ -6,72 +6,70 @@ right of it, and must go back to see it. Observations are the cue, the corridor 
 every step that does not advance costs 1 / length, and an episode has `length` + 1 steps; in the active one steps are
 free, and there are 2 · `detour` more. At the junction, up and down end the episode, with a reward of 1 for the side
 that the cue names. An agent without memory is right half of the time.
-
-Shapes: B environments.
 """
 
 from typing import Any
 
-import numpy as np
 from gymnasium import spaces
 
+from .compiled import Task
+from .random_streams import integers
 from .single import SingleEnv
-from .vector import Array, Dynamics, Flags, NumpyVectorEnv, Options, Rewards
+from .vector import CompiledVectorEnv
 
 # Observations and actions.
 CORRIDOR, JUNCTION, CUE_UP, CUE_DOWN = range(4)
 RIGHT, UP, LEFT, DOWN = range(4)
 
 
-class TMaze(Dynamics):
-    """B rows of the T-Maze."""
+def _reset(state: Any, stream: Any, settings: Any) -> None:
+    """Draw the side of the goal; the state holds place, time and goal."""
+    state[0], state[1] = settings[0], 0
+    state[2] = CUE_UP + integers(stream, 2)
 
-    def __init__(self, num_envs: int, length: int, active: bool, detour: int) -> None:
-        """Check the arguments; raise ValueError for a length or a detour below 1."""
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
-        if active and detour < 1:
-            raise ValueError(f"detour must be at least 1, got {detour}")
-        self.observation_space = spaces.Discrete(4)
-        self.action_space = spaces.Discrete(4)
-        self._start = detour if active else 0
-        self._junction = self._start + length
-        self._horizon = length + 1 + 2 * self._start
-        self._cost = 0.0 if active else 1.0 / length
-        self._place = np.zeros(num_envs, dtype=np.int64)
-        self._time = np.zeros(num_envs, dtype=np.int64)
-        self._goal = np.full(num_envs, CUE_UP, dtype=np.int64)
 
-    def begin(self, row: int, generator: np.random.Generator, options: Options) -> None:
-        """Draw the side of the goal; there are no options."""
-        self._goal[row] = generator.integers(CUE_UP, CUE_DOWN + 1)
-        self._place[row], self._time[row] = self._start, 0
+def _step(state: Any, action: Any, settings: Any) -> tuple[float, bool, bool]:
+    """Move, or choose a side at the junction."""
+    junction, horizon, cost = settings[1], settings[2], settings[3]
+    place, taken, goal = state[0], action[0], state[2]
+    chooses = place == junction and taken in (UP, DOWN)
+    if taken == RIGHT:
+        state[0] = min(place + 1, junction)
+    elif taken == LEFT:
+        state[0] = max(place - 1, 0)
+    state[1] += 1
+    reward = 1.0 if chooses and (goal == CUE_UP) == (taken == UP) else 0.0
+    if not chooses and state[0] <= place:
+        reward -= cost
+    return reward, chooses or state[1] >= horizon, False
 
-    def advance(self, actions: Array) -> tuple[Rewards, Flags]:
-        """Move, or choose a side at the junction."""
-        at_junction = self._place == self._junction
-        chooses = at_junction & ((actions == UP) | (actions == DOWN))
-        right = np.where(actions == UP, CUE_UP, CUE_DOWN) == self._goal
-        moves = (actions == RIGHT) * 1 - (actions == LEFT) * 1
-        place = np.clip(self._place + moves, 0, self._junction)
-        advances = chooses | (place > self._place)
-        self._place, self._time = place, self._time + 1
-        rewards = (chooses & right) - np.where(advances, 0.0, self._cost)
-        return rewards, chooses | (self._time >= self._horizon)
 
-    def observe(self) -> Array:
-        """Return what lies at each row's place, (B,)."""
-        seen = np.where(self._place == self._junction, JUNCTION, CORRIDOR)
-        return np.where(self._place == 0, self._goal, seen)
+def _observe(state: Any, observation: Any, settings: Any) -> None:
+    """Show what lies at the agent's place."""
+    if state[0] == 0:
+        observation[0] = state[2]
+    else:
+        observation[0] = JUNCTION if state[0] == settings[1] else CORRIDOR
+
+
+def _task(length: int, active: bool, detour: int) -> Task:
+    """Check the arguments; raise ValueError for a length or a detour below 1."""
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    if active and detour < 1:
+        raise ValueError(f"detour must be at least 1, got {detour}")
+    start = detour if active else 0
+    settings = (start, start + length, length + 1 + 2 * start, 0.0 if active else 1.0 / length)
+    return Task(spaces.Discrete(4), spaces.Discrete(4), 3, _reset, _step, _observe, settings)
 
 
 def tmaze(length: int = 10, active: bool = False, detour: int = 1) -> SingleEnv:
     """Make `minrl/TMaze-v0`."""
-    return SingleEnv(TMaze(1, length, active, detour))
+    return SingleEnv(_task(length, active, detour))
 
 
 def tmaze_vector(
     num_envs: int = 1, length: int = 10, active: bool = False, detour: int = 1, **options: Any
-) -> NumpyVectorEnv:
-    """Make a vectorised `minrl/TMaze-v0`; `options` are those of NumpyVectorEnv."""
-    return NumpyVectorEnv(TMaze(num_envs, length, active, detour), num_envs, **options)
+) -> CompiledVectorEnv:
+    """Make a vectorised `minrl/TMaze-v0`; `options` are those of CompiledVectorEnv."""
+    return CompiledVectorEnv(_task(length, active, detour), num_envs, **options)

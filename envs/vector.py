@@ -1,13 +1,11 @@
-"""A vector environment in NumPy: rows step together, with Gymnasium's time limit, seeds and autoreset modes.
+"""A vector environment of compiled rows, with Gymnasium's time limit, seeds and autoreset modes.
 
 Shapes: B environments.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
@@ -15,51 +13,33 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-Array = npt.NDArray[Any]
+from .compiled import Array, Options, Rows, Task, action_type, addresses, observe_rows, reset_rows, step_rows
+from .random_streams import STREAM_SIZE, stream_of
+
 Rewards = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-Options = dict[str, Any] | None
 
 
-class Dynamics(ABC):
-    """Interface of a task: B rows of state, observations and rewards, without time limit and autoreset."""
-
-    observation_space: gymnasium.Space[Any]  # of one row
-    action_space: gymnasium.Space[Any]  # of one row
-
-    @abstractmethod
-    def begin(self, row: int, generator: np.random.Generator, options: Options) -> None:
-        """Start an episode in `row`, drawing from `generator` what the scalar environment draws."""
-
-    @abstractmethod
-    def advance(self, actions: Array) -> tuple[Rewards, Flags]:
-        """Step every row; return rewards (B,) and terminated (B,) as new arrays.
-
-        Rows whose episode is over are stepped too, and their results discarded.
-        """
-
-    @abstractmethod
-    def observe(self) -> Array:
-        """Return the observation of every row, (B, …), as a new array."""
-
-
-class NumpyVectorEnv(VectorEnv[Any, Any, Any]):
+class CompiledVectorEnv(VectorEnv[Any, Any, Any]):
     """B copies of a task, equal to Gymnasium's SyncVectorEnv over the scalar one, without a Python loop per step.
 
-    Row i draws from a generator of its own, seeded with `seed + i`. Under SAME_STEP `infos` holds `final_obs` and
+    Row i draws from a stream of its own, seeded with `seed + i`. Under SAME_STEP `infos` holds `final_obs` and
     `final_info` as SyncVectorEnv's does; under DISABLED rows are reset with `options={"reset_mask": (B,) bool}`.
+
+    Attributes:
+        rows: what code compiled elsewhere needs to step the rows itself, under SAME_STEP.
     """
 
     def __init__(
         self,
-        dynamics: Dynamics,
+        task: Task,
         num_envs: int,
         *,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
-        """Step `num_envs` rows of `dynamics`, truncated after `max_episode_steps` (None or -1: never).
+        """Step `num_envs` rows of `task`, truncated after `max_episode_steps` (None or -1: never).
 
         Raises:
             ValueError: for an unknown autoreset mode, a render mode, or no environment.
@@ -74,13 +54,24 @@ class NumpyVectorEnv(VectorEnv[Any, Any, Any]):
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.num_envs = num_envs
-        self.single_observation_space, self.single_action_space = dynamics.observation_space, dynamics.action_space
+        self.single_observation_space, self.single_action_space = task.observation_space, task.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._dynamics = dynamics
-        self._limit = np.iinfo(np.int64).max if max_episode_steps in (None, -1) else max_episode_steps
-        self._generators: list[np.random.Generator | None] = [None] * num_envs
-        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._task = task
+        self._flat_observations = (num_envs, int(np.prod(task.observation_space.shape or ())))
+        self.rows = Rows(
+            *addresses(task),
+            state=np.zeros((num_envs, task.state_size)),
+            streams=np.zeros((num_envs, STREAM_SIZE), dtype=np.uint64),
+            settings=task.settings_of(None),
+            elapsed=np.zeros(num_envs, dtype=np.int64),
+            limit=np.iinfo(np.int64).max if max_episode_steps in (None, -1) else int(max_episode_steps),
+        )
+        # Values of each action that is a choice.
+        self._choices = np.asarray(
+            getattr(task.action_space, "nvec", getattr(task.action_space, "n", 2)), dtype=np.uint64
+        )
+        self._seeded = np.zeros(num_envs, dtype=np.bool_)
         self._ended: Flags | None = None  # None before the first reset
 
     def reset(
@@ -96,16 +87,19 @@ class NumpyVectorEnv(VectorEnv[Any, Any, Any]):
             ValueError: unless there is one seed or one flag for each row.
         """
         options = dict(options or {})
-        rows = self._rows(options.pop("reset_mask", None))
+        rows = self._chosen(options.pop("reset_mask", None))
         seeds = self._seeds(seed)
         for row in rows.tolist():
-            if seeds[row] is not None:
-                self._generators[row] = seeding.np_random(seeds[row])[0]
+            if seeds[row] is not None or not self._seeded[row]:
+                self.rows.streams[row] = stream_of(seeding.np_random(seeds[row])[0])
+        self._seeded[rows] = True
         if self._ended is None:
             self._ended = np.zeros(self.num_envs, dtype=np.bool_)
-        self._begin(rows, options)
+        observations = self._empty()
+        observe_rows(self.rows.observe, self.rows.state, self.rows.settings, observations)
+        self._begin(rows, observations, self._task.settings_of(options))
         self._ended[rows] = False
-        return self._dynamics.observe(), {}
+        return self._shaped(observations), {}
 
     def step(self, actions: Any) -> tuple[Array, Rewards, Flags, Flags, dict[str, Any]]:
         """Step every row: observations, rewards, terminated, truncated, infos, (B, …) each.
@@ -119,29 +113,37 @@ class NumpyVectorEnv(VectorEnv[Any, Any, Any]):
         if self.autoreset_mode is AutoresetMode.DISABLED and np.count_nonzero(self._ended):
             over = np.flatnonzero(self._ended).tolist()
             raise ValueError(f'the episodes of rows {over} are over: reset them with options={{"reset_mask": …}} first')
-        rewards, terminated = self._dynamics.advance(self._checked(actions))
-        self._steps += 1
-        truncated = self._steps >= self._limit
+        observations, rewards = self._empty(), np.empty(self.num_envs)
+        ends = np.empty((2, self.num_envs), dtype=np.bool_)
+        rows, flat = self.rows, self._checked(actions).reshape(self.num_envs, -1)
+        step_rows(rows.step, rows.observe, rows.state, flat, rows.settings, observations, rewards, ends)
+        terminated, truncated = ends
+        rows.elapsed[:] += 1
+        truncated |= rows.elapsed >= rows.limit
         if self.autoreset_mode is AutoresetMode.NEXT_STEP and np.count_nonzero(self._ended):
-            self._begin(np.flatnonzero(self._ended), None)
+            self._begin(np.flatnonzero(self._ended), observations)
             rewards[self._ended] = 0.0
-            terminated[self._ended] = truncated[self._ended] = False
+            ends[:, self._ended] = False
         self._ended = terminated | truncated
-        observations, infos = self._dynamics.observe(), {}
+        infos: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(self._ended):
-            rows = np.flatnonzero(self._ended)
-            infos = self._final(observations, rows)
-            self._begin(rows, None)
-            observations = self._dynamics.observe()
-        return observations, rewards, terminated, truncated, infos
+            ended = np.flatnonzero(self._ended)
+            infos = self._final(self._shaped(observations.copy()), ended)
+            self._begin(ended, observations)
+        return self._shaped(observations), rewards, terminated, truncated, infos
 
-    def _begin(self, rows: Array, options: Options) -> None:
-        self._steps[rows] = 0
-        for row in rows.tolist():
-            generator = self._generators[row]
-            if generator is None:
-                generator = self._generators[row] = seeding.np_random()[0]
-            self._dynamics.begin(row, generator, options)
+    def _begin(self, chosen: Array, observations: Array, settings: Array | None = None) -> None:
+        """Start episodes in the `chosen` rows and write their first observations."""
+        rows = self.rows
+        rows.elapsed[chosen] = 0
+        settings = rows.settings if settings is None else settings
+        reset_rows(rows.reset, rows.observe, chosen, rows.state, rows.streams, settings, observations)
+
+    def _empty(self) -> Array:
+        return np.empty(self._flat_observations, dtype=self.single_observation_space.dtype)
+
+    def _shaped(self, observations: Array) -> Array:
+        return observations.reshape(self.observation_space.shape or ())
 
     def _final(self, observations: Array, rows: Array) -> dict[str, Any]:
         """Return the infos of ended rows with their final observations, laid out as SyncVectorEnv's."""
@@ -159,13 +161,12 @@ class NumpyVectorEnv(VectorEnv[Any, Any, Any]):
         if array.shape != self.action_space.shape:
             raise ValueError(f"actions must have the shape {self.action_space.shape}, got {array.shape}")
         # Cast to unsigned, a negative index is huge.
-        if isinstance(space, spaces.Discrete) and (
-            array.dtype.kind not in "iu" or np.count_nonzero(array.astype(np.uint64) >= space.n)
-        ):
-            raise ValueError(f"actions must be whole numbers from 0 to {space.n - 1}, got {array.tolist()}")
-        return array
+        if not is_box and (array.dtype.kind not in "iu" or np.count_nonzero(array.astype(np.uint64) >= self._choices)):
+            most = np.max(self._choices) - 1
+            raise ValueError(f"actions must be whole numbers from 0 to {most}, got {array.tolist()}")
+        return array.astype(action_type(space), order="C", copy=False)
 
-    def _rows(self, mask: Any) -> Array:
+    def _chosen(self, mask: Any) -> Array:
         if mask is None:
             return np.arange(self.num_envs)
         flags = np.asarray(mask)

@@ -20,7 +20,7 @@ def wander(state: Any, stream: Any, settings: Any) -> None:
 
 
 def move(state: Any, action: Any, settings: Any) -> tuple[float, bool, bool]:
-    """Move by the choices and switches, out of reach to the end; give up after some steps."""
+    """Move by the choices and switches; out of reach is the end, and some steps are the limit."""
     state[0] += settings[0] * (action[0] - 1.0) + 0.01 * action[-1]
     state[1] += 1.0
     return state[0] * state[0], abs(state[0]) > 2.0, state[1] >= settings[1]
@@ -82,7 +82,7 @@ def test_other_generators_have_no_stream() -> None:
 
 @pytest.mark.parametrize("kind", SPACES)
 def test_machine_code_plays_the_episodes_of_python(kind: str) -> None:
-    """Row by row, with a time limit of the environment beside that of the task."""
+    """Compare row by row, with a time limit of the environment beside that of the task."""
     rows = CompiledVectorEnv(task(kind), 3, max_episode_steps=7, autoreset_mode=AutoresetMode.SAME_STEP)
     alone = [SingleEnv(task(kind)) for _ in range(3)]
     seen, _ = rows.reset(seed=4)

@@ -42,7 +42,7 @@ if not hasattr(_b, "__mutant__"):
     _b.__mutant__ = _mutant
 """
 # What the chosen tests of a fault may take without it, and what they may take at all.
-BUDGET_S, CPU_S = 12, 60
+BUDGET_S, CPU_S = 8, 40
 
 
 class Places(ast.NodeVisitor):
@@ -114,7 +114,11 @@ def drawn(root: Path, number: int, seed: int) -> list[dict[str, Any]]:
 
 def plant(root: Path, copy: Path, number: int, seed: int) -> None:
     """Copy the checkout and write the faults into the copy."""
-    shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist"))
+    made = {str(root / name) for name in ("runs", "build", "dist", "site")}
+    hidden = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+    shutil.copytree(
+        root, copy, ignore=lambda at, names: hidden(at, names) | {name for name in names if str(Path(at, name)) in made}
+    )
     faults, first = drawn(root, number, seed), dict[str, int]()
     for index, fault in sorted(enumerate(faults), key=lambda pair: -pair[1]["begin"]):
         begin, end, file = fault.pop("begin"), fault.pop("end"), copy / fault["file"]
@@ -228,7 +232,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("mutants.json"))
     arguments, rest = parser.parse_known_args()
     if arguments.what == "plant":
-        plant(Path(__file__).parent.parent, arguments.copy, arguments.number, arguments.seed)
+        plant(Path(__file__).absolute().parent.parent, arguments.copy, arguments.number, arguments.seed)
     else:
         out = arguments.out.absolute()
         os.chdir(arguments.copy)

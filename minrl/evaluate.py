@@ -223,7 +223,7 @@ def _run(
                         results.truncated[target, episode] = truncated[row] and not terminated[row]
                         left -= 1
                         shown.end_episode()
-                    # A row without a further episode of its own goes on unrecorded until all are done.
+                    # A row without a further episode keeps stepping, unrecorded, until all are done.
                     running[row], following[target] = following[target], following[target] + 1
                     returns[row], lengths[row] = 0.0, 0
                 if starts.any() and left:

@@ -1,6 +1,6 @@
 """The recurrences by name. Each picks a kernel by device and takes resets and an initial state.
 
-All run in linear space: gates are formed and states kept in float32 (float64 for float64 input), whatever the
+All run in linear space: gates and states are float32 (float64 for float64 input), whatever the
 precision of the input. Shapes: B batch, T time, D width.
 """
 
@@ -44,7 +44,7 @@ KERNELS: dict[str, LinearScan] = {
     "cpu": cpu.linear_scan,
     "cuda": cuda.linear_scan,
 }
-# The kernels that form the gates themselves: each a pass over memory instead of a dozen.
+# Fused kernels: gates and recurrence in one pass over memory instead of a dozen.
 FUSED = {"cpu": cpu.gated_scan, "cuda": cuda.gated_scan}
 
 
@@ -65,8 +65,8 @@ def linear_scan(
     Args:
         decay: (B, T, D), real or complex.
         drive: (B, T, D).
-        state: (B, D) the memory that enters the first step; None is zero.
-        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+        state: (B, D) the initial state; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None for no reset.
 
     Returns:
         h (B, T, D) and the last state (B, D).
@@ -97,7 +97,7 @@ def mingru_scan(
         state: (B, D) or None.
         reset: (B, T) bool or None.
         candidate: the map g: "positive" is the paper's x + 0.5 (x >= 0), sigmoid(x) (x < 0).
-        signed: decay 1 - 2z in (-1, 1) instead of 1 - z, which lets a memory flip its sign.
+        signed: decay 1 - 2z in (-1, 1) instead of 1 - z, so that a state can flip its sign.
 
     Returns:
         h (B, T, D) in the precision of `gates` and the last state (B, D) in float32 or float64.
@@ -136,9 +136,9 @@ def gated_layer(
     candidate: Candidate = "positive",
     signed: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Compute `mingru_scan` (parts=2) or `minlstm_scan` (parts=3) of the gates that `layer` makes of x (B, T, D).
+    """Compute `mingru_scan` (parts=2) or `minlstm_scan` (parts=3) of `layer(x)`, x (B, T, D).
 
-    On a CPU product and recurrence of a large x take turns, tile by tile.
+    On a CPU, matmul and recurrence of a large x are tiled.
     """
     if kernel_for(x) == "cpu" and cpu_tiled.takes(layer, x):
         _check_shapes(x, layer.out_features // parts, state, reset)
@@ -153,7 +153,7 @@ def gated_layer(
 def _gated_scan(
     gates: Tensor, state: Tensor | None, reset: Tensor | None, *, parts: int, candidate: Candidate, signed: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return the fused kernel where there is one; else gates in torch operations and a linear scan."""
+    """Scan by the fused kernel if there is one, else by gates in torch operations and a linear scan."""
     candidate_checked(candidate)
     if gates.dim() != 3 or gates.shape[2] % parts or gates.is_complex():
         raise ValueError(f"gates must be real, (B, T, {parts}D) with T >= 1, got {gates.dtype} {_shape(gates)}")

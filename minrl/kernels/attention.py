@@ -17,12 +17,12 @@ from minrl.kernels.guard import gradients_are_differentiated, is_unwatched, unde
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
     """Attend from queries (B, H, Q, E) to keys and values (B, H, K, E) where `mask` (B, 1, Q, K) is True.
 
-    In forward mode and under torch.func, torch's plain operations do it; in second derivatives on a CPU too. On a GPU
-    those need `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around the forward pass, else torch refuses.
+    Forward mode, torch.func and, on a CPU, second derivatives run in torch's plain operations. On a GPU second
+    derivatives need `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around the forward pass.
     """
     if under_transform():
         return _in_plain_operations(query, key, value, mask, dropout)
-    # Torch's kernel for a CPU takes no dropout: there the operations are plain already.
+    # Torch's kernel for a CPU takes no dropout: its plain operations run there already.
     if query.is_cpu and not dropout and torch.is_grad_enabled() and is_unwatched():
         y: Tensor = _Attention.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
         return y
@@ -38,7 +38,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         ctx.save_for_backward(query, key, value, mask)
-        with torch.enable_grad():  # a graph of this one operation, for its kernel of the backward pass
+        with torch.enable_grad():  # a graph of this operation alone, for the kernel of its backward pass
             query, key, value = (part.detach().requires_grad_() for part in (query, key, value))
             ctx.leaves, ctx.y = (query, key, value), F.scaled_dot_product_attention(query, key, value, mask)
         return ctx.y.detach()  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ from minrl.kernels.scan.gates import Candidate, recurrence_of
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
-# Its annotations cover the form with auxiliary outputs too.
+# torch's annotation covers the form with auxiliary outputs too.
 _vjp: Any = torch.func.vjp
 
 # Up to here one operation per step is cheaper than the two passes over chunks.
@@ -27,9 +27,7 @@ _LOOP_LIMIT = 32
 def linear_scan(
     decay: Tensor, drive: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute as `minrl.scan.linear_scan` does, in about six times the square root of T operations that change
-    nothing in
-    place."""
+    """Compute `minrl.scan.linear_scan` in about six times the square root of T operations, none in place."""
     h = drive.new_zeros(drive.shape[0], drive.shape[2]) if state is None else state
     steps = drive.shape[1]
     if reset is not None:
@@ -119,7 +117,7 @@ def gradients_of(
     Args:
         function: of all `inputs`, to a tensor or a tuple of tensors.
         inputs: tensors, and others that need no gradient.
-        needed: for each of them whether a gradient is asked for.
+        needed: for each of them, True if its gradient is required.
         gradients: to each output; None is zero.
 
     Returns:
@@ -164,7 +162,7 @@ def _chunks(decay: Tensor, drive: Tensor, state: Tensor, reset: Tensor | None, c
         locals_.append(local)
         products.append(product)
     all_local, all_products = torch.stack(locals_, dim=2), torch.stack(products, dim=2)  # (B, N, C, D)
-    # Whether a reset lies between a chunk's start and a step: what entered the chunk is then gone.
+    # True where a reset lies between a chunk's start and a step: the entering state is then dropped.
     gone = None if opens is None else opens.cumsum(dim=2) > 0
     entering = []
     for n in range(drive.shape[1]):
@@ -177,7 +175,7 @@ def _chunks(decay: Tensor, drive: Tensor, state: Tensor, reset: Tensor | None, c
 
 
 def _emptied(h: Tensor, reset: Tensor | None, step: int | None = None) -> Tensor:
-    """Zero where `reset`, at one of its steps: a product with a decay of zero alone would let NaN through."""
+    """Zero the state where `reset`, by selection: a product with a decay of zero would let NaN through."""
     if reset is None:
         return h
     return h.masked_fill((reset if step is None else reset[:, step]).unsqueeze(-1), 0.0)

@@ -16,7 +16,7 @@ from minrl.kernels.jit.math import exponential
 from minrl.kernels.jit.memory import carray, float32_at
 from minrl.kernels.jit.rows import add, copy_row
 
-# What an agent has beside its backbone, in the order of the addresses that follow the backbone's.
+# Parts of an agent beside its backbone, in the order of their addresses, which follow the backbone's.
 MEAN, REST, STD, OBSERVE_W, OBSERVE_B, RETURN_W, RETURN_B, TIME_W, ACTION_W, ACTION_B, HEAD_W, HEAD_B = range(12)
 # The kinds of the pieces of a head: linear within a range, tanh onto a range, one-hot, yes or no, middles of bins.
 KINDS = {"tanh": 0, "choice": 1, "binary": 2, "bins": 3, "line": 4}
@@ -30,7 +30,7 @@ _ZERO, _HALF, _ONE, _TWO = _F(0), _F(0.5), _F(1), _F(2)
 
 @inlined
 def flags(address: int, size: int) -> Any:
-    """Return bytes, of which each is a truth value; they are read as the float32 numbers that hold them."""
+    """View `size` bools at an address as bytes, by way of float32 elements."""
     return carray(float32_at(address), ((size + 3) // 4,)).view(np.uint8)
 
 
@@ -110,9 +110,9 @@ def decide(raw: Any, pieces: Any, action: Any, remembered: Any) -> None:
 
 @cache
 def act_kernel(parts: int, candidate: int) -> Callable[..., None]:
-    """Compute one step of an agent around a backbone of minGRU (P = 2) or minLSTM (P = 3) blocks.
+    """Build the kernel of one step of an agent around a backbone of minGRU (P = 2) or minLSTM (P = 3) blocks.
 
-    Where it does not decide, what the head would see is written in place of the action, and no action to the state.
+    With `decides` 0 it writes the head's input in place of the action, and leaves the state's action columns alone.
     """
 
     def kernel(

@@ -29,7 +29,7 @@ def opens_between(reset: Any, after: int, end: int) -> bool:
 
 @inlined
 def keep_last(y: Any, last: Any, reset: Any, t: int, steps: int, past: int, width: int) -> None:
-    """Put the input of step t, one of the last K - 1, where the next call looks for it: only of an open episode."""
+    """Save the input of step t, one of the last K - 1, to the state; zero if its episode has ended."""
     at = (t - steps + past) * width
     if opens_between(reset, t, steps):
         last[at : at + width] = _ZERO
@@ -39,7 +39,7 @@ def keep_last(y: Any, last: Any, reset: Any, t: int, steps: int, past: int, widt
 
 @inlined
 def convolve(window: Any, slot: int, tap: Any, shift: Any, reset: Any, t: int, u: Any, width: int) -> None:
-    """Sum the inputs of step t and those before it in its episode, weighted; that of step t lies at `slot`."""
+    """Compute u_t from the inputs of step t, at `slot` of the window, and of up to K - 1 steps before it."""
     past = tap.shape[0] - 1
     copy_row(shift, u, width)
     add_product(u, tap[past], window[slot], width)
@@ -90,7 +90,7 @@ def mix_forward() -> Callable[..., None]:
 def taps_backward(
     y: Any, du: Any, first: int, steps: int, t: int, tap: Any, reset: Any, dlast: Any, dy: Any, dtap: Any, width: int
 ) -> None:
-    """Compute the gradient to the input y of step t from all that it went into: later steps and the last inputs."""
+    """Compute the gradient to the input y of step t from the later steps and the state that it enters."""
     past = tap.shape[0] - 1
     dy[:] = _ZERO
     if t >= 0:

@@ -1,4 +1,4 @@
-"""Dropout in the compiled blocks: what falls is a hash of its place and a key, so no mask is saved for the backward
+"""Dropout in the compiled blocks: a hash of key and position zeroes elements, so no mask is saved for the backward
 pass.
 
 Shapes: D width, N rows.
@@ -23,8 +23,7 @@ _FIRST, _SECOND = _U(0x7FEB352D), _U(0x846CA68B)
 
 
 class Noise(NamedTuple):
-    """Dropout of one branch in one scan: its key, the share of hashes that fall, and what the others are multiplied
-    with."""
+    """Dropout of one branch in one scan: key, threshold of the hashes, and scale of the kept elements."""
 
     low: Any
     high: Any
@@ -33,7 +32,7 @@ class Noise(NamedTuple):
 
 
 def draw(rates: tuple[float, ...], kind: Any) -> list[tuple["Noise | None", "Noise | None"]]:
-    """Return for each block the noise of its two branches, from torch's generator; None where the rate is 0."""
+    """Draw the noise of each block's two branches from torch's generator; None where the rate is 0."""
     keys = torch.randint(1 << 32, (len(rates), 4)).tolist()
     return [
         (_noise(rate, low, high, kind), _noise(rate, other_low, other_high, kind))
@@ -46,7 +45,7 @@ def _noise(rate: float, low: int, high: int, kind: Any) -> Noise | None:
 
 
 def drop_and_add(noise: Noise, x: Tensor, branch: Tensor, out: Tensor, start: int = 0) -> None:
-    """Compute x (N, D) + dropout of `branch` to `out`; `start` is the number of the first row."""
+    """Write x (N, D) + dropout of `branch` to `out`; `start` is the number of the first row."""
     addresses = x.data_ptr(), branch.data_ptr(), out.data_ptr()
     share(_forward(), items_of(x.shape[0]), x.numel(), *addresses, *x.shape, start, *noise)
 
@@ -69,7 +68,7 @@ def drop_gradient(noise: Noise, dy: Tensor, sums: Sums | None = None, part: int 
 
 @inlined
 def stays(place: Any, low: Any, high: Any, threshold: Any) -> bool:
-    """Return True if the number at a place is kept."""
+    """Return True if dropout keeps the element at a position."""
     x = _U(_U(place) ^ low)
     x = _U(_U(x ^ (x >> _U(16))) * _FIRST)
     x = _U(_U(x ^ (x >> _U(15))) + high)

@@ -1,10 +1,10 @@
-"""The product of a few rows with a linear map's weights, compiled: the sums of a tile of both stay in registers.
+"""The matmul of a few rows with a linear layer's weights, compiled: a tile's sums stay in registers.
 
-Both operands are read along their rows, as torch keeps them, so nothing is copied. The tile's sums are vectors, as many
-as a vector has lanes; at the end they are added up all at once into one, lane by lane. One row reads each weight once
+Both operands are read along their rows, as torch stores them, without a copy. The tile's sums are vectors, as many
+as a vector has lanes; at the end they are reduced together into one, lane by lane. One row reads each weight once
 and runs at the speed of the cache; for many rows the tile holds four of them.
 
-Shapes: R rows, K numbers of a row, N outputs, L lanes of a vector.
+Shapes: R rows, K elements of a row, N outputs, L lanes of a vector.
 """
 
 from typing import Any
@@ -20,11 +20,11 @@ from minrl.kernels.jit.compile import FAST
 
 _FLOAT, _WORD, _INDEX = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _SIZE = np.dtype(np.float32).itemsize
-_LINE = 16  # numbers
+_LINE = 16  # float32 elements of a cache line
 
 
 def _lanes() -> int:
-    """Return 16 where there are 32 registers of as many elements, else 8."""
+    """Return the lanes of a vector: 16 on a processor with 32 registers of that width, else 8."""
     try:
         return 16 if binding.get_host_cpu_features().get("avx512f") else 8
     except RuntimeError:  # not known for this processor
@@ -38,9 +38,9 @@ _VECTOR = ir.VectorType(_FLOAT, LANES)
 
 
 def _tile(rows: int) -> Any:
-    """Compute A function that writes y (R, count) = x (R, K) @ weight (count, K).T, for count up to LANES / R.
+    """Build the function that writes y (R, count) = x (R, K) @ weight (count, K).T, for count up to LANES / R.
 
-    Its arguments: the addresses of y, x and weight, the numbers from row to row of y and of x, K, count.
+    Its arguments: the addresses of y, x and weight, the row strides of y and x, K, count.
     """
     outputs = LANES // rows
 
@@ -48,7 +48,7 @@ def _tile(rows: int) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             y, x, weight, y_stride, x_stride, size, count = arguments
             of_x = [_moved(builder, x, builder.mul(x_stride, _WORD(r))) for r in range(rows)]
-            # Beyond the last output it is computed once more.
+            # Lanes beyond the last output compute it once more.
             last = builder.sub(count, _WORD(1))
             of_weight = []
             for n in range(outputs):
@@ -95,8 +95,8 @@ def _summed(builder: Any, of_x: list[Any], of_weight: list[Any], size: Any) -> l
 def _added_up(builder: Any, vectors: list[Any]) -> Any:
     """Return one vector whose lanes are the sums over the lanes of each of LANES vectors.
 
-    Each step adds the halves of two vectors, then the quarters, and so on, and lays the sums side by side. They come
-    out in their order where they go in by their numbers with the bits turned round.
+    Each step adds the halves of two vectors, then the quarters, and so on, and places the sums side by side. The sums
+    come out in order if the vectors go in by bit-reversed index.
     """
     bits = LANES.bit_length() - 1
     vectors = [vectors[int(f"{i:0{bits}b}"[::-1], 2)] for i in range(LANES)]
@@ -146,7 +146,7 @@ _tile_of_one, _tile_of_two, _tile_of_four = _tile(1), _tile(2), _tile(4)
 
 def _linear(x: Any, weight: Any, bias: Any, y: Any, rows: int, size: int, outputs: int) -> None:
     """Compute y (R, N) = x (R, K) @ weight (N, K).T + bias (N,), all flat; an empty bias is none."""
-    # The arrays are the caller's, who keeps them while their addresses are in use.
+    # The caller keeps the arrays alive while their addresses are in use.
     to, of, by = y.ctypes.data, x.ctypes.data, weight.ctypes.data
     fours, twos = rows - rows % 4, rows - rows % 2
     if fours:
@@ -175,8 +175,7 @@ linear: Any = numba.njit(fastmath=FAST, error_model="numpy")(_linear)
 
 
 def _aligned(size: int) -> Any:
-    """Return a buffer of float32 elements, from the start of a cache line: loads of whole vectors never lie
-    across two."""
+    """Allocate float32 elements at the start of a cache line, so that no vector load crosses two lines."""
     room = np.empty(size + _LINE, np.float32)
     first = (-room.ctypes.data // _SIZE) % _LINE
     return room[first : first + size]

@@ -1,6 +1,6 @@
 """The scan of a stack of blocks in torch's operations, from the same arguments as the compiled one takes.
 
-It runs where the compiled scan's gradients are to be differentiated again, with the dropout that was drawn for it.
+It runs where the compiled scan's gradients are differentiated again, with the same dropout.
 
 Shapes: B batch, T time, D width, S state size, N = B * T rows.
 """
@@ -21,7 +21,7 @@ from minrl.kernels.scan.gates import Candidate
 _NAMES = {number: cast("Candidate", name) for name, number in CANDIDATES.items()}
 
 
-# What the two branches of a block are multiplied with, (B, T, D); None where nothing falls.
+# Dropout masks of a block's two branches, (B, T, D); None without dropout.
 Masks = tuple[Tensor | None, Tensor | None]
 
 

@@ -13,7 +13,7 @@ from minrl.kernels.backbone.dropout import Noise
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """Layout of a block besides its weights: P, g and sign, H, M, K (0 for what is not there), the norms' epsilons."""
+    """Layout of a block besides its weights: P, g and sign, H, M, K (0 for an absent part), the norms' epsilons."""
 
     parts: int
     candidate: int
@@ -23,7 +23,7 @@ class BlockLayout:
     taps: int
     epsilon: Any
     mlp_epsilon: Any
-    # Where its cell's memory and its convolution's last inputs are in a row of the state, in bytes.
+    # Offsets of the cell's state and of the convolution's last inputs in a row of the state, in bytes.
     memory: int
     recent: int
 
@@ -33,13 +33,13 @@ class BlockLayout:
         return *of_cell, width, width, width, self.hidden, width
 
 
-# Where they are: a norm's weight and its bias; taps and their bias; the MLP norm's two, and the sum of the gradient to
-# its output, which is that to its last bias; with dropout that one is at the end.
+# Their indices: the norm's weight and bias; taps and their bias; bias of the gates; the MLP norm's weight and bias, and
+# the summed gradient to the MLP's output, which is that to its last bias; with dropout that one is at the end.
 NORM, TAPS, GATES_BIAS, MLP_NORM, UP_BIAS, BACK_BIAS, OF_BLOCK = 0, 2, 4, 5, 8, 9, 10
 
 
 class BlockWeights(NamedTuple):
-    """in the order of the kernels; None is a part that is not there."""
+    """Weights of a block in the order of the kernels; None for an absent part."""
 
     norm: Tensor
     norm_bias: Tensor
@@ -57,9 +57,9 @@ class BlockWeights(NamedTuple):
 
 
 class SavedTensors(NamedTuple):
-    """Tensors saved for the backward pass: the block's input and what came out of products and recurrence.
+    """Tensors saved for the backward pass: the block's input and the outputs of matmuls and recurrence.
 
-    `mixed`, the MLP's input, is kept only where a product led to it.
+    `mixed`, the MLP's input, is saved only if a matmul computed it.
     """
 
     x: Tensor
@@ -76,8 +76,7 @@ Noises = tuple[Noise | None, Noise | None]
 
 
 class ScanFrame(NamedTuple):
-    """Sizes and buffers that all blocks share: B, T, D, S, and the addresses of the resets and of both ends of the
-    state."""
+    """Sizes and buffers of all blocks: B, T, D, S, and the addresses of resets, first and last state."""
 
     batch: int
     steps: int

@@ -1,4 +1,4 @@
-"""The compiled loops of a block between its matrix products: norm, recurrence, GELU, and their ways back.
+"""The compiled loops of a block between its matmuls: norm, recurrence, GELU, and their backward passes.
 
 Tensors are read and written where torch keeps them, through their addresses; an address of 0 is one that is not
 there. One call does the items `first` to `end`: blocks of lanes of a sequence, or pieces of the rows. What is summed

@@ -1,4 +1,4 @@
-"""The scan of a whole stack of blocks and its final norm, as one node of the gradient's graph.
+"""The scan of a whole stack of blocks and its final norm, as one node of the autograd graph.
 
 Shapes: B batch, T time, D width, N = B * T rows, S state size.
 """

@@ -1,4 +1,4 @@
-"""What the compiled CPU kernels of a block do to one row: layer norm, taps of a convolution, GELU, and their gradients.
+"""Row functions of the compiled CPU kernels of a block: layer norm, convolution taps, GELU, and their gradients.
 
 Shapes: D width; K taps.
 """

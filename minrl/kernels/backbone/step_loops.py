@@ -42,7 +42,7 @@ def layer_norm(x: Any, weight: Any, bias: Any, epsilon: Any, y: Any, size: int) 
 
 @inlined
 def gelu(x: Any, size: int) -> None:
-    """Multiply x in place by the normal distribution's share below x, as torch's GELU does by default."""
+    """Compute GELU(x) in place: x times the normal distribution's share below x, torch's default."""
     for d in range(size):
         a = abs(x[d]) * _ROOT_HALF
         t = _ONE / (_ONE + _P * a)
@@ -52,7 +52,7 @@ def gelu(x: Any, size: int) -> None:
 
 @inlined
 def convolve(x: Any, recent: Any, weight: Any, bias: Any, y: Any, taps: int, width: int) -> None:
-    """Sum the last K - 1 inputs and this one, weighted; `recent` is moved on."""
+    """Compute the convolution of the last K - 1 inputs and this one; advance `recent` by it."""
     for d in range(width):
         y[d] = bias[d] + weight[(taps - 1) * width + d] * x[d]
     for k in range(taps - 1):
@@ -64,13 +64,13 @@ def convolve(x: Any, recent: Any, weight: Any, bias: Any, y: Any, taps: int, wid
 
 @inlined
 def numbers(address: int, size: int) -> Any:
-    """Return the float32 numbers that lie at `address`."""
+    """View `size` float32 elements at `address`."""
     return carray(float32_at(address), (size,))
 
 
 @inlined
 def weights(address: int, size: int) -> Any:
-    """Return the same, none at address 0."""
+    """View `size` float32 elements at `address`, none at address 0."""
     return numbers(address, size if address else 0)
 
 
@@ -81,7 +81,7 @@ def through_blocks(
 ) -> None:  # fmt: skip
     """Run the blocks from `stream` (B, D), which is overwritten, to `y` (B, D).
 
-    The rows of `state`, `stride` apart from `first` on, are moved on.
+    The rows of `state`, `stride` apart from `first` on, are advanced.
     """
     normed, mixed = aligned(batch * width), aligned(batch * width)
     gates, h, middle = aligned(batch * parts * inner), aligned(batch * inner), aligned(batch * hidden)
@@ -131,7 +131,7 @@ def through_blocks(
 
 @cache
 def step_kernel(parts: int, candidate: int) -> Callable[..., None]:
-    """Compute one step of a backbone of minGRU (P = 2) or minLSTM (P = 3) blocks."""
+    """Build the kernel of one step of a backbone of minGRU (P = 2) or minLSTM (P = 3) blocks."""
 
     def kernel(
         plan: Any, epsilons: Any, x_at: int, state_at: int, stride: int, y_at: int, last_at: int, batch: int,

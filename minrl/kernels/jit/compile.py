@@ -19,8 +19,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 FAST = {"contract", "nsz"}
 
 
-# Compiled code is kept under the name of its function and the text of its file; this makes it depend on all of the
-# files that it is made of.
+# Numba keys compiled code by the function's name and its file's text; this revision adds the texts of all kernel files,
+# whose functions are inlined.
 _SOURCES = [path.read_bytes() for path in sorted(Path(__file__).parent.parent.rglob("*.py"))]
 
 
@@ -37,7 +37,7 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
     try:
         kernel = njit(cache=True, **options)(function)
         kept = True
-    except RuntimeError:  # no folder can be written to
+    except RuntimeError:  # no folder is writable
         kernel, kept = njit(**options)(function), False
     compilations = 0
 
@@ -46,11 +46,11 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
         count, begin = len(kernel.overloads), time.perf_counter()
         try:
             kernel(*arguments)
-        except OSError:  # the folder is full or gone; nothing has run yet
+        except OSError:  # the folder is full or gone; the kernel has not run yet
             kernel, kept, count, compilations = njit(**options)(function), False, 0, 0
             kernel(*arguments)
         if len(kernel.overloads) != count:
-            # What is read from disk is a form of the kernel too, and no compilation.
+            # A signature that is read from disk was not compiled.
             before, compilations = compilations, sum(kernel.stats.cache_misses.values())
             if compilations > before:
                 _announce(time.perf_counter() - begin, kept)
@@ -61,8 +61,8 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
 def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
     """Return `function` as a part of the kernels that call it; arrays that it writes to must not overlap others."""
     kernel: Any = njit(forceinline=True, fastmath=fastmath, error_model="numpy")(function)
-    # Numba has no public way to say what it says of its own loops: without it a loop over more than a few rows
-    # is not vectorised. Where a release has moved this, the kernels are right and slower.
+    # Numba has no public switch for the `noalias` that it sets in its own loops: without it a loop over more than a
+    # few rows is not vectorised. Where a release has moved this, the kernels are right and slower.
     if hasattr(kernel, "_compiler"):
         kernel._compiler._customize_flags = _without_aliases
     part: Function = kernel
@@ -70,7 +70,7 @@ def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
 
 
 def summing(function: Function) -> Function:
-    """Run as `inlined` does, with sums in whatever order is fastest."""
+    """Return `function` as `inlined` does, with sums in any order."""
     return inlined(function, FAST | {"reassoc"})
 
 
@@ -80,7 +80,7 @@ def _without_aliases(flags: Any) -> Any:
 
 
 def _announce(seconds: float, kept: bool) -> None:
-    """Write one line, once, where compiling made the user wait."""
+    """Write one line to standard error, once, after a long compilation."""
     global _announced
     if seconds > 1 and not _announced:
         _announced = True

@@ -1,7 +1,7 @@
-"""Threads in which torch works alone: each goes through its share of a batch without waiting for the others.
+"""Threads with single-threaded torch: each runs its share of a batch without waiting for the others.
 
-Torch shares out every operation by itself, and its threads meet again at the end of each. Where a share is many small
-operations in a row, that costs more than it brings.
+Torch splits every operation among its threads and synchronises them after each. For many small operations in a row
+that costs more than it saves.
 """
 
 import os
@@ -18,18 +18,18 @@ Result = TypeVar("Result")
 
 
 def available() -> bool:
-    """Return True if torch counts threads for each thread apart, as it does with OpenMP."""
+    """Return True if torch's number of threads is a setting of each thread, as with OpenMP."""
     return bool(torch.backends.openmp.is_available())
 
 
 def each(work: Callable[[Share], Result], shares: Sequence[Share]) -> list[Result]:
-    """Return `work` of each share, without gradients, in a thread of its own where there are several."""
+    """Return `work(share)` of each share, without gradients, in a thread each if there are several."""
     if len(shares) == 1:
         return [work(shares[0])]
     infers = torch.is_inference_mode_enabled()
 
     def run(share: Share) -> Result:
-        # A thread starts with modes of its own.
+        # A thread does not inherit its creator's modes.
         with torch.inference_mode(infers), torch.no_grad():
             return work(share)
 
@@ -42,15 +42,15 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
     def begin() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # from here on it stays, whatever other threads set
+        torch.get_num_threads()  # fixes this thread's number, whatever others set later
         meeting.wait()
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="minrl-alone", initializer=begin)
     list(pool.map(int, range(threads)))
-    torch.set_num_threads(wanted)  # what the next new thread starts with
+    torch.set_num_threads(wanted)  # the initial value of new threads
     return pool
 
 
 if hasattr(os, "register_at_fork"):
-    # A child process has none of its parent's threads.
+    # A forked child has none of its parent's threads.
     os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,4 +1,4 @@
-"""Memory as compiled kernels see it: arrays at addresses, and prefetching of cache lines."""
+"""Arrays at addresses, and prefetching of cache lines, for compiled kernels."""
 
 from typing import Any
 
@@ -22,13 +22,12 @@ def _float32_address(context: Any, address: Any) -> Any:
 declare_function: Any = cgutils.get_or_insert_function
 
 
-# Where float32 numbers lie in memory, from an integer.
+# A pointer to float32 elements, from an integer.
 float32_at: Any = intrinsic(_float32_address)
 
 
 def _prefetch(write: bool) -> Any:
-    """Return a function (array, index) that asks for a cache line ahead of its use; an index out of range does no
-    harm."""
+    """Build the function (array, index) that prefetches a cache line; an index out of range is harmless."""
 
     def build(context: Any, array: Any, index: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

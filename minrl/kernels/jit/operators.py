@@ -1,4 +1,4 @@
-"""The recurrences as torch operators: schemas, derivatives, and what is refused.
+"""The recurrences as torch operators: schemas, derivatives, and refused transforms.
 
 First derivatives in reverse mode are operators too, which run kernels. Second ones run in torch operations. An
 operator has no rule for forward mode; `minrl.scan` does not call it there.
@@ -78,7 +78,7 @@ def register_gated(
 def _backward(
     name: str, devices: str | Sequence[str], schema: str, kernel: _Kernel, fake: _Kernel, in_torch: _Kernel
 ) -> _Kernel:
-    """Register the backward pass of `name`, differentiable through `in_torch`; returns what runs it."""
+    """Register the backward pass of `name`, differentiable through `in_torch`; return the function that runs it."""
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         is_tensor = [isinstance(value, Tensor) for value in inputs]
@@ -95,7 +95,7 @@ def _backward(
     operator.register_autograd(gradients, setup_context=keep)
 
     def run(*inputs: Any) -> Any:
-        # A graph recorded before may be gone back through with gradients that have forward-mode derivatives.
+        # The backward pass of an older graph may get gradients with forward-mode derivatives.
         return in_torch(*inputs) if under_transform() else operator(*inputs)
 
     return run
@@ -110,7 +110,7 @@ def _operator(name: str, devices: str | Sequence[str], schema: str, kernel: _Ker
 
 
 def _refusing(name: str, run: _Kernel) -> _Kernel:
-    """Return `run` outside of transforms: torch hands an operator no tangents, and without them they would be zero."""
+    """Return `run` that refuses transforms: torch hands an operator no tangents, which would count as zero."""
 
     @wraps(run)
     def checked(*inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Sharing of a kernel's items among as many threads as torch has, and sums over rows that each thread adds to.
+"""Split a kernel's items among torch's number of threads, and sum over rows in each thread.
 
 Shapes: R threads, C columns.
 """
@@ -12,30 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Below so few elements a second thread costs more than it saves.
+# Below this number of elements a second thread costs more than it saves.
 ELEMENTS_PER_THREAD = 1 << 15
-# Rows of one item, summed apart from the others: long sums of float32 lose digits.
+# Rows of one item, summed apart from other items: long sums of float32 lose digits.
 ROWS_PER_ITEM = 64
 
 
 @cache
 def thread_pool() -> ThreadPoolExecutor:
-    """Return the threads that run items of kernels; idle ones cost nothing."""
+    """Return the pool of threads that run items of kernels."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="minrl-scan")
 
 
 if hasattr(os, "register_at_fork"):
-    # A child process has none of its parent's threads.
+    # A forked child has none of its parent's threads.
     os.register_at_fork(after_in_child=thread_pool.cache_clear)
 
 
 def items_of(rows: int) -> int:
-    """Return how many items of a kernel `rows` rows are."""
+    """Return the number of a kernel's items for `rows` rows."""
     return -(-rows // ROWS_PER_ITEM)
 
 
 def thread_count(items: int, elements: int, per_thread: int = ELEMENTS_PER_THREAD) -> int:
-    """Return how many threads share `items` items over `elements` elements, each with at least `per_thread`."""
+    """Return the number of threads for `items` items over `elements` elements, at least `per_thread` each."""
     return max(1, min(torch.get_num_threads(), items, elements // per_thread))
 
 
@@ -64,21 +64,21 @@ class Sums:
 
     Args:
         sizes: elements of each part.
-        rows: a tensor (N, ...) with as many rows as are summed, of the parts' type.
+        rows: a tensor (N, ...) of the summed rows' number and type.
     """
 
     def __init__(self, sizes: tuple[int, ...], rows: Tensor) -> None:
-        most = rows.shape[0] * max(sizes)  # elements, and items, of a kernel
+        most = rows.shape[0] * max(sizes)  # upper bound of a kernel's elements and items
         self._of_threads = rows.new_zeros(thread_count(most, most), sum(sizes))  # (R, C)
         self._stride = self._of_threads.shape[1] * rows.element_size()
         self.parts = list(self._of_threads[0].split(sizes))
 
     def share(self, kernel: Callable[..., None], part: int, items: int, elements: int, *arguments: Any) -> None:
-        """Share a kernel that adds to part number `part` and those after it, whose address is its third argument."""
+        """Run a kernel on all threads; its third argument is the address of the sums from `part` on."""
         at, stride = self.parts[part].data_ptr(), self._stride
         share_items(lambda thread, first, end: kernel(first, end, at + thread * stride, *arguments), items, elements)
 
     def add_up(self) -> None:
-        """Add what the other threads have summed to what the first has."""
+        """Add the other threads' sums to the first's."""
         if self._of_threads.shape[0] > 1:
             self._of_threads[0] += self._of_threads[1:].sum(0)

@@ -1,4 +1,4 @@
-"""The LSTM on a CPU as one node of the gradient's graph: one compiled loop over time forward, one backward.
+"""The LSTM on a CPU as one node of the autograd graph: one compiled loop over time forward, one backward.
 
 The products over all steps at once, with the input's weights and for the weights' gradients, are torch's.
 
@@ -18,21 +18,21 @@ from minrl.kernels.jit.threads import share_items
 from minrl.kernels.lstm import reference
 from minrl.kernels.scan import cpu
 
-# Below this many multiply-adds a second thread costs more than it brings.
+# Below this many multiply-adds a second thread costs more than it saves.
 _WORK_PER_THREAD = 1 << 21
 
 _Kept = tuple[Tensor | None, ...]
 
 
 def takes(x: Tensor) -> bool:
-    """Return True if the kernel takes inputs like `x` here: plain tensors that nothing records or transforms."""
+    """Return True if the kernel takes inputs like `x`: plain tensors, neither recorded nor transformed."""
     return type(x) in (Tensor, torch.nn.Parameter) and runs_alone() and cpu.takes(x)
 
 
 def lstm_layer(
     x: Tensor, weights: Sequence[Tensor], state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Run as `minrl.cells.lstm.lstm_layer` does."""
+    """Compute `minrl.cells.lstm.lstm_layer`."""
     if torch.is_grad_enabled():
         h, last = _Layer.apply(x, state, reset, *weights)  # type: ignore[no-untyped-call]
     else:
@@ -71,12 +71,12 @@ class _Layer(torch.autograd.Function):
 
 
 def layer_in_torch(x: Tensor, state: Tensor | None, reset: Tensor | None, *weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the same in torch's operations, to be differentiated further."""
+    """Compute `lstm_layer` in torch's operations, which can be differentiated further."""
     return reference.lstm_scan(_gates(x, *weights), weights[1], state, reset)
 
 
 def _gates(x: Tensor, input_weight: Tensor, weight: Tensor, *biases: Tensor) -> Tensor:
-    """Return what the input and the biases give, (B, T, D) -> (B, T, 4H)."""
+    """Compute W_ih x + b_ih + b_hh, (B, T, D) -> (B, T, 4H)."""
     rows = torch.addmm(biases[0] + biases[1], _flat(x), input_weight.t()) if biases else _flat(x) @ input_weight.t()
     return rows.view(*x.shape[:2], -1)
 
@@ -117,7 +117,7 @@ def _backward(kept: Sequence[Tensor], dh: Tensor | None, dlast: Tensor | None) -
 
 
 def _argument(name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return `x` without gaps in memory; a ValueError where the kernel would read beyond it."""
+    """Return `x` contiguous; raise ValueError for a shape beyond which the kernel would read."""
     if x.shape != shape or x.dtype != dtype or not x.is_cpu:
         got = f"{x.dtype} {tuple(x.shape)} on {x.device}"
         raise ValueError(f"{name} must be {dtype} of shape {shape} on the CPU, got {got}")

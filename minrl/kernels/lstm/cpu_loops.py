@@ -1,4 +1,4 @@
-"""The compiled loops of the LSTM on a CPU: product with W_hh, gates, memory and resets at every step, and the adjoint.
+"""The compiled loops of the LSTM on a CPU: matmul with W_hh, gates, c and resets at every step, and the adjoint.
 
 Tensors are read and written where torch keeps them, through their addresses; an address of 0 is one that is not
 there. One call does all steps of the batch rows `first` to `end`.
@@ -18,10 +18,10 @@ from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import copy_row
 from minrl.kernels.lstm.cpu_matmul import add_product, transpose
 
-# Elements between two rows of the transposed weights: at a distance that is a power of two, the rows of a wide layer
-# would throw each other out of the cache.
+# Padding between two rows of the transposed weights: at a stride of a power of two, the rows of a wide layer would
+# evict each other from the cache.
 MARGIN = 16
-# Batch rows that run together: each weight is read once for all of them.
+# Batch rows of one pass: each weight is read once for all of them.
 _ROWS = 64
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
@@ -44,7 +44,7 @@ def tanh(x: Any, constants: Any) -> Any:
 
 @inlined
 def gates_row(i: Any, f: Any, g: Any, o: Any, c: Any, h: Any, width: int) -> None:
-    """Map the gates in place, and update c and h to those of this step."""
+    """Map the gates in place, and advance c and h by one step."""
     constants = held_constants()
     for d in range(width):
         insert, forget = sigmoid(i[d], constants), sigmoid(f[d], constants)
@@ -79,7 +79,7 @@ def add_row(y: Any, x: Any, width: int) -> None:
 
 @inlined
 def halves(both: Any, first: Any, second: Any, at: int, rows: int, width: int) -> None:
-    """Copy rows h | c of `both`, from `at` on, to the rows of h and those of c; nothing where `both` is not there."""
+    """Copy rows h | c of `both`, from `at` on, to the rows of h and of c; do nothing without `both`."""
     if both.size:
         for b in range(rows):
             here, row = at + 2 * b * width, b * width
@@ -168,7 +168,7 @@ def backward_rows(
 
 @cache
 def turn() -> Callable[..., None]:
-    """Return W_hh (4H, H) -> its transpose (H, 4H) with a margin after each row."""
+    """Build the kernel of W_hh (4H, H) -> its transpose (H, 4H) with padding after each row."""
 
     def kernel(weight_at: int, turned_at: int, width: int, like: Any) -> None:
         weight = vector(weight_at, 4 * width * width, like)
@@ -180,9 +180,9 @@ def turn() -> Callable[..., None]:
 
 @cache
 def forward() -> Callable[..., None]:
-    """Return gates (B, T, 4H) before their maps, W_hh from `turn`, state, reset -> h (B, T, H), last (B, 2H).
+    """Build the kernel of gates (B, T, 4H), W_hh from `turn`, state, reset -> h (B, T, H), last (B, 2H).
 
-    The gates are mapped where they lie; `cells` (B, T, H) saves the cell state of each step for the backward pass.
+    The gates are mapped in place; `cells` (B, T, H) saves c of each step for the backward pass.
     """
 
     def kernel(
@@ -202,10 +202,10 @@ def forward() -> Callable[..., None]:
 
 @cache
 def backward() -> Callable[..., None]:
-    """Compute from the gradients to h and last those to the gates before their maps (B, T, 4H) and the state (B, 2H).
+    """Build the kernel from the gradients to h and last to those to the unmapped gates (B, T, 4H) and state (B, 2H).
 
-    Gates, h and cells are as `forward` left them; `before` (B, T, H) takes h_{t-1} as step t saw it, for the
-    gradient to W_hh (4H, H).
+    Gates, h and cells are those of `forward`; `before` (B, T, H) takes h_{t-1} after resets, for the gradient to
+    W_hh (4H, H).
     """
 
     def kernel(

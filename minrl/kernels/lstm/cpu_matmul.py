@@ -1,10 +1,10 @@
-"""The product of a few rows with the LSTM's weights, compiled: each weight is read once for two batch rows.
+"""The matmul of a few rows with the LSTM's weights, compiled: each weight is read once for two batch rows.
 
 Eight rows of the weights at a time are added to whole rows of sums, which are then seldom read; for a few rows this is
-as fast as the weights come out of the second cache. Indices are unsigned, as numba gives signed ones a test for
-counting from the end, and a slice costs as much as a dozen multiply-adds.
+as fast as weights can be read from the second cache. Indices are unsigned, as numba tests signed ones for counting from
+the end, and a slice costs as much as a dozen multiply-adds.
 
-Shapes: R rows, K numbers of a row, N sums of a row.
+Shapes: R rows, K elements of a row, N sums of a row.
 """
 
 from typing import Any
@@ -15,9 +15,9 @@ from minrl.kernels.jit.compile import inlined
 
 _U = np.uintp
 _0, _1, _2, _3, _4, _5, _6, _7, _8 = (_U(i) for i in range(9))
-# Sums of a row that are worked on at a time: with eight rows of weights they stay in the first cache.
+# Sums of a row per pass: with eight rows of weights they stay in the first cache.
 _LANES = _U(512)
-# Rows that are transposed at a time: a cache line.
+# Rows transposed at a time: a cache line.
 _BLOCK = _U(16)
 
 
@@ -29,7 +29,7 @@ def add_product(
     """Compute y (R, N) += x (R, K) @ weight (K, N); all flat, and the rows of each `stride` apart, of y and x from
     `at` on.
 
-    An odd `turn` goes through the weights from the end: those that the last product has left in the cache come first.
+    An odd `turn` goes through the weights from the end, beginning with those that the last matmul left in the cache.
     """
     rows_, size_, out_ = _U(rows), _U(size), _U(out)
     of_y, next_y, of_x, next_x, next_w = _U(y_at), _U(y_stride), _U(x_at), _U(x_stride), _U(w_stride)
@@ -42,7 +42,7 @@ def add_product(
             w, b = k * next_w + first, _0
             while b + _1 < rows_:
                 here, there = of_y + b * next_y + first, of_x + b * next_x + k
-                # Two names for y: the rows do not overlap, which only arguments can say.
+                # Two names for y: its rows do not overlap, which numba knows of arguments alone.
                 add_eight_to_two(y, here, y, here + next_y, x, there, there + next_x, weight, w, next_w, lanes)
                 b += _2
             if b < rows_:
@@ -81,7 +81,7 @@ def add_eight(y: Any, y_at: Any, x: Any, x_at: Any, w: Any, w0: Any, stride: Any
         w0 + _5 * stride, w0 + _6 * stride, w0 + _7 * stride,
     )  # fmt: skip
     for d in range(lanes):
-        # Two chains of sums: one would wait for itself.
+        # Two chains of sums, as one would wait for its own additions.
         s, r = y[y_at + d] + x0 * w[w0 + d], x4 * w[w4 + d]
         s, r = s + x1 * w[w1 + d], r + x5 * w[w5 + d]
         s, r = s + x2 * w[w2 + d], r + x6 * w[w6 + d]

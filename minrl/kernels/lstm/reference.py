@@ -1,4 +1,4 @@
-"""The LSTM's recurrence as its equations read: what the compiled kernel is tested against, and runs where it cannot.
+"""The LSTM's recurrence as a loop over its equations: the compiled kernel's reference and fallback.
 
 Shapes: B batch, T time, H width.
 """
@@ -20,8 +20,8 @@ def lstm_scan(
         gates: (B, T, 4H) what the input and the biases give, W_ih x + b_ih + b_hh, before the maps, in torch's
             order: input gate | forget gate | candidate | output gate.
         weight: (4H, H) W_hh, rows in the same order, in the precision of `gates`.
-        state: (B, 2H) the memory h | c that enters the first step; None is zero.
-        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+        state: (B, 2H) the initial h | c; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None for no reset.
 
     Returns:
         h (B, T, H) and the last state h | c (B, 2H).

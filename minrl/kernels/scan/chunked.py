@@ -20,7 +20,7 @@ _LOOP_LIMIT = 32
 def linear_scan(
     decay: Tensor, drive: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute `minrl.scan.linear_scan`, forward and backward without a product with what a reset leaves behind."""
+    """Compute `minrl.scan.linear_scan`, forward and backward without a product across a reset."""
     if under_transform():
         return differentiable.linear_scan(decay, drive, state, reset)
     if state is None:
@@ -40,7 +40,7 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Compute gradients: with G_t the gradient of all that follows from h_t: G_t = dh_t + decay_{t+1} G_{t+1}."""
+        """Compute gradients by G_t = dh_t + decay_{t+1} G_{t+1}, the total gradient to h_t."""
         decay, state, opens, h = ctx.saved_tensors
         (dh,) = gradients
         if gradients_are_differentiated(dh):
@@ -65,8 +65,8 @@ class _LinearScan(torch.autograd.Function):
 def _scan_into(h: Tensor, decay: Tensor, drive: Tensor, state: Tensor, opens: Tensor | None, *, reverse: bool) -> None:
     """Write the recurrence from `state` into `h`, from the last step to the first if `reverse`.
 
-    Where `opens` (B, T, 1) a step takes nothing of the one before it in that order. It is selected, not multiplied by
-    a decay of zero: zero times NaN or infinity is NaN.
+    Where `opens` (B, T, 1), the state of the step before, in that order, is dropped by selection: a decay of zero
+    times NaN or infinity is NaN.
     """
     steps = h.shape[1]
     if steps <= _LOOP_LIMIT:
@@ -111,7 +111,7 @@ def _chunks_into(
             local = torch.where(opens[:, :, c], 0.0, local)
         torch.addcmul(drive[:, :, c], decay[:, :, c], local, out=local)
         product.mul_(decay[:, :, c])
-    closed = None if opens is None else opens.any(dim=2)  # (B, N, 1), chunks that nothing gets through
+    closed = None if opens is None else opens.any(dim=2)  # (B, N, 1), chunks with a reset, which no state crosses
     entering = torch.empty_like(local)
     count = h.shape[1]
     for n in reversed(range(count)) if reverse else range(count):

@@ -1,7 +1,7 @@
 """The recurrences on a CPU as torch operators, each one compiled pass over memory forward and one backward.
 
-They save their inputs and h; gates are recomputed in the backward pass. What they do not take (other devices, no numba)
-runs in torch operations. Complex recurrences are in `cpu_complex`.
+They save their inputs and h; gates are recomputed in the backward pass. Inputs that they do not take (other devices, no
+numba) run in torch operations. Complex recurrences are in `cpu_complex`.
 
 Shapes: B batch, T time, D width, P parts of the gates (2: minGRU, 3: minLSTM).
 """
@@ -31,7 +31,7 @@ _REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.comple
 
 @constant_in_graphs
 def available() -> bool:
-    """Return True if numba is there and works with the numpy that is."""
+    """Return True if numba is installed and works with the installed numpy."""
     return _numba_works()
 
 
@@ -45,7 +45,7 @@ def _numba_works() -> bool:
 
 
 def takes(x: Tensor) -> bool:
-    """Return True if the kernels take an input like `x` here; complex ones go through `linear_scan` alone."""
+    """Return True if the kernels take an input like `x`; complex inputs only by `linear_scan`."""
     return x.device.type == "cpu" and x.dtype in _REAL + _COMPLEX and available() and not under_transform()
 
 

@@ -55,8 +55,7 @@ def _row(decay: Tensor) -> Tensor:
 
 
 def _numbers(x: Tensor | None, like: Tensor | None = None) -> Any:
-    """Return the real numbers of `x` in one row, real and imaginary parts in turn; without `x` none, in `like`'s
-    precision."""
+    """Return `x` as flat real elements, real and imaginary parts in turn; an empty array without `x`."""
     if x is None:
         assert like is not None
         x = like.new_empty(0)

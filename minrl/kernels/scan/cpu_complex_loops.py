@@ -1,7 +1,7 @@
-"""The compiled loops of the complex linear recurrence: real and imaginary parts lie side by side, as torch keeps them.
+"""The compiled loops of the complex linear recurrence, with real and imaginary parts side by side, as torch has them.
 
 As in `cpu_loops`, time runs inside, one call does the items `first` to `end` of the B * N blocks of lanes, and an
-empty array stands for a state or reset that is not there. A decay of one row (D) holds for all rows and steps.
+empty array stands for an absent state or reset. A decay of one row (D) holds for all rows and steps.
 
 Shapes: B batch, T time, D width in complex numbers (all arrays have 2D real ones), L lanes of a block, N blocks.
 """
@@ -15,14 +15,14 @@ import numpy as np
 from minrl.kernels.jit.compile import compiled, inlined
 from minrl.kernels.jit.rows import copy_row, prefetch_row_to_read, prefetch_row_to_write
 
-# A block of lanes is at most so wide, in complex numbers.
+# The largest block of lanes, in complex elements.
 LANES = 128
 _ZERO = np.float32(0)
 
 
 @inlined
 def complex_row(decay: Any, drive: Any, memory: Any, h: Any, lanes: int) -> None:
-    """Compute h = decay * memory + drive, and the memory becomes h."""
+    """Compute h = decay * memory + drive, and set the memory to h."""
     for d in range(lanes):
         a, b = decay[2 * d], decay[2 * d + 1]
         real, imaginary = memory[2 * d], memory[2 * d + 1]
@@ -36,7 +36,7 @@ def complex_row(decay: Any, drive: Any, memory: Any, h: Any, lanes: int) -> None
 
 @inlined
 def complex_gradients_row(dh: Any, decay: Any, before: Any, later: Any, ddecay: Any, ddrive: Any, lanes: int) -> None:
-    """Compute G = dh + later; ddrive = G, ddecay = G * conj(before), and later becomes G * conj(decay)."""
+    """Compute G = dh + later; set ddrive to G, ddecay to G * conj(before) and later to G * conj(decay)."""
     for d in range(lanes):
         a, b = decay[2 * d], decay[2 * d + 1]
         p, q = before[2 * d], before[2 * d + 1]
@@ -101,13 +101,13 @@ def backward_block(
 
 
 def blocks_of(width: int) -> int:
-    """Return how many blocks of lanes a row of complex numbers has."""
+    """Return the number of blocks of lanes in a row of complex elements."""
     return -(-width // LANES)
 
 
 @cache
 def forward() -> Callable[..., None]:
-    """Compute from decay (B, T, D) or (D) and drive (B, T, D) -> h (B, T, D) and the last state (B, D), all flat."""
+    """Build the kernel from decay (B, T, D) or (D), drive (B, T, D) to h (B, T, D), last state (B, D), all flat."""
 
     def kernel(
         decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int
@@ -123,7 +123,7 @@ def forward() -> Callable[..., None]:
 
 @cache
 def backward() -> Callable[..., None]:
-    """Compute the gradients to decay (B, T, D), drive and state from those to h and the last state."""
+    """Build the kernel of the gradients to decay (B, T, D), drive and state from those to h and last state."""
 
     def kernel(
         decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any,

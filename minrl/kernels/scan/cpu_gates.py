@@ -1,4 +1,4 @@
-"""What the compiled CPU kernels do at one step to one row of lanes: gates, recurrence, and their slopes.
+"""Row functions of the compiled CPU scans: gates, recurrence, and their slopes at one step.
 
 Shapes: L lanes; P parts of the gates (2: minGRU, 3: minLSTM).
 """
@@ -20,10 +20,10 @@ _SHUT = np.float32(40)
 def gate_values(
     first: Any, second: Any, content: Any, parts: int, candidate: int, constants: Any
 ) -> tuple[Any, Any, Any, Any, Any]:
-    """Return the share of the candidate that goes in, its two slopes, the candidate and its slope.
+    """Return the candidate's share of the new state, its two slopes, the candidate and its slope.
 
-    minGRU: z with dz/dk (and nothing). minLSTM: i' with di'/d forget and di'/d insert. Both gate and candidate are
-    one over something: one quotient serves both, as a division takes as long as ten products.
+    minGRU: z with dz/dk (and 0). minLSTM: i' with di'/d forget and di'/d insert. Gate and candidate share one
+    division, which takes as long as ten products.
     """
     below = _ONE if candidate == 2 else _ONE + exponential(content, -2.0 if candidate == 1 else -1.0, constants)
     if parts == 2:
@@ -33,7 +33,7 @@ def gate_values(
         insert = below * quotient
         slope, other = insert * (shut * insert), insert
     else:
-        # f' / i' = (1 + exp(-i)) / (1 + exp(-f)). Where both gates are shut, the exponentials count by their ratio.
+        # f' / i' = (1 + exp(-i)) / (1 + exp(-f)). Where both gates are closed, only the exponentials' ratio counts.
         excess = max(-min(first, second) - _SHUT, _ZERO)
         f, i = exponential(first + excess, -1.0, constants), exponential(second + excess, -1.0, constants)
         above = (_ONE + f) + (_ONE + i)
@@ -63,7 +63,7 @@ def forward_row(
     constants = held_constants()
     for d in range(lanes):
         insert, _, _, g, _ = gate_values(first[d], second[d], content[d], parts, candidate, constants)
-        # As a change of the memory: 1 - z near 1 has fewer digits than z, and a long memory adds up what is lost.
+        # As an increment: 1 - z near 1 has fewer digits than z, and a slowly decaying state accumulates the error.
         new = memory[d] + insert * (g - (_ONE + flip) * memory[d])
         memory[d] = new
         h[d] = new
@@ -74,7 +74,7 @@ def slopes_row(
     first: Any, second: Any, content: Any, before: Any, loss: Any, dfirst: Any, dsecond: Any, dcontent: Any,
     parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
-    """Compute of a step the share of the memory that is lost, and the slopes of h_t by each part of the gates."""
+    """Compute the share of the state that a step drops, and the slopes of h_t by each part of the gates."""
     constants = held_constants()
     for d in range(lanes):
         insert, slope, other, g, rise = gate_values(first[d], second[d], content[d], parts, candidate, constants)
@@ -90,7 +90,7 @@ def slopes_row(
 def gradients_row(
     dh: Any, loss: Any, later: Any, dfirst: Any, dsecond: Any, dcontent: Any, parts: int, lanes: int
 ) -> None:
-    """Compute the gradient to h_t with all that follows from it, times what `slopes_row` left."""
+    """Compute the gradients to the gates: the total gradient to h_t times the results of `slopes_row`."""
     for d in range(lanes):
         total = dh[d] + later[d]
         later[d] = total - total * loss[d]

@@ -1,7 +1,7 @@
 """The compiled loops of the CPU kernels: gates, recurrence and resets in one pass over memory, and its adjoint.
 
-Time runs inside, and a block of lanes of the width keeps its memory in the first cache. One call does the items
-`first` to `end` of the B * N blocks; an empty array stands for a state or reset that is not there.
+Time is the inner loop, and the state of a block of lanes stays in the first cache. One call does the items `first` to
+`end` of the B * N blocks; an empty array stands for an absent state or reset.
 
 Shapes: B batch, T time, D width, L lanes of a block, N blocks of the width, P parts of the gates (2 or 3).
 """
@@ -16,10 +16,10 @@ from minrl.kernels.jit.compile import compiled, inlined
 from minrl.kernels.jit.rows import copy_row, prefetch_row_to_read, prefetch_row_to_write
 from minrl.kernels.scan.cpu_gates import forward_row, gradients_row, linear_gradients_row, linear_row, slopes_row
 
-# A block of lanes is at most so wide.
+# The largest block of lanes, in elements.
 LANES = 256
-# Steps that the backward pass prepares in the order of time before it runs through them against it: memory is
-# read and written twice as fast upwards as downwards.
+# Steps that the backward pass prepares in forward order before it runs through them in reverse: memory is read and
+# written twice as fast upwards as downwards.
 _CHUNK = 64
 _ZERO = np.float32(0)
 
@@ -143,13 +143,13 @@ def linear_backward_block(
 
 
 def blocks_of(width: int) -> int:
-    """Return how many blocks of lanes a row has."""
+    """Return the number of blocks of lanes in a row."""
     return -(-width // LANES)
 
 
 @cache
 def gated_forward(parts: int, candidate: int) -> Callable[..., None]:
-    """Compute (B, T, PD) -> h (B, T, D) and the last state (B, D), all flat."""
+    """Build the kernel from gates (B, T, PD) to h (B, T, D) and last state (B, D), all flat."""
 
     def kernel(
         gates: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int, flip: Any
@@ -167,7 +167,7 @@ def gated_forward(parts: int, candidate: int) -> Callable[..., None]:
 
 @cache
 def gated_backward(parts: int, candidate: int) -> Callable[..., None]:
-    """Compute the gradients to the gates and the state from those to h and the last state; gates are recomputed."""
+    """Build the kernel of the gradients to gates and state from those to h and last state; gates are recomputed."""
 
     def kernel(
         gates: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, dgates: Any, dstate: Any,
@@ -186,7 +186,7 @@ def gated_backward(parts: int, candidate: int) -> Callable[..., None]:
 
 @cache
 def linear_forward() -> Callable[..., None]:
-    """Compute from decay and drive (B, T, D) -> h (B, T, D) and the last state (B, D), all flat."""
+    """Build the kernel from decay and drive (B, T, D) to h (B, T, D) and last state (B, D), all flat."""
 
     def kernel(
         decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, first: int, end: int, steps: int, width: int
@@ -202,7 +202,7 @@ def linear_forward() -> Callable[..., None]:
 
 @cache
 def linear_backward() -> Callable[..., None]:
-    """Compute the gradients to decay, drive and state from those to h and the last state."""
+    """Build the kernel of the gradients to decay, drive and state from those to h and last state."""
 
     def kernel(
         decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any,

@@ -1,8 +1,8 @@
-"""A layer's matrix product and its recurrence on a CPU, tile by tile: the gates of a tile stay in the cache.
+"""A layer's matmul and its recurrence on a CPU, tile by tile: the gates of a tile stay in the cache.
 
-The numbers are those of one product followed by one scan; only the gradients to the weights are summed in another
-order. The gradients to the gates are never written to memory whole. Several threads share out the sequences and meet
-at the end: at every tile they would mostly wait for each other.
+Results equal one matmul followed by one scan; only the gradients to the weights are summed in another order. The
+gradients to the gates never exist as a whole. Threads take whole sequences and synchronise at the end: at every tile
+they would mostly wait for each other.
 
 Shapes: B batch, T time, D inputs of the layer, P parts of the gates, H inner width, C = PH columns.
 """
@@ -23,14 +23,14 @@ from minrl.kernels.matmul import input_gradient_into, library, linear_into, may_
 from minrl.kernels.scan import cpu
 from minrl.kernels.scan.gates import Candidate
 
-# A tile has about this many elements of gates, and half as many in the backward pass, where each comes with its
-# gradient: fewer, and the product runs slower; more, and they no longer fit the cache.
+# Elements of gates in a tile, half as many in the backward pass, where each has its gradient beside it: with fewer the
+# matmul is slower, more do not fit the cache.
 TILE = 1 << 18
-# With fewer rows a row of a product would be rounded otherwise.
+# With fewer rows a row of a matmul is rounded differently.
 _FEWEST_ROWS = 8
-# More threads would wait for the interpreter between their operations. Measured with two.
+# More threads would wait for the interpreter's lock. Measured with two.
 _MOST_THREADS = 4
-# Of each thread, so that none has much more to do than another.
+# Least tiles of each thread, so that their work is even.
 _FEWEST_SEQUENCES = 4
 
 
@@ -43,8 +43,8 @@ class Options(NamedTuple):
 
 
 def takes(layer: nn.Module, x: Tensor) -> bool:
-    """Return True if tiles pay for the layer and its recurrence over x (B, T, D), and nothing watches them."""
-    # First whether it is recorded: a graph must not depend on how large x is.
+    """Return True if tiles are faster for the layer over x (B, T, D), and torch's operations are not watched."""
+    # Recording is tested first: a graph must not depend on the size of x.
     if not runs_alone() or type(layer) is not nn.Linear or x.dim() != 3:
         return False
     threads = _threads(x.shape[0])
@@ -56,14 +56,14 @@ def takes(layer: nn.Module, x: Tensor) -> bool:
 def gated_layer(
     layer: nn.Linear, x: Tensor, state: Tensor | None, reset: Tensor | None, options: Options
 ) -> tuple[Tensor, Tensor]:
-    """Compute the recurrence of the gates that `layer` makes of x (B, T, D): h (B, T, H), the last state (B, H)."""
+    """Compute the recurrence of `layer(x)`, x (B, T, D): h (B, T, H), the last state (B, H)."""
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *layer.parameters(), state))
     h, last = _TiledLayer.apply(x, layer.weight, layer.bias, state, reset, options, learns)  # type: ignore[no-untyped-call]
     return h, last
 
 
 class _Tile(NamedTuple):
-    """Rows `first` to `end` of B * T: `batch` sequences from number `row` on, of each the steps from `step` on."""
+    """Rows `first` to `end` of B * T: `batch` sequences from `row` on, each with its steps from `step` on."""
 
     first: int
     end: int
@@ -72,7 +72,7 @@ class _Tile(NamedTuple):
     step: int
 
     def of_rows(self, x: Any, width: int = 1) -> Any:
-        """Return the tile of x (B * T * width); nothing of an x that is not there."""
+        """Return the tile of x (B * T * width)."""
         return x[self.first * width : self.end * width]
 
     def of_sequences(self, x: Any, width: int) -> Any:
@@ -80,7 +80,7 @@ class _Tile(NamedTuple):
         return x[self.row * width : (self.row + self.batch) * width]
 
     def entering(self, state: Any, h: Any, width: int) -> Any:
-        """Return the memory before the first step, from h (B * T * width)."""
+        """Return the state before the first step, from h (B * T * width)."""
         if self.step:
             return h[(self.first - 1) * width : self.first * width]
         return self.of_sequences(state, width)
@@ -99,7 +99,7 @@ class _TiledLayer(torch.autograd.Function):
         batch, steps, _ = x.shape
         rows, columns = x.reshape(batch * steps, -1), weight.shape[0]
         width = columns // options.parts
-        # Without a backward pass the gates of one tile are all that is ever there.
+        # Without a backward pass only the gates of one tile exist at a time.
         gates = x.new_empty(batch * steps, columns) if learns else None
         h, last = x.new_empty(batch, steps, width), x.new_empty(batch, width)
         kernel = cpu._loops().gated_forward(options.parts, cpu._candidate(options.candidate))
@@ -117,7 +117,7 @@ class _TiledLayer(torch.autograd.Function):
                     tile.of_rows(all_h, width), tile.of_sequences(all_last, width), *tile.sizes(width), flip,
                 )  # fmt: skip
 
-        library()  # chosen here, once: each of several threads would measure for itself, and could find another
+        library()  # chosen once, before threads could each measure for themselves
         lone_threads.each(go, _shares(batch, steps, TILE // columns))
         if learns:
             ctx.save_for_backward(x, weight, bias, state, reset, gates, h)
@@ -173,14 +173,14 @@ def _in_torch(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, reset: Tensor | None, options: Options,
     learns: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Compute the same in torch's operations, to be differentiated further."""
+    """Compute `gated_layer` in torch's operations, which can be differentiated further."""
     parts, candidate, signed = options
     gates = F.linear(x, weight, bias)
     return differentiable.gated_scan(gates, state, reset, parts=parts, candidate=candidate, signed=signed)
 
 
 def _total(parts: Iterable[Tensor | None]) -> Tensor | None:
-    """Sum what the threads have summed; None where it is not needed."""
+    """Add the sums of the threads; None if they are not needed."""
     there = [part for part in parts if part is not None]
     return sum(there[1:], there[0]) if there else None
 
@@ -197,15 +197,14 @@ def _shares(batch: int, steps: int, rows: int) -> list[list[_Tile]]:
 
 
 def _threads(batch: int) -> int:
-    """Return the number of threads: torch's where sharing the sequences is worth it, else one."""
+    """Return torch's number of threads if splitting the sequences is worth it, else 1."""
     wanted = torch.get_num_threads()
     fits = _FEWEST_SEQUENCES * wanted <= batch and wanted <= _MOST_THREADS
     return wanted if fits and lone_threads.available() else 1
 
 
 def _tiles(sequences: range, steps: int, rows: int) -> list[_Tile]:
-    """Return all rows of the sequences in order, about `rows` to a tile: whole sequences, or else even pieces of
-    each."""
+    """Cut the sequences, in order, into tiles of about `rows` rows: whole sequences, or even pieces of each."""
     rows = max(rows, 2 * _FEWEST_ROWS)
     if steps <= rows:
         count = rows // steps

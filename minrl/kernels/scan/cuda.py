@@ -1,8 +1,8 @@
 """The recurrences on a CUDA device as torch operators: Triton kernels, each one pass over memory forward and one back.
 
 They read float32, bfloat16 or float16, form gates and keep states in float32, and write h and the gradients of the
-gates in the precision that they read; the state and its gradient are float32. Saved are the inputs and h; gates are
-recomputed backward. What they do not take (float64, complex numbers, other devices, no Triton) runs in torch
+gates in the precision that they read; the state and its gradient are float32. Inputs and h are saved; gates are
+recomputed backward. Inputs that they do not take (float64, complex, other devices, no Triton) run in torch
 operations. Launches depend on shapes alone, so that a training step can be recorded as a CUDA graph.
 
 Shapes: B batch, T time, D width, N chunks of time, P parts of the gates (1: linear, 2: minGRU, 3: minLSTM).
@@ -19,25 +19,25 @@ from minrl.kernels.guard import constant_in_graphs, under_transform
 from minrl.kernels.jit.operators import register_gated, register_linear
 from minrl.kernels.scan import chunked
 
-# The tile of a program, as compiled for: 8 numbers per thread, no spills (benchmarks/cuda_kernel.md).
+# The tile of a program: 8 elements per thread, no spills (benchmarks/cuda_kernel.md).
 ROWS, LANES, WARPS, STAGES = 16, 32, 2, 3
-# Time is cut where a multiprocessor would have fewer programs than the first number, so that it has the second: reading
-# the gates twice costs two thirds more traffic, which pays only where most of the chip would be idle.
+# Time is cut into chunks if a multiprocessor would have fewer programs than the first number, so that it has the
+# second: reading the gates twice costs two thirds more traffic, which pays only if most of the chip would be idle.
 FEW, ENOUGH = 2, 4
-# A chunk has this many steps or more, else its second launch costs more than it brings.
+# The fewest steps of a chunk: with fewer, its second launch costs more than it saves.
 CHUNK = 256
 _PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @constant_in_graphs
 def interpreted() -> bool:
-    """Return True if Triton was told to run its kernels on the CPU, number by number: for tests."""
+    """Return True if Triton's interpreter runs its kernels on the CPU, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @constant_in_graphs
 def available() -> bool:
-    """Return True if Triton is there and every GPU is of a kind that the kernels are compiled for (Ampere or newer)."""
+    """Return True if Triton is installed and every GPU is an Ampere or newer, as the kernels require."""
     return _triton_works()
 
 
@@ -83,7 +83,7 @@ def gated_scan(
 
 
 def chunks_of(batch: int, steps: int, width: int, multiprocessors: int) -> tuple[int, int]:
-    """Return how many chunks time is cut into, and the steps of each; the last may be shorter."""
+    """Return the number of chunks of time, and the steps of each; the last may be shorter."""
     programs = batch * -(-width // LANES)
     if programs >= FEW * multiprocessors:
         return 1, steps
@@ -161,7 +161,7 @@ def _backward(
 
 
 class _Launch:
-    """The launches for one h (B, T, D): how time is cut, and room for what the chunks amount to (3, B, N, D)."""
+    """Launches for one h (B, T, D): the chunks of time, and a buffer of their totals (3, B, N, D)."""
 
     def __init__(self, h: Tensor, options: dict[str, Any]) -> None:
         batch, steps, width = h.shape
@@ -181,7 +181,7 @@ class _Launch:
 
 
 def _dense(x: Tensor | None) -> Any:
-    """Return `x` row by row and on a multiple of 16 bytes, as the kernels are compiled for."""
+    """Return `x` contiguous and aligned to 16 bytes, as the kernels require."""
     if x is None:
         return None
     x = x.detach().contiguous()

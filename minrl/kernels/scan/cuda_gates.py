@@ -1,9 +1,8 @@
-"""What the Triton kernels do to a step: gates and their slopes, and how steps act on a memory one after another.
+"""Tile functions of the Triton kernels: gates and their slopes, and the composition of steps.
 
-A step takes a memory m to m - weight * m + drive, its weight being the share that is lost: 1 - z near 1 has fewer
-digits than z, and a long memory adds up what is missing. In the plain linear recurrence (P = 1) it is
-weight * m + drive. A step that opens an episode drops m by selection, never as a product with zero, so that what is
-no number ends there.
+A step maps a state m to m - weight * m + drive, its weight being the dropped share: 1 - z near 1 has fewer digits than
+z, and a slowly decaying state accumulates the error. In the plain linear recurrence (P = 1) it is weight * m + drive. A
+step that opens an episode drops m by selection, not by a product with zero, so that NaN ends there.
 
 Shapes: a tile is (S, L), S steps and L lanes of the width; P parts of the gates (1: linear, 2: minGRU, 3:
 minLSTM).
@@ -17,19 +16,19 @@ import triton.language as tl
 
 @triton.jit
 def exponential(x: tl.tensor) -> tl.tensor:
-    """Compute exp(x), as the one instruction that a GPU has for powers of two."""
+    """Compute exp(x) by the GPU's instruction for powers of two."""
     return tl.exp2(x * 1.4426950408889634)
 
 
 @triton.jit
 def inverse(x: tl.tensor) -> tl.tensor:
-    """Compute 1 / x for x from 1 to 1e19: a division also costs the checks for numbers that cannot occur here."""
+    """Compute 1 / x for x from 1 to 1e19, without a division's checks for other values."""
     return tl.math.rsqrt(x * x)
 
 
 @triton.jit
 def sigmoid(x: tl.tensor) -> tl.tensor:
-    """Return the sigmoid and its slope, both with all their digits on either side."""
+    """Return the sigmoid and its slope, both precise for large x of either sign."""
     small = exponential(-tl.abs(x))
     large = inverse(1.0 + small)
     return tl.where(x >= 0, large, small * large), small * large * large
@@ -37,14 +36,14 @@ def sigmoid(x: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def insert_share(first: tl.tensor, second: tl.tensor, parts: tl.constexpr) -> tl.tensor:
-    """Return the share of the candidate that goes in, and its slopes by the first and by the second gate.
+    """Return the candidate's share of the new state, and its slopes by the first and the second gate.
 
     minGRU: z of the update gate. minLSTM: i' of the forget gate and the insert gate.
     """
     if parts == 2:
         share, slope = sigmoid(first)
         return share, slope, slope
-    # i' / f' = (1 + exp(-f)) / (1 + exp(-i)). Where both gates are shut, the exponentials count by their ratio:
+    # i' / f' = (1 + exp(-f)) / (1 + exp(-i)). Where both gates are closed, only the exponentials' ratio counts:
     # exp(40) is so large that one more is lost in it, and so small that its square still fits float32.
     excess = tl.maximum(-tl.minimum(first, second) - 40.0, 0.0)
     f, i = exponential(-first - excess), exponential(-second - excess)
@@ -67,7 +66,7 @@ def candidate_of(v: tl.tensor, candidate: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def kept(memory: tl.tensor, weight: tl.tensor, parts: tl.constexpr) -> tl.tensor:
-    """Return what a step leaves of a memory."""
+    """Compute the part of a state that a step keeps."""
     return weight * memory if parts == 1 else memory - weight * memory
 
 
@@ -75,7 +74,7 @@ def kept(memory: tl.tensor, weight: tl.tensor, parts: tl.constexpr) -> tl.tensor
 def _linear_after(
     weight: tl.tensor, drive: tl.tensor, opens: tl.tensor, later: tl.tensor, add: tl.tensor, later_opens: tl.tensor
 ) -> tl.tensor:
-    # Where `opens` comes out no one asks for the weight.
+    # The weight is not used where `opens` is set.
     return weight * later, add + tl.where(later_opens != 0, 0.0, later * drive), opens | later_opens
 
 
@@ -89,7 +88,7 @@ def _gated_after(
 
 @triton.jit
 def all_up_to(weight: tl.tensor, drive: tl.tensor, opens: tl.tensor, parts: tl.constexpr) -> tl.tensor:
-    """Compute for each row of a tile the one step that does what the rows up to it do one after another."""
+    """Compute for each row of a tile the composition of all steps up to it, itself a step."""
     if parts == 1:
         return tl.associative_scan((weight, drive, opens), 0, _linear_after)
     return tl.associative_scan((weight, drive, opens), 0, _gated_after)
@@ -97,13 +96,13 @@ def all_up_to(weight: tl.tensor, drive: tl.tensor, opens: tl.tensor, parts: tl.c
 
 @triton.jit
 def left_by(memory: tl.tensor, weight: tl.tensor, drive: tl.tensor, opens: tl.tensor, parts: tl.constexpr) -> tl.tensor:
-    """Return the memory (L,) that enters a tile after each step of `all_up_to`: (S, L)."""
+    """Apply each step of `all_up_to` to the state (L,) that enters a tile: (S, L)."""
     return drive + tl.where(opens != 0, 0.0, kept(memory[None, :], weight, parts))
 
 
 @triton.jit
 def last_row(x: tl.tensor) -> tl.tensor:
-    """Compute (S, L) -> (L,)."""
+    """Return the last row: (S, L) -> (L,)."""
     rows = tl.arange(0, x.shape[0])
     return tl.sum(tl.where((rows == x.shape[0] - 1)[:, None], x, 0), axis=0)
 

@@ -1,9 +1,9 @@
 """The Triton kernels of the recurrences: gates, resets and recurrence in one pass over memory, and its adjoint.
 
 A program has a block of lanes of one sequence. It goes through time tile by tile: the steps of a tile are scanned in
-parallel, and a memory in float32 is carried from tile to tile. With few sequences time is cut into chunks: first
-the `_totals` kernels write the one step that a whole chunk amounts to, then each program finds the memory that
-enters its chunk from the totals of the chunks before it (backward: after it).
+parallel, and a float32 state is carried from tile to tile. With few sequences time is cut into chunks: first the
+`_totals` kernels write the composition of all steps of a chunk, then each program computes the state that enters its
+chunk from the totals of the chunks before it (backward: after it).
 
 Shapes: B batch, T time, D width, N chunks, P parts of the gates (1: linear, 2: minGRU, 3: minLSTM); tiles (S, L).
 """
@@ -15,13 +15,13 @@ import triton.language as tl
 
 from minrl.kernels.scan.cuda_gates import all_up_to, candidate_of, insert_share, kept, last_row, left_by, row_before
 
-# Lengths vary from batch to batch and shall not have a kernel compiled anew.
+# Lengths vary from batch to batch and must not trigger a compilation.
 _ANY = ["steps", "length", "plane"]
 
 
 @triton.jit
 def _place(width: tl.tensor, LANES: tl.constexpr) -> tl.tensor:
-    """Return the sequence (int64: offsets may pass 2^31), the lanes of the width, and which of them are there."""
+    """Return the sequence (int64: offsets may pass 2^31), the lanes, and the mask of those within the width."""
     blocks = tl.cdiv(width, LANES)
     lanes = tl.program_id(0) % blocks * LANES + tl.arange(0, LANES)
     return (tl.program_id(0) // blocks).to(tl.int64), lanes, lanes < width
@@ -36,7 +36,7 @@ def _bounds(steps: tl.tensor, length: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _row(x: tl.tensor, sequence: tl.tensor, width: tl.tensor, lanes: tl.tensor, there: tl.tensor) -> tl.tensor:
-    """Compute (L,) of x (B, D); zero without x."""
+    """Load (L,) of x (B, D); zero without x."""
     row = tl.zeros(lanes.shape, tl.float32)
     if x is not None:
         row += tl.load(x + sequence * width + lanes, mask=there, other=0.0)
@@ -45,7 +45,7 @@ def _row(x: tl.tensor, sequence: tl.tensor, width: tl.tensor, lanes: tl.tensor, 
 
 @triton.jit
 def _opens(reset: tl.tensor, rows: tl.tensor, mask: tl.tensor) -> tl.tensor:
-    """Compute (S, L): 1 where a step opens an episode."""
+    """Load resets (S, L): 1 where a step opens an episode."""
     opens = tl.zeros(mask.shape, tl.int32)
     if reset is not None:
         opens += tl.load(reset + rows, mask=mask, other=0).to(tl.int32)
@@ -54,7 +54,7 @@ def _opens(reset: tl.tensor, rows: tl.tensor, mask: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _gates(gates: tl.tensor, width: tl.tensor, mask: tl.tensor, PARTS: tl.constexpr) -> tl.tensor:
-    """Return the share that goes in with its slopes; outside the mask nothing goes in."""
+    """Return the candidate's share and its slopes; zero outside the mask."""
     first = tl.load(gates, mask=mask, other=0.0).to(tl.float32)
     second = first
     if PARTS == 3:
@@ -75,7 +75,7 @@ def _step(
     gates: tl.tensor, drive: tl.tensor, width: tl.tensor, mask: tl.tensor,
     PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Return the weight and the drive of each step; outside the mask a step that changes nothing."""
+    """Return the weight and the drive of each step; the identity outside the mask."""
     if PARTS == 1:
         weight = tl.load(gates, mask=mask, other=1.0).to(tl.float32)
         add = tl.load(drive, mask=mask, other=0.0).to(tl.float32)
@@ -92,8 +92,7 @@ def _step_back(
     gates: tl.tensor, dh: tl.tensor, width: tl.tensor, mask: tl.tensor, opens: tl.tensor,
     PARTS: tl.constexpr, SIGNED: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Return the weight, drive and dh of each step of the gradient that goes on to the step before; and share and
-    slopes."""
+    """Return weight, drive and dh of each step of the gradient's recurrence, and the gates' share and slopes."""
     given = tl.load(dh, mask=mask, other=0.0).to(tl.float32)
     if PARTS == 1:
         weight = tl.load(gates, mask=mask, other=1.0).to(tl.float32)
@@ -109,7 +108,7 @@ def _enter(
     memory: tl.tensor, totals: tl.tensor, plane: tl.tensor, apart: tl.tensor, count: tl.tensor, there: tl.tensor,
     PARTS: tl.constexpr, ROWS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Return the memory after `count` chunks whose totals (L,) begin at `totals` and lie `apart`."""
+    """Return the state after `count` chunks whose totals (L,) begin at `totals` and are `apart` apart."""
     rows = tl.arange(0, ROWS)
     for chunk in range(0, count, ROWS):
         mask = (chunk + rows < count)[:, None] & there[None, :]
@@ -124,7 +123,7 @@ def _enter(
 
 @triton.jit
 def _nothing(LANES: tl.constexpr, PARTS: tl.constexpr) -> tl.tensor:
-    """Return the total (L,) of no steps."""
+    """Return the identity, the total (L,) of no steps."""
     total = tl.full([LANES], 1.0 if PARTS == 1 else 0.0, tl.float32)
     return total, tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.int32)
 
@@ -134,7 +133,7 @@ def _and_then(
     total: tl.tensor, drive: tl.tensor, opens: tl.tensor, tile: tl.tensor, tile_drive: tl.tensor,
     tile_opens: tl.tensor, PARTS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Return the total (L,) of steps up to here, and those of a tile of `all_up_to`."""
+    """Compose the total (L,) of the steps so far with that of a tile from `all_up_to`."""
     drive = last_row(left_by(drive, tile, tile_drive, tile_opens, PARTS))
     tile = last_row(tile)
     both = total * tile if PARTS == 1 else total + kept(tile, total, PARTS)
@@ -186,7 +185,7 @@ def forward_totals(
     PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Compute what each chunk of `forward` amounts to, but the last: totals (3, B, N, D)."""
+    """Compute the totals (3, B, N, D) of the chunks of `forward`, except for the last."""
     sequence, lanes, there = _place(width, LANES)
     begin, end = _bounds(steps, length)
     total, done, opened = _nothing(LANES, PARTS)
@@ -213,9 +212,9 @@ def backward(
 ) -> None:  # fmt: skip
     """Compute the adjoint of `forward`, from the last step to the first; gates are recomputed.
 
-    With G_t the gradient of all that follows from h_t: G_t = dh_t + P_{t+1}, P_t = decay_t * G_t, zero at resets. G and
-    P stay in float32. h_{t-1} is read as it was written, in the precision of h (the initial state in float32): it
-    is rounded once, and only where it meets the candidate.
+    With G_t the total gradient to h_t: G_t = dh_t + P_{t+1}, P_t = decay_t * G_t, zero at resets. G and P are float32.
+    h_{t-1} is read in the precision of h (the initial state in float32): its one rounding enters only the product
+    with the candidate.
     """
     sequence, lanes, there = _place(width, LANES)
     begin, end = _bounds(steps, length)
@@ -264,7 +263,7 @@ def backward_totals(
     length: tl.tensor, plane: tl.tensor,
     PARTS: tl.constexpr, SIGNED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Compute what each chunk of `backward` amounts to, but the first: totals (3, B, N, D)."""
+    """Compute the totals (3, B, N, D) of the chunks of `backward`, except for the first."""
     sequence, lanes, there = _place(width, LANES)
     begin = (tl.program_id(1) + 1) * length
     end = tl.minimum(begin + length, steps)

@@ -29,7 +29,7 @@ def mingru_gates(gates: Tensor, *, candidate: Candidate, signed: bool) -> tuple[
 def minlstm_gates(gates: Tensor, *, candidate: Candidate, signed: bool) -> tuple[Tensor, Tensor]:
     """Compute decay and drive (..., D) from forget gate | input gate | candidate (..., 3D) (section 3.2)."""
     forget, insert, content = in_state_precision(gates).chunk(3, dim=-1)
-    # f' is the sigmoid of log f - log i; the quotient itself is 0 / 0 where both gates are shut.
+    # f' is the sigmoid of log f - log i; the quotient itself is 0 / 0 where both gates are closed.
     i = torch.sigmoid(F.logsigmoid(insert) - F.logsigmoid(forget))
     decay = 1 - 2 * i if signed else 1 - i
     return decay, i * candidate_map(content, candidate)
@@ -43,10 +43,10 @@ def candidate_map(x: Tensor, candidate: Candidate) -> Tensor:
 
 
 def candidate_checked(candidate: Candidate) -> Candidate:
-    """Return `candidate` itself.
+    """Return `candidate`, checked.
 
     Raises:
-        ValueError: where there is no such map.
+        ValueError: if there is no such map.
     """
     if candidate not in get_args(Candidate):
         raise ValueError(f"candidate must be one of {', '.join(get_args(Candidate))}, got {candidate!r}")

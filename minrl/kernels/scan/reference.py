@@ -1,4 +1,4 @@
-"""The recurrences as their equations read: what every other kernel is tested against. Slow on purpose.
+"""The recurrences as loops over their equations: the reference of all other kernels, slow on purpose.
 
 Shapes: B batch, T time, D width.
 """
@@ -26,8 +26,8 @@ def log_space_scan(log_decay: Tensor, log_drive: Tensor) -> Tensor:
     """Compute the published training form (arXiv 2410.01201, listing 4; Heinsen 2023): (B, T, D), (B, T, D) -> (B, T,
     D).
 
-    From the empty memory and for positive drives only. It loses digits as T grows and cannot reset exactly;
-    it is here for tests and benchmarks, no agent runs on it.
+    For a zero initial state and positive drives only. It loses digits as T grows and cannot reset exactly; only tests
+    and benchmarks use it.
     """
     log_products = torch.cumsum(log_decay, dim=1)
     return torch.exp(log_products + torch.logcumsumexp(log_drive - log_products, dim=1))

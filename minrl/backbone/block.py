@@ -14,8 +14,8 @@ from minrl.cells.nan_masks import contained
 class Block(Cell):
     """norm -> short convolution -> cell -> residual -> norm -> MLP -> residual (arXiv 2410.01201, appendix C).
 
-    The state holds the cell's memory, then the convolution's last inputs. The convolution also stands before cells that
-    have one of their own (mamba, mamba2, mlstm, slstm, rglru), which their papers' blocks do not have.
+    The state holds the cell's state, then the convolution's last inputs. The convolution also precedes cells that have
+    one of their own (mamba, mamba2, mlstm, slstm, rglru), unlike in their papers' blocks.
 
     Args:
         cell: the sequence model, of width D.

@@ -1,7 +1,7 @@
 """A whole backbone of minGRU or minLSTM blocks over sequences on a CPU, for small batches in particular.
 
-What torch spends on each of two dozen small operations and its gradient counts more there than the arithmetic. This
-file says which calls are taken; `minrl.kernels.backbone.node` runs them.
+There torch's overhead for two dozen small operations and their gradients exceeds the arithmetic. This file decides
+which calls are compiled; `minrl.kernels.backbone.node` runs them.
 
 Shapes: B batch, T time, D width, S state size.
 """
@@ -34,7 +34,7 @@ class CompiledScan:
 
     def rates(self) -> tuple[float, ...] | None:
         """Return the dropout of each block; None where there is none."""
-        for dropout in self.dropouts:  # a loop over what is mostly nothing takes half the time of any()
+        for dropout in self.dropouts:  # a loop over mostly absent dropouts takes half the time of any()
             if dropout.training and dropout.p:
                 return tuple(d.p if d.training else 0.0 for d in self.dropouts)
         return None
@@ -44,7 +44,7 @@ _scans: WeakKeyDictionary[nn.Module, CompiledScan | None] = WeakKeyDictionary()
 
 
 def scan(backbone: nn.Module, x: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """Run `Backbone.scan` for inputs that fit; None where it is not for these kernels."""
+    """Run `Backbone.scan` compiled; return None if these kernels do not support backbone or inputs."""
     if not runs_alone() or not (_plain(x) and (reset is None or _plain(reset)) and (state is None or _plain(state))):
         return None
     plan = _plan_of(backbone)
@@ -61,7 +61,7 @@ def _plain(x: Tensor) -> bool:
 
 
 def _plan_of(backbone: nn.Module) -> CompiledScan | None:
-    """Return the plan as it is, made anew where something was replaced."""
+    """Return the compiled scan, rebuilt if a part of the backbone was replaced."""
     plan = _scans.get(backbone)
     if plan is None or not plan.watch.holds():
         plan = _build(backbone)
@@ -70,7 +70,7 @@ def _plan_of(backbone: nn.Module) -> CompiledScan | None:
 
 
 def _build(backbone: Any) -> CompiledScan | None:
-    """Return the plan of a backbone that the kernels take, else None."""
+    """Build the compiled scan of a backbone that the kernels support, else return None."""
     weights = _weights(backbone)
     if weights is None or not cpu.available():
         return None
@@ -93,7 +93,7 @@ def _build(backbone: Any) -> CompiledScan | None:
 
 
 def _weights(backbone: Any) -> tuple[Tensor | None, ...] | None:
-    """Return the weights in the kernels' order; None where one of the modules is not what a backbone is made with."""
+    """Return the weights in the kernels' order; None if a module is not of the exact type that `Backbone` builds."""
     if not all(is_known_block(block) and type(block.dropout) is nn.Dropout for block in backbone.blocks):
         return None
     weights: list[Tensor | None] = []
@@ -108,7 +108,7 @@ def _weights(backbone: Any) -> tuple[Tensor | None, ...] | None:
 
 
 def _have_shapes(weights: list[Tensor | None], block: Any, width: int) -> bool:
-    """Return True if the weights of a block fit each other: the kernels reach as far as these shapes."""
+    """Return True if the shapes of a block's weights fit each other, as the kernels rely on them."""
     inner, hidden, taps = block_sizes(block)
     gates = inner * (2 if type(block.cell) is MinGRU else 3)
     of_mlp = [(width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,)]

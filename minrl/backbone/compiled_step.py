@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from minrl.backbone.weights import addresses, stack_weights
 from minrl.kernels.guard import Watch, may_run, plain
 
-# Beyond these, torch spreads its products over threads; one thread is slower with them at any number of rows.
+# Beyond these, torch splits its matmuls over threads; the kernel is slower than torch on one thread too.
 MOST_ROWS, MOST_ROWS_OF_ONE_THREAD = 64, 512
 
 
@@ -35,7 +35,7 @@ _steps: WeakKeyDictionary[nn.Module, CompiledStep | None] = WeakKeyDictionary()
 
 
 def step(backbone: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Run `Backbone.step` for x (B, D), state (B, S); None where it is not for this kernel."""
+    """Run `Backbone.step` compiled for x (B, D), state (B, S); return None if the kernel does not support it."""
     if not (may_run() and plain(x, 2) and plain(state, 2) and takes(x.shape[0])):
         return None
     plan = _steps.get(backbone)
@@ -51,7 +51,7 @@ def _run(plan: CompiledStep, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] 
     x = x.contiguous()
     if state.stride(1) != 1:
         state = state.contiguous()
-    # Like their inputs, not by torch's default type or device, which may be another.
+    # Type and device of the inputs, not torch's defaults, which may differ.
     y, last = torch.empty_like(x), torch.empty_like(state, memory_format=torch.contiguous_format)
     plan.kernel(
         plan.addresses, plan.epsilons, x.data_ptr(), state.data_ptr(), state.stride(0), y.data_ptr(), last.data_ptr(),
@@ -61,7 +61,7 @@ def _run(plan: CompiledStep, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] 
 
 
 def _build(backbone: nn.Module) -> CompiledStep | None:
-    """Return the plan of a backbone that the kernel takes, else None."""
+    """Build the compiled step of a backbone that the kernel supports, else return None."""
     stack = stack_weights(backbone)
     if stack is None:
         return None

@@ -57,19 +57,17 @@ class Backbone(Cell):
         self.state_size = sum(self._sizes)
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scan as `Cell.scan` does; on a CPU it is one node of the gradient's graph where there are kernels for these
-        cells.
+        """Scan as `Cell.scan` does; on a CPU as one node of the autograd graph if there are kernels for these cells.
 
         Raises:
-            ValueError: where a shape or type does not fit.
+            ValueError: if a shape or type does not fit.
         """
         self._check(x, state, reset)
         return self(x, state, reset)  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Step as `Cell.step` does; without gradients on a CPU it is one compiled call where there is one for these
-        cells."""
-        # There is none where a part has hooks, so that they are passed by in no case.
+        """Step as `Cell.step` does; without gradients on a CPU as one compiled call if these cells have one."""
+        # There is no compiled call for a part with hooks, so that they always fire.
         if type(self) is Backbone and (fused := compiled_step.step(self, x, state)):
             return fused
         return self(x, state)  # type: ignore[no-any-return]
@@ -111,7 +109,7 @@ class Backbone(Cell):
 
 
 def _cell(name: str, width: int, options: dict[str, Any], pattern: Sequence[str]) -> Cell:
-    """Return the cell `name`, one of the pattern's, with those of the options that it has."""
+    """Build the cell `name` of the pattern with the options that it has."""
     families = {other: choose(CELLS, other, "cell") for other in pattern}
     own = options
     if len(families) > 1:

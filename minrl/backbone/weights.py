@@ -1,4 +1,4 @@
-"""Weights of a backbone whose blocks the compiled kernels know.
+"""Weights of a backbone whose blocks the compiled kernels support.
 
 Shapes: D width, H inner width, M hidden width, K taps.
 """
@@ -20,7 +20,7 @@ from minrl.kernels.scan import cpu
 
 @dataclass(frozen=True)
 class StackWeights:
-    """Weights of a backbone and where they lie, in the order of the kernels."""
+    """Weights of a backbone and their addresses, in the order of the kernels."""
 
     kind: tuple[int, int]  # parts of the gates, candidate
     weights: tuple[Tensor | None, ...]
@@ -31,12 +31,12 @@ class StackWeights:
 
 
 def addresses(tensors: Iterable[Tensor | None]) -> Any:
-    """Return where tensors lie, int64; 0 for those that are not there."""
+    """Return the addresses of tensors, int64; 0 for None."""
     return np.array([0 if tensor is None else tensor.data_ptr() for tensor in tensors], np.int64)
 
 
 def stack_weights(backbone: Any) -> StackWeights | None:
-    """Return the parts of a backbone that the kernels take, else None."""
+    """Return the weights of a backbone that the kernels support, else None."""
     blocks = list(backbone.blocks)
     if not all(is_known_block(block) for block in blocks) or not is_norm(backbone.norm) or not cpu.available():
         return None
@@ -63,13 +63,13 @@ def stack_weights(backbone: Any) -> StackWeights | None:
 
 
 def block_sizes(block: Any) -> tuple[int, int, int]:
-    """Return H, M and K; 0 for what is not there."""
+    """Return H, M and K; 0 for an absent part."""
     hidden = 0 if block.mlp is None else block.mlp[1].out_features
     return block.cell.state_size, hidden, 0 if block.conv is None else block.conv.taps
 
 
 def is_known_block(block: Any) -> bool:
-    """Return True if a block is made of exactly the module types that the kernels know."""
+    """Return True if a block consists of exactly the module types that the kernels support."""
     if type(block) is not Block or type(block.cell) not in (MinGRU, MinLSTM) or not is_norm(block.norm):
         return False
     parts: Any = block
@@ -107,5 +107,5 @@ def _is_linear(module: Any, *, bias: bool) -> bool:
 
 
 def is_norm(norm: Any) -> bool:
-    """Return True if a module is the layer norm that the kernels know."""
+    """Return True if a module is the layer norm that the kernels support."""
     return type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None

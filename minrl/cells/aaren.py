@@ -38,8 +38,7 @@ class Aaren(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scan as `Cell.scan` does; the state is m (B, N) | u, w of each head (B, N * (E + 1)); w = 0 is the empty
-        memory."""
+        """Scan as `Cell.scan` does; the state is m (B, N) | u, w of each head (B, N * (E + 1)), w = 0 initially."""
         if state is None:
             state = x.new_zeros(x.shape[0], self.state_size, dtype=state_dtype(self.token))
         score, value = self._scored(x)
@@ -69,7 +68,7 @@ class Aaren(Cell):
         return score, torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
 
     def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Split a state into m (B, N), far below any score where the memory is empty, and u | w (B, N, E + 1)."""
+        """Split a state into m (B, N), far below any score in the initial state, and u | w (B, N, E + 1)."""
         largest, sums = state.tensor_split([self.heads], dim=1)
         sums = sums.unflatten(1, (self.heads, -1))
         return torch.where(sums[..., -1] > 0, largest, EMPTY), sums

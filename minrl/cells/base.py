@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Cell(nn.Module, ABC):
-    """A causal sequence model whose whole memory is one tensor (B, S); the zero tensor is the empty memory.
+    """Causal sequence model whose state is one tensor (B, S), initially zero.
 
     `scan` over T steps, T calls of `step`, and any cut of the sequence with the state carried over give the
     same outputs, final state and gradients. The state is float32 (float64 where the weights are), also under
@@ -23,18 +23,18 @@ class Cell(nn.Module, ABC):
 
     width: int
     state_size: int
-    # Whether `scan` reads values back to the host: it then cannot be recorded as a CUDA graph.
+    # True if `scan` reads values back to the host, so that no CUDA graph can record it.
     reads_back: ClassVar[bool] = False
-    # Own parameters, by name, that weight decay leaves alone though they have several dimensions: time constants,
-    # biases of several heads and what else the family's published training exempts.
+    # Own parameters, by name, without weight decay though they have several dimensions: time constants, biases of
+    # several heads and other parameters that the family's published training exempts.
     undecayed: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run over whole sequences: (B, T, D), (B, S), (B, T) bool -> (B, T, D), (B, S).
 
-        `reset[b, t]` is True where `x[b, t]` opens an episode: what enters step t is then the empty memory
-        and no gradient crosses. `state=None` is the empty memory, `reset=None` no reset.
+        `reset[b, t]` is True where `x[b, t]` opens an episode: step t then starts from the zero state, and no
+        gradient crosses. `state=None` is the zero state, `reset=None` no reset.
         """
 
     @abstractmethod
@@ -42,32 +42,32 @@ class Cell(nn.Module, ABC):
         """Run one step: (B, D), (B, S) -> (B, D), (B, S)."""
 
     def forward(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Run `scan` on x (B, T, D), or `step` on x (B, D), where `state=None` is the empty memory."""
+        """Run `scan` on x (B, T, D), or `step` on x (B, D); `state=None` is the zero state."""
         if x.dim() == 2:
             return self.step(x, self.initial_state(x.shape[0]) if state is None else state)
         return self.scan(x, state, reset)
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """Return the empty memory, (B, S), on the device and in the precision of the weights."""
+        """Return the zero state (B, S), on the device and in the precision of the weights."""
         weight = next(self.parameters())
         return torch.zeros(batch_size, self.state_size, dtype=state_dtype(weight), device=weight.device)
 
 
 def state_dtype(like: Tensor) -> torch.dtype:
-    """Return the precision that memory is kept in: float64 for float64 weights, else float32."""
+    """Return the precision of states: float64 for float64 weights, else float32."""
     return torch.float64 if like.dtype == torch.float64 else torch.float32
 
 
 def hold_bias(size: int, hold: tuple[float, float]) -> Tensor:
-    """Return evenly spread log-odds (size,) of keeping the memory at a step, from `hold[0]` to `hold[1]`.
+    """Return evenly spread log-odds (size,) of keeping the state at a step, from `hold[0]` to `hold[1]`.
 
-    With zero bias a gated memory halves at each step, and tasks with a delay stay at chance.
+    With zero bias a gated state halves at each step, and tasks with a delay stay at chance.
     """
     return torch.linspace(hold[0], hold[1], size)
 
 
 def inner_width(width: int, expand: float) -> int:
-    """Compute H = expand * width; a ValueError where that is no positive whole number."""
+    """Compute H = expand * width; raise ValueError if that is no positive integer."""
     inner = round(width * expand)
     if inner < 1 or abs(inner - width * expand) > 1e-6:
         raise ValueError(f"expand={expand} times width={width} must be a whole number of at least 1")

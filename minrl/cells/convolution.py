@@ -1,4 +1,4 @@
-"""The short causal convolution before a recurrence, with its last inputs as its memory.
+"""The short causal convolution before a recurrence, with its last inputs as its state.
 
 Shapes: B batch, T time, D width, K taps.
 """
@@ -14,7 +14,7 @@ from minrl.kernels.backbone.convolution import causal_convolution
 class ShortConvolution(Cell):
     """A depthwise causal convolution: y_t = bias + sum_k weight_k * x_{t-k}, k < K, within an episode.
 
-    Without it a minGRU layer cannot copy what it saw a few steps ago. The state holds the last K - 1 inputs,
+    Without it a minGRU layer cannot copy an input of a few steps ago. The state holds the last K - 1 inputs,
     oldest first.
 
     Args:

@@ -1,6 +1,6 @@
-"""What cells with a constant diagonal of complex decays share: numbers as their parts, discretisation, recurrence.
+"""Parts of cells with a constant diagonal of complex decays: arithmetic, discretisation, recurrence.
 
-A complex number is kept as two real ones, so that a memory is a real tensor and a step needs no complex arithmetic
+A complex number is kept as two real ones, so that a state is a real tensor and a step needs no complex arithmetic
 (ONNX has none).
 
 Shapes: B batch, T time, D width, N states, P parts of a number: 2 (real | imaginary), or 1 where all are real.
@@ -29,7 +29,7 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
 
 
 def expm1(x: Tensor) -> Tensor:
-    """Compute exp(x) - 1 for x <= 0 with all its digits, also where it runs as ONNX, which has no expm1 of its own."""
+    """Compute exp(x) - 1 for x <= 0 in full precision, also in ONNX, which has no expm1."""
     t = torch.tanh(x / 2)
     return 2 * t / (1 - t)
 
@@ -37,7 +37,7 @@ def expm1(x: Tensor) -> Tensor:
 def zero_order_hold(real: Tensor, imaginary: Tensor | None, dt: Tensor) -> tuple[Tensor, Tensor]:
     """Compute exp(A dt) and (exp(A dt) - 1) / A of A = real + i * imaginary, each (…) -> two (…, P).
 
-    For small steps exp(A dt) - 1 as it stands has lost four of float32's seven digits: see `expm1`.
+    For small steps a naive exp(A dt) - 1 loses four of float32's seven digits: see `expm1`.
     """
     x = real * dt
     if imaginary is None:
@@ -50,8 +50,7 @@ def zero_order_hold(real: Tensor, imaginary: Tensor | None, dt: Tensor) -> tuple
 
 
 def log_uniform(size: int, least: float, most: float) -> Tensor:
-    """Return logarithms (size) of numbers that are log-uniform in [least, most]; a ValueError where that is no
-    interval."""
+    """Draw logarithms (size) of log-uniform values in [least, most]; raise ValueError for an empty interval."""
     if not 0 < least <= most:
         raise ValueError(f"dt_min and dt_max must be positive and in order, got {least} and {most}")
     return torch.empty(size).uniform_(math.log(least), math.log(most))
@@ -80,7 +79,7 @@ def scan(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | Non
         h, last = linear_scan(decay.squeeze(-1).expand(everywhere), drive.squeeze(-1), state, reset)
         return h.unsqueeze(-1), last
     if state is not None:
-        # Not a view: a state may be columns of a wider tensor, at an odd place.
+        # Not a view: a state may be columns of a wider tensor, at an odd offset.
         state = torch.complex(*state.to(drive.dtype).unflatten(1, (-1, 2)).unbind(-1))
     drive = torch.view_as_complex(drive.contiguous())
     h, last = linear_scan(torch.view_as_complex(decay).expand(everywhere), drive, state, reset)

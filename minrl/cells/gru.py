@@ -15,15 +15,15 @@ from minrl.cells.nan_masks import contained
 class GRU(Cell):
     """torch.nn.GRU of one layer with an optional wider inner state and a projection back.
 
-    `torch.nn.GRU` does the work, one call for each piece of time in which no row resets, so short episodes
-    that start at different steps cost many calls. The recurrence feeds rounding back into its gates and
+    One call of `torch.nn.GRU` runs each piece of time in which no row resets, so short episodes that start at
+    different steps cost many calls. The recurrence feeds rounding back into its gates and
     therefore runs in the precision of the weights, also under autocast.
 
     Args:
         width: D, of input and output.
         expand: H / D; a projection back to D follows where H is not D.
-        hold: the first and last log-odds of keeping the memory at the start of training, spread over H.
-        bias: whether the gates have one; without it `hold` has no effect.
+        hold: initial log-odds of keeping the state at a step, spread over H from the first to the second.
+        bias: of the gates; without it `hold` has no effect.
     """
 
     reads_back = True  # where the resets are
@@ -45,7 +45,7 @@ class GRU(Cell):
         if bias:
             _, _, input_bias, hidden_bias = self.gru.all_weights[0]
             with torch.no_grad():
-                # torch's update gate is the share of the memory that stays; its two biases add up.
+                # torch's update gate is the share of the state that is kept; its two biases add up.
                 input_bias[inner : 2 * inner] = hold_bias(inner, hold)
                 hidden_bias[inner : 2 * inner] = 0.0
 
@@ -76,7 +76,7 @@ class GRU(Cell):
 def pieces_without_reset(reset: Tensor | None, steps: int) -> Iterator[tuple[int, int]]:
     """Cut time so that every reset (B, T) falls on the first step of a piece: (first, end) pairs.
 
-    Where the cuts lie must be known before the pieces run: on a GPU this waits for `reset`.
+    The cuts must be known before the pieces run: on a GPU this waits for `reset`.
     """
     cuts = [] if reset is None else reset[:, 1:].any(dim=0).nonzero().flatten().add(1).tolist()
     yield from zip([0, *cuts], [*cuts, steps], strict=True)

@@ -1,4 +1,4 @@
-"""What the cells of xLSTM share: maps and norms that do not mix heads (arXiv 2405.04517, appendix A.4).
+"""Linear maps and norms of xLSTM that do not mix heads (arXiv 2405.04517, appendix A.4).
 
 Shapes: D width, H heads of E = D / H features.
 """
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class HeadwiseLinear(nn.Module):
-    """A linear map without bias whose matrix is block-diagonal, one block (E, E) per head.
+    """Linear map without bias whose matrix is block-diagonal, one block (E, E) per head.
 
     Args:
         width: D, of input and output.

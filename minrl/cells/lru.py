@@ -27,7 +27,7 @@ class LRU(Cell):
         max_phase: the largest phase at the start.
     """
 
-    # The recurrence and what scales its input are not decayed, as in S5's "standard" set-up.
+    # The recurrence and the scale of its input have no weight decay, as in S5's "standard" set-up.
     undecayed = frozenset({"nu_log", "theta_log", "gamma_log", "B_re", "B_im"})
 
     def __init__(
@@ -47,7 +47,7 @@ class LRU(Cell):
             raise ValueError(f"need 0 <= r_min < r_max <= 1 and max_phase > 0, got {r_min}, {r_max} and {max_phase}")
         self.width = width
         self.state_size = 2 * states
-        # In float64, as the moduli are near 1; the least number keeps logarithms finite.
+        # In float64, as the moduli are near 1; the smallest float keeps logarithms finite.
         of_modulus, of_phase = (torch.rand(states, dtype=torch.float64).clamp(min=1e-9) for _ in range(2))
         nu = -0.5 * torch.log(of_modulus * (r_max**2 - r_min**2) + r_min**2)
         self.nu_log = nn.Parameter(nu.log().float())

@@ -15,8 +15,8 @@ from minrl.cells.nan_masks import contained
 from minrl.kernels.guard import under_transform
 from minrl.kernels.lstm import cpu
 
-# Where no row resets, torch's LSTM is faster by 3 to 12 % for this many elements of h (B, T, H) in this many rows.
-# Fewer do not fill its matmuls; with more, glibc takes its workspace from the system anew at every call.
+# Without a reset, torch's LSTM is 3 to 12 % faster for this many elements of h (B, T, H) in this many rows. Fewer do
+# not fill its matmuls; with more, glibc maps its workspace anew at every call.
 _MANY, _TOO_MANY, _ROWS = 1 << 17, 1 << 19, 8
 
 
@@ -24,20 +24,20 @@ class LSTM(Cell):
     """torch.nn.LSTM of one layer with an optional wider inner state and a projection back.
 
     The recurrence feeds rounding back into its gates and therefore runs in the precision of the weights, also
-    under autocast. How it runs is told at `lstm_layer`.
+    under autocast. `lstm_layer` chooses how it runs.
 
     Args:
         width: D, of input and output.
         expand: H / D; a projection back to D follows where H is not D.
-        hold: the first and last log-odds of keeping the memory at the start of training, spread over H.
-        bias: whether the gates have one; without it `hold` has no effect.
-        peepholes: gates that see the memory itself: input and forget gate c_{t-1}, output gate c_t, unit by unit
+        hold: initial log-odds of keeping the state at a step, spread over H from the first to the second.
+        bias: of the gates; without it `hold` has no effect.
+        peepholes: gates that also read c: input and forget gate c_{t-1}, output gate c_t, unit by unit
             (Gers and Schmidhuber, 2000, "Recurrent nets that time and count"). No kernel computes them: `scan` is
             then a loop over time in torch operations.
     """
 
     reads_back = True  # where the resets are
-    # Peepholes are a number for each unit and gate, as biases are.
+    # Peepholes have an element for each unit and gate, like biases.
     undecayed = frozenset({"peepholes"})
 
     def __init__(
@@ -56,7 +56,7 @@ class LSTM(Cell):
         # input gate | forget gate | candidate | output gate
         self.lstm = nn.LSTM(width, inner, bias=bias, batch_first=True)
         self.down = nn.Identity() if inner == width else nn.Linear(inner, width, bias=False)
-        # Of input, forget and output gate, drawn as the other weights are.
+        # Of input, forget and output gate, drawn like the other weights.
         bound = inner**-0.5
         self.peepholes = nn.Parameter(torch.empty(3, inner).uniform_(-bound, bound)) if peepholes else None
         if bias:
@@ -97,14 +97,14 @@ def lstm_layer(
 ) -> tuple[Tensor, Tensor]:
     """Run a layer of `torch.nn.LSTM` with resets inside.
 
-    On a CPU one compiled loop does it. Elsewhere, and where numba is missing, torch's LSTM does, one call for each
-    piece of time in which no row resets, so that short episodes that start at different steps cost many calls.
+    On a CPU one compiled loop runs it. Elsewhere, and without numba, one call of torch's LSTM runs each piece of time
+    in which no row resets, so that short episodes that start at different steps cost many calls.
 
     Args:
         x: (B, T, D) in the precision of the weights.
         weights: W_ih (4H, D), W_hh (4H, H) and, if there are biases, b_ih and b_hh (4H,): as in `all_weights`.
-        state: (B, 2H) the memory h | c that enters the first step; None is zero.
-        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+        state: (B, 2H) the initial h | c; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None for no reset.
 
     Returns:
         h (B, T, H) and the last state h | c (B, 2H).
@@ -123,7 +123,7 @@ def lstm_layer(
             h, c = h.masked_fill(opens, 0.0), c.masked_fill(opens, 0.0)
         start = h.unsqueeze(0).contiguous(), c.unsqueeze(0).contiguous()
         # One layer, no dropout, for training or not, one direction, batch first. cuDNN's backward
-        # pass asks for training.
+        # pass requires training mode.
         options = (1, 0.0, torch.is_grad_enabled(), False, True)
         output, h, c = torch.lstm(x[:, first:end], start, parts, len(parts) == 4, *options)
         outputs.append(output)
@@ -135,8 +135,7 @@ def lstm_layer(
 def peephole_layer(
     x: Tensor, weights: Sequence[Tensor], peepholes: Tensor, state: Tensor | None = None, reset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute as `lstm_layer` does, with weights (3, H) from the memory to input, forget and output gate; a loop over
-    time."""
+    """Compute `lstm_layer` with weights (3, H) from c to input, forget and output gate, as a loop over time."""
     gates = F.linear(x, weights[0], _bias(weights))
     memory = x.new_zeros(x.shape[0], 2 * weights[1].shape[1]) if state is None else state
     h, c = memory.chunk(2, dim=-1)
@@ -150,7 +149,7 @@ def peephole_layer(
 
 
 def _peephole_step(gates: Tensor, h: Tensor, c: Tensor, weight: Tensor, peepholes: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute one step from what the input gives to the gates (B, 4H) and h, c (B, H) to the next h, c."""
+    """Compute one step from the input's part of the gates (B, 4H) and h, c (B, H) to the next h, c."""
     i, f, g, o = torch.addmm(gates, h, weight.T).chunk(4, dim=-1)
     of_input, of_forget, of_output = peepholes
     c = torch.sigmoid(f + of_forget * c) * c + torch.sigmoid(i + of_input * c) * torch.tanh(g)

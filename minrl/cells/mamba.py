@@ -21,7 +21,7 @@ _PIECE = 32
 
 
 class Mamba(Cell):
-    """The block of figure 3: projection to x | z, short convolution, selective scan, gate, projection back.
+    """Block of figure 3: projection to x | z, short convolution, selective scan, gate, projection back.
 
     Names and initialisation of weights are the published ones; the convolution's weight lies as (taps, H).
 
@@ -93,7 +93,7 @@ class Mamba(Cell):
         return self._out(y, u, z), torch.cat([recent, memory.flatten(1)], dim=1)
 
     def _selection(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Step size (…, H), step size times input (…, H), B (…, N), C (…, N) in the state's precision."""
+        """Return step size (…, H), step size times input (…, H), B (…, N), C (…, N) in the state's precision."""
         dt, b, c = self.x_proj(u).split(self.sizes, dim=-1)
         precision = state_dtype(self.A_log)
         dt = F.softplus(self.dt_proj(dt).to(precision))

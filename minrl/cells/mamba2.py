@@ -16,7 +16,7 @@ from minrl.cells.nan_masks import contained
 
 
 class Mamba2(Cell):
-    """The block of figure 6: one projection to all, short convolution, state space of one decay per head, gated norm.
+    """Block of figure 6: one projection to all, short convolution, state space of one decay per head, gated norm.
 
     Names and initialisation of weights are the published ones; the convolution's weight lies as (taps, channels).
 
@@ -106,7 +106,7 @@ class Mamba2(Cell):
         return skip, c.unsqueeze(-2), b.unsqueeze(-2), dt.unsqueeze(-1) * x, log_decay
 
     def _out(self, y: Tensor, z: Tensor) -> Tensor:
-        """Compute the gated RMS norm (section 7.1: the gate comes first) and projection back."""
+        """Apply the gated RMS norm (section 7.1: the gate comes first) and project back."""
         y = self.norm(y.flatten(-2) * F.silu(z.to(y.dtype)))
         out: Tensor = self.out_proj(y.to(z.dtype))
         return out

@@ -1,7 +1,7 @@
-"""Memories that are a matrix per head, with one decay for all of it: in chunks, quadratic inside, a scan between.
+"""Matrix states, one per head and with one decay: computed in chunks, quadratic inside, with a scan between.
 
 Shapes: B batch, T time, H heads, K features of a key, V of a value; N chunks of C steps, J = C + 1 sources of a
-chunk's output: the memory that enters it and its own steps.
+chunk's output: the state that enters it and its own steps.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ CHUNK = 32
 
 
 class Memory(NamedTuple):
-    """The sum of decayed, weighted key value^T (B, H, K, V) in units of exp(`unit`) (B, H)."""
+    """Matrix state: the decayed, weighted sum of key value^T (B, H, K, V) in units of exp(`unit`) (B, H)."""
 
     matrix: Tensor
     unit: Tensor | None = None
@@ -40,14 +40,14 @@ def matrix_memory(
     that a strong decay before a pair costs no digits of it. All chunks run side by side.
 
     With `log_weight` all is computed in units of exp(m), m_t = max(log_decay_t + m_{t-1}, log_weight_t), with
-    m_{t-1} = 0 for the empty memory (arXiv 2405.04517, equation 15); without it the unit is 1.
+    m_{t-1} = 0 for the zero state (arXiv 2405.04517, equation 15); without it the unit is 1.
 
     Args:
         query, key: (B, T, H, K), or one for all heads (B, T, 1, K).
         value: (B, T, H, V).
         log_decay: (B, T, H), at most 0.
         log_weight: (B, T, H) or None for weights of 1.
-        memory: what enters the first step.
+        memory: before the first step.
         reset: (B, T) bool or None.
 
     Returns:
@@ -71,7 +71,7 @@ def matrix_memory(
 def matrix_step(
     query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, log_weight: Tensor | None, memory: Memory
 ) -> tuple[Tensor, Memory]:
-    """Compute one step of `matrix_memory`, without the dimension of time: y (B, H, V) and the memory after it."""
+    """Compute one step of `matrix_memory`, without the dimension of time: y (B, H, V) and the next memory."""
     if log_weight is None or memory.unit is None:
         unit, decay = None, log_decay.exp()
     else:
@@ -92,10 +92,10 @@ def _chunked(
     memory: Memory,
     reset: Tensor | None,
 ) -> tuple[Tensor, Memory, Tensor | None]:
-    """Compute `matrix_memory` of finite numbers."""
+    """Compute `matrix_memory` of finite values."""
     steps, size = value.shape[1], min(CHUNK, value.shape[1])
     own, before, closed = _visible(value, reset, size)
-    # What is done to the chunk's sources up to each step: to the memory that enters, then to each step before.
+    # Log decay of each source of the chunk up to each step: of the entering memory, then of the steps before.
     weight = _decay_sums(_chunks(log_decay, size)).masked_fill(~torch.cat([before, own], dim=-1), -torch.inf)
     unit, units = None, None
     if log_weight is not None and memory.unit is not None:
@@ -120,7 +120,7 @@ def _filled(memory: Memory, rows: Tensor, value: float = 0.0) -> Memory:
 
 
 def _chunks(x: Tensor, size: int, fill: float = 0.0) -> Tensor:
-    """Compute (B, T, H, …) -> (B, N, H, C, …), with `fill` beyond the end: steps that change nothing."""
+    """Cut (B, T, H, …) into chunks (B, N, H, C, …), padded with `fill`, steps without effect."""
     beyond = -x.shape[1] % size
     x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, beyond), value=fill)
     chunks: Tensor = x.unflatten(1, (-1, size))
@@ -131,7 +131,7 @@ def _visible(like: Tensor, reset: Tensor | None, size: int) -> tuple[Tensor, Ten
     """Return which pairs of steps (B, N, 1, C, C) and which steps and entering memories (B, N, 1, C, 1) are of one
     episode.
 
-    Last, whether an episode opens inside each chunk (B, N), so that what enters it does not leave it.
+    Last, True where an episode opens inside a chunk (B, N), so that the entering memory does not leave it.
     """
     batch, steps = like.shape[:2]
     episode = like.new_zeros(batch, steps, dtype=torch.int64) if reset is None else reset.cumsum(dim=1)
@@ -144,8 +144,7 @@ def _visible(like: Tensor, reset: Tensor | None, size: int) -> tuple[Tensor, Ten
 
 
 def _decay_sums(log_decay: Tensor) -> Tensor:
-    """Compute (…, C) -> (…, C, J): the sum of log decays from the chunk's start, then from after each step, up to
-    each step."""
+    """Sum log decays (…, C) -> (…, C, J) up to each step: from the chunk's start, then from after each step."""
     size = log_decay.shape[-1]
     return log_decay.unsqueeze(-1).expand(*log_decay.shape, size + 1).tril().cumsum(dim=-2)
 
@@ -159,10 +158,10 @@ def _weighted(
     reset: Tensor | None,
     size: int,
 ) -> tuple[Tensor, Tensor]:
-    """Log weights (B, N, H, C, J) of all sources, and their unit m (B, N, H, C)."""
+    """Return log weights (B, N, H, C, J) of all sources, and their unit m (B, N, H, C)."""
     with torch.no_grad():
         floor = log_weight
-        if reset is not None:  # the unit of the empty memory is 1, as at the start
+        if reset is not None:  # the unit of the zero state is 1, as at the start
             floor = torch.where(reset.unsqueeze(-1), torch.maximum(log_decay, log_weight), log_weight)
         inside = (sums[..., 1:] + _chunks(floor, size, EMPTY).unsqueeze(-2)).amax(dim=-1)  # (B, N, H, C)
     after = running_max(inside[..., -1], sums[..., -1, 0], first, closed)

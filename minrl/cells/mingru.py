@@ -1,4 +1,4 @@
-"""MinGRU (Were RNNs All We Needed?, arXiv 2410.01201, section 3.1): gates that do not look at the memory.
+"""MinGRU (Were RNNs All We Needed?, arXiv 2410.01201, section 3.1): gates of the input alone.
 
 Shapes: B batch, T time, D width, H inner width.
 """
@@ -19,9 +19,9 @@ class MinGRU(Cell):
         width: D, of input and output.
         expand: H / D, the paper's alpha; a projection back to D follows where H is not D.
         candidate: the map of the candidate: "positive" (the paper's g), "tanh" or "linear".
-        signed: decays in (-1, 1) instead of (0, 1), so that a memory can flip its sign (it solves parity).
-        hold: the first and last log-odds, spread over H, with which the memory is kept at the start of training.
-        bias: whether the gates have one; without it `hold` has no effect.
+        signed: decays in (-1, 1) instead of (0, 1), so that a state can flip its sign (it solves parity).
+        hold: initial log-odds of keeping the state at a step, spread over H from the first to the second.
+        bias: of the gates; without it `hold` has no effect.
     """
 
     def __init__(
@@ -53,8 +53,7 @@ class MinGRU(Cell):
         return layer(self.down, h), last
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Step as `Cell.step` does; on a CPU the same numbers as `scan`, to the bit where widths are multiples of
-        eight."""
+        """Step as `Cell.step` does; on a CPU equal to `scan`, to the bit if widths are multiples of eight."""
         gates = layer_of_step(self.gates, x).unsqueeze(1)
         h, last = mingru_scan(gates, state, candidate=self.candidate, signed=self.signed)
         return layer_of_step(self.down, h[:, 0]), last

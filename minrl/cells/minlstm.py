@@ -1,4 +1,4 @@
-"""MinLSTM (Were RNNs All We Needed?, arXiv 2410.01201, section 3.2): gates that do not look at the memory.
+"""MinLSTM (Were RNNs All We Needed?, arXiv 2410.01201, section 3.2): gates of the input alone.
 
 Shapes: B batch, T time, D width, H inner width.
 """
@@ -19,9 +19,9 @@ class MinLSTM(Cell):
         width: D, of input and output.
         expand: H / D, the paper's alpha; a projection back to D follows where H is not D.
         candidate: the map of the candidate: "positive" (the paper's g), "tanh" or "linear".
-        signed: decays in (-1, 1) instead of (0, 1), so that a memory can flip its sign (it solves parity).
-        hold: the first and last log-odds, spread over H, with which the memory is kept at the start of training.
-        bias: whether the gates have one; without it `hold` has no effect.
+        signed: decays in (-1, 1) instead of (0, 1), so that a state can flip its sign (it solves parity).
+        hold: initial log-odds of keeping the state at a step, spread over H from the first to the second.
+        bias: of the gates; without it `hold` has no effect.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class MinLSTM(Cell):
         self.down = nn.Identity() if inner == width else nn.Linear(inner, width, bias=False)
         if bias:
             with torch.no_grad():
-                # With f = sigmoid(b) and i = sigmoid(-b) the memory is kept with probability sigmoid(b) exactly.
+                # With f = sigmoid(b) and i = sigmoid(-b) the kept share f / (f + i) is sigmoid(b) exactly.
                 self.gates.bias[:inner] = hold_bias(inner, hold)
                 self.gates.bias[inner : 2 * inner] = -hold_bias(inner, hold)
 
@@ -55,8 +55,7 @@ class MinLSTM(Cell):
         return layer(self.down, h), last
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Step as `Cell.step` does; on a CPU the same numbers as `scan`, to the bit where widths are multiples of
-        eight."""
+        """Step as `Cell.step` does; on a CPU equal to `scan`, to the bit if widths are multiples of eight."""
         gates = layer_of_step(self.gates, x).unsqueeze(1)
         h, last = minlstm_scan(gates, state, candidate=self.candidate, signed=self.signed)
         return layer_of_step(self.down, h[:, 0]), last

@@ -15,12 +15,12 @@ from minrl.cells.headwise import HeadwiseLinear, headwise_norm
 from minrl.cells.matrix_memory import Memory, matrix_memory, matrix_step
 from minrl.cells.nan_masks import contained
 
-# Added to the normaliser in the published code, where the paper has nothing.
+# The published code adds it to the normaliser, the paper does not.
 _EPSILON = 1e-6
 
 
 class MLSTM(Cell):
-    """The block of appendix A.4: up projection, convolution, matrix memory, output gate, down projection.
+    """Block of appendix A.4: up projection, convolution, matrix memory, output gate, down projection.
 
     Names and initialisation of weights are the published ones, those of the memory's gates and norm without their
     prefix; the convolution's weight lies as (taps, I).
@@ -48,14 +48,14 @@ class MLSTM(Cell):
         self.heads = heads
         self.proj_up = nn.Linear(width, 2 * inner, bias=False)  # memory | gate
         self.conv = convolution.ShortConvolution(inner, conv_width)
-        # Appendix: normal of variance 2 / 5D ("small init"), of the width outside also for the maps inside.
+        # Appendix: normal of variance 2 / 5D ("small init"), with the outer width D for the inner maps too.
         std = math.sqrt(2 / (5 * width))
         self.q_proj = HeadwiseLinear(inner, inner // block_width, std)
         self.k_proj = HeadwiseLinear(inner, inner // block_width, std)
         self.v_proj = HeadwiseLinear(inner, inner // block_width, std)
         self.igate = nn.Linear(3 * inner, heads)
         self.fgate = nn.Linear(3 * inner, heads)
-        self.outnorm = nn.Parameter(torch.zeros(inner))  # its scale less 1
+        self.outnorm = nn.Parameter(torch.zeros(inner))  # scale - 1
         self.learnable_skip = nn.Parameter(torch.ones(inner))
         self.proj_down = nn.Linear(inner, width, bias=False)
         self.state_size = self.conv.state_size + (inner // heads) * (inner + heads) + heads

@@ -17,20 +17,20 @@ Pooling = Literal["f", "fo", "ifo"]
 
 
 class QRNN(Cell):
-    """z, f, o (and i) from this and the last input, then a gated sum over time.
+    """Gates z, f, o (and i) of this and the last input, then a gated sum over time.
 
     z_t = tanh(W_z [x_t, x_{t-1}]), f_t, o_t, i_t = sigmoid(W [x_t, x_{t-1}]) (equations 1 and 2, with biases);
     c_t = f_t c_{t-1} + (1 - f_t) z_t (f-pooling, whose output is c_t), h_t = o_t c_t (fo), or
-    c_t = f_t c_{t-1} + i_t z_t, h_t = o_t c_t (ifo). Before an episode's first input lies zero.
+    c_t = f_t c_{t-1} + i_t z_t, h_t = o_t c_t (ifo). An episode's first input is preceded by zero.
 
     The weight has the released code's name and order, z | f | o (| i) over x_t | x_{t-1}; the code's f, however, is
-    the share that goes in, where the paper's is the share that stays.
+    the new input's share, the paper's the kept share.
 
     Args:
         width: D, of input and output.
         expand: H / D; a projection back to D follows where H is not D.
         pooling: "f", "fo" or "ifo".
-        hold: the first and last log-odds of keeping the memory at the start of training, spread over H.
+        hold: initial log-odds of keeping the state at a step, spread over H from the first to the second.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class QRNN(Cell):
             h, last = linear_scan(torch.sigmoid(f), torch.sigmoid(i) * torch.tanh(z), c, reset)
             h = (torch.sigmoid(o) * h).to(window.dtype)
         else:
-            # 1 - f is minGRU's update gate: the sigmoid of what gives f, with the other sign.
+            # 1 - f is minGRU's update gate: the sigmoid of f's input, negated.
             rows = torch.cat([-weight[inner : 2 * inner], weight[:inner]])
             gates = F.linear(window, rows, torch.cat([-bias[inner : 2 * inner], bias[:inner]]))
             h, last = mingru_scan(gates, c, reset, candidate="tanh")

@@ -1,4 +1,4 @@
-"""Pieces of a sequence whose inner tensors are computed again in the backward pass, so that one at a time is alive."""
+"""Pieces of a sequence whose inner tensors are recomputed in the backward pass, so that one at a time is alive."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,9 @@ from minrl.kernels.guard import under_transform
 
 
 def recomputed(piece: Callable[..., tuple[Tensor, Tensor]], *arguments: Any) -> tuple[Tensor, Tensor]:
-    """Call `piece`, which draws no random numbers, and keep its arguments alone for the backward pass.
+    """Call `piece`, which draws no random numbers, and save only its arguments for the backward pass.
 
-    Under a torch.func transform, which takes no hooks on saved tensors, all that it computes is kept.
+    Under a torch.func transform, which allows no hooks on saved tensors, all its tensors are saved.
     """
     if under_transform():
         return piece(*arguments)

@@ -19,13 +19,13 @@ _C = 8.0
 
 
 class RGLRU(Cell):
-    """The recurrent block: linear -> convolution -> RG-LRU, times linear -> GeLU, then linear back to D.
+    """Recurrent block: linear -> convolution -> RG-LRU, times linear -> GeLU, then linear back to D.
 
     r_t = sigmoid(W_a u_t + b_a), i_t = sigmoid(W_x u_t + b_x), a_t = sigmoid(Lambda)^(c r_t),
     h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t u_t) (equations 1 to 4). The whole block is the cell, as the recurrence
     and its block-diagonal gates do not mix channels; its own convolution can stand in for the one of
     `minrl.backbone.Block` (`conv=0` there). These equations hold at an episode's first step too: the released code
-    takes i_t u_t alone there, which a carried memory of zeros cannot tell.
+    takes i_t u_t alone there, which a carried zero state does not distinguish.
 
     Names of weights are those of the released code (`recurrent_param` is -Lambda), the convolution's lies as (taps, H).
 
@@ -91,8 +91,8 @@ class RGLRU(Cell):
         precision = state_dtype(self.recurrent_param)
         gate = self._gate(u, self.recurrent_gate_weight, self.recurrent_gate_bias)
         slowness = _C * gate * F.softplus(self.recurrent_param.to(precision))  # -log a
-        # 1 - a^2 = -expm1(-2 slowness): as it stands it has no digits left where the memory is long. The bound is
-        # for the root's slope where the gate is shut so far that nothing is left in float32 at all.
+        # 1 - a^2 = -expm1(-2 slowness): a naive 1 - a^2 has no correct digit for decays near 1. The bound keeps the
+        # root's slope finite where the gate is closed to 0 in float32.
         scale = (-diagonal.expm1(-2 * slowness)).clamp(min=torch.finfo(precision).tiny).sqrt()
         insert = self._gate(u, self.input_gate_weight, self.input_gate_bias)
         return torch.exp(-slowness), scale * insert * u.to(precision)

@@ -6,7 +6,7 @@ Shapes: B batch, T time, W width.
 import torch
 from torch import Tensor
 
-# The logarithm of no weight: far below any other, and finite, so that differences stay numbers.
+# The logarithm of a zero weight: far below any other, and finite, so that differences are not NaN.
 EMPTY = -1e30
 
 
@@ -14,20 +14,20 @@ EMPTY = -1e30
 def running_max(value: Tensor, log_decay: Tensor | None, first: Tensor, reset: Tensor | None = None) -> Tensor:
     """Compute m_t = max(log_decay_t + m_{t-1}, value_t), with m_{t-1} left out where `reset[:, t]`.
 
-    A sum of exponential weights is kept in units of exp(m). What is computed from such a memory does not depend on
-    its unit, so no gradient goes through m. Passes reach over 1, 2, 4 … steps: a logarithm of T operations.
+    A sum of exponential weights is kept in units of exp(m). Results do not depend on the unit, so no gradient goes
+    through m. Passes reach over 1, 2, 4 … steps: log T operations.
 
     Args:
-        value: (B, T, W) logarithms of the weights that come in.
-        log_decay: (B, T, W), or of a shape that spreads to it; None is zero.
-        first: (B, W) what enters the first step.
-        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+        value: (B, T, W) logarithms of the new weights.
+        log_decay: (B, T, W), or of a shape that broadcasts to it; None is zero.
+        first: (B, W) m before the first step.
+        reset: (B, T) bool, True where a step opens an episode; None for no reset.
 
     Returns:
         m (B, T, W).
     """
     opens = torch.zeros(value.shape[:2], dtype=torch.bool, device=value.device) if reset is None else reset
-    reaches = ~opens.unsqueeze(-1)  # whether the steps up to here are of one episode
+    reaches = ~opens.unsqueeze(-1)  # True where the steps up to here are of one episode
     decay = torch.zeros_like(value) if log_decay is None else log_decay.expand_as(value)
     largest = value.clone()
     largest[:, 0] = torch.where(reaches[:, 0], torch.maximum(value[:, 0], first + decay[:, 0]), value[:, 0])

@@ -15,13 +15,13 @@ from minrl.scan import linear_scan
 
 
 class RWKV4(Cell):
-    """Token shift, then WKV: exp(k) weighted means of values that decay by w per step, with a bonus u for the latest.
+    """Token shift, then WKV: means of values weighted by exp(k), decaying by w per step, with a bonus u for the latest.
 
     Time mixing alone: the published layer's other half, channel mixing (section 3.1.3), is not in it; the MLP of
     `minrl.backbone.Block`, without token shift and receptance, stands in its place.
 
-    Names of weights are the published ones. Initialisation is that of the first layer (appendix E), but for the
-    linear maps: those start orthogonal, as the published zeros let no gradient through to what lies below at first.
+    Names of weights are the published ones. Initialisation is that of the first layer (appendix E), except for the
+    linear maps: those start orthogonal, as the published zeros block the gradient to lower layers at first.
 
     Args:
         width: D, of input and output.
@@ -48,8 +48,7 @@ class RWKV4(Cell):
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scan as `Cell.scan` does; the state is the last input | m | numerator | denominator; denominator 0 is the
-        empty memory.
+        """Scan as `Cell.scan` does; the state is the last input | m | numerator | denominator, initially zero.
 
         Numerator and denominator are in units of exp(m), m the largest decayed key so far.
         """
@@ -89,8 +88,7 @@ class RWKV4(Cell):
         return torch.sigmoid(self.receptance(r)), self.key(k).to(precision), value
 
     def _out(self, receptance: Tensor, key: Tensor, value: Tensor, before: Tensor, sums: Tensor) -> Tensor:
-        """Return WKV (section 3.1.2) and gate, from the sums (…, 2, I) of the steps before in units of
-        exp(`before`)."""
+        """Compute WKV (section 3.1.2), gated, from the sums (…, 2, I) of earlier steps in units of exp(`before`)."""
         bonus = self.time_first.to(key.dtype) + key
         past, present = _weights(before, bonus)
         numerator, denominator = (past.unsqueeze(-2) * sums + present.unsqueeze(-2) * value).unbind(-2)

@@ -1,4 +1,4 @@
-"""RWKV-6 "Finch" time mixing (Peng et al., 2024, arXiv 2404.05892, section 4.2): a matrix memory, decays from the data.
+"""RWKV-6 "Finch" time mixing (Peng et al., 2024, arXiv 2404.05892, section 4.2): a matrix state, data-dependent decays.
 
 Shapes: B batch, T time, D width, H heads of E = D / H features; C steps of a chunk.
 """
@@ -25,9 +25,9 @@ class RWKV6(Cell):
     Time mixing alone: the published layer's other half, channel mixing, is not in it; the MLP of
     `minrl.backbone.Block`, without token shift and receptance, stands in its place.
 
-    Names of weights are the published ones. Initialisation is that of the first layer, but for the linear maps, which
-    start orthogonal, and the first low-rank maps, which start near zero: the published zeros of both let no gradient
-    through to other weights at first.
+    Names of weights are the published ones. Initialisation is that of the first layer, except for the linear maps,
+    which start orthogonal, and the first low-rank maps, which start near zero: the published zeros of both block the
+    gradient to other weights at first.
 
     Args:
         width: D, of input and output.
@@ -36,7 +36,7 @@ class RWKV6(Cell):
         decay_rank: rank of the map that makes the decays.
     """
 
-    # The published code decays matrices with "weight" in their name (RWKV-v5/src/model.py): none that lie in the cell.
+    # The published code decays matrices with "weight" in their name (RWKV-v5/src/model.py): none of the cell's own.
     undecayed = frozenset({"time_maa_w1", "time_maa_w2", "time_decay_w1", "time_decay_w2", "time_faaaa"})
 
     def __init__(self, width: int, *, head_width: int | None = None, mix_rank: int = 32, decay_rank: int = 64) -> None:
@@ -141,12 +141,12 @@ def _chunk(
     """Compute y_t = q_t (S_{t-1} + diag(u) k_t v_t^T) for a chunk (B, H, C, E) from the S that enters it, and the
     last S.
 
-    Decays are summed pair by pair, so that none grows and none costs another digits.
+    Log decays are summed pair by pair, so that none overflows or cancels another's digits.
     """
     size = query.shape[2]
     episode = query.new_zeros(query.shape[0], size, dtype=torch.int64) if reset is None else reset.cumsum(dim=1)
-    # Row t reads the memory before step t, the row beyond the last the memory after it. Columns are what is in it:
-    # the memory that entered, then the steps.
+    # Row t reads the state before step t, the extra row the state after the last. Columns are its sources: the entering
+    # state, then the steps.
     rows, columns = torch.cat([episode, episode[:, -1:]], dim=1), F.pad(episode, (1, 0))
     visible = (rows.unsqueeze(-1) == columns.unsqueeze(-2)).tril()[:, None, :, :, None]
     lag = F.pad(log_decay, (0, 0, 1, 0)).unsqueeze(3)  # (B, H, C + 1, 1, E)

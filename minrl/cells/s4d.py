@@ -31,7 +31,7 @@ class S4D(Cell):
 
     Args:
         width: D, of input and output.
-        state_width: N, real numbers of memory in a channel: N / 2 conjugate pairs, or N real states for "real".
+        state_width: N, real elements of a channel's state: N / 2 conjugate pairs, or N real states for "real".
         init: A at the start: "lin" -1/2 + i pi n, "inv" -1/2 + i N/pi (N/(2n+1) - 1), "real" -(n + 1) (section 4).
         dt_min, dt_max: the step sizes of the channels start log-uniform in between.
     """
@@ -103,7 +103,7 @@ class S4D(Cell):
         return decay.flatten(0, 1), factor
 
     def _read_out(self) -> Tensor:
-        """Return what the parts of a channel's numbers count for in its output, (D, M * P)."""
+        """Return the weights of a channel's state parts in its output, (D, M * P)."""
         c = self.C.to(state_dtype(self.C))
         if self.A_imag is None:
             return c.flatten(1)

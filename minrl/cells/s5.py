@@ -10,7 +10,7 @@ from minrl.cells import diagonal
 from minrl.cells.base import Cell, state_dtype
 from minrl.cells.nan_masks import contained
 
-# The standard deviation of a standard normal number cut off at two, by which the published initialiser divides.
+# The standard deviation of a standard normal truncated at two, by which the published initialiser divides.
 _CUT_NORMAL = 0.8796256610342398
 
 
@@ -26,7 +26,7 @@ class S5(Cell):
         state_width: N, even in each block; None is D, rounded up to that.
         blocks: how many HiPPO matrices lie on the diagonal at the start, the published J.
         dt_min, dt_max: the step sizes start log-uniform in between.
-        clip_eigs: keep the real parts of Lambda at most -1e-4, so that no memory grows without end.
+        clip_eigs: keep the real parts of Lambda at most -1e-4, so that no state grows without bound.
     """
 
     # The published "standard" set-up: B stays with the recurrence, without decay (s5/train_helpers.py).
@@ -90,9 +90,11 @@ class S5(Cell):
 
 
 def hippo_normal(size: int) -> tuple[Tensor, Tensor]:
-    """Return the normal part of HiPPO-LegS (size, size), diagonalised: its eigenvalues (size / 2) with negative
-    imaginary
-    parts and their eigenvectors (size, size / 2), in complex128 (size is even)."""
+    """Compute the diagonal form of the normal part of HiPPO-LegS (size, size), size even.
+
+    Returns:
+        Eigenvalues (size / 2) with negative imaginary parts, and eigenvectors (size, size / 2), in complex128.
+    """
     n = torch.arange(size, dtype=torch.float64)
     root = torch.sqrt(n + 0.5)
     # HiPPO-LegS plus p p^T, p_n = sqrt(n + 1/2): -1/2 on the diagonal, skew-symmetric beside it.
@@ -104,7 +106,7 @@ def hippo_normal(size: int) -> tuple[Tensor, Tensor]:
 
 
 def _cut_normal(*shape: int, fan_in: int) -> Tensor:
-    """Draw normal numbers of variance 1 / fan_in, none beyond two deviations of the uncut ones, in float64."""
+    """Draw from the normal distribution truncated at two deviations, scaled to variance 1 / fan_in, in float64."""
     deviation = fan_in**-0.5 / _CUT_NORMAL
     numbers = torch.empty(shape, dtype=torch.float64)
     return nn.init.trunc_normal_(numbers, std=deviation, a=-2 * deviation, b=2 * deviation)

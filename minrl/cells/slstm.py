@@ -17,11 +17,11 @@ from minrl.cells.running_max import EMPTY
 
 
 class SLSTM(Cell):
-    """Exponential gates, a normaliser and memory mixing: a head's gates see what the head gave out one step before.
+    """Exponential gates, a normaliser and memory mixing: a head's gates read its output of the step before.
 
-    Through that mixing no scan computes it: `scan` is a loop over time in torch operations. It feeds rounding back
-    into its gates and therefore runs in the precision of the weights, also under autocast. Input and forget gate see
-    the convolution of the input, as in appendix A.4; its MLP is left to the block around the cell.
+    Because of that mixing there is no parallel form: `scan` is a loop over time in torch operations. It feeds rounding
+    back into its gates and therefore runs in the precision of the weights, also under autocast. Input and forget gate
+    read the convolution of the input, as in appendix A.4; its MLP is left to the block around the cell.
 
     Args:
         width: D, of input and output.
@@ -30,7 +30,7 @@ class SLSTM(Cell):
         conv_width: taps of the convolution, at least 2.
     """
 
-    # The published code decays what has "weight" in its name (xlstm/utils.py): neither of these.
+    # The published code decays parameters with "weight" in their name (xlstm/utils.py): neither of these.
     undecayed = frozenset({"recurrent_kernel", "bias"})
 
     def __init__(self, width: int, *, heads: int | None = None, conv_width: int = 4) -> None:
@@ -53,13 +53,12 @@ class SLSTM(Cell):
         self.bias = nn.Parameter(torch.zeros(heads, 4, size))
         with torch.no_grad():
             self.bias[:, 1] = 5 - 12 * (torch.arange(size) / max(size - 1, 1)) ** 0.3
-        self.group_norm = nn.Parameter(torch.zeros(width))  # its scale less 1
+        self.group_norm = nn.Parameter(torch.zeros(width))  # scale - 1
         self.state_size = self.conv.state_size + 4 * width
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scan as `Cell.scan` does; the state is the convolution's last inputs | h | c | n | m; n = 0 is the empty
-        memory."""
+        """Scan as `Cell.scan` does; the state is the convolution's last inputs | h | c | n | m, initially zero."""
         if state is None:
             state = self.initial_state(x.shape[0])
         recent, memory = self._split(state)
@@ -86,7 +85,7 @@ class SLSTM(Cell):
             return self._out(memory[0].transpose(0, 1), x), self._joined(recent, memory)
 
     def _gates(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Return what the input gives to i, f, z, o of each head, before their maps: (H, B, …, 4 * E)."""
+        """Compute the input's part of i, f, z, o of each head, before their maps: (H, B, …, 4 * E)."""
         mixed = F.silu(mixed)
         parts = (self.igate(mixed), self.fgate(mixed), self.zgate(x), self.ogate(x))
         gates = torch.stack([part.unflatten(-1, (self.heads, -1)) for part in parts], dim=-2)  # (B, …, H, 4, E)
@@ -99,7 +98,7 @@ class SLSTM(Cell):
         gates = gates + h @ self.recurrent_kernel.to(h.dtype).flatten(2)
         i, f, z, o = gates.chunk(4, dim=-1)
         kept = torch.where(n > 0, m, EMPTY) + F.logsigmoid(f)
-        m = torch.maximum(kept, i).detach()  # a unit: what is computed does not depend on it
+        m = torch.maximum(kept, i).detach()  # a unit, on which results do not depend
         insert, keep = torch.exp(i - m), torch.exp(kept - m)
         c = keep * c + insert * torch.tanh(z)
         n = keep * n + insert

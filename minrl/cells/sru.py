@@ -1,4 +1,4 @@
-"""SRU (Lei et al., arXiv 1709.02755) without v_f and v_r, by which gates see the state: a parallel scan.
+"""SRU (Lei et al., arXiv 1709.02755) without v_f and v_r, by which gates read the state: a parallel scan.
 
 Shapes: B batch, T time, D width.
 """
@@ -29,7 +29,7 @@ class SRU(Cell):
         width: D, of input and output.
         rescale: alpha = sqrt(1 + 2 exp(highway_bias)), which keeps the variance at the start; else alpha = 1.
         highway_bias: b_r at the start.
-        hold: the first and last log-odds of keeping the memory at the start of training, spread over D.
+        hold: initial log-odds of keeping the state at a step, spread over D from the first to the second.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SRU(Cell):
         """Scan as `Cell.scan` does; the state is c (B, D)."""
         content, forget, highway = self.weight.chunk(3)
         of_forget, of_highway = self.bias.chunk(2)
-        # 1 - f is minGRU's update gate: the sigmoid of what gives f, with the other sign.
+        # 1 - f is minGRU's update gate: the sigmoid of f's input, negated.
         bias = torch.cat([-of_forget, torch.zeros_like(of_forget)])
         gates = F.linear(x, torch.cat([-forget, content]), bias)
         c, last = mingru_scan(gates, state, reset, candidate="linear")

@@ -1,6 +1,6 @@
-"""Causal self-attention over a sliding window, with keys and values as its memory.
+"""Causal self-attention over a sliding window, with keys and values as its state.
 
-Shapes: B batch, T time, D width, W = context - 1 slots of the memory, N blocks of Q queries and K keys.
+Shapes: B batch, T time, D width, W = context - 1 slots of the state, N blocks of Q queries and K keys.
 """
 
 from typing import Literal, get_args
@@ -15,22 +15,22 @@ from minrl.kernels.attention import attention
 
 Positions = Literal["rotary", "none"]
 
-# Episodes are numbered from the one that the carried state is of, 0. No query belongs to these two:
+# Episodes are numbered from 0, that of the carried state. No query belongs to these two:
 _EMPTY_SLOT, _PADDING = -1, -2
 
 
 class Transformer(Cell):
-    """Multi-head attention (arXiv 1706.03762, section 3.2) in which step t sees steps t - context + 1 … t.
+    """Multi-head attention (arXiv 1706.03762, section 3.2) in which step t attends to steps t - context + 1 … t.
 
-    A query sees no key from before its episode's start. Time is cut into blocks of `context` queries that
+    A query attends to no key from before its episode's start. Time is cut into blocks of `context` queries that
     attend to their own and the preceding `context - 1` keys, so that cost grows with T * context.
 
     Args:
         width: D, of input and output.
-        context: how many steps a query sees, its own included.
+        context: steps that a query attends to, its own included.
         heads: number of attention heads; it must divide `width`.
-        positions: "rotary" turns queries and keys by their distance (arXiv 2104.09864); "none" leaves the
-            order of steps to the input, as where it carries a learned time-step embedding.
+        positions: "rotary" rotates queries and keys by their distance (arXiv 2104.09864); "none" leaves the
+            order of steps to the input, which may carry a learned time-step embedding.
         dropout: of attention weights, in training.
     """
 
@@ -72,7 +72,7 @@ class Transformer(Cell):
         slots = torch.cat([self._slots(x, state), _filled(key, value)], dim=1)  # (B, W + T, 2D + 1)
         episode_of_slot = torch.cat([_episode_carried(slots[:, : self.context - 1]), episode], dim=1)
 
-        # Without a memory, a single block needs no keys but its own.
+        # Without a state, a single block needs its own keys only.
         past = 0 if state is None and steps <= self.context else self.context - 1
         block = min(self.context, steps)
         beyond = -steps % block
@@ -101,7 +101,7 @@ class Transformer(Cell):
         return self.out(y.squeeze(1)), slots[:, 1:].flatten(1)
 
     def _attend(self, query: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
-        """Attend with queries (B, Q, D) to key | value (B, K, 2D) where `mask` (B, Q, K), last beside last."""
+        """Attend with queries (B, Q, D) to key | value (B, K, 2D) where `mask` (B, Q, K); the last ones are aligned."""
         split = (self.heads, self.width // self.heads)
         query, key, value = (part.unflatten(-1, split).transpose(1, 2) for part in (query, *pairs.chunk(2, dim=-1)))
         if self.positions == "rotary":
@@ -119,31 +119,31 @@ class Transformer(Cell):
         return state.reshape(x.shape[0], slots, columns)
 
     def _window(self, block: int, past: int, device: torch.device) -> Tensor:
-        """Return which of the K = past + Q keys each of the Q queries may see by its distance: (Q, K) bool."""
+        """Return the mask (Q, K) of the K = past + Q keys within each query's window."""
         query = torch.arange(past, past + block, device=device)
         distance = query.unsqueeze(1) - torch.arange(past + block, device=device)
         return (distance >= 0) & (distance < self.context)
 
 
 def _filled(key: Tensor, value: Tensor) -> Tensor:
-    """Return slots (B, T, 2D + 1) of key | value | 1 in the precision of a state, with keys as yet unturned.
+    """Return slots (B, T, 2D + 1) of key | value | 1 in the precision of a state, with unrotated keys.
 
-    A key is turned by its place in the window when it is used: its place changes with every step.
+    A key is rotated by its position in the window when it is used: the position changes with every step.
     """
     pairs = torch.cat([key, value], dim=-1)
     return F.pad(pairs.to(state_dtype(pairs)), (0, 1), value=1.0)
 
 
 def _episode_carried(slots: Tensor) -> Tensor:
-    """Return which episode the carried slots (B, W, 2D + 1) belong to: (B, W) int."""
+    """Return the episode number (B, W) of each carried slot (B, W, 2D + 1)."""
     return torch.where(slots[..., -1] > 0, 0, _EMPTY_SLOT)
 
 
 def _rotate(x: Tensor, *, first: int) -> Tensor:
-    """Turn pairs of features by position times frequency (arXiv 2104.09864, equation 34).
+    """Apply rotary positions: pairs of features turn by position times frequency (arXiv 2104.09864, equation 34).
 
-    `x` is (B, heads, T, E), E even, and its first step stands at position `first`. Positions count from
-    the first key of a block, so that angles stay small and exact however long the sequence is.
+    `x` is (B, heads, T, E), E even, and its first step has position `first`. Positions count from the first key of a
+    block, so that angles stay small and exact however long the sequence is.
     """
     half = x.shape[-1] // 2
     precision = state_dtype(x)

@@ -10,7 +10,7 @@ from minrl.system.config import check_at_least
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Settings of a backbone but for its dropout.
+    """Settings of a backbone, except for its dropout.
 
     Raises:
         ValueError: for sizes below 1, or a negative `conv` or `mlp`.
@@ -30,7 +30,7 @@ class BackboneConfig:
         check_at_least(self, 0, "conv", "mlp")
 
     def backbone(self, *, dropout: float, depth: int | None = None) -> Backbone:
-        """Build the backbone, of `depth` blocks where that is given."""
+        """Build the backbone, of `depth` blocks if that is given."""
         return Backbone(
             self.width,
             depth or self.depth,

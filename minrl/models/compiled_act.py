@@ -1,4 +1,4 @@
-"""Agents that act through one compiled call on a CPU: what they tell of themselves for it.
+"""One step of an agent as one compiled call on a CPU: which agents have one, and their parts.
 
 Shapes: B batch, D width, S state size.
 """
@@ -25,10 +25,10 @@ from minrl.models.heads import ActionHead
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of a backbone, one token a step: the sum of the embeddings that are there.
+    """Parts of an agent with one token a step, the sum of the present embeddings.
 
-    Its acting state is [target return, earned return, time step, where there is `embed_return`], the previous
-    action in `action_units` and the backbone's memory.
+    Its acting state is target return, earned return and time step, if there is `embed_return`, the previous action in
+    `action_units`, and the backbone's state.
     """
 
     normalizer: Normalizer
@@ -40,8 +40,8 @@ class Inputs:
     embed_return: nn.Linear | None = None
     embed_time: nn.Embedding | None = None
     return_scale: float = 1.0
-    most: float = float("inf")  # what is asked for at most
-    attributes: tuple[str, ...] = ()  # the agent's own that all this depends on beside its modules
+    most: float = float("inf")  # the largest target return
+    attributes: tuple[str, ...] = ()  # further attributes of the agent that these parts depend on
 
 
 _plans: WeakKeyDictionary[nn.Module, Plan | None] = WeakKeyDictionary()
@@ -50,7 +50,7 @@ _plans: WeakKeyDictionary[nn.Module, Plan | None] = WeakKeyDictionary()
 def fused_step(
     agent: Actor, inputs: Callable[[], Inputs | None], moment: Moment, state: Tensor, *, deterministic: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """Return `agent.act` for an agent made of `inputs()`; None where there is no compiled call for it."""
+    """Compute `agent.act` by one compiled call for an agent of `inputs()`; return None if there is none."""
     start = moment.episode_start
     if not may_run() or start.dtype is not torch.bool or start.dim() != 1:
         return None
@@ -75,7 +75,7 @@ def fused_step(
 
 
 def overrides(agent: Actor, base: type[Actor], *names: str) -> bool:
-    """Return True if the agent has other methods than `base` of these names, so that `Inputs` do not describe it."""
+    """Return True if the agent overrides one of these methods of `base`, so that `Inputs` do not describe it."""
     return any(name in vars(agent) or getattr(type(agent), name) is not getattr(base, name) for name in names)
 
 
@@ -109,7 +109,7 @@ def _build(agent: Actor, inputs: Inputs | None) -> Plan | None:
 
 
 def _pieces(head: ActionHead, units: ActionUnits) -> list[Piece] | None:
-    """Return the head's parts as the kernel has them; None where it does not know one."""
+    """Return the head's parts in the kernel's form; None if it does not support one."""
     pieces = []
     for part in cast("Iterable[Part]", head.parts):
         width = part.columns.stop - part.columns.start

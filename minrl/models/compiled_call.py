@@ -18,24 +18,22 @@ from minrl.kernels.guard import Watch, plain, readable
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of an action and how it follows from the head's outputs."""
+    """Part of an action and its decoding from the head's outputs."""
 
     kind: str  # line, tanh, choice, binary or bins
-    whole: bool  # whether it is rounded
+    whole: bool  # True if it is rounded
     inputs: int
     outputs: int
     first: Tensor | None = None  # (outputs,) center or low
     second: Tensor | None = None  # (outputs,) reach or interval
     low: Tensor | None = None  # (outputs,) range of a line
     high: Tensor | None = None
-    mean: Tensor | None = (
-        None  # (outputs,) the action enters the state as (action - mean) * inverse, where there is one
-    )
+    mean: Tensor | None = None  # (outputs,) the action enters the state as (action - mean) * inverse, unless None
     inverse: Tensor | None = None
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """In the order in which the kernel has them."""
+        """Tensors in the kernel's order."""
         return self.first, self.second, self.low, self.high, self.mean, self.inverse
 
 
@@ -43,8 +41,8 @@ class Piece:
 class Surroundings:
     """Layers around the backbone: weights, and the columns of the acting state.
 
-    The state is target return, earned return and time step (where there are returns), the previous action, and the
-    backbone's memory.
+    The state is target return, earned return and time step (if there are returns), the previous action, and the
+    backbone's state.
     """
 
     mean: Tensor  # (O,) observations enter as (observation - mean - rest) / std
@@ -56,19 +54,19 @@ class Surroundings:
     pieces: tuple[Piece, ...]
     returns: nn.Linear | None = None
     return_scale: float = 1.0
-    most: float = float("inf")  # what is asked for at most
+    most: float = float("inf")  # the largest target return
     time: Tensor | None = None  # (steps, D)
     action: nn.Linear | None = None
-    certain: bool = False  # whether a sample is the most likely action
+    certain: bool = False  # True if a sample is the most likely action
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled step of an agent; the values of the weights are read anew at every call."""
+    """Compiled step of an agent; the values of the weights are read at every call."""
 
     kernel: Callable[..., None]
     constants: tuple[Any, ...]
-    centered: tuple[Any, ...]  # the same for observations less their mean
+    centered: tuple[Any, ...]  # the constants for centred observations
     width: int
     observation_size: int
     action_size: int
@@ -88,10 +86,9 @@ def run(
     decides: bool,
     centered: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the most likely actions (B, A) and the next state; None for inputs of a kind that the kernel does not
-    take.
+    """Compute the most likely actions (B, A) and the next state; return None for inputs that the kernel cannot take.
 
-    Where it does not decide it gives what the head sees, (B, D), and leaves the columns of the action to the caller.
+    Without `decides` the first result is the head's input (B, D), and the caller fills the state's action columns.
     """
     if not (plain(observation, 2) and plain(state, 2) and plain(reward, 1) and start.is_cpu):
         return None
@@ -118,7 +115,7 @@ def run(
 def plan_of(
     agent: nn.Module, stack: StackWeights, around: Surroundings, attributes: Iterable[tuple[nn.Module, str]]
 ) -> Plan | None:
-    """Return the plan of an agent; it holds while nothing in it and none of `attributes` is replaced."""
+    """Build the compiled step of an agent; it is valid until a part or one of `attributes` is replaced."""
     linears = (around.observation, around.returns, around.action, around.head)
     if any(linear is not None and type(linear) is not nn.Linear for linear in linears):
         return None

@@ -1,6 +1,6 @@
-"""What enters a backbone on a CPU while it trains: the sum of linear layers and dropout, as one node of the graph.
+"""Embedding of a backbone's training inputs on a CPU: a sum of linear layers and dropout, as one autograd node.
 
-It keeps the layers' inputs, a few columns, and neither what each layer gives nor a mask.
+It saves the layers' inputs, a few columns, and neither the layers' outputs nor a mask.
 
 Shapes: D width, N rows, K columns of all inputs together.
 """
@@ -20,7 +20,7 @@ Part = tuple[nn.Linear, Tensor]
 
 
 def embedded(parts: Sequence[Part], dropout: nn.Dropout) -> Tensor:
-    """Return dropout of the sum of layers, each of an input of its own: (..., k) each -> (..., D)."""
+    """Compute dropout of the sum of layers, each of its own input: (..., k) each -> (..., D)."""
     modules = [dropout, *(layer for layer, _ in parts)]
     tensors = [tensor for layer, x in parts for tensor in (x, layer.weight)]
     if dropout.training and _fits(modules, tensors) and not any(x.requires_grad for _, x in parts):
@@ -36,7 +36,7 @@ def embedded(parts: Sequence[Part], dropout: nn.Dropout) -> Tensor:
 
 
 def dropped(dropout: nn.Dropout, x: Tensor) -> Tensor:
-    """Return `dropout(x)`, without a mask for the backward pass where the kernels take it."""
+    """Compute `dropout(x)`, without saving a mask if the kernels support it."""
     if not dropout.training or not dropout.p or not x.requires_grad or not _fits([dropout], [x]):
         kept: Tensor = dropout(x)
         return kept
@@ -80,11 +80,11 @@ class _Embedding(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         dy = _dropped_gradient(ctx.noise, gradients[0].contiguous())
-        dweights = torch.mm(x.t(), dy).split(ctx.sizes)  # the other way round a thin product takes twice as long
+        dweights = torch.mm(x.t(), dy).split(ctx.sizes)  # the transposed product of a thin matrix takes twice as long
         dbias, needed = dy.sum(0), ctx.needs_input_grad[3:]
         of_weights: list[Tensor | None] = []
         for number, dweight in enumerate(dweights):
-            # Each parameter has a gradient of its own, as it is changed in place.
+            # Each parameter has its own gradient tensor, as gradients are changed in place.
             of_weights += [dweight.t().contiguous() if needed[2 * number] else None]
             of_weights += [dbias.clone() if needed[2 * number + 1] else None]
         return None, None, None, *of_weights
@@ -110,7 +110,7 @@ def _dropped_gradient(noise: Any, dy: Tensor) -> Tensor:
 
 
 def _dropped(noise: Any, x: Tensor) -> Tensor:
-    """Return dropout of x (N, D); `noise` may be None."""
+    """Compute dropout of x (N, D); `noise` may be None."""
     if noise is None:
         return x
     from minrl.kernels.backbone.dropout import drop  # it imports numba

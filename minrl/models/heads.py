@@ -115,7 +115,7 @@ class ActionHead(nn.Module):
 
 
 def head_for(task: Task, width: int, continuous: ContinuousLoss) -> ActionHead:
-    """Make the head of an agent of width D that learns from the task's data set."""
+    """Build the head of an agent of width D that learns from the task's data set."""
     low, high = torch.tensor(task.action_low), torch.tensor(task.action_high)
     mean, std = (None if x is None else torch.tensor(x) for x in (task.action_mean, task.action_std))
     limits = None if mean is None else task.action_limits()

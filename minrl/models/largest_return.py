@@ -1,7 +1,7 @@
 """Maximum-return conditioning: predicts the largest return-to-go that the data reached from the current history.
 
 After Reinformer (Zhuang et al. 2024, arXiv 2405.08740): expectile regression with an expectile near 1 tends to the
-largest return among those in the data (sections 3 and 4). Unlike there, a separate block predicts it, which sees
+largest return among those in the data (sections 3 and 4). Unlike there, a separate block predicts it, which reads
 observations (and previous actions if the agent does) but no return. From a return among its inputs it would learn to
 subtract rewards, and over whole trajectories predict the maximum at the first step alone.
 

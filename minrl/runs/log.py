@@ -129,7 +129,7 @@ class _EventFile(KVWriter):
         self.file.add_summary(summary, step)
 
     def close(self) -> None:
-        """Flush and close the file."""
+        """Close the file, flushed."""
         self.file.close()
 
 

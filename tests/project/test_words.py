@@ -13,21 +13,21 @@ FOLDERS = ("minrl", "agents", "envs", "benchmarks", "tests")
 _LISTED = """
 Accept Accumulate Act Adapt Add Adjust Advance Align Allocate Allow Anchor Announce Answer Append Apply Arrange Assert
 Assign Attach Attend Average Backpropagate Begin Bind Bound Broadcast Build Cache Call Cancel Carry Cast Centre Change
-Check Choose Clear Clip Clone Close Collect Combine Compare Compile Complete Compose Compute Concatenate Configure
-Connect Construct Continue Convert Convolve Copy Correct Count Create Cut Decide Declare Decode Define Delete Derive
-Describe Detect Determine Differentiate Discard Divide Download Draw Drop Embed Empty Encode End Ensure Enter Escape
-Estimate Evaluate Exclude Execute Expand Explain Export Extend Extract Fail Feed Fetch Fill Filter Find Finish Fit
-Flatten Flip Flush Fold Follow Forget Format Forward Gather Generate Give Group Guess Hand Handle Hash Hide Hold
-Ignore Import Include Index Infer Initialise Insert Install Integrate Interleave Interpolate Invert Iterate Join Keep
-Label Launch Learn Leave Limit Link List Load Locate Lock Log Look Lower Make Map Mark Mask Match Measure Merge Mix
-Move Multiply Name Normalise Note Number Open Order Override Overwrite Pack Pad Pair Parse Pass Permute Perturb Pick
-Place Plan Play Plot Point Pool Predict Prefetch Prepare Print Process Produce Project Prove Put Raise Rank Read
-Rebuild Recompute Record Recover Reduce Refuse Register Reject Relabel Release Remove Rename Render Repeat Replace
-Replay Report Request Require Rescale Reserve Reset Reshape Resolve Restart Restore Resume Return Reverse Rewrite Roll
-Round Run Sample Save Scale Scan Score Search Seed Select Send Serve Set Share Shift Show Shuffle Simulate Skip Slice
-Solve Sort Split Spread Stack Standardise Start State Step Stop Store Stream Strip Subtract Sum Summarise Suppress
-Switch Tabulate Take Test Time Trace Track Train Transform Translate Transpose Treat Trim Truncate Try Tune Turn
-Unflatten Unpack Update Use Validate Verify View Visit Wait Walk Warn Watch Weight Withdraw Wrap Write Yield Zero
+Check Choose Clear Clip Clone Close Collect Combine Compare Compile Complete Compute Concatenate Configure Connect
+Construct Continue Convert Convolve Copy Correct Count Create Cut Decide Declare Decode Define Delete Derive Describe
+Detect Determine Differentiate Discard Divide Download Draw Drop Embed Empty Encode End Ensure Enter Escape Estimate
+Evaluate Exclude Execute Expand Explain Export Extend Extract Fail Feed Fetch Fill Filter Find Finish Fit Flatten Flip
+Fold Follow Forget Format Forward Gather Generate Give Group Guess Hand Handle Hash Hide Hold Ignore Import Include
+Index Infer Initialise Insert Install Integrate Interleave Interpolate Invert Iterate Join Keep Label Launch Learn
+Leave Limit Link List Load Locate Lock Log Look Lower Make Map Mark Mask Match Measure Merge Mix Move Multiply Name
+Normalise Note Number Open Order Override Overwrite Pack Pad Pair Parse Pass Permute Perturb Pick Place Plan Play Plot
+Point Pool Predict Prefetch Prepare Print Process Produce Project Prove Put Raise Rank Read Rebuild Recompute Record
+Recover Reduce Refuse Register Reject Relabel Release Remove Rename Render Repeat Replace Replay Report Request
+Require Rescale Reserve Reset Reshape Resolve Restart Restore Resume Return Reverse Rewrite Roll Rotate Round Run
+Sample Save Scale Scan Score Search Seed Select Send Serve Set Share Shift Show Shuffle Simulate Skip Slice Solve Sort
+Split Spread Stack Standardise Start State Step Stop Store Stream Strip Subtract Sum Summarise Suppress Switch
+Tabulate Take Test Time Trace Track Train Transform Translate Transpose Treat Trim Truncate Try Tune Turn Unflatten
+Unpack Update Use Validate Verify Visit Wait Walk Warn Watch Weight Withdraw Wrap Write Yield Zero
 """
 VERBS = set(_LISTED.split())
 # Openings of a class's docstring that name no thing, beside verbs; these verbs are nouns too.

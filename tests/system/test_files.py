@@ -58,7 +58,7 @@ def test_a_limit_on_the_size_of_files_keeps_the_old_one(tmp_path: Path) -> None:
 
 
 def test_drafts_of_one_file_have_names_of_their_own() -> None:
-    """As in two containers, whose processes have the same number."""
+    """Draw a hundred names in one process, as two containers may have processes of one number."""
     assert len({draft_name("a") for _ in range(100)}) == 100
     assert all(len(os.fsencode(draft_name(name))) <= 255 for name in NAMES)
 

@@ -34,7 +34,7 @@ with folder_lock(Path(sys.argv[1])):
 
 
 def holder(folder: Path, children: int = 0) -> "subprocess.Popen[str]":
-    """A process of its own session that holds the lock."""
+    """Start a process in a session of its own that holds the lock."""
     command = [sys.executable, "-c", HOLD, str(folder), str(children)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None

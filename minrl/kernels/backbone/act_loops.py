@@ -30,7 +30,7 @@ _ZERO, _HALF, _ONE, _TWO = _F(0), _F(0.5), _F(1), _F(2)
 
 @inlined
 def flags(address: int, size: int) -> Any:
-    """View `size` bools at an address as bytes, by way of float32 elements."""
+    """Read `size` bools at an address as bytes, by way of float32 elements."""
     return carray(float32_at(address), ((size + 3) // 4,)).view(np.uint8)
 
 

@@ -64,13 +64,13 @@ def convolve(x: Any, recent: Any, weight: Any, bias: Any, y: Any, taps: int, wid
 
 @inlined
 def numbers(address: int, size: int) -> Any:
-    """View `size` float32 elements at `address`."""
+    """Read `size` float32 elements at `address`, without a copy."""
     return carray(float32_at(address), (size,))
 
 
 @inlined
 def weights(address: int, size: int) -> Any:
-    """View `size` float32 elements at `address`, none at address 0."""
+    """Read `size` float32 elements at `address`, without a copy; none at address 0."""
     return numbers(address, size if address else 0)
 
 

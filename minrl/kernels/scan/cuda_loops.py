@@ -133,7 +133,7 @@ def _and_then(
     total: tl.tensor, drive: tl.tensor, opens: tl.tensor, tile: tl.tensor, tile_drive: tl.tensor,
     tile_opens: tl.tensor, PARTS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Compose the total (L,) of the steps so far with that of a tile from `all_up_to`."""
+    """Combine the total (L,) of the steps so far with that of a tile from `all_up_to`."""
     drive = last_row(left_by(drive, tile, tile_drive, tile_opens, PARTS))
     tile = last_row(tile)
     both = total * tile if PARTS == 1 else total + kept(tile, total, PARTS)

@@ -48,7 +48,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, whose errors are one line that names the nearest right word."""
+    """argparse with one-line errors that name the nearest known word."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **options)
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"minrl: {' '.join(message.split())} ({self.prog} --help shows what there is)\n")
 
     def unknown(self, words: Sequence[str], instead: dict[str, str]) -> NoReturn:
-        """Stop with an error for words that nothing has taken; `instead` says what replaces some flags."""
+        """Stop with an error for unknown words; `instead` holds hints for flags of other programs."""
         word = words[0].partition("=")[0]
         if not word.startswith("-"):
             self.error(f'unexpected argument "{word}"')
@@ -74,8 +74,8 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for a user's error, 1 for a failed run, 128 + n after signal n."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # GNU's OpenMP has waiting threads spin for 300,000 turns first (GOMP_SPINCOUNT), at the expense of whatever else
-    # runs. It reads this as torch is loaded, which the commands do.
+    # Waiting threads of GNU's OpenMP spin for 300,000 turns by default (GOMP_SPINCOUNT), at the expense of other
+    # programs. It reads this when torch is loaded, which the commands do.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         parsed, unknown = _parser(words).parse_known_args(words)
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parsed.parser.unknown(unknown, getattr(parsed, "instead", {}))
         code: int = parsed.run(parsed)
     except BrokenPipeError:
-        # The reader has gone; Python must not complain about it a second time at exit.
+        # The reader has closed the pipe; Python would report it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:

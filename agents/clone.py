@@ -60,7 +60,7 @@ class CloneConfig(BackboneConfig):
 
 
 class CloneAgent(Agent):
-    """Agent of this module, with the settings `config` for the data set and environment of `task`."""
+    """Behaviour-cloning agent with the settings `config`, for the data set and environment of `task`."""
 
     name = "clone"
     config_class = CloneConfig
@@ -87,7 +87,7 @@ class CloneAgent(Agent):
 
     @property
     def acting(self) -> Cell:
-        """Return the model that acts: the backbone, or the backbone over a window fed anew."""
+        """Return the model that acts: the backbone, or the backbone that rescans a window."""
         return self._acting[0]
 
     @classmethod
@@ -126,7 +126,7 @@ class CloneAgent(Agent):
         return self.head.act(self.acting.scan(token, None, batch.reset)[0])
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
-        """Return the initial state as `Agent.initial_state` does; a target return changes nothing."""
+        """Return the initial state as `Agent.initial_state` does; a target return has no effect."""
         memory = self.acting.initial_state(batch_size)
         return torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
 

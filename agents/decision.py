@@ -2,7 +2,7 @@
 
 Differences: it trains on whole trajectories end to end (`context` gives windows instead), with one token for each
 step (`tokens="triple"` gives return-to-go, observation and action), and it acts from the carried state (with
-`context` it feeds the window anew instead, unless `refeed` is off). With `return_expectile` the return-to-go is
+`context` it rescans the window instead, unless `refeed` is off). With `return_expectile` the return-to-go is
 predicted (`minrl/models/largest_return.py`) instead of given as a target.
 
 Shapes: B batch, T time, O flat observation width, A flat action width, D width, S state size.
@@ -32,7 +32,7 @@ __all__ = ["DecisionAgent", "DecisionConfig"]
 
 
 class DecisionAgent(Agent):
-    """Agent of this module, with the settings `config` for the data set and environment of `task`."""
+    """Return-conditioned agent with the settings `config`, for the data set and environment of `task`."""
 
     name = "decision"
     config_class = DecisionConfig
@@ -81,7 +81,7 @@ class DecisionAgent(Agent):
 
     @property
     def acting(self) -> Cell:
-        """Return the model that acts: the backbone, or the backbone over a window fed anew."""
+        """Return the model that acts: the backbone, or the backbone that rescans a window."""
         return self._acting[0]
 
     @property

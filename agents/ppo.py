@@ -1,7 +1,7 @@
 """Recurrent PPO: a Stable-Baselines3 algorithm that learns from whole rollout segments by one scan.
 
 Constructor, `learn`, `predict`, `save` and `load` follow sb3-contrib's RecurrentPPO
-(https://github.com/Stable-Baselines-Team/stable-baselines3-contrib), whose policy names are taken too.
+(https://github.com/Stable-Baselines-Team/stable-baselines3-contrib), whose policy names are supported too.
 
 Shapes: n_envs environments, T steps of a rollout, S state size.
 """
@@ -43,7 +43,7 @@ Self = TypeVar("Self", bound="RecurrentPPO")
 class RecurrentPPO(PPO):
     """Proximal policy optimisation (Schulman et al., arXiv 1707.06347) with a recurrent policy.
 
-    All arguments mean what they mean in sb3-contrib's RecurrentPPO and Stable-Baselines3's PPO, except:
+    All arguments have the meaning of sb3-contrib's RecurrentPPO and Stable-Baselines3's PPO, except:
 
     Args:
         batch_size: steps of a minibatch, which is made of whole segments; `None` is the whole rollout.
@@ -134,7 +134,7 @@ class RecurrentPPO(PPO):
         return self.policy.states_at(self.rollout_buffer.whole(), self.rollout_buffer.cuts)
 
     def forget(self) -> None:
-        """Reset the hidden state, as where all environments are reset."""
+        """Reset the hidden state, as after a reset of all environments."""
         self._last_state = self.policy.initial_state(self.n_envs)
         self._last_previous = self._last_state.new_zeros(self.n_envs, self.policy.previous_size)
         reference = self.policy.reference

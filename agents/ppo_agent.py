@@ -29,7 +29,7 @@ from .ppo import RecurrentPPO
 
 @dataclass(frozen=True)
 class PPOOptions(BackboneConfig):
-    """Settings of a policy that a user gives."""
+    """Settings of a policy that the user chooses."""
 
     depth: int = field(default=2, metadata={"help": "blocks of the backbone"})
     mlp: float = field(default=0.0, metadata={"help": "hidden width of each block's MLP over the width, 0 for none"})
@@ -79,7 +79,7 @@ class PPOOptions(BackboneConfig):
 class PPOConfig(PPOOptions):
     """Settings of a policy, with the pretrained agent that it started from."""
 
-    # The pretrained agent without its weights, so that a checkpoint needs no folder of that run.
+    # The pretrained agent without its weights, so that a checkpoint does not depend on that run's folder.
     origin: dict[str, Any] = field(default_factory=dict)
 
     def policy_kwargs(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class PPOAgent(OnlineAgent):
     def learner(
         cls, config: PPOConfig, settings: OnlineConfig, task: Task, environments: VecEnv, device: torch.device
     ) -> tuple["PPOAgent", RecurrentPPO]:
-        """Make an agent and its PPO as `OnlineAgent.learner` does."""
+        """Build an agent and its PPO as `OnlineAgent.learner` does."""
         model = _model(config, settings, task, environments, device)
         if config.pretrained is not None and not config.origin:
             start: Any = model.policy.pretrained
@@ -151,7 +151,7 @@ class PPOAgent(OnlineAgent):
             self.reward_std.fill_(float((environments.ret_rms.var + environments.epsilon) ** 0.5))
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
-        """Return the initial state as `Actor.initial_state` does; a target return changes nothing."""
+        """Return the initial state as `Actor.initial_state` does; a target return has no effect."""
         memory = self.policy.initial_state(batch_size)
         return memory.new_zeros(batch_size, self.state_size)
 

@@ -42,7 +42,7 @@ def acrobot(num_envs: int = 1, zeroed: bool = False, **options: Any) -> Compiled
 def _reset(state: Any, stream: Any, settings: Any) -> None:
     """Draw the angle of the first link (0 hangs), of the second to it, and both velocities.
 
-    The fifth number of the state is 1 before an episode's first step, when Gymnasium's state is float32.
+    The fifth element of the state is 1 before an episode's first step, when Gymnasium's state is float32.
     """
     for i in range(4):
         state[i] = np.float32(uniform(stream, settings[0], settings[1]))
@@ -121,7 +121,7 @@ def _wrapped(angle: float) -> float:
 
 @jitted
 def _fused(a: float, b: float, c: float) -> float:
-    """Compute a b + c of float32 numbers with one rounding."""
+    """Compute a b + c in float32 with one rounding."""
     return np.float64(np.float32(a * b + c))
 
 

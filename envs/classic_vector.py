@@ -136,7 +136,7 @@ _GOAL, _LEFT, _RIGHT = (
 
 
 def _reset_car(state: Any, stream: Any, settings: Any) -> None:
-    """Draw a position at rest; the third number of the state is 1 before an episode's first step."""
+    """Draw a position at rest; the third element of the state is 1 before an episode's first step."""
     state[0], state[1], state[2] = uniform(stream, settings[0], settings[1]), 0.0, 1.0
 
 

@@ -3,14 +3,14 @@
 A task is three functions, in Python that numba understands:
 
     reset(state, stream, settings)            start an episode, drawing from `minrl.envs.random_streams`
-    step(state, action, settings)             move on; return reward, terminated, truncated
-    observe(state, observation, settings)     write what is seen in this state
+    step(state, action, settings)             advance the state; return reward, terminated, truncated
+    observe(state, observation, settings)     write the observation of this state
 
-`state` (S,) float64 holds everything that a row remembers, `settings` (P,) float64 what all rows share. `action` (A,)
+`state` (S,) float64 is the state of one row, `settings` (P,) float64 are shared by all rows. `action` (A,)
 is float64 for a Box and int64 for choices, `observation` (O,) has the dtype of its space; both are flat. Compiled
-functions do not raise: a step that finds something wrong says so by ending the episode.
+functions do not raise: a step that finds an error ends the episode.
 
-Code compiled elsewhere calls them by their addresses: `Rows` is all that it needs.
+Code compiled elsewhere calls them by their addresses, with `Rows` as its only argument.
 
 Shapes: B rows, S state size, P settings, A and O flat widths of an action and an observation.
 """
@@ -41,9 +41,9 @@ class Task:
 
     Args:
         observation_space, action_space: of one row: Box, Discrete, MultiDiscrete or MultiBinary, counting from 0.
-        state_size: S, numbers that a row remembers.
+        state_size: S, elements of a row's state.
         reset, step, observe: see the module.
-        settings: P numbers that the functions read.
+        settings: P values that the functions read.
         with_options: returns the settings for a reset with Gymnasium's `options`; None for a task without any.
     """
 
@@ -70,7 +70,7 @@ class Task:
 
 
 class Rows(NamedTuple):
-    """B rows of a task, as compiled code takes them: addresses of its functions, and arrays that they change."""
+    """B rows of a task for compiled code: addresses of its functions, and arrays that they change."""
 
     reset: int
     step: int
@@ -95,7 +95,7 @@ def addresses(task: Task) -> tuple[int, int, int]:
 
 _tuple: Any = numba.types.Tuple
 _OUTCOME = _tuple((numba.float64, numba.boolean, numba.boolean))
-# Kept: numba frees the machine code of a function to which no reference is left.
+# Kept alive: numba frees the machine code of a function without references.
 _compiled = cache(row_function)
 
 
@@ -104,12 +104,12 @@ def _row_of(dtype: Any) -> Any:
 
 
 def action_type(space: gymnasium.Space[Any]) -> type[np.generic]:
-    """Return the dtype in which `step` gets an action: wide, so that Python and machine code round alike."""
+    """Return the dtype of `step`'s action: wide, so that Python and machine code round alike."""
     return np.float64 if isinstance(space, spaces.Box) else np.int64
 
 
 def _caller(result: Any) -> Any:
-    """Return a compiled function (address, a, b, c) that calls what lies there."""
+    """Build a compiled function (address, a, b, c) that calls the function at the address."""
 
     def call(context: Any, address: Any, a: Any, b: Any, c: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -137,14 +137,14 @@ def step_rows(
 
 @jitted
 def observe_rows(observe: int, state: Any, settings: Any, observations: Any) -> None:
-    """Write what every row shows."""
+    """Write the observation of every row."""
     for row in range(len(state)):
         call_other(observe, state[row], observations[row], settings)
 
 
 @jitted
 def reset_rows(reset: int, observe: int, rows: Any, state: Any, streams: Any, settings: Any, observations: Any) -> None:
-    """Start episodes in `rows`, and write what they show."""
+    """Start episodes in `rows`, and write their observations."""
     for row in rows:
         call_other(reset, state[row], streams[row], settings)
         call_other(observe, state[row], observations[row], settings)

@@ -23,7 +23,7 @@ def _reset(state: Any, stream: Any, settings: Any) -> None:
 
 
 def _step(state: Any, action: Any, settings: Any) -> tuple[float, bool, bool]:
-    """Move on; at the go signal compare the action with the cue."""
+    """Advance the time; at the go signal compare the action with the cue."""
     ends = state[2] >= state[1]
     state[2] += 1
     return 1.0 if ends and action[0] == state[0] else 0.0, ends, False

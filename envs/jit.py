@@ -1,4 +1,4 @@
-"""Compilation of tasks with numba, kept on disk where a folder can be written to."""
+"""Compilation of tasks with numba, cached on disk if a folder is writable."""
 
 import zlib
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Numba keeps compiled code under the name of its function and the text of its file alone; here it depends on what is
-# inlined into it as well, and on the constants read from Gymnasium.
+# Numba keys compiled code by the function's name and its file's text alone; here it also depends on inlined functions
+# and on constants read from Gymnasium.
 _SOURCES = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 _REVISION = f"{zlib.crc32(_SOURCES + version('gymnasium').encode()):08x}"
 

@@ -11,7 +11,7 @@ from .masking import AnyEnv, Array, check_single
 
 
 class _Appended(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Wrapper that adds a row of numbers to the observation, zeros at the start of an episode.
+    """Wrapper that adds a row of values to the observation, zeros at the start of an episode.
 
     It is appended to a Box of floats with one axis, and becomes the key `key` (a float32 Box) of a Dict; any other
     space becomes a Dict of "observation" and `key`.

@@ -1,9 +1,9 @@
 """Random numbers for compiled code: NumPy's default generator with its state in an array.
 
 A stream is (6,) uint64: state (high, low) and increment (high, low) of PCG64 (O'Neill 2014, "PCG: A Family of Simple
-Fast Space-Efficient Statistically Good Algorithms for Random Number Generation", HMC-CS-2014-0905), whether half of the
-last number is still to be used, and that half. A stream made of a `numpy.random.Generator` draws the numbers that the
-generator would draw: `uniform`, `integers` and `permutation` equal its methods to the bit.
+Fast Space-Efficient Statistically Good Algorithms for Random Number Generation", HMC-CS-2014-0905), a flag that half of
+the last word is unused, and that half. A stream made of a `numpy.random.Generator` draws the same numbers: `uniform`,
+`integers` and `permutation` equal its methods to the bit.
 """
 
 import math
@@ -36,7 +36,7 @@ def stream_of(generator: np.random.Generator) -> Stream:
 
 
 def continue_from(generator: np.random.Generator, stream: Stream) -> None:
-    """Set `generator` to draw on from `stream`."""
+    """Set `generator` to continue from `stream`."""
     high, low, inc_high, inc_low, has_half, half = (int(word) for word in stream)
     generator.bit_generator.state = {
         "bit_generator": "PCG64",

@@ -97,7 +97,7 @@ class RepeatEnv(gymnasium.Env[Any, Any]):
 
 
 def _reset(state: Any, stream: Any, settings: Any) -> None:
-    """Shuffle and deal the first card; the state holds how many cards are seen, and their suits."""
+    """Shuffle and deal the first card; the state holds the number of dealt cards, and all suits."""
     permutation(stream, state[1:])
     first, last = 1, len(state) - 1
     while first < last:

@@ -1,4 +1,4 @@
-"""A Gymnasium environment made of a compiled task, so that each task is written once."""
+"""Scalar Gymnasium environment of a compiled task, so that each task is written once."""
 
 from typing import Any
 

@@ -45,7 +45,7 @@ def _step(state: Any, action: Any, settings: Any) -> tuple[float, bool, bool]:
 
 
 def _observe(state: Any, observation: Any, settings: Any) -> None:
-    """Show what lies at the agent's place."""
+    """Show the observation of the agent's place."""
     if state[0] == 0:
         observation[0] = state[2]
     else:

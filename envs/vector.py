@@ -27,7 +27,7 @@ class CompiledVectorEnv(VectorEnv[Any, Any, Any]):
     `final_info` as SyncVectorEnv's does; under DISABLED rows are reset with `options={"reset_mask": (B,) bool}`.
 
     Attributes:
-        rows: what code compiled elsewhere needs to step the rows itself, under SAME_STEP.
+        rows: for code compiled elsewhere that steps the rows itself, under SAME_STEP.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class CompiledVectorEnv(VectorEnv[Any, Any, Any]):
         return observations.reshape(self.observation_space.shape or ())
 
     def _final(self, observations: Array, rows: Array) -> dict[str, Any]:
-        """Return the infos of ended rows with their final observations, laid out as SyncVectorEnv's."""
+        """Return the infos of ended rows with their final observations, as SyncVectorEnv arranges them."""
         last = np.full(self.num_envs, None, dtype=object)
         for row in rows.tolist():
             last[row] = observations[row]

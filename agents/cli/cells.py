@@ -77,7 +77,7 @@ def options(cell: type[Cell]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """Write a default as `--cell-options` takes it."""
+    """Format a default as `--cell-options` takes it."""
     if isinstance(value, tuple):
         return f"[{','.join(map(_shown, value))}]"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_statements(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for what a file does not state."""
+    """Add the flags of spaces and environment, for files that do not state them."""
     group = parser.add_argument_group("what the file does not state")
     group.add_argument("--env", metavar="ID", help="its environment; MODULE:ID imports MODULE")
     group.add_argument(
@@ -54,7 +54,7 @@ def _add_statements(parser: argparse.ArgumentParser) -> None:
 
 
 def _statements(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the values of those flags as arguments of `load`."""
+    """Return the values of `_add_statements`'s flags as arguments of `load`."""
     kwargs = dict(arguments.env_kwargs)
     if kwargs and not arguments.env:
         raise ValueError("--env-kwargs are the settings of an environment: name it with --env ID")

@@ -131,7 +131,7 @@ def chosen_environment(task: Task, name: str | None, kwargs: dict[str, Any]) -> 
 
 @contextlib.contextmanager
 def stdout_left_alone() -> Iterator[None]:
-    """Send everything written to standard output, also by C code, to standard error."""
+    """Send standard output, also of C code, to standard error."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

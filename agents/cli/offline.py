@@ -71,7 +71,7 @@ def family(kinds: dict[str, type[Agent]]) -> Family:
         counter=STEP,
         agents={DEFAULT: options.pop(DEFAULT), **options},
         settings=TrainConfig,
-        # The same numbers wherever a run is trained, and several runs at once share the processor.
+        # Equal results wherever a run is trained; several runs at once share the processor.
         defaults={"threads": 1},
         find=find_task,
         check=check_options,

@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   minrl train clone --data minari:minrl/hopper/medium-replay-v0 --top 0.1 --out runs/clone
   minrl train ppo --env minrl/CartPoleNoVel-v1 --out runs/cartpole
   minrl train --resume runs/hopper
-  minrl train --resume runs/hopper --steps 20000     # longer than it was planned
+  minrl train --resume runs/hopper --steps 20000     # extend it
 
 minrl train AGENT --help shows the agent's flags."""
 

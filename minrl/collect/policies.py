@@ -204,7 +204,7 @@ def _same_spaces(trained: tuple[Any, Any], environment: gym.Env[Any, Any]) -> bo
 
 
 def _same_space(trained: gym.Space[Any], actual: gym.Space[Any]) -> bool:
-    """Return True if the spaces match, but for the channels of images, which Stable-Baselines3 puts first."""
+    """Return True if the spaces match, except for the channels of images, which Stable-Baselines3 puts first."""
     return any(mismatch(trained, space, "action") is None for space in (actual, _channels_first(actual)))
 
 

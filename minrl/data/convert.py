@@ -168,7 +168,7 @@ def flatten_block(
 
 
 def describe(values: Any) -> str:
-    """Describe what is wrong with a row (values, or a string): NaN, infinite, or outside its space."""
+    """Describe the fault of a row (values, or a string): NaN, infinite, or outside its space."""
     if isinstance(values, str):
         return f"{values!r} outside the declared space"
     if np.issubdtype(values.dtype, np.floating) and not (np.abs(values) <= np.finfo(np.float32).max).all():

@@ -1,4 +1,4 @@
-"""Spaces of the same parts in another order or form: what differs, and columns in the order of another space.
+"""Comparison of spaces with the same parts in another order or form, and reordering of columns.
 
 Shapes: N steps, E episodes, O and A flat widths.
 """

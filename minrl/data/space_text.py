@@ -37,7 +37,7 @@ def parse_space(text: str, where: str) -> AnySpace:
             named = {k: np.array(v) if k in ("low", "high") and isinstance(v, list) else v for k, v in named.items()}
         space: AnySpace = kind(*arguments, **named)
         return space
-    except Exception as error:  # Gymnasium asserts, and raises what NumPy raises
+    except Exception as error:  # Gymnasium asserts, and passes NumPy's errors on
         raise ValueError(
             f"{where}: {text!r} is not a space, which reads like {_EXAMPLES} ({one_line(error)})"
         ) from error

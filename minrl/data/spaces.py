@@ -172,7 +172,7 @@ def encode(space: AnySpace, raw: Any, dtype: npt.DTypeLike | None = np.float32) 
     None keeps the type of a Box's rows; the other spaces are float32 then.
 
     Raises:
-        ValueError: for a string that is longer than its space says or has other characters.
+        ValueError: for a string that is longer than its space allows or has other characters.
     """
     if isinstance(space, spaces.Box):
         return np.asarray(raw, dtype=dtype)

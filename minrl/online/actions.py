@@ -1,7 +1,7 @@
 """Conversion of a policy's actions to its environment's: rounding, clipping, start of choices.
 
-A policy samples real numbers for a Box and counts choices from 0. What it sampled is what is stored and trained on;
-the environment gets a value of its space, by the same rules while acting, in `predict`, in evaluations and in ONNX.
+A policy samples real numbers for a Box and counts choices from 0. The sampled value is stored and trained on; the
+environment gets a value of its space, by the same rules while acting, in `predict`, in evaluations and in ONNX.
 
 Shapes: B environments, A flat action width.
 """
@@ -26,7 +26,7 @@ def to_environment(space: AnySpace, actions: Array, *, squashed: bool) -> Array:
     Args:
         space: the action space.
         actions: real numbers for a Box, choices counted from 0.
-        squashed: of a Box, whether they lie in [-1, 1] and stand for the space's whole range.
+        squashed: of a Box, True if they lie in [-1, 1] and stand for the space's whole range.
     """
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return actions + space.start if np.any(space.start) else actions

@@ -74,7 +74,7 @@ class BackbonePolicy(RecurrentPolicy):
         pretrained: the folder of a run whose agent, trained on a data set, is the start: trunk, observation
             normalisation and actor; the value head is fresh. It brings its own cell, width, depth, conv, mlp and cell
             options. Exploration then starts at `log_std_init=-2`. A fresh critic misleads an actor that is good
-            already: `separate_critic=True`, `pretrained_kl=1` and a small learning rate keep what it can.
+            already: `separate_critic=True`, `pretrained_kl=1` and a small learning rate preserve its skill.
         pretrained_kl: weight of the divergence KL(policy | pretrained policy) in the loss: a number, which decays
             linearly to zero over training, or a function of the progress that remains (from 1 to 0).
         net_arch: layers of the heads between the trunk and the outputs, as in Stable-Baselines3; none by default.

@@ -1,4 +1,4 @@
-"""Checks of what environments and callbacks hand to a policy.
+"""Checks of the inputs that environments and callbacks give to a policy.
 
 Shapes: n_envs environments.
 """

@@ -54,7 +54,7 @@ def probe(config: OnlineConfig) -> tuple[Task, str]:
     info = EnvironmentInfo(config.env, config.env_kwargs)
     with closing(make_environment(info)) as environment:
         try:
-            # First, as its errors say what to do about spaces that PPO does not support.
+            # First, as its errors name the remedy for spaces that PPO does not support.
             PolicySpaces(environment.observation_space, environment.action_space)
             task = Task.in_environment(info, environment.observation_space, environment.action_space)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Features of images of any size: Stable-Baselines3's `NatureCNN`, and a small network where that does not fit.
+"""Features of images of any size: Stable-Baselines3's `NatureCNN`, and a small network for smaller images.
 
 Shapes: B environments, C channels, H and W pixels, F features.
 """

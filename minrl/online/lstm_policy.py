@@ -33,7 +33,7 @@ _FREE = ("bias", "dropout", "device")
 class LstmPolicy(RecurrentPolicy):
     """Actor with an LSTM, and a critic with its own, the actor's or none.
 
-    All arguments mean what they mean in sb3-contrib's RecurrentActorCriticPolicy and Stable-Baselines3's
+    All arguments have the meaning of sb3-contrib's RecurrentActorCriticPolicy and Stable-Baselines3's
     ActorCriticPolicy, in the same order.
 
     Args:

@@ -139,7 +139,7 @@ class OnlineRun:
             pass
 
     def between_rollouts(self) -> None:
-        """Save, evaluate and log what is due; raise `_End` after a signal."""
+        """Save, evaluate and log if due; raise `_End` after a signal."""
         self._stop_clock()
         if self.step > self._seen:
             self.rollouts, self._before, self._seen = self.rollouts + 1, self._seen, self.step

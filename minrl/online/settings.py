@@ -107,7 +107,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
-    """All settings of a run but the policy's."""
+    """All settings of a run, except for the policy's."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "n_envs", "n_steps", "n_epochs", "steps")

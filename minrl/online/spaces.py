@@ -1,8 +1,8 @@
 """Wrapper for environments whose spaces Stable-Baselines3 does not support.
 
-It takes a Box, Discrete, MultiDiscrete and MultiBinary, and for observations a Dict of these. It knows no Tuple, no
-Dict inside a Dict, no MultiDiscrete with several axes, no MultiBinary of them in actions, no Box without an axis in
-observations, and counts every discrete choice from 0.
+It supports Box, Discrete, MultiDiscrete and MultiBinary, and for observations a Dict of these. It supports no Tuple, no
+nested Dict, no MultiDiscrete with several axes, no such MultiBinary in actions, no Box without an axis in observations,
+and counts every discrete choice from 0.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,9 +27,9 @@ _LEAVES = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBina
 def fit_spaces(env: AnyEnv, *, like: tuple[AnySpace, AnySpace] | None = None) -> AnyEnv:
     """Return `env` if Stable-Baselines3 supports its spaces, else inside a wrapper that fits them.
 
-    Observations: a Tuple becomes a Dict with the keys "0", "1", …; what is nested comes up to one level, under keys
-    like "0/position". Actions: a Tuple or Dict of discrete parts becomes one MultiDiscrete, in the order of
-    `gymnasium.spaces.flatten`. Discrete choices are counted from 0 and lie along one axis, a single number as well.
+    Observations: a Tuple becomes a Dict with the keys "0", "1", …; nested parts move to one level, under keys like
+    "0/position". Actions: a Tuple or Dict of discrete parts becomes one MultiDiscrete, in the order of
+    `gymnasium.spaces.flatten`. Discrete choices are counted from 0 and lie along one axis, also a single one.
 
     Args:
         env: an environment of any spaces.

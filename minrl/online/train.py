@@ -29,7 +29,7 @@ def train(kind: type[OnlineAgent], options: Any, settings: OnlineConfig, out: Pa
         out: the run's folder.
 
     Raises:
-        ValueError: if `out` already holds a run, the environment cannot be had, or a setting is impossible.
+        ValueError: if `out` already holds a run, the environment is unavailable, or a setting is impossible.
         OSError: if `out` cannot be written.
         FloatingPointError: if the loss is no longer finite; the last checkpoint is kept.
     """
@@ -46,10 +46,9 @@ def resume(out: Path, environment: str | None = None, steps: int | None = None) 
 
     Args:
         out: the run's folder.
-        environment: the run's environment id, for one that no installed package registers: nothing that only a file
-            names is imported.
-        steps: the last step, where it is not to be the planned one; a learning rate with linear decay goes on as in a
-            run planned for that many steps.
+        environment: the run's environment id, needed if no installed package registers it: modules that only a file
+            names are not imported.
+        steps: new last step; a learning rate with linear decay continues as in a run of that many steps.
 
     Raises:
         ValueError: if there is no checkpoint to go on from, it lies beyond `steps`, or it does not fit the

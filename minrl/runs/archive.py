@@ -16,7 +16,7 @@ _PIECE = 1 << 20  # bytes read at once
 
 
 class DamagedFileError(ValueError):
-    """Error of a file whose content is not what was written, or that was not written to its end."""
+    """Error of a file whose content was damaged, or that was not written to its end."""
 
 
 def check_archive(file: Path) -> None:

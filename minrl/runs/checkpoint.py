@@ -72,7 +72,7 @@ def save(
 
 
 def _keep(path: Path, kept: Path) -> None:
-    """Name a file a second time, in place of what had that name; a file system without hard links gets a copy."""
+    """Link a file under a second name, replacing the file of that name; copy it on a file system without links."""
     with replacing(kept) as temporary:
         try:
             temporary.hardlink_to(path)
@@ -158,7 +158,7 @@ def agents() -> dict[str, EntryPoint]:
     for point in entry_points(group=GROUP):
         try:
             table = point.load()
-        except Exception:  # raised again for who asks for this agent; it spoils no other
+        except Exception:  # raised again where this agent is used; others stay usable
             table = None
         if isinstance(table, dict):
             package = sys.modules[point.module].__package__

@@ -1,4 +1,4 @@
-"""The files of a run's folder and of a comparison's, each named once, and the lock under which they are written."""
+"""Names of the files of a run's folder and of a comparison's, and the lock under which they are written."""
 
 import json
 import os
@@ -23,7 +23,7 @@ TARGET_CHOICE = "target_choice.json"  # candidates of --choose-target
 RETURNS_TO_GO, RELABEL_SUMMARY = "returns_to_go.npy", "relabel.json"  # of --relabel-returns
 ERRORS = "errors.txt"  # tracebacks of failed evaluations
 SUMMARY = "summary.json"  # written last
-# Of a run in a comparison besides: what it printed.
+# Of a run in a comparison besides: its output.
 LOG = "log.txt"
 # Of a comparison: its plan, the runs without a result, the folder of its runs.
 GRID, STATE, RUNS = "grid.toml", "state.json", "runs"
@@ -39,10 +39,10 @@ _WRITTEN = frozenset(
 def run_lock(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock of a run's or a comparison's folder, and remove drafts that killed processes have left.
 
-    Of the processes that torchrun starts the first one alone takes it. A missing folder is made.
+    Of torchrun's processes only the first one takes it. A missing folder is made.
 
     Raises:
-        ValueError: if another process is at work there.
+        ValueError: if another process works in that folder.
         OSError: if the folder cannot be made or written.
     """
     if os.environ.get("RANK", "0") != "0":

@@ -26,4 +26,4 @@ class Family:
     find: Callable[[Any, bool], Task]
     check: Callable[[str, Any, Task], None]  # ValueError if agent and settings do not fit the task
     start: Callable[[str, Any, Any, Path], int]  # train into a new folder; 0, or 128 + signal if stopped
-    resume: Callable[[Any, Path], int]  # table [train] names what a checkpoint may not, such as modules to import
+    resume: Callable[[Any, Path], int]  # table [train] may name modules to import, a checkpoint may not

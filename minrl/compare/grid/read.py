@@ -27,7 +27,7 @@ def read_grid(path: Path, families: Mapping[str, Family], *, seeds: int | None =
         seeds: number of seeds, counted from 0, instead of the file's.
 
     Raises:
-        ValueError: if the file cannot be read, a key is unknown or a setting impossible; one line that says where.
+        ValueError: one line with the place, if the file cannot be read, a key is unknown or a setting impossible.
     """
     return _Grid(path, read_tables(path, "grid"), families).plan(seeds)
 

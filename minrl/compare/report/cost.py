@@ -21,7 +21,7 @@ COLUMNS: tuple[tuple[str, str, Pick, str], ...] = (
 
 @dataclass(frozen=True)
 class MethodCost:
-    """Cost of one method in one task: of each column the mean over the runs that know it."""
+    """Cost of one method in one task: of each column the mean over the runs that have it."""
 
     task: str
     method: str
@@ -44,7 +44,7 @@ def costs(analysis: Analysis) -> list[MethodCost]:
 
 
 def cost_table(analysis: Analysis) -> Table:
-    """Tabulate the cost of each task and method, without columns that no run knows."""
+    """Tabulate the cost of each task and method, without columns that no run has."""
     rows, tasks = costs(analysis), {task.name: task.label for task in analysis.comparison.plan.tasks}
     known = [i for i in range(len(COLUMNS)) if any(row.numbers[i] is not None for row in rows)]
     cells = [
@@ -67,12 +67,12 @@ def cost_table(analysis: Analysis) -> Table:
 
 
 def training_seconds(runs: Sequence[RunRecord]) -> float | None:
-    """Average over runs; None where no run knows."""
+    """Average over the runs that have it; None without any."""
     return _mean([run.cost for run in runs if run.cost is not None], lambda cost: cost.seconds)
 
 
 def action_milliseconds(runs: Sequence[RunRecord]) -> float | None:
-    """Return the median over runs; None where no run knows."""
+    """Return the median over the runs that have it; None without any."""
     known = [run.cost.seconds_per_action for run in runs if run.cost is not None and run.cost.seconds_per_action]
     return 1e3 * median(known) if known else None
 

@@ -1,4 +1,4 @@
-"""The numbers of a report as CSV, with ten digits: scores of runs, statistics, costs."""
+"""The values of a report as CSV, with ten digits: scores of runs, statistics, costs."""
 
 import csv
 from collections.abc import Iterable, Sequence

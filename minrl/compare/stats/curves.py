@@ -1,6 +1,6 @@
 """Learning curves of a comparison: mean and standard error over seeds, over steps or over seconds of training.
 
-A point stands for the same step of all seeds; over seconds its place is the mean time that they took to get there.
+A point stands for the same step of all seeds; over seconds it lies at the mean time that they took to reach it.
 
 Shapes: K points of a run, P points of a curve.
 """

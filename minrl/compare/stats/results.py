@@ -50,7 +50,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Cost:
-    """Resources that a run took; None where its summary does not say."""
+    """Resources that a run took; None if its summary lacks them."""
 
     seconds: float | None  # of training alone
     cpu_seconds: float | None

@@ -147,7 +147,7 @@ def environment(name: str, observation_width: int) -> EnvironmentInfo | None:
 
 
 def missing_environment(name: str) -> str:
-    """Explain in one line why a data set has no environment to evaluate in, and what to do instead."""
+    """Explain in one line why a data set has no environment to evaluate in, and the remedy."""
     task = name.removeprefix("d4rl:").split("-")[0]
     if task in ("antmaze", "maze2d", "kitchen"):
         return (

@@ -133,7 +133,7 @@ def _make_namespaces(folder: Path) -> None:
 
 
 def set_metadata(dataset_id: str, observation_space: AnySpace, action_space: AnySpace) -> dict[str, Any]:
-    """Return the entries of metadata.json that every set has, but for its size."""
+    """Return the entries of metadata.json that every set has, except for its size."""
     import minari
 
     return {

@@ -149,7 +149,7 @@ def record_set(
     overwrite: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> Iterator[EpisodeWriter]:
-    """Yield a writer for episodes of an environment; all of them appear under the id at the end, or nothing.
+    """Yield a writer for episodes of an environment; all of them appear under the id at the end, or none.
 
     Args:
         dataset_id: Minari's id, `[namespace/]name-v0`.
@@ -207,7 +207,7 @@ def _spec(environment: gym.Env[Any, Any]) -> str:
 
 
 def _requirements(environment: gym.Env[Any, Any]) -> list[str]:
-    """List releases that the recorded numbers depend on: Gymnasium, the environment's package, its physics engine."""
+    """List releases that the recorded values depend on: Gymnasium, the environment's package, its physics engine."""
     owners = packages_distributions().get(type(environment.unwrapped).__module__.split(".")[0], [])
     physics = ["mujoco"] if hasattr(environment.unwrapped, "model") and find_spec("mujoco") else []
     return [f"{package}=={version(package)}" for package in dict.fromkeys(["gymnasium", *owners, *physics])]

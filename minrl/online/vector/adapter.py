@@ -25,25 +25,25 @@ def as_vec_env(environment: Any) -> VecEnv:
     """Adapt a vector environment or EnvPool to `VecEnv`; a `VecEnv` is returned itself.
 
     Raises:
-        ValueError: it is something else, or see `VectorEnvironment`.
+        ValueError: if it is neither, or as `VectorEnvironment`.
     """
     return environment if isinstance(environment, VecEnv) else VectorEnvironment(environment)
 
 
 class VectorEnvironment(VecEnv):
-    """A `gymnasium.vector.VectorEnv`, or EnvPool made with `env_type="gymnasium"`, as Stable-Baselines3 wants it.
+    """A `gymnasium.vector.VectorEnv`, or EnvPool made with `env_type="gymnasium"`, as a Stable-Baselines3 `VecEnv`.
 
     It also does `Monitor`'s work: the last step of an episode carries `info["episode"]`, by default counted here; an
-    entry that the environment reports stands, but for the wrong counts of a vector RecordEpisodeStatistics in mode
+    entry that the environment reports is kept, except for the wrong counts of a vector RecordEpisodeStatistics in mode
     `DISABLED`. In EnvPool's Atari games an episode is a game, with unclipped rewards.
 
     What callers see follows the autoreset mode (https://farama.org/Vector-Autoreset-Mode):
 
-    - `SAME_STEP` and `DISABLED` (reset here, with `reset_mask`): what `DummyVecEnv` shows.
+    - `SAME_STEP` and `DISABLED` (reset here, with `reset_mask`): as with `DummyVecEnv`.
     - `NEXT_STEP` and EnvPool: the last step of an episode returns its final observation. In the step after it that
       environment only resets: a *filler*, with reward 0, `done` again (so that the observation it returns is marked as
-      an episode start) and `info["filler"]`, belonging to no episode. `filler` says which rows a learner masks.
-      Stable-Baselines3's `VecMonitor` knows nothing of fillers and counts them as episodes: it is not needed here.
+      an episode start) and `info["filler"]`, belonging to no episode. `filler` marks the rows that a learner masks.
+      Stable-Baselines3's `VecMonitor` counts fillers as episodes; it is not needed here.
 
     Seeds go to the environments at the next `reset`: environment i gets `seed + i` where each has a generator; a native
     vector environment draws from one, seeded with `seed`. EnvPool's seed is an argument of `envpool.make`.

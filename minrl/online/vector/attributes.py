@@ -25,7 +25,7 @@ def get_attributes(environment: Any, name: str, count: int) -> list[Any]:
     them all.
 
     Raises:
-        AttributeError: they do not have it, or it is an array of N rows, whose meaning only the caller knows.
+        AttributeError: if they lack it, or it is an array of N rows, whose meaning only the caller knows.
     """
     base = environment.unwrapped
     # Checked first: a missing attribute ends the workers of an AsyncVectorEnv.
@@ -46,7 +46,7 @@ def set_attributes(environment: Any, name: str, value: Any, indices: Sequence[in
     """Set attribute `name` of the environments `indices` to one value.
 
     Raises:
-        ValueError: for some of the environments only, where they are out of reach one by one.
+        ValueError: for a part of environments that cannot be accessed one by one.
     """
     base = environment.unwrapped
     if isinstance(base, SyncVectorEnv):
@@ -63,11 +63,11 @@ def set_attributes(environment: Any, name: str, value: Any, indices: Sequence[in
 def call_method(
     environment: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], indices: Sequence[int], count: int
 ) -> list[Any]:
-    """Return what method `name` returns for each of the environments `indices`.
+    """Call method `name` of each of the environments `indices`, and return the results.
 
     Raises:
-        AttributeError: they have no such method.
-        ValueError: they cannot be called, or not some of them only.
+        AttributeError: if they have no such method.
+        ValueError: if they cannot be called, or only all together.
     """
     base = environment.unwrapped
     if not hasattr(base, "call"):

@@ -14,10 +14,11 @@ _BOOKKEEPING = frozenset({"env_id", "players"})
 
 
 def split_info(info: Any, count: int) -> list[dict[str, Any]]:
-    """Return one dictionary per environment, made anew, from a vector environment's `info`.
+    """Split a vector environment's `info` into one new dictionary per environment.
 
-    Gymnasium's convention: `info[key]` holds N values, and the mask `info["_" + key]` (N,) says whose they are. A value
-    without a mask (EnvPool has none) belongs to every environment: row by row where it has N rows, shared else.
+    Gymnasium's convention: `info[key]` holds N values, and the mask `info["_" + key]` (N,) marks the environments that
+    have one. A value without a mask (EnvPool has none) belongs to every environment: row by row if it has N rows,
+    shared else.
 
     Args:
         info: a dictionary, nested ones included, or a list of N dictionaries (Gymnasium's `DictInfoToList`).

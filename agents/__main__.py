@@ -10,11 +10,13 @@ from typing import Any, NoReturn
 
 import minrl
 from minrl.system.extras import install_hint
-from minrl.system.messages import one_line
+from minrl.system.messages import one_line, shortened
 from minrl.system.names import nearest
+from minrl.system.trust import trusting
 
 from .cli.flag_hints import unknown_flag
 
+_LONGEST_LINE = 800  # characters of an error, in which a file may have put a million
 # Each command is a module of cli/, imported on first use, so that `minrl --help` is quick.
 COMMANDS = {
     "train": "train an agent on a data set or in an environment, or go on with a run",
@@ -81,13 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed, unknown = _parser(words).parse_known_args(words)
         if unknown:
             parsed.parser.unknown(unknown, getattr(parsed, "instead", {}))
-        code: int = parsed.run(parsed)
+        with trusting(getattr(parsed, "trust", False)):
+            code: int = parsed.run(parsed)
     except BrokenPipeError:
         # The reader has closed the pipe; Python would report it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
-        return _failed(error, one_line(error), 2)
+        return _failed(error, one_line(error, _LONGEST_LINE), 2)
     except (FloatingPointError, MemoryError) as error:
         return _failed(error, one_line(error), 1)
     except RuntimeError as error:
@@ -117,7 +120,7 @@ def _parser(words: Sequence[str]) -> Parser:
 def _failed(error: BaseException, line: str, code: int) -> int:
     if os.environ.get("MINRL_DEBUG"):
         raise error
-    print(f"minrl: {line}", file=sys.stderr)
+    print(f"minrl: {shortened(line, _LONGEST_LINE)}", file=sys.stderr)
     return code
 
 

@@ -122,6 +122,7 @@ def main() -> None:
         float32=True,
         compress=True,
         overwrite=True,
+        trust=True,
         metadata=METADATA,
     )
     returns = np.array(result.returns)

@@ -9,6 +9,7 @@ from minrl.data.wrappers import DEFAULT_MAX_STEPS
 from minrl.runs.threads import use_threads
 from minrl.system.config import key_value
 from minrl.system.mujoco import quiet_mujoco
+from minrl.system.trust import add_trust
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  minrl collect --policy random --env Pendulum-v1 --episodes 100 --out minari:me/pendulum-v0\n"
-        "  minrl collect --policy sac.zip --env Hopper-v5 --episodes 50 --out minari:me/hopper-v0"
+        "  minrl collect --policy sac.zip --trust --env Hopper-v5 --episodes 50 --out minari:me/hopper-v0"
     )
     add = parser.add_argument
     add(
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", metavar="N", type=int, default=0, help="(default: 0)")
     add("--deterministic", action="store_true", help="the policy's likeliest action instead of a sample")
     add("--vecnormalize", metavar="FILE.pkl", help="file of VecNormalize.save, for a policy trained with it")
+    add_trust(parser, "open pickles: a policy's .zip, or --vecnormalize")
     add("--env-options", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="for gymnasium.make")
     add(
         "--max-episode-steps",
@@ -69,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         float32=arguments.float32,
         compress=arguments.compress,
         overwrite=arguments.overwrite,
+        trust=arguments.trust,
         metadata={key: value for key, value in labels.items() if value is not None},
     )
     returns = np.array(written.returns)

@@ -12,6 +12,7 @@ from minrl.compare.run.runner import Backend, Families, Survey, check_unchanged,
 from minrl.compare.stats.statistics import check_installed
 from minrl.runs.folder import GRID, run_lock
 from minrl.system.shipped_configs import find_config
+from minrl.system.trust import add_trust
 
 from .families import families
 
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--redo", action="store_true", help="remove and retrain runs whose settings have changed")
     parser.add_argument("--dry-run", action="store_true", help="list runs and their state, run nothing")
     parser.add_argument("--report-only", action="store_true", help="write the report of finished runs, run nothing")
+    add_trust(parser, "make whatever environments the grid and its data sets name")
     where = parser.add_argument_group("where runs are trained")
     where.add_argument(
         "--on", choices=("here", "ray"), default="here", help="one after another in this process, or on Ray"
@@ -81,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = read_grid(find_config(arguments.grid, "grid"), kinds, seeds=arguments.seeds)
     out = _out(arguments)
     if arguments.dry_run:
-        _list(survey(plan, kinds, out, download=False), plan, out)
+        _list(survey(plan, kinds, out, looks_only=True), plan, out)
         return 0
     check_installed()
     with run_lock(out):

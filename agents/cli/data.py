@@ -8,7 +8,9 @@ from typing import Any
 from minrl.data import load
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.listing import describe, import_file, local_datasets
+from minrl.data.trust import reading_only
 from minrl.system.config import key_value
+from minrl.system.trust import add_trust
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     info.add_argument("name", metavar="NAME", help="minari:NAME, d4rl:NAME or hdf5:FILE")
     info.add_argument("--json", action="store_true", help="as a JSON object")
     _add_statements(info)
+    add_trust(info, "read a set that unpacks to a thousand times the bytes of its files")
     info.set_defaults(run=_info)
     importing = actions.add_parser(
         "import",
@@ -39,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     importing.add_argument("file", metavar="FILE", type=Path, help="the HDF5 file, or the folder of a Minari set")
     importing.add_argument("--name", metavar="ID", help="Minari id (default: imported/FILE-v0)")
     _add_statements(importing)
+    add_trust(importing, "make whatever environment the file names, where that has the spaces")
     importing.set_defaults(run=_import)
 
 
@@ -78,7 +82,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    values = describe(load(arguments.name, **_statements(arguments)))
+    with reading_only():
+        values = describe(load(arguments.name, **_statements(arguments)))
     if arguments.json:
         print(json.dumps(values))
         return 0

@@ -12,12 +12,14 @@ from typing import Any
 from minrl.agent import parameter_count
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.task import Task
+from minrl.data.trust import check_keywords
 from minrl.data.wrappers import DEFAULT_MAX_STEPS
 from minrl.evaluate import evaluate
 from minrl.runs import checkpoint
 from minrl.runs.summary import evaluation_table
 from minrl.runs.threads import describe_threads, use_threads
 from minrl.system.config import key_value
+from minrl.system.trust import add_trust
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--async", dest="asynchronous", action="store_true", help="step environments in processes of their own"
     )
     parser.add_argument("--threads", metavar="N", type=int, default=0, help="CPU threads, 0: by the model's size")
+    add_trust(parser, "make whatever environment the checkpoint names")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
     parser.set_defaults(run=run)
 
@@ -126,6 +129,7 @@ def chosen_environment(task: Task, name: str | None, kwargs: dict[str, Any]) -> 
             return task.known_environment().changed(kwargs)
     except ValueError:
         pass  # the user trusts the id, not the spec in the file
+    check_keywords(name, own.kwargs, "the checkpoint")
     return EnvironmentInfo(name, own.kwargs, own.max_episode_steps).changed(kwargs)
 
 

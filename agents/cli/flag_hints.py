@@ -46,8 +46,9 @@ ONLINE = {
     "--data": "it learns in an environment, --env ID; to learn from a data set: "
     "minrl train decision --data NAME --out RUN"
 }
-# Flags of a resumed run.
-RESUMED = ("--resume", "--steps", "--env", "--json", "--help", "-h")
+# Flags of a resumed run, first those without a value.
+ALONE = ("--json", "--trust", "--help", "-h")
+RESUMED = ("--resume", "--steps", "--env", *ALONE)
 
 
 def unknown_flag(word: str, known: Collection[str], instead: dict[str, str]) -> str:
@@ -78,5 +79,5 @@ def check_resumed(words: Sequence[str]) -> None:
                 f"a resumed run keeps its settings, so {flag} cannot be given: minrl train --resume RUN, and --steps N "
                 "to train it longer; other settings are a new run's: minrl train AGENT ... --out RUN"
             )
-        if word == flag and flag not in ("--json", "--help", "-h"):
+        if word == flag and flag not in ALONE:
             next(rest, None)

@@ -7,24 +7,27 @@ from typing import Any
 
 from minrl.agent import Agent
 from minrl.compare.grid.family import Family
-from minrl.data.environment import make_environment
+from minrl.data.environment import check_trusted, make_environment
 from minrl.data.task import Task
+from minrl.data.trust import reading_only
 from minrl.runs.checkpoint import agent_class
 from minrl.runs.log import STEP
 from minrl.system.config import add_flags, build, from_flags, read_toml
 from minrl.system.mujoco import quiet_mujoco
 from minrl.training.config import TrainConfig
-from minrl.training.data_set import training_data
+from minrl.training.data_set import evaluation_environment, training_data
 from minrl.training.loop import RunResult
 from minrl.training.offline import new_agent, resume, train
 from minrl.training.report import write_report
 
 from . import flag_hints
+from .config_trust import check_environment_of_config
 
 __all__ = ["USAGE", "add_flags_of", "family", "read_flags", "report", "resume", "train"]
 
 USAGE = "minrl train {} --data NAME --out RUN"
 DEFAULT = "decision"  # of a grid
+GRID_NAMES = "the grid"  # what names a task's environment, in messages
 
 
 def add_flags_of(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup, kind: type[Agent]) -> None:
@@ -45,7 +48,9 @@ def read_flags(kind: type[Agent], arguments: argparse.Namespace) -> tuple[Any, T
         read_toml(arguments.config, {kind.name: kind.config_class, "train": TrainConfig}) if arguments.config else {}
     )
     own = tables.get(kind.name, {}) | from_flags(kind.config_class, arguments)
-    training = tables.get("train", {}) | from_flags(TrainConfig, arguments)
+    flags = from_flags(TrainConfig, arguments)
+    check_environment_of_config(tables.get("train", {}), flags, "eval_env", arguments.config)
+    training = tables.get("train", {}) | flags
     return build(kind.config_class, own, "the settings"), build(TrainConfig, training, "the settings")
 
 
@@ -73,24 +78,45 @@ def family(kinds: dict[str, type[Agent]]) -> Family:
         settings=TrainConfig,
         # Equal results wherever a run is trained; several runs at once share the processor.
         defaults={"threads": 1},
+        allow=check_environment,
         find=find_task,
+        look=look_for_task,
         check=check_options,
         start=start_run,
         resume=resume_run,
     )
 
 
-def find_task(settings: TrainConfig, download: bool) -> Task:
+def check_environment(settings: TrainConfig) -> None:
+    """Raise ValueError if the environment that the grid names is not trusted; that of a data set is checked with it."""
+    environment = evaluation_environment(settings)
+    if environment is not None:
+        check_trusted(environment, GRID_NAMES)
+
+
+def find_task(settings: TrainConfig) -> Task:
     """Return the task of a data set; raise ValueError if the set or its environment is not available."""
-    task = Task.of(training_data(settings, download=download))
-    if task.environment is None:
-        raise ValueError(
-            f"{settings.data} names no environment, so its agents have no score to compare: "
-            f'name one in its table [tasks.NAME], env = "ID"'
-        )
+    task = _scored(Task.of(training_data(settings)))
+    assert task.environment is not None
     quiet_mujoco()
     with closing(make_environment(task.environment)) as environment:
         task.check_fits(environment.observation_space, environment.action_space, task.environment.id)
+    return task
+
+
+def look_for_task(settings: TrainConfig) -> Task:
+    """Return the task of a data set that is on this machine; raise ValueError otherwise. No environment is made."""
+    with reading_only():
+        return _scored(Task.of(training_data(settings, download=False, named_by=GRID_NAMES)))
+
+
+def _scored(task: Task) -> Task:
+    """Return `task`; raise ValueError if it has no environment."""
+    if task.environment is None:
+        raise ValueError(
+            f"{task.dataset} names no environment, so its agents have no score to compare: "
+            f'name one in its table [tasks.NAME], env = "ID"'
+        )
     return task
 
 

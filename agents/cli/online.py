@@ -6,6 +6,7 @@ from typing import Any
 
 from minrl.agent import OnlineAgent
 from minrl.compare.grid.family import Family
+from minrl.data.environment import EnvironmentInfo, check_trusted
 from minrl.data.task import Task
 from minrl.online.environments import probe
 from minrl.online.report import write_report
@@ -18,6 +19,7 @@ from minrl.system.config import add_flags, build, from_flags, read_toml
 from minrl.system.shipped_configs import shipped_configs
 
 from . import flag_hints
+from .config_trust import check_environment_of_config
 
 __all__ = ["USAGE", "add_flags_of", "family", "read_flags", "report", "resume", "train"]
 
@@ -60,6 +62,7 @@ def read_flags(kind: type[OnlineAgent], arguments: argparse.Namespace) -> tuple[
         tables = read_toml(arguments.config, parts)
     else:
         tables = {} if arguments.no_config else _shipped(parts, getattr(arguments, "env", ""))
+    check_environment_of_config(tables.get("train", {}), from_flags(OnlineConfig, arguments), "env", arguments.config)
     own, training = (tables.get(name, {}) | from_flags(part, arguments) for name, part in parts.items())
     options, settings = build(kind.options_class, own, "the settings"), build(OnlineConfig, training, "the settings")
     if not settings.env:
@@ -96,17 +99,28 @@ def family(kinds: dict[str, type[OnlineAgent]]) -> Family:
         agents={DEFAULT: options.pop(DEFAULT), **options},
         settings=OnlineConfig,
         defaults={"threads": 1, "exact_resume": True},
+        allow=check_environment,
         find=find_task,
+        look=look_for_task,
         check=check_options,
         start=start_run,
         resume=resume_run,
     )
 
 
-def find_task(settings: OnlineConfig, download: bool) -> Task:
+def check_environment(settings: OnlineConfig) -> None:
+    """Raise ValueError if the environment, which the grid names, is not trusted."""
+    check_trusted(EnvironmentInfo(settings.env, settings.env_kwargs), "the grid")
+
+
+def find_task(settings: OnlineConfig) -> Task:
     """Return the task of an environment; raise ValueError if it is not available."""
     task, _ = probe(settings)
     return task
+
+
+def look_for_task(settings: OnlineConfig) -> None:
+    """Accept any settings, as only the environment has the task."""
 
 
 def check_options(agent: str, options: Any, task: Task) -> None:
@@ -124,7 +138,7 @@ def start_run(agent: str, options: Any, settings: OnlineConfig, out: Path) -> in
 
 
 def resume_run(settings: OnlineConfig, out: Path) -> int:
-    """Resume a run; return its exit code. The grid is the user's own: a module before the id is imported."""
+    """Resume a run; return its exit code. The task was found, so that a module before the id is trusted."""
     return report(resume(out, settings.env if ":" in settings.env else None), out)
 
 

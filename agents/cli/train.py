@@ -13,6 +13,7 @@ from typing import Any
 
 from minrl.runs import checkpoint
 from minrl.runs.folder import SUMMARY, check_new, run_folder, run_lock
+from minrl.system.trust import add_trust, trusts_files
 
 from . import flag_hints
 from .evaluate import stdout_left_alone
@@ -40,7 +41,7 @@ class _Agents(argparse._SubParsersAction):  # type: ignore[type-arg]
         files.add_argument("--out", metavar="RUN", type=Path, help="folder for checkpoints, log and config")
         kind, family = family_of(values[0])
         family.add_flags_of(chosen, files, kind)
-        _add_json(files)
+        _add_common(files)
         super().__call__(parser, namespace, values, option)
 
 
@@ -60,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", dest="extended", metavar="N", type=int, help="with --resume: train to this step instead of the last"
     )
-    _add_json(parser)
-    parser.set_defaults(run=run, agent=None, json=False)
+    _add_common(parser)
+    parser.set_defaults(run=run, agent=None, json=False, trust=False)
     agents = parser.add_subparsers(title="agents", metavar="AGENT", prog=parser.prog, action=_Agents, dest="agent")
     for name, point in sorted(checkpoint.agents().items()):
         about = _summary(point)
@@ -80,13 +81,15 @@ def _summary(point: EntryPoint) -> str:
     return (text or point.name).splitlines()[0]
 
 
-def _add_json(parser: argparse._ActionsContainer) -> None:
+def _add_common(parser: argparse._ActionsContainer) -> None:
+    """Add the flags of new and of resumed runs."""
     parser.add_argument(
         "--json",
         action="store_true",
         default=argparse.SUPPRESS,
         help="one JSON object with the final scores on standard output, nothing else",
     )
+    add_trust(parser, "make whatever environment the data set, the checkpoint or the config names", argparse.SUPPRESS)
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -139,6 +142,7 @@ def _print_how_to_resume(result: Any, out: Path) -> None:
     environment, step = result.agent.task.environment, checkpoint.read(out).step
     # An id with a module before it is imported only where the user names it again.
     named = f" --env {shlex.quote(environment.id)}" if environment is not None and ":" in environment.id else ""
+    named += " --trust" if trusts_files() else ""
     saved = " and saved" if step == result.step else f"; the checkpoint of step {step} is kept"
     print(f"stopped at step {result.step}{saved}; go on with: minrl train --resume {shlex.quote(str(out))}{named}")
 

@@ -20,6 +20,7 @@ from minrl.data.space_match import mismatch
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.spaces import FittedSpaces
 from minrl.system.messages import one_line
+from minrl.system.trust import check_pickles
 
 # Saved schedules are pickled code of another Python version; acting does not need them.
 UNUSED = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": 0.0, "clip_range_vf": None}
@@ -79,7 +80,7 @@ class SavedPolicy:
 
     Only the policy network is rebuilt from the file, not its algorithm, so no environment, buffer or optimiser is
     needed. DQN's epsilon and MaskablePPO's action masks, which come from the environment, are kept.
-    Such a file holds pickled code, which runs on opening: open only files that you trust.
+    Such a file holds pickled code, which runs on opening: it has to be trusted, see `minrl.system.trust`.
     """
 
     def __init__(
@@ -123,7 +124,8 @@ class SavedPolicy:
 
 
 def read_zip(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the constructor's data and the policy's weights from a Stable-Baselines3 file."""
+    """Read the constructor's data and the policy's weights from a Stable-Baselines3 file that is trusted."""
+    check_pickles(file)
     try:
         data, parameters, _ = load_from_zip_file(file, custom_objects=UNUSED, device="cpu")
     except Exception as error:  # zip, JSON, pickle and torch raise their own classes
@@ -217,9 +219,12 @@ def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:
 
 
 def read_vecnormalize(path: str, environment: gym.Env[Any, Any]) -> VecNormalize:
-    """Read the observation statistics that `VecNormalize.save` wrote."""
+    """Read the observation statistics that `VecNormalize.save` wrote to a file that is trusted."""
+    file = Path(path).expanduser()
+    if file.is_file():
+        check_pickles(file)
     try:
-        with Path(path).expanduser().open("rb") as stream:
+        with file.open("rb") as stream:
             normaliser = pickle.load(stream)
     except Exception as error:  # damaged pickles may raise anything
         raise ValueError(

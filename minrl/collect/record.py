@@ -19,6 +19,7 @@ from minrl.data import EnvironmentInfo, make_environment
 from minrl.data.minari.folders import minari_folder
 from minrl.data.minari.writer import EpisodeWriter, RecordedEpisode, record_set
 from minrl.data.wrappers import EpisodeLimit, scalar_reward
+from minrl.system.trust import trusting
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def collect(
     float32: bool = False,
     compress: bool = False,
     overwrite: bool = False,
+    trust: bool = False,
     metadata: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Collected:
@@ -69,12 +71,13 @@ def collect(
         float32: store float64 observations, actions and rewards as float32.
         compress: gzip the arrays.
         overwrite: replace an existing data set, once the new one is complete.
+        trust: open files of policies and normalisation, whose pickled objects may run any code.
         metadata: further entries of metadata.json: author (a list), description, ref_min_score, ...
         progress: show a bar.
 
     Raises:
-        ValueError: for an unknown policy or environment, a file of other spaces, a taken name, a value that is not
-            finite.
+        ValueError: for an unknown policy or environment, a file that is not trusted or of other spaces, a taken name, a
+            value that is not finite.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be 1 or more, not {episodes}")
@@ -84,9 +87,10 @@ def collect(
     name = out.removeprefix("minari:")
     world = make_environment(EnvironmentInfo(environment, dict(environment_options or {}), max_episode_steps))
     try:
-        policies = [
-            open_policy(source, world, deterministic=deterministic, vecnormalize=vecnormalize) for source in sources
-        ]
+        with trusting(trust):
+            policies = [
+                open_policy(source, world, deterministic=deterministic, vecnormalize=vecnormalize) for source in sources
+            ]
         labels = {
             "algorithm_name": ", ".join(dict.fromkeys(each.name for each in policies)),
             **(metadata or {}),

@@ -2,13 +2,14 @@
 
 import ast
 import json
+import math
 import re
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from minrl.data.spaces import AnySpace
+from minrl.data.spaces import AnySpace, check_width
 from minrl.system.messages import one_line
 
 _KINDS = {kind.__name__: kind for kind in (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)}
@@ -33,13 +34,14 @@ def parse_space(text: str, where: str) -> AnySpace:
         named = {item.arg: _value(item.value) for item in node.keywords if item.arg}
         kind = _KINDS[_name(node.func)]
         if kind is spaces.Box:
+            check_width(math.prod(named.get("shape", arguments[2] if len(arguments) > 2 else ())))
             arguments[:2] = [np.array(bound) if isinstance(bound, list) else bound for bound in arguments[:2]]
             named = {k: np.array(v) if k in ("low", "high") and isinstance(v, list) else v for k, v in named.items()}
         space: AnySpace = kind(*arguments, **named)
         return space
     except Exception as error:  # Gymnasium asserts, and passes NumPy's errors on
         raise ValueError(
-            f"{where}: {text!r} is not a space, which reads like {_EXAMPLES} ({one_line(error)})"
+            f"{where}: {one_line(repr(text))} is not a space, which reads like {_EXAMPLES} ({one_line(error)})"
         ) from error
 
 
@@ -73,7 +75,7 @@ def from_json(text: str) -> AnySpace:
     try:
         return _from_plain(json.loads(text))
     except Exception as error:
-        raise ValueError(f"space cannot be read from {text[:80]!r}: {error}") from error
+        raise ValueError(f"space cannot be read from {one_line(repr(text), 80)}: {one_line(error)}") from error
 
 
 def _from_plain(values: dict[str, Any]) -> AnySpace:
@@ -83,6 +85,8 @@ def _from_plain(values: dict[str, Any]) -> AnySpace:
         return spaces.Dict([(key, _from_plain(part)) for key, part in values["subspaces"].items()])
     if values["type"] == "Tuple":
         return spaces.Tuple([_from_plain(part) for part in values["subspaces"]])
+    if values["type"] == "Box":
+        check_width(math.prod(values["shape"]))
     space: AnySpace = deserialize_space(values)
     return space
 

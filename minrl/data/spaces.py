@@ -15,6 +15,8 @@ from gymnasium import Space, spaces
 
 AnySpace = Space[Any]
 
+WIDEST = 1 << 24  # columns of a flat row: as many as a picture of 4096 x 4096 pixels has
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -44,7 +46,7 @@ def leaves(space: AnySpace) -> list[Leaf]:
 
     Raises:
         ValueError: for a kind of space that has no fixed width (Graph, Sequence, text of unknown length) or no meaning
-            here (OneOf).
+            here (OneOf), and for more than `WIDEST` columns.
     """
     result: list[Leaf] = []
     start = 0
@@ -58,9 +60,16 @@ def leaves(space: AnySpace) -> list[Leaf]:
         width = int(spaces.flatdim(part))
         result.append(Leaf(keys, part, slice(start, start + width)))
         start += width
+        check_width(start)
     if start == 0:
         raise ValueError(f"space {space} holds no numbers")
     return result
+
+
+def check_width(numbers: int) -> None:
+    """Raise ValueError if a step of a space has more than `WIDEST` numbers."""
+    if numbers > WIDEST:
+        raise ValueError(f"a space of {numbers:,} numbers a step; at most {WIDEST:,} can be read")
 
 
 def walk(space: AnySpace, keys: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], AnySpace]]:

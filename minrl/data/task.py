@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from minrl.data.environment import EnvironmentInfo, check_trusted
+from minrl.data.environment import EnvironmentInfo, trusted
 from minrl.data.episode import Episodes, spread
 from minrl.data.moments import Moments, column_moments
 from minrl.data.space_match import Kind, mismatch
@@ -35,7 +35,6 @@ class Task:
     longest_episode: int
     environment: EnvironmentInfo | None
     reference_scores: tuple[float, float] | None  # returns that score 0 and 100
-    from_file: bool = False  # read from a checkpoint, whose environment is not trusted
     # (A,) of the recorded actions, 0 and 1 for choices; the std of a constant column is 0. None without a data set, and
     # in checkpoints from before actions were standardised.
     action_mean: tuple[float, ...] | None = None
@@ -122,14 +121,15 @@ class Task:
             "best_return": self.best_return,
             "return_scale": self.return_scale,
             "longest_episode": self.longest_episode,
-            "environment": None if environment is None else dict(vars(environment)),
+            "environment": None if environment is None else environment.to_dict(),
             "reference_scores": None if self.reference_scores is None else list(self.reference_scores),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Task":
-        """Build a task from the values of `to_dict`."""
+        """Build a task from the values of `to_dict` in a checkpoint, which the environment is marked to be named by."""
         environment, scores = values["environment"], values["reference_scores"]
+        named = None if environment is None else EnvironmentInfo(**{**environment, "named_by": "the checkpoint"})
         mean, std = values.get("action_mean"), values.get("action_std")
         return cls(
             **{
@@ -141,9 +141,8 @@ class Task:
                 "wide_observations": values.get("wide_observations") is True,
                 "action_mean": None if mean is None else tuple(mean),
                 "action_std": None if std is None else tuple(std),
-                "environment": None if environment is None else EnvironmentInfo(**environment),
+                "environment": named,
                 "reference_scores": None if scores is None else (scores[0], scores[1]),
-                "from_file": True,
             }
         )
 
@@ -151,12 +150,11 @@ class Task:
         """Return the environment of the data set.
 
         Raises:
-            ValueError: if there is none, or it comes from a checkpoint and would import code that only the checkpoint
-                names.
+            ValueError: if there is none, or a file names it and it is not trusted (see `minrl.data.trust`).
         """
         if self.environment is None:
             raise ValueError(f"{self.dataset} names no environment; say which one to evaluate in with --env ID")
-        return check_trusted(self.environment) if self.from_file else self.environment
+        return trusted(self.environment)
 
     def check_fits(self, observation_space: AnySpace, action_space: AnySpace, name: str) -> None:
         """Raise ValueError unless the spaces of environment `name` match those that the agent was trained for.

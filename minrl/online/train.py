@@ -8,6 +8,7 @@ from typing import Any
 from minrl.agent import OnlineAgent
 from minrl.data.environment import EnvironmentInfo, check_trusted
 from minrl.data.task import Task
+from minrl.data.trust import check_keywords
 from minrl.online.environments import open_environments, probe, seed_environments
 from minrl.online.run import OnlineResult, OnlineRun
 from minrl.online.settings import OnlineConfig
@@ -82,6 +83,8 @@ def _resume(out: Path, environment: str | None, steps: int | None) -> OnlineResu
         check_trusted(EnvironmentInfo(config.env, config.env_kwargs))
     elif environment != config.env:
         raise ValueError(f"{out} was trained in {config.env}, not in {environment}")
+    else:
+        check_keywords(config.env, config.env_kwargs, "the checkpoint")
     with closing(_set_up(kind, agent_config, config, folder, task, saved.step)) as run:
         try:
             run.restore(saved)
@@ -129,7 +132,7 @@ def _set_up(
     task, vectorization = probe(config)
     if known is not None:
         known.check_fits(task.observation_space, task.action_space, config.env)
-        task = replace(known, environment=task.environment, from_file=False)
+        task = replace(known, environment=task.environment)
     environments = open_environments(config, agent_config, task, vectorization)
     try:
         agent, model = kind.learner(agent_config, config, task, environments, device)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from minrl.agent import Agent
-from minrl.data.environment import make_environment
+from minrl.data.environment import make_environment, trusted
 from minrl.data.episode import Episodes
 from minrl.data.space_match import with_columns_of
 from minrl.data.task import Task
@@ -112,8 +112,9 @@ def _resume(out: Path, environment: str | None, steps: int | None) -> RunResult:
         if not isinstance(agent, Agent):
             raise ValueError(f"the {agent.name} agent of {out} does not learn from a data set")
         _check_same_data(agent.task, _task_of(config, episodes), out)
-        # The data set is the user's own: unlike a checkpoint's, its environment needs no check.
-        agent.task = replace(agent.task, environment=episodes.environment, from_file=False)
+        agent.task = replace(agent.task, environment=episodes.environment)
+        if config.evaluate_every and episodes.environment is not None:
+            trusted(episodes.environment)
         run = TrainingRun(agent, episodes, held_out, config, folder, group)
         run.restore(saved)
         if config != planned:

@@ -63,7 +63,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def quietly(policy: Any, environment: str, episodes: int, out: str = "minari:tests/set-v0", **options: Any) -> Any:
-    collect(policy, environment, episodes, out, progress=False, **options)
+    collect(policy, environment, episodes, out, progress=False, trust=True, **options)
     return minari.load_dataset(out.removeprefix("minari:"))
 
 
@@ -174,7 +174,7 @@ def fails(words: str, root: Path, *arguments: Any, **options: Any) -> None:
     """Check for one line that has `words`, and nothing new under Minari's root."""
     before = sorted(root.rglob("*"))
     with pytest.raises(ValueError, match=words) as caught:
-        collect(*arguments, progress=False, **options)
+        collect(*arguments, progress=False, trust=True, **options)
     assert "\n" not in str(caught.value)
     assert sorted(root.rglob("*")) == before
 

@@ -27,7 +27,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quietly(policy: Any, environment: str, episodes: int, out: str = "tests/set-v0", **options: Any) -> Any:
-    collect(policy, environment, episodes, out, progress=False, **options)
+    collect(policy, environment, episodes, out, progress=False, trust=True, **options)
     return minari.load_dataset(out)
 
 

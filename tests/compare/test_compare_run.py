@@ -183,7 +183,8 @@ train = {{ env_kwargs = {kwargs} }}
 [tasks.good]
 env = "CartPole-v1"
 """
-    command = ["compare", str(grid(tmp_path, text)), "--out", str(out)]
+    # A grid that names a file.
+    command = ["compare", str(grid(tmp_path, text)), "--trust", "--out", str(out)]
     assert main(command) == (0 if once else 1)
     said = capsys.readouterr()
     assert "runs/flaky/mingru/seed_0 failed and will be retried: RuntimeError: the simulator has crashed" in said.out

@@ -89,7 +89,9 @@ def test_it_learns_which_choice_is_the_largest(family: str, tmp_path: Path) -> N
     model.save(tmp_path / "lever.zip")
     loaded = RecurrentPPO.load(tmp_path / "lever.zip", device="cpu")
     assert loaded.predict(np.zeros(2, np.float32), deterministic=True)[0] == 1
-    written = collect(str(tmp_path / "lever.zip"), "Lever-v0", 2, "lever/best-v0", deterministic=True, progress=False)
+    written = collect(
+        str(tmp_path / "lever.zip"), "Lever-v0", 2, "lever/best-v0", deterministic=True, progress=False, trust=True
+    )
     assert written.returns == (20.0, 20.0)
     np.testing.assert_array_equal(load(f"minari:{written.name}").actions, np.tile([0, 0, 1], (40, 1)))
 
@@ -133,7 +135,7 @@ def test_collect_restores_a_fitted_policy_s_choices(tmp_path: Path) -> None:
     model = small("", fit_spaces(Lever("multidiscrete")), n_steps=64)
     model.learn(64)
     model.save(tmp_path / "fitted.zip")
-    written = collect(str(tmp_path / "fitted.zip"), "Lever-v0", 3, "lever/fitted-v0", progress=False,
+    written = collect(str(tmp_path / "fitted.zip"), "Lever-v0", 3, "lever/fitted-v0", progress=False, trust=True,
                       environment_options={"acted": "multidiscrete"})  # fmt: skip
     assert written.steps == 60  # Lever refuses any action outside its space
 
@@ -141,7 +143,7 @@ def test_collect_restores_a_fitted_policy_s_choices(tmp_path: Path) -> None:
 def test_collect_refuses_a_policy_that_counts_from_0(tmp_path: Path) -> None:
     PPO("MlpPolicy", Unchecked(), n_steps=8, batch_size=8, device="cpu").save(tmp_path / "plain.zip")
     with pytest.raises(ValueError, match="whose choices Stable-Baselines3 counts from 0"):
-        collect(str(tmp_path / "plain.zip"), "Lever-v0", 1, "lever/plain-v0", progress=False)
+        collect(str(tmp_path / "plain.zip"), "Lever-v0", 1, "lever/plain-v0", progress=False, trust=True)
 
 
 class Unchecked(Lever):

@@ -22,8 +22,11 @@ class Family:
     agents: Mapping[str, type[Any]]  # by name, the dataclass of the settings in table [AGENT]; the first is the default
     settings: type[Any]  # of table [train]
     defaults: Mapping[str, Any]  # of a comparison, in table [train]
-    # Find the task of a table [train], downloaded if allowed; ValueError if it is unavailable.
-    find: Callable[[Any, bool], Task]
+    allow: Callable[[Any], None]  # ValueError if the environment that table [train] names is not trusted
+    # Find the task of a table [train], downloaded if need be; ValueError if it is unavailable.
+    find: Callable[[Any], Task]
+    # The same without a download and without making an environment; None where only the environment has the task.
+    look: Callable[[Any], Task | None]
     check: Callable[[str, Any, Task], None]  # ValueError if agent and settings do not fit the task
     start: Callable[[str, Any, Any, Path], int]  # train into a new folder; 0, or 128 + signal if stopped
     resume: Callable[[Any, Path], int]  # table [train] may name modules to import, a checkpoint may not

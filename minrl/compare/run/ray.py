@@ -22,11 +22,12 @@ from minrl.compare.run.matmul import VARIABLE
 from minrl.compare.run.progress import Progress
 from minrl.compare.run.queue import RunQueue
 from minrl.compare.run.runner import report_attempt
+from minrl.system import trust
 from minrl.system.extras import install_hint
 from minrl.system.signals import StopRequest
 
 # Environment variables of the workers: places of data sets and caches, rendering and the matmul library.
-_FORWARDED = ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "MINRL_CACHE", "MUJOCO_GL", VARIABLE)
+_FORWARDED = ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "MINRL_CACHE", "MUJOCO_GL", VARIABLE, trust.VARIABLE)
 _POLL, _ANSWER, _FAREWELL = 1.0, 10.0, 120.0  # seconds
 _BY_CLIENT = "ray://"
 

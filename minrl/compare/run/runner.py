@@ -35,8 +35,10 @@ class ComparisonOutcome:
     signal: int | None  # that stopped it
 
 
-def survey(plan: ComparisonPlan, families: Families, out: Path, *, download: bool = True) -> Survey:
+def survey(plan: ComparisonPlan, families: Families, out: Path, *, looks_only: bool = False) -> Survey:
     """List finished runs, pending ones, and those skipped because a data set or environment is missing.
+
+    With `looks_only` nothing is downloaded, no environment is made and no module that a file names is imported.
 
     Raises:
         ValueError: if no agent can be made of a method's settings on a task.
@@ -46,24 +48,28 @@ def survey(plan: ComparisonPlan, families: Families, out: Path, *, download: boo
     missing: dict[str, str] = {}
     for task in plan.tasks:
         first_runs = {run.method: run for run in reversed(rest) if run.task == task.name}
-        reason = _missing(list(first_runs.values()), families, download)
+        reason = _missing(list(first_runs.values()), families, looks_only)
         if reason is not None:
             missing[task.name] = reason
     skipped = {run.key: missing[run.task] for run in rest if run.task in missing}
     return Survey(done, tuple(run for run in rest if run.key not in skipped), skipped)
 
 
-def _missing(runs: list[PlannedRun], families: Families, download: bool) -> str | None:
+def _missing(runs: list[PlannedRun], families: Families, looks_only: bool) -> str | None:
     """Return why the task of these runs, one for each method, is unavailable; check that each method fits it."""
     task = None
     for run in runs:
         family = families[run.family]
         options, settings = build_settings(run, family)
+        try:
+            if not looks_only:
+                family.allow(settings)
+            if task is None:
+                task = family.look(settings) if looks_only else family.find(settings)
+        except ValueError as error:
+            return one_line(error)
         if task is None:
-            try:
-                task = family.find(settings, download)
-            except ValueError as error:
-                return one_line(error)
+            continue
         try:
             family.check(run.agent, options, task)
         except ValueError as error:

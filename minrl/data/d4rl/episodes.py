@@ -16,6 +16,7 @@ import numpy.typing as npt
 from minrl.data.convert import BLOCK_BYTES, Arrays
 from minrl.data.d4rl.table import time_limit
 from minrl.data.episode import BoolArray, IntArray, groups
+from minrl.data.hdf5_file import rows_of
 
 _log = logging.getLogger("minrl.data")
 _ROUNDINGS = 2  # units of the coarser type; a value that was rounded twice lies within one
@@ -124,7 +125,7 @@ def _pieces(source: h5py.File, jumps: bool) -> Iterator[slice]:
 
 
 def _flags(source: h5py.File, key: str, rows: slice) -> BoolArray:
-    flags: BoolArray = source[key][rows].reshape(rows.stop - rows.start).astype(np.bool_)
+    flags: BoolArray = rows_of(source, key, rows).reshape(rows.stop - rows.start).astype(np.bool_)
     return flags
 
 
@@ -133,8 +134,8 @@ def _jumps(source: h5py.File, rows: slice, steps: int) -> BoolArray:
     jumps = np.zeros(rows.stop - rows.start, dtype=np.bool_)
     stop = min(rows.stop, steps - 1)
     if stop > rows.start:
-        observed = source["observations"][rows.start + 1 : stop + 1]
-        jumps[: stop - rows.start] = differ(observed, source["next_observations"][rows.start : stop])
+        observed = rows_of(source, "observations", slice(rows.start + 1, stop + 1))
+        jumps[: stop - rows.start] = differ(observed, rows_of(source, "next_observations", slice(rows.start, stop)))
     return jumps
 
 

@@ -30,11 +30,15 @@ from minrl.data.d4rl.spaces import Stated, settle
 from minrl.data.d4rl.table import FILES, environment, reference_scores
 from minrl.data.download import download_file
 from minrl.data.episode import BoolArray, Episodes, IntArray
-from minrl.data.minari.hdf5 import open_hdf5
+from minrl.data.hdf5_file import check_stored, open_hdf5, rows_of
+from minrl.data.limits import check_size
 from minrl.data.space_text import to_json
 from minrl.data.spaces import AnySpace, as_rows, block_dtype, leaves
 from minrl.system.extras import install_hint
+from minrl.system.messages import faults_of
 from minrl.system.names import did_you_mean
+
+FIELDS = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def load_file(
     either, spaces are guessed and the guess is logged. `task` is the D4RL name, from which time limit and environment
     follow; `folder` takes the converted arrays in place of the cache. Raises ValueError with the place of a fault.
     """
-    with open_hdf5(file) as source:
+    with open_hdf5(file) as source, faults_of(str(file)):
         _check_fields(source, file)
         found = settle(source, file, given or Stated(), silent=bool(task))
         assert found.observation_space is not None
@@ -165,6 +169,11 @@ def _check_fields(source: h5py.File, file: Path) -> None:
                 f"{file}: no field {key}; a flat HDF5 set has observations, actions, rewards, terminals "
                 f"and may have timeouts and next_observations (this file has {held})"
             )
+    for key in FIELDS:
+        if key in source:
+            if not isinstance(source[key], h5py.Dataset):
+                raise ValueError(f"{file}: {key} is no array")
+            check_stored(source[key].id, f"{file}: {key}")
     steps = source["rewards"].shape[0] if source["rewards"].shape else 0
     for key in ("observations", "actions", "terminals", "timeouts", "next_observations"):
         if key in source and source[key].shape[:1] != (steps,):
@@ -189,7 +198,10 @@ def _convert(
     action_space: AnySpace,
     allocate: Allocate,
 ) -> Arrays:
+    # First in one episode, as finding their ends takes memory too.
+    check_size(len(source["rewards"]), 1, observation_space, action_space, [file], str(file))
     lengths, terminated, truncated = split(source, task)
+    check_size(int(lengths.sum()), len(lengths), observation_space, action_space, [file], str(file))
     return assemble(
         lambda: _blocks(source, str(file), lengths, terminated, truncated, observation_space, action_space),
         steps=int(lengths.sum()),
@@ -223,7 +235,7 @@ def _blocks(
             rows = at.rows
             return flatten_block(
                 space,
-                lambda leaf: as_rows(leaf, source[key][rows]),
+                lambda leaf: as_rows(leaf, rows_of(source, key, rows)),
                 at.lengths,
                 field=key,
                 place=place,
@@ -232,7 +244,7 @@ def _blocks(
 
         observations = read("observations", observation_space, dtype)
         actions = read("actions", action_space, None)
-        rewards = source["rewards"][segment.rows].reshape(-1).astype(np.float32)
+        rewards = rows_of(source, "rewards", segment.rows).reshape(-1).astype(np.float32)
         check_finite(rewards, segment.lengths, field="rewards", place=place)
         final = observations[segment.stops - 1]
         if "next_observations" in source:

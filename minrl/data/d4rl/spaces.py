@@ -16,9 +16,11 @@ import numpy as np
 from gymnasium import spaces
 
 from minrl.data.convert import BLOCK_BYTES
-from minrl.data.environment import EnvironmentInfo, from_spec, make_environment
+from minrl.data.environment import EnvironmentInfo, from_spec, make_environment, trusted
+from minrl.data.hdf5_file import rows_of
 from minrl.data.space_text import parse_space
 from minrl.data.spaces import AnySpace, leaves
+from minrl.data.trust import is_reading_only
 from minrl.system.messages import one_line
 
 _log = logging.getLogger("minrl.data")
@@ -51,10 +53,8 @@ def stated(
 def stated_by(attributes: Mapping[str, Any], file: Path) -> Stated:
     """Read the attributes observation_space, action_space, and env_spec or env_id with env_kwargs (JSON) of a file.
 
-    An environment is used only if an installed package registers it: a file must not name code to run.
+    An environment is used only if it is trusted, see `minrl.data.trust`: a file must not name code to run.
     """
-    from minrl.data.environment import check_trusted
-
     texts = {key: text_of(value) for key, value in attributes.items()}
     seen, taken = (
         parse_space(texts[key], f"{file}, attribute {key}") if key in texts else None
@@ -63,11 +63,12 @@ def stated_by(attributes: Mapping[str, Any], file: Path) -> Stated:
     environment = None
     try:
         if "env_spec" in texts:
-            environment = from_spec(texts["env_spec"])
+            environment = from_spec(texts["env_spec"], str(file))
         elif "env_id" in texts:
-            environment = EnvironmentInfo(texts["env_id"], _keywords(texts.get("env_kwargs", "{}")))
-        if environment is not None:
-            environment = check_trusted(environment, str(file))
+            kwargs = _keywords(texts.get("env_kwargs", "{}"))
+            environment = EnvironmentInfo(texts["env_id"], kwargs, named_by=str(file))
+        if environment is not None and not is_reading_only():
+            environment = trusted(environment)
     except ValueError as error:
         _log.warning("%s: %s (its environment is ignored)", file, one_line(error))
         environment = None
@@ -109,7 +110,8 @@ def settle(source: h5py.File, file: Path, given: Stated, *, silent: bool) -> Sta
     for kind, space in (("observation", own.observation_space), ("action", own.action_space)):
         if spaces_found[kind] is None:
             spaces_found[kind] = space
-    if environment is not None and None in spaces_found.values():
+    reads_only = environment is own.environment and is_reading_only()
+    if environment is not None and None in spaces_found.values() and not reads_only:
         with closing(make_environment(environment)) as made:
             theirs = {"observation": made.observation_space, "action": made.action_space}
         spaces_found = {kind: theirs[kind] if space is None else space for kind, space in spaces_found.items()}
@@ -167,7 +169,7 @@ def _guess(data: h5py.Dataset, kind: str) -> AnySpace:
 def _extremes(data: h5py.Dataset) -> tuple[Any, Any]:
     """Return the lowest and the highest value of each column, read in pieces."""
     size = max(1, BLOCK_BYTES // max(1, data.dtype.itemsize * int(np.prod(data.shape[1:], dtype=np.int64))))
-    pieces = [data[begin : begin + size] for begin in range(0, len(data), size)]
+    pieces = [rows_of(data.file, data.name, slice(begin, begin + size)) for begin in range(0, len(data), size)]
     shape = data.shape[1:] or (1,)
     low = np.min([piece.min(axis=0) for piece in pieces], axis=0).astype(data.dtype).reshape(shape)
     return low, np.max([piece.max(axis=0) for piece in pieces], axis=0).astype(data.dtype).reshape(shape)

@@ -12,11 +12,14 @@ import numpy as np
 from gymnasium import spaces
 
 from minrl.data.convert import EpisodeBlock, Place, check_finite, flatten_block, last_flags
+from minrl.data.limits import MOST_UNPACKED, SMALL
 from minrl.data.minari.images import decode_frames
 from minrl.data.spaces import AnySpace, Leaf, as_rows, block_dtype
 from minrl.system.extras import install_hint
-from minrl.system.messages import one_line
+from minrl.system.messages import faults_of, one_line
+from minrl.system.text_files import read_text
 
+_ROWS_AT_ONCE = 4096
 _COLUMNS = ["observations", "actions", "rewards", "terminations", "truncations"]
 
 
@@ -29,18 +32,21 @@ def read_arrow(
     except ImportError:
         raise ValueError(f"{data} is stored as {format}: {install_hint('arrow')} to read it") from None
     for episode in range(episodes):
-        yield _block(data, format, episode, observation_space, action_space)
+        with faults_of(f"{data}, episode {episode}"):
+            yield _block(data, format, episode, observation_space, action_space)
 
 
 def _block(data: Path, format: str, episode: int, observation_space: AnySpace, action_space: AnySpace) -> EpisodeBlock:
-    table = _table(data / str(episode), format)
+    table = _table(data / str(episode), format, data)
     steps = table.num_rows - 1
     _check_rows(data / str(episode), episode, table.num_rows)
     lengths = np.array([steps])
     place = Place(str(data), episode)
 
     def read(field: str, leaf: Leaf, count: int) -> Any:
-        return _leaf(table.column(field), leaf, count, f"{data}, episode {episode}: {field}")
+        where = f"{data}, episode {episode}: {field}"
+        with faults_of(where):
+            return _leaf(table.column(field), leaf, count, where)
 
     observations = flatten_block(
         observation_space,
@@ -62,26 +68,41 @@ def _block(data: Path, format: str, episode: int, observation_space: AnySpace, a
     return EpisodeBlock(lengths, observations[:-1], observations[-1:], actions, rewards, terminated, truncated)
 
 
-def _table(folder: Path, format: str) -> Any:
-    """Read all rows of one episode; Minari's own reader takes record batches for episodes and cuts long ones."""
+def _table(folder: Path, format: str, data: Path) -> Any:
+    """Read all rows of one episode; Minari's own reader takes record batches for episodes and cuts long ones.
+
+    Batches are read one by one, as a few bytes may stand for any number of equal rows, and every offset within them is
+    checked, which Arrow itself leaves to its callers.
+    """
     import pyarrow
     import pyarrow.dataset
 
     if not folder.is_dir():
         raise ValueError(f"{folder} is missing: fewer episodes than the metadata says")
+    files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(("_", ".", "metadata.json"))]
+    if not all(file.is_file() for file in files):
+        raise ValueError(f"{folder} holds something else than files")
+    allowed = SMALL + MOST_UNPACKED * sum(file.stat().st_size for file in files)
     try:
-        source = pyarrow.dataset.dataset(folder, format=format, ignore_prefixes=["_", ".", "metadata.json"])
-        return source.to_table(columns=_COLUMNS)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{folder} cannot be read: {one_line(error)[:200]}") from error
+        source = pyarrow.dataset.dataset([str(file) for file in files], format=format)
+        batches, size = [], 0
+        for batch in source.scanner(columns=_COLUMNS, batch_size=_ROWS_AT_ONCE, use_threads=False).to_batches():
+            batch.validate(full=True)
+            batches.append(batch)
+            size += batch.nbytes
+            if size > allowed:
+                raise ValueError(f"{folder} unpacks to more than {MOST_UNPACKED:,} times its files, so it is not read")
+        return pyarrow.Table.from_batches(batches)
+    except (pyarrow.ArrowException, OSError, KeyError) as error:
+        raise ValueError(f"{folder} cannot be read: {one_line(error, 200)}") from error
 
 
 def _check_rows(folder: Path, episode: int, rows: int) -> None:
     if rows < 2:
         raise ValueError(f"{folder.parent}, episode {episode}: no steps")
     try:
-        expected = json.loads((folder / "metadata.json").read_text()).get("total_steps")
-    except (OSError, ValueError):
+        expected = json.loads(read_text(folder / "metadata.json")).get("total_steps")
+    except (OSError, ValueError, AttributeError, RecursionError):
         return
     if expected is not None and int(expected) != rows - 1:
         raise ValueError(

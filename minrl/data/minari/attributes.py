@@ -9,9 +9,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from minrl.data.d4rl.spaces import Stated, text_of
-from minrl.data.minari.hdf5 import open_hdf5
+from minrl.data.hdf5_file import check_stored, has_link, open_hdf5
 from minrl.data.space_text import to_json
+from minrl.system.messages import faults_of
 
 _TEXTS = ("observation_space", "action_space", "env_spec", "eval_env_spec")
 _NUMBERS = ("ref_min_score", "ref_max_score")
@@ -19,8 +22,7 @@ _NUMBERS = ("ref_min_score", "ref_max_score")
 
 def is_episodic(file: Path) -> bool:
     """Return True if an HDF5 file has one group for each episode, as Minari writes it."""
-    with open_hdf5(file) as source:
-        return "episode_0" in source
+    return has_link(file, "episode_0")
 
 
 def read_attributes(main: Path, given: Stated) -> dict[str, Any]:
@@ -28,14 +30,14 @@ def read_attributes(main: Path, given: Stated) -> dict[str, Any]:
 
     Raises ValueError, one line, if neither they nor `given` state the spaces.
     """
-    with open_hdf5(main) as source:
+    with open_hdf5(main) as source, faults_of(str(main)):
         found: dict[str, Any] = {key: text_of(source.attrs[key]) for key in _TEXTS if key in source.attrs}
         found |= {key: float(source.attrs[key]) for key in _NUMBERS if key in source.attrs}
         flat = [kind for kind in ("observation", "action") if bool(source.attrs.get(f"flatten_{kind}", False))]
         episodes = [name for name in source if name.startswith("episode_")]
         found["total_episodes"] = int(source.attrs.get("total_episodes", len(episodes)))
         steps = source.attrs.get("total_steps")
-        found["total_steps"] = int(sum(len(source[f"{e}/rewards"]) for e in episodes) if steps is None else steps)
+        found["total_steps"] = int(sum(_steps(source, e, main) for e in episodes) if steps is None else steps)
     found["flattened"] = flat
     for kind, space in (("observation_space", given.observation_space), ("action_space", given.action_space)):
         if space is not None:
@@ -49,3 +51,9 @@ def read_attributes(main: Path, given: Stated) -> dict[str, Any]:
             f"--env MODULE:ID, or state them, --observation-space 'Box(-inf, inf, (3,))' --action-space 'Discrete(2)'"
         )
     return found
+
+
+def _steps(source: h5py.File, episode: str, main: Path) -> int:
+    rewards = source[f"{episode}/rewards"]
+    check_stored(rewards.id, f"{main}, {episode}: rewards")
+    return len(rewards)

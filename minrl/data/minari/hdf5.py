@@ -28,9 +28,10 @@ from minrl.data.convert import (
     split_final,
 )
 from minrl.data.episode import IntArray
+from minrl.data.hdf5_file import check_stored, open_hdf5
 from minrl.data.minari.images import decode_frames, is_image
 from minrl.data.spaces import AnySpace, Leaf, as_rows, block_dtype, leaves
-from minrl.system.messages import one_line
+from minrl.system.messages import faults_of
 
 _MEMORY_TYPES = {
     np.dtype(np.float32): h5t.NATIVE_FLOAT,
@@ -46,7 +47,7 @@ def read_hdf5(
     path: Path, observation_space: AnySpace, action_space: AnySpace, *, episodes: int
 ) -> Iterator[EpisodeBlock]:
     """Yield the blocks of a Minari `main_data.hdf5`; ValueError names file, episode and field of a fault."""
-    with open_hdf5(path) as file:
+    with open_hdf5(path) as file, faults_of(str(path)):
         if len(file) != episodes:
             raise ValueError(f"{path}: holds {len(file)} episodes, the metadata says total_episodes = {episodes}")
         reader = _Reader(file, path, observation_space, action_space)
@@ -55,19 +56,6 @@ def read_hdf5(
             for block in reader.blocks(first, episodes):
                 first += len(block.stops)
                 yield block
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """Open a file for reading; raise ValueError, one line, if it is missing, empty, truncated or no HDF5."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        return h5py.File(path, "r", locking=False)  # a read-only network folder may allow no lock
-    except OSError as error:
-        reason = one_line(error)
-        cut = "truncated file" in reason or path.stat().st_size == 0
-        kind = "a truncated HDF5 file (copy or download it again)" if cut else "not a readable HDF5 file"
-        raise ValueError(f"{path}: {kind}: {reason}") from error
 
 
 @dataclass
@@ -220,10 +208,14 @@ class _Reader:
         return column.dtype
 
     def _open(self, episode: int, path: str) -> h5d.DatasetID:
+        where = f"{self.path}, episode {episode}: {path}"
         try:
-            return h5d.open(self.file.id, f"episode_{episode}/{path}".encode())
+            found = h5d.open(self.file.id, f"episode_{episode}/{path}".encode())
         except Exception as error:
-            raise ValueError(f"{self.path}, episode {episode}: {path} is missing or cannot be read") from error
+            raise ValueError(f"{where} is missing or cannot be read") from error
+        with faults_of(where):
+            check_stored(found, where, frames=True)
+        return found
 
     def _read(self, column: _Column, source: h5d.DatasetID, episode: int, count: int, step: int | None = None) -> None:
         """Read all `count` rows of an episode, or `count` of them from `step` on."""
@@ -248,18 +240,19 @@ class _Reader:
 
     def _decoded(self, column: _Column, episode: int, count: int, step: int | None) -> Any:
         """Read strings, or images that may be JPEG, of one episode."""
-        source = self.file[f"episode_{episode}/{column.path}"]
+        source = h5py.Dataset(self._open(episode, column.path))
         leaf = column.leaf
         assert leaf is not None
         if step is None and source.shape[:1] != (count,):
             raise ValueError(self._mismatch(column, episode, source.shape, count))
-        rows = source[()] if step is None else source[step : step + count]
-        if isinstance(leaf.space, spaces.Text):
-            return [text.decode() for text in rows]
-        if source.shape[1:] == leaf.space.shape:
-            return as_rows(leaf, rows)
         where = f"{self.path}, episode {episode}: {column.path}"
-        return decode_frames([bytes(frame) for frame in rows], leaf, where)
+        with faults_of(where):
+            rows = source[()] if step is None else source[step : step + count]
+            if isinstance(leaf.space, spaces.Text):
+                return [text.decode() for text in rows]
+            if source.shape[1:] == leaf.space.shape:
+                return as_rows(leaf, rows)
+            return decode_frames([bytes(frame) for frame in rows], leaf, where)
 
     def _mismatch(self, column: _Column, episode: int, shape: tuple[int, ...], rows: int) -> str:
         place = f"{self.path}, episode {episode}: {column.path}"

@@ -27,7 +27,11 @@ def decode_frames(frames: Sequence[bytes], leaf: Leaf, where: str) -> npt.NDArra
     step = 0
     try:
         for step, frame in enumerate(frames):
-            result[step] = np.asarray(Image.open(io.BytesIO(frame))).reshape(-1)
+            with Image.open(io.BytesIO(frame), formats=("JPEG",)) as image:
+                # Before it is decoded: a kilobyte may declare four billion pixels.
+                if image.width * image.height * len(image.getbands()) != leaf.raw_width:
+                    raise ValueError("another size")
+                result[step] = np.asarray(image).reshape(-1)
     except Exception as error:
         raise ValueError(f"{where}: step {step} is not a JPEG image of shape {leaf.space.shape}") from error
     return result

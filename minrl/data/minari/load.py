@@ -12,15 +12,18 @@ from gymnasium.spaces import flatten_space
 from minrl.data.cache import cached, fingerprint
 from minrl.data.convert import Allocate, Arrays, EpisodeBlock, assemble
 from minrl.data.d4rl.spaces import Stated
-from minrl.data.environment import EnvironmentInfo, check_trusted, from_spec, make_environment
+from minrl.data.environment import EnvironmentInfo, from_spec, make_environment
 from minrl.data.episode import Episodes
+from minrl.data.limits import check_size
 from minrl.data.minari.attributes import read_attributes
 from minrl.data.minari.download import fetch
 from minrl.data.minari.folders import MAIN, find, local_ids, minari_folder
 from minrl.data.minari.hdf5 import read_hdf5
 from minrl.data.space_text import from_json, to_json
 from minrl.data.spaces import AnySpace
+from minrl.system.messages import faults_of
 from minrl.system.names import did_you_mean
+from minrl.system.text_files import read_text
 
 # A set may be somebody's own recordings: never advise to delete it.
 _RESTORE = ", restore it from where the set came from"
@@ -74,12 +77,13 @@ def load_folder(
     metadata = read_metadata(data, given, file)
     # The spaces are part of the key, as another order of their keys means other columns.
     layout = [to_json(space) for space in (metadata.observation_space, metadata.action_space)]
-    arrays = cached(
-        fingerprint(_source_files(metadata), *layout),
-        lambda allocate: _convert(metadata, allocate),
-        enabled=cache,
-        folder=folder,
-    )
+    with faults_of(str(data)):
+        arrays = cached(
+            fingerprint(_source_files(metadata), *layout),
+            lambda allocate: _convert(metadata, allocate),
+            enabled=cache,
+            folder=folder,
+        )
     return Episodes(
         name=name,
         observation_space=metadata.observation_space,
@@ -97,17 +101,22 @@ def read_metadata(data: Path, given: Stated | None = None, main: str = MAIN) -> 
     """
     given = given or Stated()
     file = data / "metadata.json"
-    try:
-        raw: dict[str, Any] = json.loads(file.read_text())
-    except FileNotFoundError:
-        if not (data / main).is_file():
-            raise ValueError(f"{file} is missing: the set is incomplete{_RESTORE}") from None
+    raw: dict[str, Any]
+    if file.exists():
+        with faults_of(str(file)):
+            raw = dict(json.loads(read_text(file)))
+    elif (data / main).is_file():
         file = data / main
         raw = read_attributes(file, given)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+    else:
+        raise ValueError(f"{file} is missing: the set is incomplete{_RESTORE}")
+    with faults_of(str(file)):
+        return _metadata(raw, given, data, main, file)
+
+
+def _metadata(raw: dict[str, Any], given: Stated, data: Path, main: str, file: Path) -> Metadata:
     try:
-        environment = _environment(raw)
+        environment = _environment(raw, file)
         spaces = [
             said or _space(raw, field, given.environment, file)
             for field, said in (("observation_space", given.observation_space), ("action_space", given.action_space))
@@ -126,13 +135,11 @@ def read_metadata(data: Path, given: Stated | None = None, main: str = MAIN) -> 
         )
     except KeyError as error:
         raise ValueError(f"{file}: the entry {error} is missing") from error
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: {error}") from error
 
 
-def _environment(raw: dict[str, Any]) -> EnvironmentInfo | None:
+def _environment(raw: dict[str, Any], file: Path) -> EnvironmentInfo | None:
     text = raw.get("eval_env_spec") or raw.get("env_spec")
-    return None if text is None else from_spec(text)
+    return None if text is None else from_spec(text, str(file))
 
 
 def _space(raw: dict[str, Any], field: str, environment: EnvironmentInfo | None, file: Path) -> AnySpace:
@@ -143,7 +150,7 @@ def _space(raw: dict[str, Any], field: str, environment: EnvironmentInfo | None,
         spec = raw.get("env_spec")  # the space of the recording, which an evaluation environment need not share
         if spec is None:
             raise KeyError(field)
-        environment = check_trusted(from_spec(spec), str(file))
+        environment = from_spec(spec, str(file))
     with closing(make_environment(environment)) as made:
         space: AnySpace = getattr(made, field)
     flattened = field.removesuffix("_space") in raw.get("flattened", ())
@@ -164,6 +171,7 @@ def _convert(metadata: Metadata, allocate: Allocate) -> Arrays:
     spaces = metadata.observation_space, metadata.action_space
     if metadata.episodes < 1:
         raise ValueError(f"{metadata.data}: the set has no episodes")
+    check_size(metadata.steps, metadata.episodes, *spaces, _source_files(metadata), str(metadata.data))
     return assemble(
         lambda: _blocks(metadata),
         steps=metadata.steps,

@@ -86,8 +86,18 @@ class DecisionAgent(Agent):
 
     @property
     def max_target_return(self) -> float:
-        """Return the cap of target returns: the best return of the data, or none."""
-        return self.task.best_return if self.config.cap_return else math.inf
+        """Return the cap of target returns, or of predicted returns-to-go: the best of the data, or none.
+
+        A target is for a whole episode, and rewards are subtracted from it. A prediction is for the rest of one: its
+        cap is the best at any step, which exceeds every episode's return where rewards are negative.
+        """
+        if not self.config.cap_return:
+            return math.inf
+        if self.largest_return is None:
+            return self.task.best_return
+        best = self.task.best_return_to_go
+        # Checkpoints without it: no less than at the end of an episode, where nothing is left to earn.
+        return max(self.task.best_return, 0.0) if best is None else best
 
     def set_target_return(self, target_return: float) -> None:
         """Set the default target return; it is saved with the weights."""
@@ -215,9 +225,8 @@ class DecisionAgent(Agent):
         """
         if self.largest_return is not None:
             seen = self.normalizer(batch.observations), self._previous(batch)
-            batch = replace(batch, returns_to_go=self.largest_return.scan(*seen, batch.reset))
-            capped = batch.returns_to_go.clamp_max(self.task.best_return)
-            return replace(batch, returns_to_go=capped) if self.config.cap_return else batch
+            predicted = self.largest_return.scan(*seen, batch.reset)
+            return replace(batch, returns_to_go=predicted.clamp_max(self.max_target_return))
         if not self.config.cap_return:
             return batch
         first_returns = batch.first_returns

@@ -42,7 +42,10 @@ class DecisionConfig(BackboneConfig):
     )
     cap_return: bool = field(
         default=True,
-        metadata={"help": "cap target returns at the best return of the data, beyond which the agent has seen none"},
+        metadata={
+            "help": "cap target returns at the best return of the data, and predicted ones at the best that any step "
+            "had ahead; the agent has seen none beyond"
+        },
     )
     return_scale: float | None = field(
         default=None, metadata={"help": "unit of returns; the spread of the data's returns-to-go by default"}

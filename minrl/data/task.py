@@ -40,6 +40,8 @@ class Task:
     action_mean: tuple[float, ...] | None = None
     action_std: tuple[float, ...] | None = None
     wide_observations: bool = False  # float32 would lose their values, so they stay float64 until centred
+    # At any step of the data set: with negative rewards above `best_return`. None in older checkpoints.
+    best_return_to_go: float | None = None
 
     @classmethod
     def of(cls, episodes: Episodes) -> "Task":
@@ -56,6 +58,7 @@ class Task:
             action_std=tuple(actions.std.tolist()),
             wide_observations=episodes.observations.dtype == np.float64,
             best_return=float(episodes.returns.max()),
+            best_return_to_go=float(episodes.returns_to_go.max()),
             return_scale=scale if scale > 0 else 1.0,
             longest_episode=int(episodes.lengths.max()),
             environment=episodes.environment,
@@ -119,6 +122,7 @@ class Task:
             "action_std": None if self.action_std is None else list(self.action_std),
             "wide_observations": self.wide_observations,
             "best_return": self.best_return,
+            "best_return_to_go": self.best_return_to_go,
             "return_scale": self.return_scale,
             "longest_episode": self.longest_episode,
             "environment": None if environment is None else environment.to_dict(),

@@ -38,7 +38,7 @@ class CloneConfig(BackboneConfig):
     context: int | None = field(
         default=None, metadata={"help": "train on windows of this many steps instead of whole trajectories"}
     )
-    # True or False after `__post_init__`.
+    # True or False after `__post_init__` wherever there is a choice; see `refeeds`.
     refeed: bool | None = field(
         default=None,
         metadata={"help": "act by feeding the last `context` steps anew (default: wherever there is context)"},

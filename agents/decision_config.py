@@ -20,7 +20,7 @@ class DecisionConfig(BackboneConfig):
     context: int | None = field(
         default=None, metadata={"help": "train on windows of this many steps instead of whole trajectories"}
     )
-    # True or False after `__post_init__`.
+    # True or False after `__post_init__` wherever there is a choice; see `refeeds`.
     refeed: bool | None = field(
         default=None,
         metadata={

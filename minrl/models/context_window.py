@@ -9,8 +9,10 @@ from torch import Tensor
 from minrl.cells import Cell
 
 
-def refeeds(context: int | None, refeed: bool | None, has_state: bool = True) -> bool:
-    """Return True if an agent acts by rescanning its window: by default whenever it trains on windows.
+def refeeds(context: int | None, refeed: bool | None, has_state: bool = True) -> bool | None:
+    """Return the setting `refeed`; if unset, True where an agent with a state trains on windows, else still unset.
+
+    Unset, it follows `context` wherever the settings are read again: from a config file, or by `dataclasses.replace`.
 
     Trained on windows, a cell has never seen a state older than the window. Mamba, trained on hopper/medium-expert with
     windows of 20 steps, scores 62.5 from a carried state and 102.2 with the same weights and the window rescanned.
@@ -25,7 +27,7 @@ def refeeds(context: int | None, refeed: bool | None, has_state: bool = True) ->
     """
     if refeed and context is None:
         raise ValueError("refeed needs context, the number of steps to feed anew")
-    return context is not None and has_state if refeed is None else refeed
+    return True if refeed is None and context is not None and has_state else refeed
 
 
 def carried_state_caution(context: int | None, refeed: bool | None, has_state: bool = True) -> list[str]:

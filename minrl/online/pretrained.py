@@ -5,6 +5,7 @@ width of the previous action and reward, K parameters of a distribution, N rows.
 """
 
 import copy
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,12 +23,15 @@ from torch import Tensor, nn
 from minrl.backbone import Backbone
 from minrl.data.space_match import mismatch
 from minrl.data.task import Task
+from minrl.models.context_window import Refeed
 from minrl.models.encoders import ActionUnits
 from minrl.models.heads import ActionHead
 from minrl.online.spaces import fitted_spaces
 from minrl.runs import checkpoint
 from minrl.runs.checkpoint import Checkpoint
 from minrl.system.config import build
+
+_log = logging.getLogger("minrl.online.pretrained")
 
 
 @runtime_checkable
@@ -46,6 +50,8 @@ class StartsOnline(Protocol):
 def open_run(run: str | Path | Checkpoint) -> tuple[StartsOnline, Checkpoint]:
     """Return the agent of a run, without dropout, and its checkpoint without weights, to build it again.
 
+    An agent that acts with its window rescanned gets a warning, as PPO carries the hidden state.
+
     Raises:
         ValueError: if there is no run, or its agent has no backbone that can learn online.
     """
@@ -60,6 +66,13 @@ def open_run(run: str | Path | Checkpoint) -> tuple[StartsOnline, Checkpoint]:
         )
     if not isinstance(agent, StartsOnline) or not isinstance(agent.backbone, Backbone):
         raise ValueError(f"pretrained: the run {where} has no backbone that can learn online (agent {saved.agent!r})")
+    if saved.weights and isinstance(getattr(agent, "acting", None), Refeed):
+        _log.warning(
+            "pretrained: the run %s acts with its last %s steps rescanned, a policy of PPO from a carried state that "
+            "the run never saw, so it starts from other behaviour: train the run without context",
+            where,
+            agent.config.context,  # type: ignore[attr-defined]
+        )
     for module in agent.modules():  # type: ignore[attr-defined]
         if isinstance(module, nn.Dropout):
             # Acting and training must agree to rounding.

@@ -22,7 +22,7 @@ from minrl.export.onnx import export_onnx
 from minrl.models.context_window import Refeed
 from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
-from minrl.system.config import read_tables
+from minrl.system.config import read_tables, to_plain
 from minrl.system.shipped_configs import shipped_configs
 
 __all__ = ["cartpole", "own_folders"]
@@ -53,12 +53,26 @@ def test_every_agent_with_windows_is_tested_here() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_refeed_is_the_default_where_there_is_context(name: str) -> None:
     assert CONFIGS[name](context=K).refeed is True
-    assert CONFIGS[name]().refeed is False
+    assert not CONFIGS[name]().refeed
     assert CONFIGS[name](context=K, refeed=False).refeed is False
     assert isinstance(agent_of(name, context=K).acting, Refeed)
     with pytest.raises(ValueError, match="refeed needs context"):
         CONFIGS[name](refeed=True)
     assert not isinstance(agent_of("clone", context=K, recurrent=False).acting, Refeed)  # it has no state
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_refeed_follows_a_context_that_is_set_later(name: str) -> None:
+    """Settings without context leave `refeed` open: in a config file of such a run, and in `dataclasses.replace`."""
+    without = CONFIGS[name]()
+    assert "refeed" not in to_plain(without)
+    assert CONFIGS[name](**to_plain(without) | {"context": K}).refeed is True
+    assert dataclasses.replace(without, context=K).refeed is True
+    assert dataclasses.replace(CONFIGS[name](refeed=False), context=K).refeed is False
+    if name == "clone":
+        memoryless = CloneConfig(context=K, recurrent=False)
+        assert not memoryless.refeed
+        assert dataclasses.replace(memoryless, recurrent=True).refeed is True
 
 
 @pytest.mark.parametrize("cell", ["mingru", "mamba", "transformer"])
@@ -96,6 +110,13 @@ def test_from_the_command_line(name: str, cartpole: str, tmp_path: Path, capsys:
     loaded: Any = checkpoint.load(tmp_path / "a")
     assert isinstance(loaded.acting, Refeed)
     assert "refeed = true" in (tmp_path / "a/config.toml").read_text()
+    # The settings of a run on whole trajectories, with a context by flag.
+    assert main(["train", *flags[:-2], "--out", str(tmp_path / "whole")]) == 0
+    words = [name, "--config", str(tmp_path / "whole/config.toml"), "--context", "4", "--out", str(tmp_path / "c")]
+    assert main(["train", *words]) == 0
+    assert "carried state" not in capsys.readouterr().err
+    again: Any = checkpoint.load(tmp_path / "c")
+    assert isinstance(again.acting, Refeed)
     assert main(["train", *flags, "--no-refeed", "--out", str(tmp_path / "b")]) == 0
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "carried state" in line)
     assert line.startswith("minrl: no-refeed: the agent trains on windows of 4 steps")

@@ -1,5 +1,6 @@
 """Policies pretrained on a data set: equal actions at first, and the KL cost of leaving them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,32 @@ def test_a_decision_agent_keeps_its_target(tmp_path: Path) -> None:
     np.testing.assert_allclose(model.predict(obs[0], deterministic=True)[0], wanted, atol=1e-5)
     model.learn(96)
     assert model.policy.first_ratio_dev <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["clone", "decision"])
+def test_a_run_that_acts_from_its_window_has_a_warning(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PPO carries the hidden state: its first actions are those of the same weights without the window."""
+    run, agent = saved(tmp_path / "window", kind=kind, context=4)
+    model = started(run)
+    (record,) = caplog.records
+    assert f"the run {run} acts with its last 4 steps rescanned" in record.getMessage()
+    model.save(tmp_path / "model")
+    RecurrentPPO.load(tmp_path / "model")
+    carried = type(agent)(replace(agent.config, refeed=False), agent.task).eval()
+    carried.load_state_dict(agent.state_dict())
+    observations = np.random.default_rng(0).normal(size=(9, 2, 3)).astype(np.float32)
+    starts, state = np.zeros((9, 2), bool), None
+    starts[0] = True
+    found = []
+    for obs, start in zip(observations, starts, strict=True):
+        action, state = model.predict(obs, state, start, deterministic=True)
+        found.append(action)
+    np.testing.assert_allclose(found, flat_actions(carried, observations, starts), atol=1e-4)
+    assert np.abs(np.stack(found) - flat_actions(agent, observations, starts)).max() > 0.01
+    started(saved(tmp_path / "carried", kind=kind)[0])
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("separate_critic", [False, True])

@@ -7,11 +7,10 @@ precision of the input. Shapes: B batch, T time, D width.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from minrl.kernels import matmul
 from minrl.kernels.guard import in_torch, without_fused_kernels
-from minrl.kernels.scan import chunked, cpu, cpu_tiled, cuda, reference
+from minrl.kernels.scan import chunked, cpu, cuda, reference
 from minrl.kernels.scan.gates import (
     Candidate,
     candidate_checked,
@@ -26,7 +25,7 @@ __all__ = [
     "KERNELS",
     "Candidate",
     "candidate_checked",
-    "gated_layer",
+    "gated_scan",
     "kernel_for",
     "linear_scan",
     "mingru_gates",
@@ -102,7 +101,7 @@ def mingru_scan(
     Returns:
         h (B, T, D) in the precision of `gates` and the last state (B, D) in float32 or float64.
     """
-    return _gated_scan(gates, state, reset, parts=2, candidate=candidate, signed=signed)
+    return gated_scan(gates, state, reset, parts=2, candidate=candidate, signed=signed)
 
 
 def minlstm_scan(
@@ -123,37 +122,13 @@ def minlstm_scan(
     Returns:
         h (B, T, D) in the precision of `gates` and the last state (B, D) in float32 or float64.
     """
-    return _gated_scan(gates, state, reset, parts=3, candidate=candidate, signed=signed)
+    return gated_scan(gates, state, reset, parts=3, candidate=candidate, signed=signed)
 
 
-def gated_layer(
-    layer: nn.Linear,
-    x: Tensor,
-    state: Tensor | None = None,
-    reset: Tensor | None = None,
-    *,
-    parts: int,
-    candidate: Candidate = "positive",
-    signed: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Compute `mingru_scan` (parts=2) or `minlstm_scan` (parts=3) of `layer(x)`, x (B, T, D).
-
-    On a CPU, matmul and recurrence of a large x are tiled.
-    """
-    if kernel_for(x) == "cpu" and cpu_tiled.takes(layer, x):
-        _check_shapes(x, layer.out_features // parts, state, reset)
-        state = None if state is None else state.to(x.dtype)
-        return cpu_tiled.gated_layer(
-            layer, x, state, reset, cpu_tiled.Options(parts, candidate_checked(candidate), signed)
-        )
-    gates = matmul.layer(layer, x)
-    return _gated_scan(gates, state, reset, parts=parts, candidate=candidate, signed=signed)
-
-
-def _gated_scan(
+def gated_scan(
     gates: Tensor, state: Tensor | None, reset: Tensor | None, *, parts: int, candidate: Candidate, signed: bool
 ) -> tuple[Tensor, Tensor]:
-    """Scan by the fused kernel if there is one, else by gates in torch operations and a linear scan."""
+    """Compute `mingru_scan` (parts=2) or `minlstm_scan` (parts=3): by a fused kernel where there is one."""
     candidate_checked(candidate)
     if gates.dim() != 3 or gates.shape[2] % parts or gates.is_complex():
         raise ValueError(f"gates must be real, (B, T, {parts}D) with T >= 1, got {gates.dtype} {_shape(gates)}")

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from minrl.backbone.weights import block_sizes, block_weights, is_known_block, is_norm
-from minrl.cells.mingru import MinGRU
 from minrl.kernels.guard import Watch, runs_alone
 from minrl.kernels.scan import cpu
 
@@ -110,7 +109,7 @@ def _weights(backbone: Any) -> tuple[Tensor | None, ...] | None:
 def _have_shapes(weights: list[Tensor | None], block: Any, width: int) -> bool:
     """Return True if the shapes of a block's weights fit each other, as the kernels rely on them."""
     inner, hidden, taps = block_sizes(block)
-    gates = inner * (2 if type(block.cell) is MinGRU else 3)
+    gates = inner * block.cell.parts
     of_mlp = [(width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,)]
     shapes = [(width,), (width,), (taps, width), (width,), (gates, width), (gates,), (width, inner), *of_mlp]
     if weights[6] is None and inner != width:
@@ -131,7 +130,7 @@ def _stack(backbone: Any, kind: Any) -> Any:
     for block in backbone.blocks:
         inner, hidden, taps = block_sizes(block)
         form = layout.BlockLayout(
-            parts=2 if type(block.cell) is MinGRU else 3,
+            parts=block.cell.parts,
             candidate=cpu_gates.CANDIDATES[block.cell.candidate],
             flip=kind(block.cell.signed),
             inner=inner,

@@ -53,7 +53,7 @@ def stack_weights(backbone: Any) -> StackWeights | None:
     from minrl.kernels.scan import cpu_gates  # it imports numba
 
     return StackWeights(
-        kind=(2 if type(cell) is MinGRU else 3, cpu_gates.CANDIDATES[cell.candidate]),
+        kind=(cell.parts, cpu_gates.CANDIDATES[cell.candidate]),
         weights=tuple(weights),
         epsilons=tuple(norm.eps for norm in norms),
         sizes=(backbone.width, *block_sizes(blocks[0]), len(blocks)),

@@ -1,18 +1,11 @@
-"""MinLSTM (Were RNNs All We Needed?, arXiv 2410.01201, section 3.2): gates of the input alone.
+"""MinLSTM (Were RNNs All We Needed?, arXiv 2410.01201, section 3.2): gates of the input alone."""
 
-Shapes: B batch, T time, D width, H inner width.
-"""
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
-
-from minrl.cells.base import Cell, hold_bias, inner_width
-from minrl.cells.nan_masks import contained
-from minrl.kernels.matmul import layer, layer_of_step
-from minrl.scan import Candidate, candidate_checked, gated_layer, minlstm_scan
+from minrl.cells.input_gated import InputGated
 
 
-class MinLSTM(Cell):
+class MinLSTM(InputGated):
     """MinLSTM with an optional wider inner state and a projection back.
 
     Args:
@@ -24,38 +17,8 @@ class MinLSTM(Cell):
         bias: of the gates; without it `hold` has no effect.
     """
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        expand: float = 1.0,
-        candidate: Candidate = "positive",
-        signed: bool = False,
-        hold: tuple[float, float] = (1.0, 2.5),
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        inner = inner_width(width, expand)
-        self.width = width
-        self.state_size = inner
-        self.candidate: Candidate = candidate_checked(candidate)
-        self.signed = signed
-        self.gates = nn.Linear(width, 3 * inner, bias=bias)  # forget gate | input gate | candidate
-        self.down = nn.Identity() if inner == width else nn.Linear(inner, width, bias=False)
-        if bias:
-            with torch.no_grad():
-                # With f = sigmoid(b) and i = sigmoid(-b) the kept share f / (f + i) is sigmoid(b) exactly.
-                self.gates.bias[:inner] = hold_bias(inner, hold)
-                self.gates.bias[inner : 2 * inner] = -hold_bias(inner, hold)
+    parts = 3  # forget gate | input gate | candidate
 
-    @contained
-    def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scan as `Cell.scan` does; the state is h (B, H)."""
-        h, last = gated_layer(self.gates, x, state, reset, parts=3, candidate=self.candidate, signed=self.signed)
-        return layer(self.down, h), last
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Step as `Cell.step` does; on a CPU equal to `scan`, to the bit if widths are multiples of eight."""
-        gates = layer_of_step(self.gates, x).unsqueeze(1)
-        h, last = minlstm_scan(gates, state, candidate=self.candidate, signed=self.signed)
-        return layer_of_step(self.down, h[:, 0]), last
+    def _hold(self, bias: Tensor, log_odds: Tensor) -> None:
+        # With f = sigmoid(b) and i = sigmoid(-b) the kept share f / (f + i) is sigmoid(b) exactly.
+        bias[0], bias[1] = log_odds, -log_odds

@@ -18,9 +18,7 @@ from minrl.agent import Moment
 from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.backbone import Backbone, compiled_scan, compiled_step
-from minrl.cells import CELLS
 from minrl.data.task import Task
-from minrl.kernels.scan import cpu_tiled
 from minrl.models import compiled_call
 from minrl.scan import without_fused_kernels
 
@@ -47,11 +45,6 @@ def backbone() -> nn.Module:
     return moved(Backbone(WIDTH, 1, "mingru", mlp=1.0))
 
 
-def layer() -> nn.Module:
-    torch.manual_seed(0)
-    return moved(CELLS["minlstm"](WIDTH))
-
-
 def agent(family: Any, config: Any) -> nn.Module:
     episodes = drift_episodes("box")
     torch.manual_seed(0)
@@ -66,7 +59,6 @@ def agent(family: Any, config: Any) -> nn.Module:
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "scan": backbone,
     "step": backbone,
-    "tiles": layer,
     "decision": lambda: agent(DecisionAgent, DecisionConfig),
     "clone": lambda: agent(CloneAgent, CloneConfig),
 }
@@ -104,7 +96,6 @@ def of_action(model: Any) -> list[Tensor]:
 CALLS: dict[str, Callable[[nn.Module], list[Tensor]]] = {
     "scan": of_sequence,
     "step": of_step,
-    "tiles": lambda cell: of_sequence(cell, 400),
     "decision": of_action,
     "clone": of_action,
 }
@@ -137,10 +128,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(module, name, watched)
 
-    monkeypatch.setattr(cpu_tiled, "TILE", 1 << 10)
     watch(compiled_scan, "scan", "scan")
     watch(compiled_step, "step", "step")
-    watch(cpu_tiled, "takes", "tiles")
     from minrl.models import compiled_act
 
     watch(compiled_act, "run", "act")
@@ -255,13 +244,13 @@ IN_BACKBONES = [replace_norm, replace_activation, replace_convolution, give_a_fo
 
 @pytest.mark.parametrize(
     ("path", "change"),
-    [(path, change) for path in MODELS for change in ANYWHERE + (IN_BACKBONES if path != "tiles" else [])],
+    [(path, change) for path in MODELS for change in ANYWHERE + IN_BACKBONES],
 )
 def test_a_part_that_is_replaced_moved_or_turned(path: str, change: Callable[[Any], None], compiled: list[str]) -> None:
     model, before = first_call(path, compiled)
     change(model)
     assert_as_in_torch(path, model)
-    if change not in (freeze, widen, constrain) and not (path == "tiles" and change is turn):
+    if change not in (freeze, widen, constrain):
         changed = CALLS[path](model)
         assert any(a.shape != b.shape or (a - b).abs().max() > 1e-3 for a, b in zip(before, changed, strict=False))
 

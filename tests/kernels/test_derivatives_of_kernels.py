@@ -14,7 +14,6 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from minrl.kernels import matmul
 from minrl.kernels.guard import constant_in_graphs
 from minrl.kernels.lstm.cpu import lstm_layer
-from minrl.kernels.scan import cpu_tiled
 from minrl.models.embedding import dropped, embedded
 from minrl.scan import KERNELS, linear_scan, mingru_scan, minlstm_scan
 
@@ -188,24 +187,6 @@ def test_a_backbone_in_float32_with_dropout() -> None:
     first(0.0)
     assert_near(of(x.double()), wanted, 1e-6)
     assert_near(narrow, wanted, 1e-4)
-
-
-@pytest.mark.parametrize("parts", [2, 3])
-def test_tiles(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_tiled, "TILE", 1 << 6)
-    layer = nn.Linear(3, 2 * parts).double()
-    # A view, as a copy inside of the node would cut the graph.
-    x, state = numbers(6, 40, 3).transpose(0, 1), numbers(40, 2)
-    reset = torch.rand(40, 6) < 0.1
-    assert cpu_tiled.takes(layer, x)
-    options = cpu_tiled.Options(parts, "tanh", False)
-
-    def run(x: Tensor, state: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        return cpu_tiled.gated_layer(layer, x, state, reset, options)
-
-    leaves = x, state, *layer.parameters()
-    assert gradcheck(run, leaves, fast_mode=True)
-    assert gradgradcheck(run, leaves, fast_mode=True)
 
 
 @pytest.mark.skipif(not matmul._has_onednn(), reason="this torch has no oneDNN operator for linear layers")

@@ -65,7 +65,7 @@ def describe(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
     """
     versions = {name: version(name).removeprefix(name).strip() for name in _REPORTED}
     return {
-        "processor": _processor(),
+        "processor": matmul.processor_facts().get("model name") or platform.processor() or platform.machine(),
         "cores": cores(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
@@ -80,16 +80,6 @@ def describe(device: torch.device, keeps_memory: bool) -> dict[str, Any]:
         "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "packages": {name: number for name, number in versions.items() if number},
     }
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _allocator(keeps_memory: bool) -> str:

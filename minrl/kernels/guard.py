@@ -198,10 +198,15 @@ def runs_alone() -> bool:
     return not _torch_alone and is_unwatched()
 
 
+def is_recorded() -> bool:
+    """Return True if torch.compile, torch.export or torch.jit.trace records what runs."""
+    return torch.compiler.is_compiling() or bool(_is_tracing())
+
+
 def is_unwatched() -> bool:
     """Return True if outside of torch.compile, tracing, transforms, autocast, dispatch modes and hooks on all
     modules."""
-    if torch.compiler.is_compiling() or _is_tracing() or torch.is_autocast_enabled("cpu"):
+    if is_recorded() or torch.is_autocast_enabled("cpu"):
         return False
     return not (_is_transforming() or forward_ad._current_level >= 0 or _watchers() or _hooked())
 

@@ -1,34 +1,30 @@
-"""The matrix products of float32 layers on a CPU: torch's, or oneDNN's where a short measurement finds it far faster.
+"""The matmuls of float32 layers on a CPU: torch's, or oneDNN's on processors where it is far faster.
 
-On some processors torch's library runs such products at less than half the speed of oneDNN, which torch carries too
-but uses for other types alone. The environment variable `MINRL_MATMUL` decides: `auto` (the default) measures once in
-a process, a few milliseconds at the first training step; `torch` and `onednn` do not.
+The environment variable `MINRL_MATMUL` decides: `torch`, `onednn`, or `auto` (the default), by the processor.
 
 Shapes: N rows, K inputs, M outputs of a layer.
 """
 
 import os
-import time
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minrl.kernels.guard import gradients_are_differentiated, runs_alone
+from minrl.kernels.guard import gradients_are_differentiated, is_recorded, runs_alone
 
 LIBRARIES = "auto", "torch", "onednn"
-# oneDNN must be this many times as fast: where the two are near each other the choice would hang on noise, and with it
-# the last digits of a run.
-_CLEARLY = 1.4
+# MKL 2024, which torch calls, leaves AVX-512 unused on processors of AMD. On Zen 5 (family 26), the first whose units
+# are 512 bits wide, oneDNN is 2.3x as fast (99 and 235 GFLOP/s of one core); on Zen 4 (family 25) 1.1x.
+_AMD, _FIRST_WIDE_FAMILY = "AuthenticAMD", 26
 # Below this many rows the call of oneDNN costs more than it brings.
 _FEWEST_ROWS = 64
-_ROUNDS = 11
 # From this many rows on a row of a product does not depend on how many others there are.
 _ROWS_OF_A_SCAN = 8
 _settled = "auto"
-_is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -60,17 +56,9 @@ def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
     return _onednn(dy, weight.t(), None) if _fits(dy) else torch.mm(dy, weight)
 
 
-def input_gradient_into(dy: Tensor, weight: Tensor, out: Tensor) -> None:
-    """Compute the same into `out` (N, K)."""
-    if _fits(dy):
-        out.copy_(_onednn(dy, weight.t(), None))
-    else:
-        torch.mm(dy, weight, out=out)
-
-
 def layer(module: nn.Module, x: Tensor) -> Tensor:
     """Compute `module(x)` for x (..., K), a linear layer by the same choice and with all gradients."""
-    if not runs_alone() or type(module) is not nn.Linear or not may_run(module, x):
+    if not runs_alone() or type(module) is not nn.Linear or not _is_plain(module, x):
         return module(x)  # type: ignore[no-any-return]
     # Always as rows: among three dimensions torch chooses between two products that round differently.
     rows = x.reshape(-1, x.shape[-1])
@@ -88,21 +76,17 @@ def layer_of_step(module: nn.Module, x: Tensor) -> Tensor:
     of eight its rounding depends on where in memory a row begins, too.)
     """
     # First whether it is recorded: a graph must not depend on how many rows there are.
-    if _is_recorded() or type(module) is not nn.Linear or not x.is_cpu or x.dim() != 2:
+    if is_recorded() or type(module) is not nn.Linear or not x.is_cpu or x.dim() != 2:
         return layer(module, x)
     missing = _ROWS_OF_A_SCAN - x.shape[0]
     return layer(module, x) if missing <= 0 else layer(module, F.pad(x, (0, 0, 0, missing)))[: x.shape[0]]
 
 
-def _is_recorded() -> bool:
-    return torch.compiler.is_compiling() or bool(_is_tracing())
-
-
-def may_run(module: nn.Linear, x: Tensor) -> bool:
+def _is_plain(module: nn.Linear, x: Tensor) -> bool:
     """Return True if the layer's weights may be read without calling it: it has no hooks, and they fit x."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     plain = type(x) in (Tensor, nn.Parameter) and x.is_cpu and type(module.weight) is nn.Parameter
-    return plain and not hooks and module.weight.dtype == x.dtype and not torch.is_autocast_enabled("cpu")
+    return plain and not hooks and module.weight.dtype == x.dtype
 
 
 class _Layer(torch.autograd.Function):
@@ -138,7 +122,7 @@ def library() -> str:
 def settle(name: str | None) -> None:
     """Use this library from now on, unless `MINRL_MATMUL` decides: that with which a run was begun that goes on here.
 
-    The two round differently, and a measurement may end otherwise than it did then.
+    The two round differently, and the run may have been begun on another processor.
     """
     global _settled
     _settled = name if name in LIBRARIES else "auto"
@@ -150,12 +134,11 @@ def _library(wanted: str) -> str:
         raise ValueError(f'MINRL_MATMUL must be one of {", ".join(LIBRARIES)}, got "{wanted}"')
     if wanted == "torch" or not _has_onednn():
         return "torch"
-    return "onednn" if wanted == "onednn" or times_faster() >= _CLEARLY else "torch"
+    return "onednn" if wanted == "onednn" or _mkl_is_slow() else "torch"
 
 
 def _has_onednn() -> bool:
-    """Return True if this torch has the operator, which is not part of its public interface, and it gives what it
-    should."""
+    """Return True if this torch has the operator, which is not public, and it computes what it should."""
     try:
         x, weight = torch.ones(2, 3), torch.ones(4, 3)
         return bool(torch.equal(_onednn(x, weight, None), torch.full((2, 4), 3.0)))
@@ -163,31 +146,20 @@ def _has_onednn() -> bool:
         return False
 
 
-def times_faster() -> float:
-    """Measure torch's time over oneDNN's for a layer's product and its gradient: minima of interleaved rounds.
-
-    With one thread, whose own time what else the machine does hardly changes.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _ratio()
-    finally:
-        torch.set_num_threads(threads)
+def _mkl_is_slow() -> bool:
+    facts = processor_facts()
+    is_wide = facts.get("vendor_id") == _AMD and int(facts.get("cpu family", 0)) >= _FIRST_WIDE_FAMILY
+    return is_wide and torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def _ratio() -> float:
-    with torch.no_grad(), torch.random.fork_rng([]):
-        x, dy, weight = torch.randn(1024, 128), torch.randn(1024, 256), torch.randn(256, 128)
-        least = [float("inf"), float("inf")]
-        for _ in range(_ROUNDS):
-            begin = time.thread_time()
-            torch.mm(x, weight.t()), torch.mm(dy, weight)
-            middle = time.thread_time()
-            _onednn(x, weight, None), _onednn(dy, weight.t(), None)
-            end = time.thread_time()
-            least = [min(least[0], middle - begin), min(least[1], end - middle)]
-    return least[0] / least[1]
+def processor_facts() -> dict[str, str]:
+    """Return what Linux says of the first processor, such as its "model name"; nothing elsewhere."""
+    information = Path("/proc/cpuinfo")
+    if not information.exists():
+        return {}
+    first, _, _ = information.read_text(encoding="utf-8", errors="replace").partition("\n\n")
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _fits(x: Tensor) -> bool:

@@ -3,7 +3,7 @@
 Shapes: B batch, T time, D width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,41 +81,56 @@ def test_a_step_is_the_scan_to_the_bit(name: str, batch: int, width: int) -> Non
     assert torch.equal(state, last)
 
 
-def test_measured_once_and_a_bad_switch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 0.01 < matmul.times_faster() < 100
-    try:
-        for value, wanted in (("torch", {"torch"}), ("auto", {"torch", "onednn"})):
-            monkeypatch.setenv("MINRL_MATMUL", value)
-            matmul.settle(None)
-            matmul._library.cache_clear()
-            assert matmul.library() in wanted
-        monkeypatch.setenv("MINRL_MATMUL", "fast")
+@pytest.fixture
+def choose(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Choose the library anew, for a value of the switch and a processor."""
+
+    def choose(value: str, vendor: str = "GenuineIntel", family: int = 6) -> str:
+        monkeypatch.setenv("MINRL_MATMUL", value)
+        monkeypatch.setattr(matmul, "processor_facts", lambda: {"vendor_id": vendor, "cpu family": str(family)})
         matmul._library.cache_clear()
-        with pytest.raises(ValueError, match="MINRL_MATMUL must be one of auto, torch, onednn"):
-            matmul.library()
-    finally:
-        matmul._library.cache_clear()
+        return matmul.library()
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    yield choose
+    matmul.settle(None)
+    matmul._library.cache_clear()
+
+
+@pytest.mark.skipif(not has_onednn, reason="this torch has no oneDNN operator for linear layers")
+def test_chosen_by_the_processor_unless_the_switch_decides(
+    choose: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert choose("auto") == "torch"
+    assert choose("auto", "AuthenticAMD", 25) == "torch"
+    assert choose("auto", "AuthenticAMD", 26) == "onednn"
+    assert choose("torch", "AuthenticAMD", 26) == "torch"
+    assert choose("onednn") == "onednn"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert choose("auto", "AuthenticAMD", 26) == "torch"
+    with pytest.raises(ValueError, match="MINRL_MATMUL must be one of auto, torch, onednn"):
+        choose("fast")
+
+
+def test_the_facts_of_this_processor() -> None:
+    facts = matmul.processor_facts()
+    assert bool(facts) == Path("/proc/cpuinfo").exists()
+    assert all(name and name == name.strip() and ":" not in name for name in facts)
 
 
 @pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize("agent", ["clone", "ppo"])
 def test_a_resumed_run_keeps_its_matmul_library(
-    agent: str, cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    agent: str, cartpole: str, tmp_path: Path, choose: Callable[..., str]
 ) -> None:
-    """Keep it whatever this process has measured: the two round differently."""
+    """Keep it on any processor: the two round differently."""
     out, small = tmp_path / "run", ["--width", "8", "--depth", "1", "--evaluate-every", "0", "--threads", "1"]
     words = {
         "clone": ["--data", cartpole, "--steps", "2", "--batch-size", "2", "--length", "16"],
         "ppo": ["--env", "CartPole-v1", "--steps", "32", "--n-envs", "2", "--n-steps", "16", "--batch-size", "16"],
     }
     assert main(["train", agent, *words[agent], *small, "--out", str(out)]) == 0
-    monkeypatch.setenv("MINRL_MATMUL", "auto")
-    monkeypatch.setattr(matmul, "times_faster", lambda: 1.0)
-    matmul._library.cache_clear()
-    try:
-        assert matmul.library() == "torch"
-        assert main(["train", "--resume", str(out)]) == 0
-        assert matmul.library() == "onednn"
-    finally:
-        matmul.settle(None)
-        matmul._library.cache_clear()
+    assert choose("auto") == "torch"
+    assert main(["train", "--resume", str(out)]) == 0
+    assert matmul.library() == "onednn"

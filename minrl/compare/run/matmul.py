@@ -1,7 +1,4 @@
-"""One matmul library for a whole comparison, so that all its processes round alike.
-
-Otherwise each process measures which one is faster, and may choose another one on a busy machine.
-"""
+"""One matmul library for a whole comparison, so that all its processes round alike on whatever processors."""
 
 import os
 from collections.abc import Iterator

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.backbone.weights import block_sizes, block_weights, is_known_block, is_norm
-from minrl.kernels.guard import Watch, runs_alone
+from minrl.kernels.guard import Watch, planned, runs_alone
 from minrl.kernels.scan import cpu
 
 
@@ -46,7 +46,7 @@ def scan(backbone: nn.Module, x: Tensor, state: Tensor | None, reset: Tensor | N
     """Run `Backbone.scan` compiled; return None if these kernels do not support backbone or inputs."""
     if not runs_alone() or not (_plain(x) and (reset is None or _plain(reset)) and (state is None or _plain(state))):
         return None
-    plan = _plan_of(backbone)
+    plan = planned(_scans, backbone, _build)
     if plan is None or x.dtype != plan.dtype or (state is not None and state.dtype != x.dtype):
         return None
     rates = plan.rates()
@@ -57,15 +57,6 @@ def scan(backbone: nn.Module, x: Tensor, state: Tensor | None, reset: Tensor | N
 
 def _plain(x: Tensor) -> bool:
     return type(x) in (Tensor, nn.Parameter) and x.is_cpu
-
-
-def _plan_of(backbone: nn.Module) -> CompiledScan | None:
-    """Return the compiled scan, rebuilt if a part of the backbone was replaced."""
-    plan = _scans.get(backbone)
-    if plan is None or not plan.watch.holds():
-        plan = _build(backbone)
-        _scans[backbone] = plan
-    return plan
 
 
 def _build(backbone: Any) -> CompiledScan | None:

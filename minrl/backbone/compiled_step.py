@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.backbone.weights import addresses, stack_weights
-from minrl.kernels.guard import Watch, may_run, plain
+from minrl.kernels.guard import Watch, may_run, plain, planned
 
 # Beyond these, torch splits its matmuls over threads; the kernel is slower than torch on one thread too.
 MOST_ROWS, MOST_ROWS_OF_ONE_THREAD = 64, 512
@@ -38,9 +38,7 @@ def step(backbone: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]
     """Run `Backbone.step` compiled for x (B, D), state (B, S); return None if the kernel does not support it."""
     if not (may_run() and plain(x, 2) and plain(state, 2) and takes(x.shape[0])):
         return None
-    plan = _steps.get(backbone)
-    if plan is None or not plan.watch.holds():
-        plan = _steps[backbone] = _build(backbone)
+    plan = planned(_steps, backbone, _build)
     return None if plan is None or plan.watch.drops() else _run(plan, x, state)
 
 

@@ -1,10 +1,10 @@
 """The guards of compiled calls: is what a call was planned for still as it was, and may such a call run here?"""
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +125,26 @@ class Watch:
             if dropout.training and dropout.p:
                 return True
         return False
+
+
+class Plan(Protocol):
+    """Compiled call of a module, valid while its watch holds."""
+
+    @property
+    def watch(self) -> Watch: ...
+
+
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
+
+def planned(
+    plans: MutableMapping[nn.Module, AnyPlan | None], module: nn.Module, build: Callable[[Any], AnyPlan | None]
+) -> AnyPlan | None:
+    """Return the plan of a module, built anew where something in it has changed; None where it can have none."""
+    plan = plans.get(module)
+    if plan is None or not plan.watch.holds():
+        plan = plans[module] = build(module)
+    return plan
 
 
 def _plain_attributes(module: nn.Module) -> Iterable[str]:

@@ -19,7 +19,7 @@ from .cli.flag_hints import unknown_flag
 _LONGEST_LINE = 800  # characters of an error, in which a file may have put a million
 # Each command is a module of cli/, imported on first use, so that `minrl --help` is quick.
 COMMANDS = {
-    "train": "train an agent on a data set or in an environment, or go on with a run",
+    "train": "train an agent on a data set or in an environment, or resume a run",
     "evaluate": "run a trained agent in its environment",
     "dashboard": "show runs in TensorBoard, with their charts and a table of their settings",
     "data": "list, describe and import data sets",
@@ -38,7 +38,7 @@ EXAMPLES = f"""first steps:
   minrl dashboard runs
 
 Hopper and the other MuJoCo tasks need: {install_hint("mujoco")}
-minrl COMMAND --help tells more about each command."""
+minrl COMMAND --help explains each command."""
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Stop with one line on standard error and exit code 2."""
-        self.exit(2, f"minrl: {' '.join(message.split())} ({self.prog} --help shows what there is)\n")
+        self.exit(2, f"minrl: {' '.join(message.split())} ({self.prog} --help lists the options)\n")
 
     def unknown(self, words: Sequence[str], instead: dict[str, str]) -> NoReturn:
         """Stop with an error for unknown words; `instead` holds hints for flags of other programs."""

@@ -32,7 +32,7 @@ class CloneConfig(BackboneConfig):
     recurrent: bool = field(default=True, metadata={"help": "a recurrent backbone; off: an MLP of one observation"})
     top: float = field(
         default=1.0,
-        metadata={"help": "share of the steps learned from, those of the best episodes (0.1: 10 %% BC)"},
+        metadata={"help": "share of the steps to train on, from the best episodes (0.1: 10 %% BC)"},
     )
     dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
     context: int | None = field(
@@ -41,12 +41,12 @@ class CloneConfig(BackboneConfig):
     # True or False after `__post_init__` wherever there is a choice; see `refeeds`.
     refeed: bool | None = field(
         default=None,
-        metadata={"help": "act by feeding the last `context` steps anew (default: wherever there is context)"},
+        metadata={"help": "act by rescanning the last `context` steps (default: wherever there is context)"},
     )
     previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
     action_loss: ContinuousLoss = field(
         default="mse",
-        metadata={"help": "loss of continuous actions, in units of their spread; discrete ones have cross-entropy"},
+        metadata={"help": "loss of continuous actions, in units of their std; discrete actions have cross-entropy"},
     )
 
     def __post_init__(self) -> None:

@@ -24,18 +24,18 @@ class DecisionConfig(BackboneConfig):
     refeed: bool | None = field(
         default=None,
         metadata={
-            "help": "act by feeding the last `context` steps anew, as Decision Transformer (default: wherever there is "
+            "help": "act by rescanning the last `context` steps, as Decision Transformer (default: wherever there is "
             "context)"
         },
     )
     previous_action: bool = field(default=False, metadata={"help": "the previous action as an input (tokens=step)"})
     time_embedding: bool = field(
         default=False,
-        metadata={"help": "a learned embedding of the time step; the last one serves beyond it"},
+        metadata={"help": "a learned embedding of the time step; later steps share the last one"},
     )
     action_loss: ContinuousLoss = field(
         default="mse",
-        metadata={"help": "loss of continuous actions, in units of their spread; discrete ones have cross-entropy"},
+        metadata={"help": "loss of continuous actions, in units of their std; discrete actions have cross-entropy"},
     )
     target_return: float | None = field(
         default=None, metadata={"help": "target return when acting; the data set's best by default"}
@@ -43,12 +43,12 @@ class DecisionConfig(BackboneConfig):
     cap_return: bool = field(
         default=True,
         metadata={
-            "help": "cap target returns at the best return of the data, and predicted ones at the best that any step "
-            "had ahead; the agent has seen none beyond"
+            "help": "cap target returns at the best return of the data, and predicted ones at its largest return-to-go, "
+            "beyond which nothing was trained"
         },
     )
     return_scale: float | None = field(
-        default=None, metadata={"help": "unit of returns; the spread of the data's returns-to-go by default"}
+        default=None, metadata={"help": "unit of returns; the std of the data's returns-to-go by default"}
     )
     return_expectile: float | None = field(
         default=None,

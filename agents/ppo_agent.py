@@ -44,10 +44,10 @@ class PPOOptions(BackboneConfig):
         default_factory=dict, metadata={"help": "layers of actor and critic after the backbone: pi=[64] vf=[64]"}
     )
     normalize_observations: bool = field(
-        default=False, metadata={"help": "standardise observations by running mean and spread"}
+        default=False, metadata={"help": "standardise observations by running mean and std"}
     )
     normalize_rewards: bool = field(
-        default=False, metadata={"help": "divide rewards by the running spread of the discounted return"}
+        default=False, metadata={"help": "divide rewards by the running std of the discounted return"}
     )
     use_sde: bool = field(default=False, metadata={"help": "state-dependent exploration (gSDE), continuous actions"})
     log_std_init: float | None = field(

@@ -165,7 +165,7 @@ def _check_targets(agent: Actor, targets: Sequence[float]) -> None:
     if agent.target_return is None:
         raise ValueError(f"agent {agent.name} takes no target return: leave the target out")
     if not targets:
-        raise ValueError("there is no target return in the empty list of targets")
+        raise ValueError("the list of target returns is empty")
     for target in targets:
         if not math.isfinite(target):
             raise ValueError(f"the target return must be a number, got {target}")

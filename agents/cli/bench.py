@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"The peers and plots come with: {install_hint('bench')}"
     )
     parser.add_argument(
-        "--out", metavar="FOLDER", type=Path, default=Path("runs/bench"), help="for the table, the JSON and the plots"
+        "--out", metavar="FOLDER", type=Path, default=Path("runs/bench"), help="folder of table, JSON and plots"
     )
     parser.add_argument(
         "--threads", metavar="N", type=int, nargs="+", default=[1, 2][: cores()],
-        help="numbers of CPU threads for op and layer, the first for the rest (default: 1 2)",
+        help="numbers of CPU threads for op and layer; the other groups use the first (default: 1 2)",
     )  # fmt: skip
     parser.add_argument(
         "--only", metavar="GROUP", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="groups (default: all)"

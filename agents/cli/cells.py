@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  minrl cells               # all, with their options and defaults\n"
-        "  minrl cells mingru        # what its options mean\n"
+        "  minrl cells mingru        # one cell, its options explained\n"
         "  minrl train decision --data minari:NAME --cell mingru --cell-options signed=true\n\n"
         'Other packages add cells by the entry point group "minrl.cells".'
     )

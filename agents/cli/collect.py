@@ -28,25 +28,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a Stable-Baselines3 .zip, random (uniform) or waypoint (PointMaze); several act one after another",
     )
     add("--env", metavar="ID", help="Gymnasium id; MODULE:ID imports MODULE first")
-    add("--episodes", metavar="N", type=int, help="of each policy")
-    add("--out", metavar="minari:NAME", help="NAME reads namespace/name-v0")
-    add("--seed", metavar="N", type=int, default=0, help="(default: 0)")
+    add("--episodes", metavar="N", type=int, help="episodes of each policy")
+    add("--out", metavar="minari:NAME", help="data set to write, NAME as namespace/name-v0")
+    add("--seed", metavar="N", type=int, default=0, help="seed of the first episode (default: 0)")
     add("--deterministic", action="store_true", help="the policy's likeliest action instead of a sample")
     add("--vecnormalize", metavar="FILE.pkl", help="file of VecNormalize.save, for a policy trained with it")
     add_trust(parser, "open pickles: a policy's .zip, or --vecnormalize")
-    add("--env-options", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="for gymnasium.make")
+    add("--env-options", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="settings of gymnasium.make")
     add(
         "--max-episode-steps",
         metavar="N",
         type=int,
-        help="truncate episodes there instead of at the environment's limit, or at "
-        f"{DEFAULT_MAX_STEPS} steps if it has none",
+        help="truncate episodes after N steps (default: the environment's own limit, or "
+        f"{DEFAULT_MAX_STEPS} if it has none)",
     )
     add("--float32", action="store_true", help="store float64 values as float32")
     add("--compress", action="store_true", help="gzip the arrays")
     add("--overwrite", action="store_true", help="replace a data set of this name once the new one is complete")
-    add("--author", metavar="NAME", nargs="+", help="for the data set's metadata")
-    add("--description", metavar="TEXT", help="for the data set's metadata")
+    add("--author", metavar="NAME", nargs="+", help="authors, in the data set's metadata")
+    add("--description", metavar="TEXT", help="description, in the data set's metadata")
     parser.set_defaults(run=run)
 
 

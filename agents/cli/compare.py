@@ -53,24 +53,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a grid file or a shipped grid; with --report-only also a comparison's folder",
     )
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="for runs and report (default: runs/compare/GRID)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", type=Path, help="folder of runs and report (default: runs/compare/GRID)"
+    )
     parser.add_argument("--seeds", metavar="N", type=int, help="number of seeds, instead of the grid's")
     parser.add_argument("--redo", action="store_true", help="remove and retrain runs whose settings have changed")
-    parser.add_argument("--dry-run", action="store_true", help="list runs and their state, run nothing")
-    parser.add_argument("--report-only", action="store_true", help="write the report of finished runs, run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list runs and their state without training")
+    parser.add_argument("--report-only", action="store_true", help="write the report of finished runs without training")
     add_trust(parser, "make whatever environments the grid and its data sets name")
     where = parser.add_argument_group("where runs are trained")
     where.add_argument(
-        "--on", choices=("here", "ray"), default="here", help="one after another in this process, or on Ray"
+        "--on",
+        choices=("here", "ray"),
+        default="here",
+        help="here: one after another in this process; ray: on Ray (default: here)",
     )
     where.add_argument(
         "--address",
         metavar="ADDRESS",
-        help="of a Ray cluster whose machines share --out: ray://HOST:PORT or HOST:PORT (default: this machine)",
+        help="Ray cluster whose machines share --out: ray://HOST:PORT or HOST:PORT (default: this machine)",
     )
-    where.add_argument("--workers", metavar="N", type=int, help="runs at once on Ray (default: as many as have room)")
-    where.add_argument("--cpus-per-run", metavar="X", type=float, default=1.0, help="on Ray (default: 1)")
-    where.add_argument("--gpus-per-run", metavar="X", type=float, default=0.0, help="on Ray, such as 0.25 (default: 0)")
+    where.add_argument("--workers", metavar="N", type=int, help="runs at once on Ray (default: as many as fit)")
+    where.add_argument("--cpus-per-run", metavar="X", type=float, default=1.0, help="CPUs of a run on Ray (default: 1)")
+    where.add_argument(
+        "--gpus-per-run", metavar="X", type=float, default=0.0, help="GPUs of a run, such as 0.25 (default: 0)"
+    )
     parser.set_defaults(run=run)
 
 

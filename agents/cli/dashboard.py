@@ -20,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  minrl dashboard runs                      # all runs below a folder, comparisons too\n"
         "  minrl dashboard runs/hopper --port 8080\n"
         "  minrl dashboard runs --host 0.0.0.0       # reachable from other machines\n\n"
-        "Later runs appear by themselves. Ctrl-C ends it."
+        "New runs appear while it is open. Ctrl-C ends it."
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="a run, or a folder of runs at any depth")
-    parser.add_argument("--port", metavar="N", type=int, help="0 for any (default: the first free one from 6006 on)")
-    parser.add_argument("--host", metavar="NAME", default="localhost", help="to listen at (default: localhost)")
+    parser.add_argument("--port", metavar="N", type=int, help="port, 0 for any (default: the first free one from 6006)")
+    parser.add_argument("--host", metavar="NAME", default="localhost", help="address to serve at (default: localhost)")
     parser.set_defaults(run=run)
 
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names of data sets:\n"
         "  minari:NAME   in $MINARI_DATASETS_PATH or ~/.minari/datasets\n"
         "  d4rl:NAME     in $D4RL_DATASET_DIR or ~/.d4rl/datasets\n"
-        "  hdf5:FILE     a flat file as D4RL's, or a Minari set's folder\n"
+        "  hdf5:FILE     a flat file like D4RL's, or a Minari set's folder\n"
         "A Minari or D4RL set that is not on this machine is downloaded."
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, prog=parser.prog)
@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     info.set_defaults(run=_info)
     importing = actions.add_parser(
         "import",
-        help="check a flat HDF5 file (as D4RL's) and make it a Minari set",
-        description="Check a flat HDF5 file (as D4RL's), or a Minari set from before 0.5, and make it a Minari set.",
+        help="check a flat HDF5 file (like D4RL's) and write it as a Minari set",
+        description="Check a flat HDF5 file (like D4RL's) or an old Minari set, and write it as a Minari set.",
         epilog="example:\n  minrl data import drive.hdf5 --env mytasks:Drive-v0 --env-kwargs level=hard",
     )
     importing.add_argument("file", metavar="FILE", type=Path, help="the HDF5 file, or the folder of a Minari set")
@@ -48,12 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_statements(parser: argparse.ArgumentParser) -> None:
     """Add the flags of spaces and environment, for files that do not state them."""
-    group = parser.add_argument_group("what the file does not state")
-    group.add_argument("--env", metavar="ID", help="its environment; MODULE:ID imports MODULE")
+    group = parser.add_argument_group("for a file that does not state them")
+    group.add_argument("--env", metavar="ID", help="environment of the data; MODULE:ID imports MODULE")
     group.add_argument(
-        "--env-kwargs", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="for gymnasium.make"
+        "--env-kwargs", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="settings of gymnasium.make"
     )
-    group.add_argument("--observation-space", metavar="SPACE", help="such as 'Box(-inf, inf, (3,))' or 'Discrete(16)'")
+    group.add_argument("--observation-space", metavar="SPACE", help="such as 'Box(-inf, inf, (3,))', 'Discrete(16)'")
     group.add_argument("--action-space", metavar="SPACE", help="such as 'Discrete(3)' or 'Box(-1, 1, (2,))'")
 
 

@@ -31,13 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  minrl evaluate runs/hopper/best.pt --target 1800 3600"
     )
     parser.add_argument("path", metavar="RUN", type=Path, help="a run's folder (its last checkpoint) or a checkpoint")
-    parser.add_argument("--episodes", metavar="N", type=int, default=20, help="for each target (default: 20)")
-    parser.add_argument("--target", type=float, nargs="+", metavar="RETURN", help="target returns, side by side")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the first episode (default: 0)")
+    parser.add_argument("--episodes", metavar="N", type=int, default=20, help="episodes of each target (default: 20)")
+    parser.add_argument(
+        "--target", type=float, nargs="+", metavar="RETURN", help="target returns (default: the agent's own)"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the first episode (default: 0)")
     parser.add_argument(
         "--env",
         metavar="ID",
-        help="another environment, or the run's own with its keywords and limit; MODULE:ID imports MODULE",
+        help="environment instead of the run's own; the run's own id keeps its settings; MODULE:ID imports MODULE",
     )
     parser.add_argument(
         "--env-kwargs",
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=key_value,
         default=[],
-        help="for gymnasium.make, over those of the run's environment",
+        help="settings of gymnasium.make, over those of the run's environment",
     )
     parser.add_argument(
         "--max-episode-steps",
@@ -60,12 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=10,
-        help="in parallel for each target (default: 10); another number can change the last digits of actions",
+        help="environments in parallel for each target (default: 10); it can change the last digits of actions",
     )
     parser.add_argument(
         "--async", dest="asynchronous", action="store_true", help="step environments in processes of their own"
     )
-    parser.add_argument("--threads", metavar="N", type=int, default=0, help="CPU threads, 0: by the model's size")
+    parser.add_argument(
+        "--threads", metavar="N", type=int, default=0, help="CPU threads, 0: by the model's size (default: 0)"
+    )
     add_trust(parser, "make whatever environment the checkpoint names")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
     parser.set_defaults(run=run)

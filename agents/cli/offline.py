@@ -35,7 +35,10 @@ def add_flags_of(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup
     parser.usage = f"{USAGE.format(kind.name)} [--config FILE.toml] [flags]"
     parser.epilog = f"example:\n  minrl train {kind.name} --data minari:minrl/hopper/medium-replay-v0 --out runs/hopper"
     files.add_argument(
-        "--config", metavar="FILE.toml", type=Path, help=f"tables [{kind.name}] and [train]; or a config that ships"
+        "--config",
+        metavar="FILE.toml",
+        type=Path,
+        help=f"file with tables [{kind.name}] and [train], or a shipped config",
     )
     add_flags(parser, TrainConfig, "training")
     add_flags(parser, kind.config_class, "agent")

@@ -43,11 +43,9 @@ def add_flags_of(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup
         "--config",
         metavar="FILE.toml",
         type=Path,
-        help=f"tables [{name}] and [train], or a config that ships; by default the one of the environment",
+        help=f"file with tables [{name}] and [train], or a shipped config (default: the environment's)",
     )
-    files.add_argument(
-        "--no-config", action="store_true", help="take no settings that ship for the environment, where there are some"
-    )
+    files.add_argument("--no-config", action="store_true", help="ignore the config that ships for the environment")
     add_flags(parser, EnvironmentSettings, "environment")
     add_flags(parser, RunSettings, "run")
     add_flags(parser, kind.options_class, "policy")

@@ -51,12 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
        minrl train ppo --env ID --out RUN [flags]
        minrl train --resume RUN [--steps N]"""
     parser.epilog = EXAMPLES
-    parser.add_argument("--resume", metavar="RUN", type=Path, help="go on with the run in this folder")
+    parser.add_argument("--resume", metavar="RUN", type=Path, help="resume the run in this folder")
     parser.add_argument(
         "--env",
         dest="known_env",
         metavar="MODULE:ID",
-        help="with --resume: the run's environment, where no installed package registers it",
+        help="with --resume: the run's environment, if no installed package registers it",
     )
     parser.add_argument(
         "--steps", dest="extended", metavar="N", type=int, help="with --resume: train to this step instead of the last"
@@ -144,7 +144,7 @@ def _print_how_to_resume(result: Any, out: Path) -> None:
     named = f" --env {shlex.quote(environment.id)}" if environment is not None and ":" in environment.id else ""
     named += " --trust" if trusts_files() else ""
     saved = " and saved" if step == result.step else f"; the checkpoint of step {step} is kept"
-    print(f"stopped at step {result.step}{saved}; go on with: minrl train --resume {shlex.quote(str(out))}{named}")
+    print(f"stopped at step {result.step}{saved}; resume it by: minrl train --resume {shlex.quote(str(out))}{named}")
 
 
 def _scores(folder: Path) -> dict[str, Any]:

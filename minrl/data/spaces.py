@@ -62,14 +62,14 @@ def leaves(space: AnySpace) -> list[Leaf]:
         start += width
         check_width(start)
     if start == 0:
-        raise ValueError(f"space {space} holds no numbers")
+        raise ValueError(f"space {space} has no elements")
     return result
 
 
 def check_width(numbers: int) -> None:
     """Raise ValueError if a step of a space has more than `WIDEST` numbers."""
     if numbers > WIDEST:
-        raise ValueError(f"a space of {numbers:,} numbers a step; at most {WIDEST:,} can be read")
+        raise ValueError(f"a space of {numbers:,} values a step; at most {WIDEST:,} can be read")
 
 
 def walk(space: AnySpace, keys: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], AnySpace]]:

@@ -14,7 +14,7 @@ class EnvironmentSettings:
 
     env: str = field(default="", metadata={"help": "Gymnasium id; MODULE:ID imports MODULE first"})
     env_kwargs: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "for gymnasium.make, such as max_episode_steps=200"}
+        default_factory=dict, metadata={"help": "settings of gymnasium.make, such as max_episode_steps=200"}
     )
     n_envs: int = field(default=8, metadata={"help": "environments at once"})
     vectorization: Literal["auto", "native", "sync", "async"] = field(
@@ -37,7 +37,7 @@ class AlgorithmSettings:
     n_epochs: int = field(default=10, metadata={"help": "passes over a rollout"})
     segment_length: int | None = field(
         default=None,
-        metadata={"help": "most steps of backpropagation through time (unset: those of a minibatch)"},
+        metadata={"help": "most steps of backpropagation through time (unset: as many as fit a minibatch)"},
     )
     state_refresh: Literal["rollout", "epoch"] = field(
         default="rollout", metadata={"help": "train from hidden states stored while acting, or computed each epoch"}

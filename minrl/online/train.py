@@ -111,7 +111,7 @@ def _write_new_steps(run: OnlineRun, planned: OnlineConfig) -> None:
         c.learning_rate * (max(0.0, 1 - run.step / c.steps) if c.decay == "linear" else 1.0) for c in (planned, config)
     )
     print(
-        f"step {run.step} of {config.steps} instead of {planned.steps}: the learning rate goes on at {new:.2g}, "
+        f"step {run.step} of {config.steps} instead of {planned.steps}: the learning rate continues at {new:.2g}, "
         f"as in a run of {config.steps} steps from the start; it was {old:.2g}",
         flush=True,
     )

@@ -39,7 +39,7 @@ def attempt(work: str, step: int, folder: Path) -> Iterator[Attempt]:
         with (folder / ERRORS).open("a", encoding="utf-8") as file:
             file.write(f"{work} at step {step}\n{traceback.format_exc()}\n")
         print(
-            f"minrl: the {work} at step {step} failed: {result.error}; the run goes on, traceback in {folder / ERRORS}",
+            f"minrl: the {work} at step {step} failed: {result.error}; the run continues; see {folder / ERRORS}",
             file=sys.stderr,
             flush=True,
         )

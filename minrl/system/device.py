@@ -24,8 +24,8 @@ def device_named(name: str) -> torch.device:
     if device.type == "cpu":
         return device
     if not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but torch finds no GPU")
+        raise ValueError("device cuda: torch finds no GPU")
     index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
     if index >= torch.cuda.device_count():
-        raise ValueError(f"device cuda:{index} was asked for; torch finds {torch.cuda.device_count()} GPUs")
+        raise ValueError(f"device cuda:{index}: torch finds {torch.cuda.device_count()} GPUs")
     return torch.device("cuda", index)

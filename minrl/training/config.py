@@ -15,12 +15,12 @@ class TrainConfig:
     eval_env: str = field(
         default="",
         metadata={
-            "help": "environment to evaluate in, instead of the data set's own; MODULE:ID imports MODULE. It has the "
-            "spaces of a flat HDF5 file that does not state them"
+            "help": "environment to evaluate in, instead of the data set's own; MODULE:ID imports MODULE. It gives a "
+            "flat HDF5 file without spaces its own"
         },
     )
     env_kwargs: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "settings of the environment, such as level=hard"}
+        default_factory=dict, metadata={"help": "settings of the evaluation environment, such as level=hard"}
     )
     observation_space: str = field(
         default="", metadata={"help": "space of the recorded observations, such as 'Box(-inf, inf, (3,))'"}

@@ -145,7 +145,7 @@ def _write_new_steps(run: TrainingRun, agent: Agent, planned: TrainConfig, confi
     write_toml(run.out / CONFIG, {agent.name: agent.config, "train": config})
     old, new = (Schedule(c.learning_rate, c.steps, c.warmup, c.decay) for c in (planned, config))
     print(
-        f"step {run.step} of {config.steps} instead of {planned.steps}: the learning rate goes on at "
+        f"step {run.step} of {config.steps} instead of {planned.steps}: the learning rate continues at "
         f"{new.at(run.step):.2g}, as in a run of {config.steps} steps from the start; "
         f"it was {old.at(max(0, run.step - 1)):.2g}",
         flush=True,

@@ -119,7 +119,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "flag": (["--round", "3"], 'unknown flag --round; did you mean "--rounds"?'),
 }
 if not torch.cuda.is_available():
-    MISTAKES["GPU"] = (["--device", "cuda"], "device cuda was asked for, but torch finds no GPU")
+    MISTAKES["GPU"] = (["--device", "cuda"], "device cuda: torch finds no GPU")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -128,7 +128,7 @@ def test_all_processes_of_a_comparison_use_one_matmul_library(
         begun[name] = library()
         monkeypatch.setenv("MINRL_MATMUL", "onednn" if name == "torch" else "torch")
         assert main(command) == 2
-        assert f"was begun with MINRL_MATMUL={begun[name]} and goes on with it" in capsys.readouterr().err
+        assert f"was started with MINRL_MATMUL={begun[name]} and keeps it" in capsys.readouterr().err
         monkeypatch.delenv("MINRL_MATMUL")
         run = tmp_path / name / "runs/t/mingru/seed_0"
         whole = checkpoint.read(run).weights

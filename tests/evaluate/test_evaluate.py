@@ -142,7 +142,7 @@ def test_one_episode_and_no_reference_scores() -> None:
         ({"environments": 0}, "episodes and environments must be at least 1, got 20 and 0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"max_episode_steps": 0}, "max_episode_steps must be at least 1, got 0"),
-        ({"targets": []}, "no target return in the empty list"),
+        ({"targets": []}, "the list of target returns is empty"),
         ({"targets": [1.0, math.nan]}, "the target return must be a number, got nan"),
         ({"targets": [math.inf]}, "the target return must be a number, got inf"),
         ({"vectorization": "asinc"}, 'unknown vectorization "asinc"; did you mean "async"'),

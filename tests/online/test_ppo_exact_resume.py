@@ -70,7 +70,7 @@ def test_a_signal_leaves_the_even_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", signalled)
         assert main(words(tmp_path / "cut", exact_resume=True)) == 128 + signal.SIGTERM
-    assert "stopped at step 128; the checkpoint of step 96 is kept; go on with" in capsys.readouterr().out
+    assert "stopped at step 128; the checkpoint of step 96 is kept; resume it by" in capsys.readouterr().out
     assert main(["train", "--resume", str(tmp_path / "cut")]) == 0
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
     assert numbers(tmp_path / "whole") == numbers(tmp_path / "cut")

@@ -92,7 +92,7 @@ def test_a_signal_saves_first(tmp_path: Path) -> None:
     saved = checkpoint.read(out)
     assert 192 <= saved.step < 1_000_000
     assert done.stdout.splitlines()[-1] == (
-        f"stopped at step {saved.step} and saved; go on with: minrl train --resume {out}"
+        f"stopped at step {saved.step} and saved; resume it by: minrl train --resume {out}"
     )
 
 
@@ -121,7 +121,7 @@ def test_ctrl_c_reaches_environments_too(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate()
     assert process.returncode == 130, stderr
-    assert "and saved; go on with" in stdout
+    assert "and saved; resume it by" in stdout
     assert "Traceback" not in stderr
 
 

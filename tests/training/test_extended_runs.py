@@ -57,7 +57,7 @@ def test_the_learning_rate_of_a_longer_run(cartpole: str, tmp_path: Path, capsys
         assert rate == pytest.approx(0.01 * 0.5 * (1 + math.cos(math.pi * (step - 1) / total)), rel=1e-6)
     assert sorted(rates) == list(range(2, 17, 2))
     said = capsys.readouterr().out
-    assert "step 8 of 16 instead of 8: the learning rate goes on at 0.005" in said
+    assert "step 8 of 16 instead of 8: the learning rate continues at 0.005" in said
 
 
 def test_an_extended_online_run_equals_a_longer_one(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_run_continues(fragile: str, tmp_path: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr()
     for step in range(64, 321, 64):
         assert (
-            f"the evaluation at step {step} failed: RuntimeError: the motor burnt out; the run goes on" in printed.err
+            f"the evaluation at step {step} failed: RuntimeError: the motor burnt out; the run continues" in printed.err
         )
     assert f"failed: RuntimeError: the motor burnt out; the weights are saved, evaluate them: minrl evaluate {out}" in (
         printed.out

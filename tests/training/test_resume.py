@@ -89,7 +89,7 @@ def test_a_signal_saves_first(number: signal.Signals, cartpole: str, tmp_path: P
     saved = checkpoint.read(out)
     assert 40 <= saved.step < 400
     assert done.stdout.splitlines()[-1] == (
-        f"stopped at step {saved.step} and saved; go on with: minrl train --resume {out}"
+        f"stopped at step {saved.step} and saved; resume it by: minrl train --resume {out}"
     )
     assert main(["train", "--resume", str(out)]) == 0
     whole(cartpole, tmp_path / "whole", checkpoint_every=1000, steps=400)

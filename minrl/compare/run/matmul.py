@@ -21,7 +21,7 @@ def settled_products(out: Path) -> str:
     if noted is None:
         return library()
     if asked not in ("auto", noted):
-        raise ValueError(f"{out} was begun with {VARIABLE}={noted} and goes on with it; here it is {asked}")
+        raise ValueError(f"{out} was started with {VARIABLE}={noted} and keeps it; here it is {asked}")
     return noted
 
 

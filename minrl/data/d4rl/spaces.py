@@ -145,7 +145,7 @@ def _check_fits(
     width, found = leaves(space)[0].raw_width, int(np.prod(data.shape[1:], dtype=np.int64))
     if width != found:
         raise ValueError(
-            f"{file}: {kind}s has {found} numbers a step, the stated space {one_line(space)}{named} has {width}"
+            f"{file}: {kind}s has {found} values a step, the stated space {one_line(space)}{named} has {width}"
         )
 
 

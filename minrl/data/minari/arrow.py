@@ -130,6 +130,6 @@ def _leaf(column: Any, leaf: Leaf, rows: int, where: str) -> Any:
     values = array.flatten() if pyarrow.types.is_fixed_size_list(array.type) else array
     if len(values) != rows * leaf.raw_width or array.null_count:
         raise ValueError(
-            f"{where} has {len(values)} numbers, the declared space {leaf.space} needs {rows * leaf.raw_width}"
+            f"{where} has {len(values)} values, the declared space {leaf.space} needs {rows * leaf.raw_width}"
         )
     return as_rows(leaf, np.asarray(values).reshape(rows, leaf.raw_width))

@@ -260,5 +260,5 @@ class _Reader:
             why = "one more than rewards" if column.extra else "as many as rewards"
             return f"{place} has {shape[0] if shape else 0} rows, expected {rows} ({why})"
         if int(np.prod(shape[1:])) != column.width:
-            return f"{place} has shape {shape}, the declared space has {column.width} numbers a step"
+            return f"{place} has shape {shape}, the declared space has {column.width} values a step"
         return f"{place} cannot be read (damaged data, or not numbers)"

@@ -43,8 +43,8 @@ class DecisionConfig(BackboneConfig):
     cap_return: bool = field(
         default=True,
         metadata={
-            "help": "cap target returns at the best return of the data, and predicted ones at its largest return-to-go, "
-            "beyond which nothing was trained"
+            "help": "cap target returns at the best return of the data, and predicted ones at its largest "
+            "return-to-go: training has none beyond"
         },
     )
     return_scale: float | None = field(

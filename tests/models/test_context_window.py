@@ -63,7 +63,7 @@ def test_refeed_is_the_default_where_there_is_context(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_refeed_follows_a_context_that_is_set_later(name: str) -> None:
-    """Settings without context leave `refeed` open: in a config file of such a run, and in `dataclasses.replace`."""
+    """Leave `refeed` open in settings without context: in a run's config file, and for `dataclasses.replace`."""
     without = CONFIGS[name]()
     assert "refeed" not in to_plain(without)
     assert CONFIGS[name](**to_plain(without) | {"context": K}).refeed is True

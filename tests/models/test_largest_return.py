@@ -111,10 +111,10 @@ def test_the_prediction_is_the_target() -> None:
 
 @pytest.mark.parametrize("older", [False, True], ids=["", "an older checkpoint's task"])
 def test_the_cap_is_the_best_that_any_step_had_ahead(older: bool) -> None:
-    """Where every step costs 1 to 3 the best episode has -30 or less ahead at first, and -3 or more at last.
+    """Build data in which every step costs 1 to 3: the best episode's return-to-go is -30 or less at first, -3 or more at last.
 
-    Predictions within what the data had ahead are asked for as they are; those above are lowered to its best, acting
-    and along recorded episodes.
+    Predictions within the data's returns-to-go stay; those above are lowered to the largest, when acting and along
+    recorded episodes.
     """
     random = np.random.default_rng(0)
     lengths = random.integers(20, 60, size=20)

@@ -94,7 +94,7 @@ def test_a_decision_agent_keeps_its_target(tmp_path: Path) -> None:
 def test_a_run_that_acts_from_its_window_has_a_warning(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """PPO carries the hidden state: its first actions are those of the same weights without the window."""
+    """Carry the hidden state in PPO: the first actions are those of the same weights without the window."""
     run, agent = saved(tmp_path / "window", kind=kind, context=4)
     model = started(run)
     (record,) = caplog.records

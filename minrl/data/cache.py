@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from minrl.data.convert import Allocate, Arrays, in_memory
-from minrl.data.mapped import reserve
+from minrl.data.mapped import BYTES_AT_ONCE, reserve
+from minrl.system.text_files import read_text
 
-FORMAT_VERSION = 3  # raise it whenever the content of the files changes
+_log = logging.getLogger("minrl.data")
+
+FORMAT_VERSION = 4  # raise it whenever the content of the files changes
+_DIGESTS = "digests.json"  # of the arrays' files; a cache without them was not written to its end
 _NAMES = (
     "observations",
     "actions",
@@ -94,6 +100,8 @@ def _write(draft: Path, convert: Callable[[Allocate], Arrays]) -> None:
     for array in arrays.values():
         if isinstance(array, np.memmap):
             array.flush()
+    digests = {name: _digest(draft / f"{name}.npy") for name in _NAMES}
+    (draft / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
 
 
 def _publish(draft: Path, folder: Path) -> None:
@@ -108,7 +116,22 @@ def _publish(draft: Path, folder: Path) -> None:
 
 
 def _read(folder: Path) -> Arrays | None:
+    """Return the mapped arrays of a folder; None if it has none, or they are not what was written."""
     try:
+        digests = json.loads(read_text(folder / _DIGESTS))
+        for name in _NAMES:
+            if _digest(folder / f"{name}.npy") != digests[name]:
+                _log.warning("data cache %s is damaged (%s.npy), so the set is converted anew", folder, name)
+                return None
         return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _NAMES}
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
+
+
+def _digest(file: Path) -> int:
+    """Compute the CRC-32 of a file, at about 3 GB/s."""
+    digest = 0
+    with file.open("rb") as handle:
+        while piece := handle.read(BYTES_AT_ONCE):
+            digest = zlib.crc32(piece, digest)
+    return digest

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from minrl.data.spaces import AnySpace, leaves
 from minrl.system.trust import trusts_files
 
@@ -15,7 +17,7 @@ def check_size(
 ) -> None:
     """Check that a set of `steps` steps may come from `files`, before anything is allocated.
 
-    In float32 and before one-hot encoding it may take 4 x `SMALL` bytes and `MOST_UNPACKED` times the bytes of the
+    Flattened and before one-hot encoding it may take 4 x `SMALL` bytes and `MOST_UNPACKED` times the bytes of the
     files beyond that, encoded eight times as much; a file of `--trust` may take anything.
 
     Raises:
@@ -29,7 +31,7 @@ def check_size(
     rows = steps + episodes
     stored = sum(file.stat().st_size for file in files)
     allowed = 4 * SMALL + MOST_UNPACKED * stored
-    raw = 4 * rows * (sum(part.raw_width for part in parts) + 1)
+    raw = rows * (4 + sum(part.raw_width * np.dtype(part.raw_dtype).itemsize for part in parts))
     encoded = 4 * rows * sum(part.columns.stop - part.columns.start for part in parts)
     if raw > allowed or encoded > 8 * allowed:
         raise ValueError(

@@ -5,6 +5,7 @@ not what is mapped from a file).
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,9 @@ print(float(episodes.returns.sum()), float(episodes.returns_to_go[0]))
 
 def run(name: str) -> list[str]:
     command = [sys.executable, "-c", PROGRAM, name, str(LIMIT)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # The files hold hardly more than their fill value, which a stranger's may not.
+    known = os.environ | {"MINRL_TRUST": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=known)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

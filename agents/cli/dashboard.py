@@ -25,6 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="a run, or a folder of runs at any depth")
     parser.add_argument("--port", metavar="N", type=int, help="port, 0 for any (default: the first free one from 6006)")
     parser.add_argument("--host", metavar="NAME", default="localhost", help="address to serve at (default: localhost)")
+    parser.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        nargs="+",
+        default=[],
+        help="names that a proxy asks for (lab.example)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -35,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     with StopRequest() as request, TemporaryDirectory(prefix="minrl_dashboard_") as folder:
         links = RunLinks(arguments.folder, Path(folder))
         title = f"minrl: {links.name}"
-        address = launch(Path(folder), links.runs, title, host=arguments.host, port=arguments.port)
+        where = {"host": arguments.host, "port": arguments.port, "names": arguments.allow_host}
+        address = launch(Path(folder), links.runs, title, **where)
         count = len(links.runs)
         print(f"{count} {'run' if count == 1 else 'runs'} of {arguments.folder}; Ctrl-C ends this", flush=True)
         print(f"charts                 {address}{CHARTS}")

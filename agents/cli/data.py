@@ -1,7 +1,6 @@
 """`minrl data`: list, describe and import data sets."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from minrl.data.environment import EnvironmentInfo
 from minrl.data.listing import describe, import_file, local_datasets
 from minrl.data.trust import reading_only
 from minrl.system.config import key_value
+from minrl.system.json_text import to_json
 from minrl.system.trust import add_trust
 
 
@@ -72,7 +72,7 @@ def _statements(arguments: argparse.Namespace) -> dict[str, Any]:
 def _list(arguments: argparse.Namespace) -> int:
     found = local_datasets()
     if arguments.json:
-        print(json.dumps([{**vars(item), "path": str(item.path)} for item in found]))
+        print(to_json([{**vars(item), "path": str(item.path)} for item in found]))
         return 0
     width = max((len(item.name) for item in found), default=0)
     for item in found:
@@ -85,7 +85,7 @@ def _info(arguments: argparse.Namespace) -> int:
     with reading_only():
         values = describe(load(arguments.name, **_statements(arguments)))
     if arguments.json:
-        print(json.dumps(values))
+        print(to_json(values))
         return 0
     rows = {key.replace("_", " "): _shown(value) for key, value in values.items() if value is not None}
     width = max(map(len, rows))

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from minrl.runs import checkpoint
 from minrl.runs.summary import evaluation_table
 from minrl.runs.threads import describe_threads, use_threads
 from minrl.system.config import key_value
+from minrl.system.json_text import to_json
 from minrl.system.trust import add_trust
 
 
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
             "threads": threads,
         }
         rows = [result.to_dict() for result in results]
-        print(json.dumps(head | (rows[0] if len(rows) == 1 else {"targets": rows})))
+        print(to_json(head | (rows[0] if len(rows) == 1 else {"targets": rows})))
     else:
         print(f"{arguments.path}: {label}, step {saved.step} ({describe_threads(threads, arguments.threads)})\n")
         print(evaluation_table(results))

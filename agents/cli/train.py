@@ -13,6 +13,7 @@ from typing import Any
 
 from minrl.runs import checkpoint
 from minrl.runs.folder import SUMMARY, check_new, run_folder, run_lock
+from minrl.system.json_text import to_json
 from minrl.system.trust import add_trust, trusts_files
 
 from . import flag_hints
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     with stdout_left_alone():
         code, folder = _train(arguments)
     if code == 0 and folder is not None:
-        print(json.dumps(_scores(folder)))
+        print(to_json(_scores(folder)))
     return code
 
 

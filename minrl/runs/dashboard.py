@@ -5,9 +5,8 @@ import contextlib
 import csv
 import io
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ from torch.utils.tensorboard import FileWriter
 from torch.utils.tensorboard.summary import custom_scalars
 
 from minrl.runs.folder import CONFIG, GRID, PROGRESS, RUNS, TARGETS_PLOT, VIDEOS
+from minrl.runs.host_header import Application, only_known_hosts
 from minrl.runs.tensorboard import METRICS, Value, charts, experiment, hyperparameters, online_layout
+from minrl.system.folders import walk
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,7 +25,6 @@ else:
     import tomli as tomllib
 
 _EVENTS = "tfevents"  # in the names of TensorBoard's files
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]  # as WSGI has it
 
 
 class RunLinks:
@@ -92,7 +92,9 @@ CHARTS = "charts"
 _OUTLIERS = "_ignoreYOutliers"
 
 
-def launch(logdir: Path, runs: Iterable[str], title: str, *, host: str, port: int | None) -> str:
+def launch(
+    logdir: Path, runs: Iterable[str], title: str, *, host: str, port: int | None, names: Sequence[str] = ()
+) -> str:
     """Start TensorBoard in a thread of this process and return its address.
 
     Args:
@@ -101,13 +103,16 @@ def launch(logdir: Path, runs: Iterable[str], title: str, *, host: str, port: in
         title: of the browser window.
         host: name or address to listen at.
         port: to listen at, 0 for any free one; by default the first free one from 6006 on.
+        names: host names that browsers may ask for, besides those of this machine; see `minrl.runs.host_header`.
 
     Raises:
         ValueError: if it cannot listen there.
     """
 
     def server(app: Application, flags: Any) -> Any:
-        return program.create_port_scanning_werkzeug_server(_with_charts(app, runs), flags)
+        return program.create_port_scanning_werkzeug_server(
+            only_known_hosts(_with_charts(app, runs), [host, *names]), flags
+        )
 
     board = program.TensorBoard(server_class=server)
     board.configure(
@@ -168,15 +173,8 @@ def _charts_page(runs: Iterable[str]) -> str:
 
 def _event_files(root: Path) -> Iterator[Path]:
     """Find TensorBoard's event files, each folder once, following links to folders."""
-    seen = set()
-    for place, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(place) / name for name in sorted(files) if _EVENTS in name)
+    for place, _, files in walk(root):
+        yield from (place / name for name in files if _EVENTS in name and (place / name).is_file())
 
 
 def _settings(run: Path) -> dict[str, Value] | None:

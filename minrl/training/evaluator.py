@@ -91,7 +91,13 @@ class Evaluator:
 
     def evaluate_step(self, step: int, request: StopRequest) -> StepMetrics | None:
         """Validate and evaluate as due after `step`; None if a signal interrupted it."""
-        values = self.validation.measure() if self.validation is not None and self.validates_at(step) else {}
+        values: dict[str, float] = {}
+        if self.validation is not None and self.validates_at(step):
+            try:
+                with request.at_once():
+                    values = self.validation.measure()
+            except Stopped:
+                return None
         if not self.evaluates_at(step):
             return StepMetrics(None, values, {})
         result, asked, video = None, list[Evaluation](), None

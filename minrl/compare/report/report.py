@@ -6,7 +6,7 @@ from pathlib import Path
 from minrl.compare.report import csv_tables, protocol, run_plots, score_plots, score_tables
 from minrl.compare.report.cost import cost_table
 from minrl.compare.report.html_page import NO_PLOTS, page
-from minrl.compare.report.table import Table
+from minrl.compare.report.table import Table, markdown
 from minrl.compare.stats import statistics
 from minrl.compare.stats.analysis import Analysis, analyse
 from minrl.compare.stats.results import read_comparison
@@ -72,9 +72,10 @@ def _plots(analysis: Analysis) -> list[Plot]:
 
 def _markdown(analysis: Analysis, found: Sequence[Table], warnings: Sequence[str], plots: Sequence[Plot]) -> str:
     """Write the report as Markdown, without times or paths, so that equal scores give equal text."""
-    notes = "".join(f"- {line}\n" for line in protocol.lines(analysis))
-    pictures = "\n\n".join(f"![{plot.title}: {plot.caption}]({plot.name}.png)" for plot in plots)
-    parts = [f"# {analysis.comparison.plan.title}\n", *(f"{text}\n" for text in _summary(analysis, warnings))]
+    notes = "".join(f"- {markdown(line)}\n" for line in protocol.lines(analysis))
+    pictures = "\n\n".join(f"![{markdown(f'{plot.title}: {plot.caption}')}]({plot.name}.png)" for plot in plots)
+    title = markdown(analysis.comparison.plan.title)
+    parts = [f"# {title}\n", *(f"{markdown(text)}\n" for text in _summary(analysis, warnings))]
     parts += [table.to_markdown() for table in found]
     parts += [f"## Plots\n\n{pictures or NO_PLOTS}\n", f"What the runs cost: [{COST_MARKDOWN}]({COST_MARKDOWN}).\n"]
     return "\n".join([*parts, f"## Protocol\n\n{notes}"])

@@ -8,6 +8,11 @@ from html import escape
 NONE = "\N{EN DASH}"  # empty cell
 
 
+def markdown(text: str) -> str:
+    """Return text on one line for Markdown, in which HTML and the bars of tables stay text."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+
+
 @dataclass(frozen=True)
 class Table:
     """Title, header, rows of cells, and a note below."""
@@ -20,9 +25,9 @@ class Table:
     def to_markdown(self) -> str:
         """Format as Markdown, the title as a second-level heading."""
         rule = ["---", *["---:" if self._is_number(i) else "---" for i in range(1, len(self.head))]]
-        cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (self.head, rule, *self.rows)]
+        cells = [[markdown(cell) for cell in row] for row in (self.head, rule, *self.rows)]
         body = "\n".join("| " + " | ".join(row) + " |" for row in cells)
-        return "\n\n".join(part for part in (f"## {self.title}", body, self.note) if part) + "\n"
+        return "\n\n".join(part for part in (f"## {markdown(self.title)}", body, markdown(self.note)) if part) + "\n"
 
     def to_html(self) -> str:
         """Format as HTML, in a box that scrolls on narrow screens."""

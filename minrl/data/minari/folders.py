@@ -14,6 +14,7 @@ from typing import Any
 
 from minrl.data.space_text import to_json
 from minrl.data.spaces import AnySpace
+from minrl.system.folders import walk
 
 SHIPPED = Path(__file__).parent.parent / "shipped"
 MAIN = "main_data.hdf5"
@@ -35,20 +36,15 @@ def find(dataset_id: str) -> Path | None:
 
 def local_ids() -> list[str]:
     """List every set that `minari:` finds without a network."""
-    return sorted({found for root in (minari_folder(), SHIPPED) for found in _ids(root, "")})
+    return sorted({found for root in (minari_folder(), SHIPPED) for found in _ids(root)})
 
 
-def _ids(root: Path, prefix: str) -> Iterator[str]:
-    try:
-        folders = sorted(entry.name for entry in (root / prefix).iterdir() if entry.is_dir())
-    except OSError:
-        return
-    if prefix and "data" in folders:
-        yield prefix
-        return
-    for name in folders:
-        if not name.startswith("."):
-            yield from _ids(root, f"{prefix}/{name}" if prefix else name)
+def _ids(root: Path) -> Iterator[str]:
+    for place, folders, _ in walk(root):
+        if place != root and "data" in folders:
+            yield place.relative_to(root).as_posix()
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(".")]
 
 
 def check_id(dataset_id: str) -> None:

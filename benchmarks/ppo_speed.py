@@ -1,13 +1,15 @@
 """Recurrent PPO against sb3-contrib's: steps of all environments learned per second of CPU time, in one run.
 
     python benchmarks/ppo_speed.py [--quick] [--rounds 5] [--json FILE]
+    python benchmarks/ppo_speed.py --loops [--rounds 5] [--json FILE]
     python benchmarks/ppo_speed.py --to-500 [--json FILE]
 
 One thread, 8 environments, 10 epochs, all else each library's default. Every figure is the median over interleaved
 rounds of the ratio within a round; all share the same environments unless a name says otherwise. `ppo_peers.py` says
 what is compared. Policies begin untrained, so that episodes are short and sb3-contrib's sequences with them: it becomes
-slower as they grow, we do not. `--to-500` measures what it takes to learn: CPU seconds without evaluations to the first
-evaluation of 500. It goes on from the FILE of an interrupted run, and with others' figures in it.
+slower as they grow, we do not. `--loops` prints only the second table: compiled environments against whole training
+loops of others (`ppo_loops.py`). `--to-500` measures what it takes to learn: CPU seconds without evaluations to the
+first evaluation of 500. It goes on from the FILE of an interrupted run, and with others' figures in it.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ppo_loops import JAX, LOOPS, compare_loops, lines_of, missing, network_difference
 from ppo_peers import (
     CARTPOLE,
     CONTRIB,
@@ -162,15 +165,25 @@ def flatness(steps: Sequence[int], rounds: int) -> dict[str, Any]:
 
 def seconds_to_goal(name: str, seed: int) -> dict[str, Any]:
     """Measure CPU seconds and steps until an evaluation reaches the goal; `None` if none does."""
-    model = make(name, TO_500_ROW, **{**TO_500, "seed": seed})
-    tests = environments(name, CARTPOLE)
-    tests.seed(1000 + seed)
+    if name == JAX:
+        from ppo_jax import JaxPPO, Settings
+
+        model: Any = JaxPPO(Settings(*LOOPS[0], "mingru", 2, *TO_500.values()), seed)
+    else:
+        model = make(name, TO_500_ROW, **{**TO_500, "seed": seed})
+        tests = environments(name, CARTPOLE)
+        tests.seed(1000 + seed)
     seconds, score = 0.0, 0.0
     begin = time.process_time()
     while score < GOAL and model.num_timesteps < MOST_STEPS:
-        seconds += learn(model, BETWEEN).whole
-        scores: Any = evaluate_policy(model, tests, n_eval_episodes=EPISODES, deterministic=True)
-        score = scores[0]
+        at = time.process_time()
+        model.learn(BETWEEN, reset_num_timesteps=False)
+        seconds += time.process_time() - at
+        if name == JAX:
+            score = model.score(1000 + seed, EPISODES)
+        else:
+            scores: Any = evaluate_policy(model, tests, n_eval_episodes=EPISODES, deterministic=True)
+            score = scores[0]
     with_tests = time.process_time() - begin
     reached = score >= GOAL
     return {"seconds": seconds, "steps": model.num_timesteps, "reached": reached, "seconds_with_tests": with_tests}
@@ -183,7 +196,7 @@ def to_500(kept: dict[str, Any], path: Path | None) -> None:
     if found.get("settings") != settings:
         found.clear()
         found.update(settings=settings, runs={})
-    names = (OURS, CONTRIB)
+    names = [name for name in (OURS, NATIVE, JAX, CONTRIB) if name not in missing()]
     for seed in SEEDS:
         for name in names:
             if f"{name}/{seed}" not in found["runs"]:
@@ -215,6 +228,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no long rollouts: two minutes")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--loops", action="store_true", help="only compiled environments against whole loops")
     parser.add_argument("--to-500", action="store_true", help="only this: CPU seconds to a return of 500")
     parser.add_argument("--json", type=Path, help="keep the figures here")
     arguments = parser.parse_args()
@@ -225,16 +239,24 @@ def main() -> int:
     result["machine"] = machine()
     described = ", ".join(f"{package} {number}" for package, number in result["machine"]["versions"].items())
     print(f"{result['machine']['processor']}, {result['machine']['threads']} thread; {described}\n", flush=True)
-    warm_up()
     if arguments.to_500:
+        warm_up()
         to_500(result, arguments.json)
-    else:
+        save(result, arguments.json)
+        return 0
+    if not arguments.loops:
+        warm_up()
         print(f"One LSTM call: weights differ by {one_call_difference():.0e} after an epoch.\n", flush=True)
         rounds = 2 if arguments.quick else arguments.rounds
         rows = [*SHORT, PHYSICS] if arguments.quick else [*SHORT, *LONG, PHYSICS]
         result["rows"] = compare(rows, {128: rounds, 1024: max(1, rounds // 2)})
         parts(result["rows"])
         result["flatness"] = flatness(FLAT_STEPS[:3] if arguments.quick else FLAT_STEPS, rounds)
+        save(result, arguments.json)
+    if JAX not in missing():
+        print(f"JAX's network: outputs differ from ours by {network_difference():.0e}.\n", flush=True)
+    result["loops"] = compare_loops(LOOPS, 2 if arguments.quick else arguments.rounds)
+    table(*lines_of(result["loops"]))
     save(result, arguments.json)
     return 0
 

@@ -8,6 +8,7 @@ import pytest
 from minrl.agents.cli.families import families
 from minrl.compare.grid.plan import ComparisonPlan
 from minrl.compare.grid.read import read_grid
+from minrl.compare.run.runner import survey
 
 TASKS = '[tasks.hopper]\ndata = "minari:minrl/hopper/medium-replay-v0"\n'
 ONLINE = '[tasks.pole]\nenv = "CartPole-v1"\n'
@@ -71,9 +72,22 @@ def test_a_sweep_lies_over_all_other_settings(tmp_path: Path) -> None:
     assert [run.settings["train"]["learning_rate"] for run in read(tmp_path, text).runs] == [0.001, 0.003]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_value_that_no_environment_takes_skips_its_runs_alone(order: int, tmp_path: Path) -> None:
+    values = ["{ sutton_barto_reward = true }", "{ colour = 3 }", "{}"][::order]
+    plan = read(tmp_path, f"seeds = 2\n{ONLINE}[sweep]\nenv_kwargs = [{', '.join(values)}]\n")
+    found = survey(plan, families(), tmp_path)
+    wrong = {run.key for run in plan.runs if run.settings["train"]["env_kwargs"] == {"colour": 3}}
+    assert len(wrong) == 2
+    assert set(found.skipped) == wrong
+    assert all("colour" in reason for reason in found.skipped.values())
+    assert {run.key for run in found.to_do} == {run.key for run in plan.runs} - wrong
+
+
 @pytest.mark.parametrize(
     ("sweep", "said"),
     [
+        ("learning_rat = [1e-3]", "grid.toml, task hopper: [sweep]"),
         ("learning_rat = [1e-3]", 'decision has no setting "learning_rat"; did you mean "learning_rate"'),
         ("learning_rate = 1e-3", "learning_rate is a list of values to try, got 0.001"),
         ("learning_rate = []", "learning_rate is a list of values to try"),
@@ -90,3 +104,4 @@ def test_faulty_sweeps_are_refused(sweep: str, said: str, tmp_path: Path) -> Non
         read(tmp_path, f"{TASKS}[sweep]\n{sweep}\n")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+    assert "method  on" not in str(error.value)

@@ -152,7 +152,8 @@ class _Grid:
                 layers.append(variant.layer(chosen_agent(layers, family), family))
             return merged(layers, family, task.source)
         except ValueError as error:
-            raise ValueError(f"{self.where}, method {name} on task {task.name}: {error}") from error
+            method_of = f"method {name} on task" if name else "task"
+            raise ValueError(f"{self.where}, {method_of} {task.name}: {error}") from error
 
     def _layers(self, task: ComparedTask, name: str, method: Tables) -> Iterator[tuple[Tables, str]]:
         """Yield the four layers of settings, later ones override, and the place of each."""

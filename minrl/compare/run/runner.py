@@ -11,6 +11,7 @@ from minrl.compare.run.execute import Outcome, build_settings, changed_setting, 
 from minrl.compare.run.matmul import matrix_products, settled_products
 from minrl.compare.run.progress import Progress, duration, score_of
 from minrl.compare.run.queue import RunQueue
+from minrl.data.task import Task
 from minrl.system.signals import Stopped, StopRequest
 
 Families = Mapping[str, Family]
@@ -24,7 +25,7 @@ class Survey:
 
     done: tuple[PlannedRun, ...]
     to_do: tuple[PlannedRun, ...]
-    skipped: Mapping[str, str]  # keys of runs whose task is unavailable, with the reason
+    skipped: Mapping[str, str]  # keys of runs whose task is unavailable with their settings, with the reason
 
 
 @dataclass(frozen=True)
@@ -45,36 +46,43 @@ def survey(plan: ComparisonPlan, families: Families, out: Path, *, looks_only: b
     """
     done = tuple(run for run in plan.runs if is_done(out / run.folder))
     rest = [run for run in plan.runs if not is_done(out / run.folder)]
-    missing: dict[str, str] = {}
+    missing: dict[tuple[str, str], str] = {}
     for task in plan.tasks:
         first_runs = {run.method: run for run in reversed(rest) if run.task == task.name}
-        reason = _missing(list(first_runs.values()), families, looks_only)
-        if reason is not None:
-            missing[task.name] = reason
-    skipped = {run.key: missing[run.task] for run in rest if run.task in missing}
+        reasons = _missing(list(first_runs.values()), families, looks_only)
+        missing |= {(task.name, method): reason for method, reason in reasons.items()}
+    skipped = {run.key: missing[run.task, run.method] for run in rest if (run.task, run.method) in missing}
     return Survey(done, tuple(run for run in rest if run.key not in skipped), skipped)
 
 
-def _missing(runs: list[PlannedRun], families: Families, looks_only: bool) -> str | None:
-    """Return why the task of these runs, one for each method, is unavailable; check that each method fits it."""
-    task = None
+def _missing(runs: list[PlannedRun], families: Families, looks_only: bool) -> dict[str, str]:
+    """Return why the task of these runs, one for each method, is unavailable; check that each method fits it.
+
+    A method may change settings of the task, such as its environment's keywords: reasons are by method.
+    """
+    found: dict[str, Task | str | None] = {}  # by the settings that name the task
+    reasons = {}
     for run in runs:
         family = families[run.family]
         options, settings = build_settings(run, family)
-        try:
-            if not looks_only:
-                family.allow(settings)
-            if task is None:
-                task = family.look(settings) if looks_only else family.find(settings)
-        except ValueError as error:
-            return one_line(error)
-        if task is None:
+        named = repr([getattr(settings, name) for name in family.keys.values()])
+        if named not in found:
+            try:
+                if not looks_only:
+                    family.allow(settings)
+                found[named] = family.look(settings) if looks_only else family.find(settings)
+            except ValueError as error:
+                found[named] = one_line(error)
+        task = found[named]
+        if isinstance(task, str):
+            reasons[run.method] = task
+        if not isinstance(task, Task):
             continue
         try:
             family.check(run.agent, options, task)
         except ValueError as error:
             raise ValueError(f"method {run.method} on task {run.task}: {error}") from error
-    return None
+    return reasons
 
 
 def check_unchanged(plan: ComparisonPlan, families: Families, out: Path, *, redo: bool) -> None:

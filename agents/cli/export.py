@@ -6,6 +6,8 @@ from pathlib import Path
 from minrl.export.onnx import OPSET, Exported, export_onnx
 from minrl.runs import checkpoint
 
+from . import flag_hints
+
 # Needs gymnasium, numpy and onnxruntime; for flat Box observations.
 EXAMPLE = """\
 import gymnasium, json, numpy as np, onnxruntime
@@ -71,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", metavar="RETURN", type=float, help="target return of the initial state (unset: the agent's own)"
     )
     parser.add_argument("--opset", metavar="N", type=int, default=OPSET, help=f"ONNX operator set (default: {OPSET})")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, instead=flag_hints.EXPORT)
 
 
 def run(arguments: argparse.Namespace) -> int:

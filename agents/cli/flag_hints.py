@@ -1,6 +1,7 @@
 """Hints for flags that users know from other programs."""
 
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 
 from minrl.system.names import nearest
 
@@ -42,6 +43,7 @@ SYNONYMS = {
 OFFLINE = {
     "--env": "it learns from a data set, --data NAME; to learn in an environment: minrl train ppo --env ID --out RUN"
 }
+EXPORT = {"--out": "it writes one file, --onnx FILE"}
 ONLINE = {
     "--data": "it learns in an environment, --env ID; to learn from a data set: "
     "minrl train decision --data NAME --out RUN"
@@ -68,9 +70,13 @@ def unknown_flag(word: str, known: Collection[str], instead: dict[str, str]) -> 
 
 
 def check_resumed(words: Sequence[str]) -> None:
-    """Raise ValueError if arguments of `minrl train` change settings of a resumed run."""
+    """Raise ValueError if arguments of `minrl train` change settings of a resumed run, or begin with another's flag."""
     flags = [word.partition("=")[0] for word in words]
     if "--resume" not in flags:
+        if flags and flags[0].startswith("-") and flags[0] not in RESUMED:
+            meant = get_close_matches(flags[0], RESUMED, n=1, cutoff=0.75)
+            hint = f'did you mean "{meant[0]}"?' if meant else "a new run's stand after its agent's name"
+            raise ValueError(f"minrl train has no flag {flags[0]} before an agent's name; {hint}")
         return
     rest = iter(zip(words, flags, strict=True))
     for word, flag in rest:

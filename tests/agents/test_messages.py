@@ -30,6 +30,15 @@ ANSWERS: dict[str, tuple[list[str], str]] = {
     "resumed with a switch": ([*RESUMED, "--video"], "a resumed run keeps its settings"),
     "resumed with an agent": (["train", "decision", "--resume", "runs/x"], "a resumed run keeps its settings"),
     "resumed after a setting": (["train", "--width", "8", "--resume", "x"], "a resumed run keeps its settings"),
+    "resumed with a typo": (
+        ["train", "--resum", "runs/x"],
+        'no flag --resum before an agent\'s name; did you mean "--resume"?',
+    ),
+    "a flag before the agent": (
+        ["train", "--data=minari:a/b-v0", "decision"],
+        "no flag --data before an agent's name; a new run's stand after its",
+    ),
+    "export --out": (["export", "runs/x", "--out", "a.onnx"], "no flag --out here: it writes one file, --onnx FILE"),
     "lr": ([*OFFLINE, "--lr", "1e-2"], 'unknown flag --lr; did you mean "--learning-rate"?'),
     "lr of ppo": ([*PPO, "--lr=1e-2"], 'unknown flag --lr; did you mean "--learning-rate"?'),
     "hidden size": ([*OFFLINE, "--hidden-size", "64"], 'did you mean "--width"?'),

@@ -14,6 +14,7 @@ from minrl.data.task import Task
 from minrl.data.trust import check_keywords
 from minrl.data.wrappers import DEFAULT_MAX_STEPS
 from minrl.evaluate import evaluate
+from minrl.models.context_window import inputs_per_action
 from minrl.runs import checkpoint
 from minrl.runs.summary import evaluation_table
 from minrl.runs.threads import describe_threads, use_threads
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     with stdout_left_alone() if arguments.json else contextlib.nullcontext():
         saved = checkpoint.read(arguments.path)
         agent = checkpoint.restore(saved, str(arguments.path))
-        acting = arguments.environments * len(arguments.target or [None])
+        acting = arguments.environments * len(arguments.target or [None]) * inputs_per_action(agent)
         threads = use_threads(arguments.threads, agent, acting, places=agent.task.observation_size)
         results = evaluate(
             agent,

@@ -4,7 +4,7 @@ Shapes: B batch, T time, D width, K window.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minrl.cells import Cell
 
@@ -94,6 +94,12 @@ class Refeed(Cell):
         reset = present & ~torch.cat([torch.zeros_like(present[:, :1]), present[:, :-1]], dim=1)
         y, _ = self.cell.scan(windows[..., :-1], None, reset)
         return y[:, -1]
+
+
+def inputs_per_action(agent: nn.Module) -> int:
+    """Return the number of inputs that an agent's backbone scans for an action: K where it rescans a window, else 1."""
+    acting = getattr(agent, "acting", None)
+    return acting.window if isinstance(acting, Refeed) else 1
 
 
 def _since_last_true(flags: Tensor) -> Tensor:

@@ -23,14 +23,14 @@ class _Choice:
 def use_threads(asked: int, model: nn.Module | None = None, steps: int = 1, *, places: int = 1) -> int:
     """Set the number of torch's threads, `asked` or (for 0) one that suits the work, and return it.
 
-        Small models get one thread. Models whose batches cost `LARGE` multiply-adds or more get torch's default, or the
-        number that the program had set.
+    Small models get one thread. Models whose batches cost `LARGE` multiply-adds or more get torch's default, or the
+    number that the program had set.
 
-        Args:
-            asked: threads; 0 to choose.
-    model: that computes; None for small work.
-            steps: time steps of a batch, over all its rows.
-            places: elements of an observation: at most that often a convolution over images applies its weights.
+    Args:
+        asked: threads; 0 to choose.
+        model: that computes; None for small work.
+        steps: time steps of a batch, over all its rows.
+        places: elements of an observation: at most that often a convolution over images applies its weights.
     """
     now = torch.get_num_threads()
     if now != _Choice.chosen:

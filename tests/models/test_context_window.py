@@ -19,7 +19,7 @@ from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.compare.grid.read import read_grid
 from minrl.data.task import Task
 from minrl.export.onnx import export_onnx
-from minrl.models.context_window import Refeed
+from minrl.models.context_window import Refeed, inputs_per_action
 from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
 from minrl.system.config import read_tables, to_plain
@@ -148,6 +148,13 @@ def test_in_an_onnx_file(name: str, tmp_path: Path) -> None:
     assert state.shape[-1] == agent.state_size
     # Target return, earned return and time step; the last action; K - 1 inputs with a flag each.
     assert agent.state_size == (3 if name == "decision" else 0) + 2 + (K - 1) * (8 + 1)
+
+
+def test_an_action_costs_as_many_inputs_as_the_window_has() -> None:
+    """Compare with the tokens of a window: K a step, or 3 K without the last action's."""
+    assert [inputs_per_action(agent_of(name, context=K)) for name in CONFIGS] == [K, K]
+    assert inputs_per_action(agent_of("decision", context=K, tokens="triple")) == 3 * K - 1
+    assert inputs_per_action(agent_of("clone")) == inputs_per_action(agent_of("clone", context=K, refeed=False)) == 1
 
 
 def test_in_a_grid(tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ __all__ = ["cartpole", "own_folders"]
 def torchs_choice() -> Iterator[None]:
     """Simulate a machine on which torch takes three threads, whatever earlier tests chose."""
     torch.set_num_threads(3)
-    threads._Choice.told = None
+    threads._Choice.chosen = None
     yield
     torch.set_num_threads(1)
-    threads._Choice.told = None
+    threads._Choice.chosen = None
 
 
 def linear(parameters: int) -> nn.Module:

@@ -80,7 +80,7 @@ def table() -> tuple[str, float]:
         *(line for line, _ in rows),
         *(f"| {cell} | {held} {test} | - | - |" for cell, test in TRANSCRIBED.items()),
         "",
-        f"float32, {BATCH} x {STEPS} steps from the empty memory, random weights: the largest difference over the "
+        f"float32, {BATCH} x {STEPS} steps from the zero state, random weights: the largest difference over the "
         f"largest value, or over 1 where all are smaller; the bound is {BOUND:g}. CPU, torch {torch.__version__}. "
         f"Written by `python benchmarks/cell_agreement.py` after `pip install {' '.join(packages)}`; `sru` compiles "
         "C++ when it is imported. Two of them are held to a part: "

@@ -117,7 +117,7 @@ def table(cards: dict[str, Any], width: int) -> str:
     lines = [
         "# Cells",
         "",
-        f"| cell | parameters | state, numbers | step ÷ minGRU's | token ÷ minGRU's | {' | '.join(heads)} | solved |",
+        f"| cell | parameters | state size | step ÷ minGRU's | token ÷ minGRU's | {' | '.join(heads)} | solved |",
         "|---|---|---|---|---|" + "---|" * (len(heads) + 1),
     ]
     for name, card in cards.items():

@@ -207,7 +207,7 @@ def markdown(result: dict[str, Any]) -> str:
         "Written by `python benchmarks/cuda_kernel.py --markdown benchmarks/cuda_kernel.md`. "
         f"Compiled by Triton {triton.__version__} without a GPU, with state and resets, for widths that are multiples "
         f"of 16; tiles of {cuda.ROWS} steps x {cuda.LANES} lanes, {cuda.WARPS} warps, {cuda.STAGES} stages. Spills are "
-        "loads and stores of local memory, instructions those of the main loop per number of h.",
+        "loads and stores of local memory, instructions those of the main loop per element of h.",
         "",
         "| " + " | ".join(rows[0]) + " |",
         "|" + " --- |" * len(rows[0]),

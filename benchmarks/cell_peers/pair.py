@@ -17,7 +17,7 @@ WIDTH = 24
 
 @dataclass(frozen=True)
 class Pair:
-    """A cell, and what maps (B, T, D) to (B, T, D) from the empty memory with the weights of `peer`."""
+    """Cell, and a peer as a function (B, T, D) -> (B, T, D) from the zero state with the same weights."""
 
     cell: Cell
     peer: nn.Module

@@ -113,6 +113,8 @@ class RecurrentPPO(PPO):
         return PPO._wrap_env(prepared(env), verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
+        # Again for a model that is loaded with other settings than it was saved with.
+        check_segments(self.n_steps, self.segment_length, self.batch_size)
         length = self.segment_length or min(self.n_steps, self.batch_size or self.n_steps)
         self.rollout_buffer_class = SegmentBuffer
         self.rollout_buffer_kwargs = {"segment_length": length}

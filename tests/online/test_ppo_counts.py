@@ -139,3 +139,14 @@ def test_segments_that_do_not_fit_a_minibatch(n_steps: int, segment_length: int,
     OnlineConfig(env="CartPole-v1", **settings | {"batch_size": longest})
     OnlineConfig(env="CartPole-v1", **settings | {"batch_size": 0})
     RecurrentPPO("MlpPolicy", "CartPole-v1", **settings | {"batch_size": None})
+
+
+def test_a_loaded_model_is_checked_as_a_new_one(tmp_path: Path) -> None:
+    """Load with segments longer than a minibatch: a rollout of 64 steps is one, and would override `batch_size`."""
+    settings: dict[str, Any] = {"n_steps": 64, "batch_size": 32, "policy_kwargs": {"width": 8, "depth": 1}}
+    RecurrentPPO("MlpPolicy", "CartPole-v1", segment_length=32, device="cpu", **settings).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="segments of 64 steps do not fit a minibatch of 32"):
+        RecurrentPPO.load(tmp_path / "model", segment_length=64)
+    with pytest.raises(ValueError, match="segments of 32 steps do not fit a minibatch of 16"):
+        RecurrentPPO.load(tmp_path / "model", custom_objects={"batch_size": 16})
+    assert RecurrentPPO.load(tmp_path / "model", segment_length=16).rollout_buffer.segment_length == 16

@@ -1,10 +1,10 @@
-"""A backbone's scan in the CPU's kernels against the same in torch's operations, in one interleaved run.
+"""A backbone's compiled scan against the same in torch's operations, in one interleaved run.
 
     python benchmarks/block_step.py [--threads 1] [--rounds 200] [--cell mingru] [--json FILE]
 
 The first shapes are minibatches of recurrent PPO, the last two an offline agent's. Figures are ratios of the least
-seconds of each (fused / plain), forward without gradients and forward and backward, to x and all weights; resets come
-at one step in fifty. With one thread it is the processor's time that counts, which other programs disturb less.
+seconds of each (fused / plain), forward without gradients and forward and backward, to x and all weights, with resets
+at one step in fifty. With one thread CPU time is measured, which other programs disturb less.
 
 Shapes: B batch, T time, D width.
 """
@@ -50,7 +50,7 @@ SHAPES = (
 
 
 class Plain(Backbone):
-    """A backbone that runs in torch's operations, as all but `Backbone` itself do."""
+    """Backbone in torch's operations, as any subclass of `Backbone` is."""
 
 
 def tasks(shape: Shape, cell: str) -> dict[str, Callable[[], object]]:

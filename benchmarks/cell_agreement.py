@@ -22,7 +22,7 @@ from minrl.system.files import replacing
 
 HERE = Path(__file__).resolve().parent
 BATCH, STEPS, BOUND = 4, 64, 1e-5
-# Cells, and options of cells, without one: the test that holds them to the equations.
+# Cells, and options of cells, without a peer: the test that compares them with the equations.
 TRANSCRIBED = {
     "`lstm`, `peepholes=true`": "tests/cells/test_lstm_peepholes.py",
     "`mingru`, `signed=true`": "tests/kernels/test_scan.py",
@@ -58,7 +58,7 @@ def row(peer: Peer) -> tuple[str, float]:
         outputs, gradient = measure(peer)
     except ModuleNotFoundError as error:
         return f"{head}not installed (`pip install {peer.package}`: no {error.name}) | {peer.what} | - | - |", 0.0
-    except (ImportError, OSError) as error:  # what has to be compiled first, or wants a GPU
+    except (ImportError, OSError) as error:  # a package that has to be compiled first, or requires a GPU
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"{head}does not run here ({reason}) | {peer.what} | - | - |", 0.0
     shown = "none" if gradient is None else f"{gradient:.1e}"

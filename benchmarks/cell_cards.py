@@ -4,9 +4,9 @@
 
 Size and cost are of the cells alone, without a block around them, in their default options. A step is one call of
 `step` for one row without gradients; a training token is a 16 x 512 scan with resets forward and backward, over its
-number of tokens: ratios of least CPU times with one thread, and the allocator told to keep memory. The tasks are in
-`benchmarks/cell_tasks.py`: one seed, the same steps for every cell, in at most as many CPU seconds as `TASKS` says, so
-that all of it takes less than half an hour of one core. What is done is kept in `--out`, and skipped the next time.
+number of tokens: ratios of least CPU times with one thread, and the allocator set to keep memory. Tasks are in
+`benchmarks/cell_tasks.py`: one seed, the same steps for every cell, within the CPU seconds of `TASKS`, less than half
+an hour of one core in all. Finished parts are kept in `--out` and skipped the next time.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def step(cell: Cell) -> Callable[[], object]:
 
 
 def training(cell: Cell) -> Callable[[], object]:
-    """Forward and backward over whole sequences with resets."""
+    """Return a call that runs forward and backward over whole sequences with resets."""
     x = torch.randn(BATCH, STEPS, cell.width, requires_grad=True)
     reset, direction = torch.rand(BATCH, STEPS) < 0.01, torch.randn(BATCH, STEPS, cell.width)
     leaves = [x, *cell.parameters()]
@@ -92,7 +92,7 @@ def kept(path: Path, settings: dict[str, Any], measure: Callable[[], Any]) -> An
 
 
 def settings_of(name: str, task: Task) -> dict[str, Any]:
-    """Return everything that a score depends on."""
+    """Return all settings that a score depends on."""
     return {"cell": name, "seconds": task.seconds, "training": asdict(task.training)}
 
 
@@ -106,7 +106,7 @@ def shown(found: dict[str, Any] | None, task: Task) -> str:
 
 
 def labelled(name: str) -> str:
-    """Return a cell as it is asked for, a variant with its options."""
+    """Return a cell's name on the command line, a variant's with its options."""
     family, options = VARIANTS.get(name, (name, {}))
     return ", ".join([f"`{family}`", *(f"`{option}={str(value).lower()}`" for option, value in options.items())])
 
@@ -162,7 +162,7 @@ def summary(cards: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Measure what is not measured yet, print and write."""
+    """Measure unfinished parts, print and write the cards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", choices=KNOWN_CELLS, default=list(KNOWN_CELLS))
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))

@@ -22,7 +22,7 @@ from minrl.reproduce.sequence_model import SequenceModel
 from minrl.reproduce.training import Training, train
 
 Whole = npt.NDArray[np.int64]
-IGNORED = -100  # targets that do not count
+IGNORED = -100  # target that cross_entropy ignores
 RIGHT, UP, DOWN, CUE_UP, JUNCTION = 0, 1, 3, 2, 1  # as in envs/tmaze.py
 TRAINING = Training(1000, 32, 3e-3, clip=1.0, evaluate_every=1, weight_decay=0.0, warmup=0.05, decay="cosine")
 

@@ -1,12 +1,12 @@
-"""The CUDA kernels: what they compile to, on any machine with Triton; and, on a GPU, their speed against named peers.
+"""The CUDA kernels: registers and instructions, on any machine with Triton; on a GPU, their speed against peers.
 
     python benchmarks/cuda_kernel.py [--compile-only] [--capability 80 90] [--recurrence minGRU] [--rounds 20]
         [--markdown FILE] [--json FILE]
 
-Compiled are all kernels; the table has registers per thread, spills (loads and stores of local
-memory), shared memory of a program, loads from global memory of 128 bits, and instructions per number of the widest
-loop. Timed are, forward and backward, interleaved, by CUDA events: the scan against a copy of as many bytes as it
-must move, and the layer (Linear and scan) against cuDNN's nn.GRU and nn.LSTM. Figures are ratios of medians.
+All kernels are compiled; the table has registers per thread, spills (loads and stores of local memory), shared memory
+of a program, loads from global memory of 128 bits, and instructions per element of the widest loop. Forward and
+backward are timed, interleaved, by CUDA events: the scan against a copy of the bytes that it must move, and the layer
+(Linear and scan) against cuDNN's nn.GRU and nn.LSTM. Figures are ratios of medians.
 
 Shapes: B batch, T time, D width, P parts of the gates (1: linear, 2: minGRU, 3: minLSTM).
 """
@@ -94,7 +94,7 @@ def disassembled(cubin: bytes) -> tuple[int, list[str]]:
 
 
 def backward_jumps(code: list[str]) -> list[tuple[int, int]]:
-    """Find loops, as numbers of instructions before their begin and before their end."""
+    """Find loops, as the numbers of instructions before their begin and before their end."""
     labels: dict[str, int] = {}
     loops, count = [], 0
     for line in code:

@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000, help="steps of the set (default: a million)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
-    load("minari:minrl/hopper/medium-replay-v0", cache=False)  # imports are not part of what is measured
+    load("minari:minrl/hopper/medium-replay-v0", cache=False)  # imports are not measured
     rows = [measure(length, options.steps) for length in (1000, 150)]
     if options.json:
         print(json.dumps(rows))

@@ -2,7 +2,7 @@
 
     python benchmarks/decision_step.py [--rounds 20] [--json FILE]
 
-Both see the same batch (B=64, K=20, 11 observations, 3 actions, width 128, 3 layers) in interleaved rounds; every
+Both get the same batch (B=64, K=20, 11 observations, 3 actions, width 128, 3 layers) in interleaved rounds; every
 figure is a ratio of medians. The peer acts from a window of 20 and of 256 steps; ours as `act` and, from arrays to
 arrays, through `Player`. The step of the backbone alone is compared with the same blocks by torch's own operations,
 one after another. It prints the thread count, and memory and time along an episode of 10,000 steps.
@@ -106,7 +106,7 @@ def discard(value: Any) -> None:
 def interleaved(steps: dict[str, Call], rounds: int, repeat: int = 1) -> dict[str, float]:
     """Measure median seconds, interleaved by rounds, after two uncounted rounds.
 
-    Where a step is repeated, its first run does not count: it finds in the caches what another one has left there.
+    If a step is repeated, its first run does not count, as it finds the caches filled by another.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 2):
@@ -122,9 +122,9 @@ def interleaved(steps: dict[str, Call], rounds: int, repeat: int = 1) -> dict[st
 
 
 def long_episode(agent: DecisionAgent, steps: int = 10_000) -> dict[str, float]:
-    """Time of the last thousand actions over that of the first, and growth of peak memory (MiB).
+    """Measure the time of the last thousand actions over that of the first, and the growth of peak memory (MiB).
 
-    The quickest median of a hundred speaks for each thousand: the machine's own speed drifts within seconds.
+    Each thousand is represented by its quickest median of a hundred, as the machine's speed drifts within seconds.
     """
     step = acting_step(agent, 1)
     times, peaks = [], []

@@ -63,7 +63,7 @@ def fold_normalisation(policy: ActorCriticPolicy, normaliser: VecNormalize) -> N
 
 
 class SaveSnapshots(BaseCallback):
-    """Saves a copy of the policy that stands alone, without its normalisation, at each of `SNAPSHOTS`."""
+    """Callback that saves a self-contained copy of the policy, normalisation folded in, at each of `SNAPSHOTS`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

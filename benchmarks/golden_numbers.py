@@ -1,4 +1,4 @@
-"""Hashes of short trainings, to show that a change of the code changes no number.
+"""Hashes of short trainings, to show that a change of the code changes no result.
 
     python benchmarks/golden_numbers.py --json before.json
     python benchmarks/golden_numbers.py --against before.json
@@ -37,7 +37,7 @@ CASES = {
     "PPO, MlpPolicy": ["ppo", *ONLINE, "--width", "64"],
     "PPO, minLSTM, Gaussian": ["ppo", *ONLINE, "--env", "minrl/PendulumNoVel-v1", "--cell", "minlstm", "--width", "64"],
 }
-# No flag of the command line leads to Stable-Baselines3's LSTM policies.
+# The command line has no flag for Stable-Baselines3's LSTM policies.
 LSTM_POLICY = """
 import sys
 import gymnasium, torch

@@ -3,8 +3,8 @@
     python benchmarks/mutants.py plant COPY --seed 0     # a copy of the checkout in which 200 faults lie dormant
     python benchmarks/mutants.py run COPY --out figures.json [--rooms ROOM ...] [pytest's arguments]
 
-`plant` draws places in functions of the rooms and writes each as `(faulty if __mutant__(i) else right)`: compared and
-computed with another operator, `and` for `or`, without `not` or a sign, another constant, None returned. Docstrings,
+`plant` draws expressions in functions of the rooms and rewrites each as `(faulty if __mutant__(i) else right)`: another
+operator of comparison or arithmetic, `and` for `or`, no `not` or sign, another constant, None returned. Docstrings,
 annotations, messages of errors and what a compiler reads are left as they are. `run` imports everything once, notes
 in a child process which tests come by which place, and forks a child for each fault, in which those tests run until
 the first fails.
@@ -25,11 +25,11 @@ from typing import Any
 import pytest
 
 ROOMS = {room: f"minrl/{room}" for room in ("cells", "data", "online")} | {"scan": "minrl/scan.py", "agents": "agents"}
-# What stands in the stead of each operator.
+# The replacement of each operator.
 COMPARISONS = {"Lt": "<=", "LtE": "<", "Gt": ">=", "GtE": ">", "Eq": "!=", "NotEq": "=="}
 COMPARISONS |= {"Is": "is not", "IsNot": "is", "In": "not in", "NotIn": "in"}
 OPERATORS = {"Add": "-", "Sub": "+", "Mult": "/", "Div": "*", "FloorDiv": "*", "Mod": "//", "Pow": "*", "BitAnd": "|"}
-# Builtin of the planted tree: True where the fault is awake; notes which test comes by.
+# Builtin of the planted tree: True if the fault is active; notes which test reaches it.
 SWITCH = """import builtins as _b, os as _o
 if not hasattr(_b, "__mutant__"):
     _b.__awake__, _b.__seen__ = int(_o.environ.get("MUTANT", -1)), set()
@@ -41,12 +41,12 @@ if not hasattr(_b, "__mutant__"):
         return number == __awake__
     _b.__mutant__ = _mutant
 """
-# What the chosen tests of a fault may take without it, and what they may take at all.
+# Seconds that the chosen tests of a fault may take without it, and at most.
 BUDGET_S, CPU_S = 8, 40
 
 
 class Places(ast.NodeVisitor):
-    """Places of a file where a fault may lie: the node that is replaced, and the text in its stead."""
+    """Visitor of the expressions of a file that a fault may replace, each with its replacement."""
 
     def __init__(self, text: str) -> None:
         self.text, self.inside, self.found = text, 0, list[tuple[ast.expr, str]]()
@@ -122,7 +122,7 @@ def plant(root: Path, copy: Path, number: int, seed: int) -> None:
     faults, first = drawn(root, number, seed), dict[str, int]()
     for index, fault in sorted(enumerate(faults), key=lambda pair: -pair[1]["begin"]):
         begin, end, file = fault.pop("begin"), fault.pop("end"), copy / fault["file"]
-        if end > first.get(fault["file"], end):  # around a place further on
+        if end > first.get(fault["file"], end):  # encloses a later expression
             fault["fault"] = ""
             continue
         first[fault["file"]], data = begin, file.read_bytes()
@@ -163,7 +163,7 @@ class Run:
                 continue
             tests = [test for test in seen.get(number, ()) if test in items]
             files = {test.split("::")[0] for test in tests}
-            # What a test has cached or trained, others of its file use too.
+            # Other tests of a file share its caches and trained models.
             rest = [test for test in items if test.split("::")[0] in files and test not in tests]
             order, budget = [], BUDGET_S
             for test in [*sorted(tests, key=lambda test: times[test]), *sorted(rest, key=lambda test: times[test])]:

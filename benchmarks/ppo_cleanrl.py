@@ -1,7 +1,7 @@
 """Recurrent PPO as one file of torch, in the style of CleanRL's `ppo_atari_lstm.py`: a peer of `ppo_speed.py`.
 
 An LSTM between a layer and the heads, stepped through time in the update as well, with resets where episodes begin.
-What Stable-Baselines3's PPO does by default, but for the value of the last observation at a time limit, which CleanRL
+The defaults of Stable-Baselines3's PPO, except for the value of the last observation at a time limit, which CleanRL
 leaves out.
 
 Shapes: B environments, T steps of a rollout, D width.

@@ -1,7 +1,7 @@
 """Recurrent PPO as one XLA call, in the style of purejaxrl: environment, acting, advantages and all minibatches.
 
-What Stable-Baselines3's PPO does by default, on CartPole without velocities, but for the value of the last observation
-at a time limit, which purejaxrl leaves out too. Written for `ppo_speed.py`; it needs `pip install "minrl[bench]"`.
+The defaults of Stable-Baselines3's PPO, on CartPole without velocities, except for the value of the last observation at
+a time limit, which purejaxrl leaves out too. Written for `ppo_speed.py`; it needs `pip install "minrl[bench]"`.
 
 Shapes: B environments, T steps of a rollout.
 """
@@ -24,7 +24,7 @@ LIMIT = 500  # steps of an episode
 
 
 class Settings(NamedTuple):
-    """Sizes, which are compiled in."""
+    """Sizes, compiled in."""
 
     n_envs: int
     n_steps: int
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
 
 
 class Training(NamedTuple):
-    """All that a training loop carries on."""
+    """Weights, optimizer and environment states of a training loop."""
 
     weights: Weights
     first: Weights  # Adam's moments
@@ -65,7 +65,7 @@ class Rollout(NamedTuple):
 
 
 def start(settings: Settings, seed: int) -> Training:
-    """Return the beginning of a training."""
+    """Return the initial state of a training."""
     key, of_weights, of_world = jax.random.split(jax.random.key(seed), 3)
     weights = initial_weights(of_weights, 3, 2, settings.width, settings.depth, settings.cell)
     zeros = jax.tree.map(jnp.zeros_like, weights)
@@ -81,7 +81,7 @@ def _fresh(key: Array, rows: int) -> Array:
 
 
 def world_step(world: Array, elapsed: Array, actions: Array, key: Array) -> tuple[Array, Array, Array]:
-    """Step CartPole as Gymnasium does and start ended episodes anew: the world, steps and ends (B,)."""
+    """Step CartPole as Gymnasium does and reset ended episodes; return state, steps and ends (B,)."""
     _, x_dot, theta, theta_dot = world
     force = jnp.where(actions == 1, 10.0, -10.0)
     cosine, sine = jnp.cos(theta), jnp.sin(theta)
@@ -171,10 +171,10 @@ def iteration(settings: Settings, training: Training, _: None = None) -> tuple[T
 
 
 class JaxPPO:
-    """A training that is continued by one XLA call; compiled when it is made.
+    """Training that one XLA call continues, compiled on construction.
 
     Attributes:
-        compile_seconds: CPU seconds of compiling, which no other figure holds.
+        compile_seconds: CPU seconds of compiling, not part of other figures.
         num_timesteps: steps of all environments so far.
     """
 
@@ -182,7 +182,7 @@ class JaxPPO:
         """Compile `iterations` of acting and learning as one call.
 
         Raises:
-            ValueError: where a minibatch is not made of whole rows of the rollout.
+            ValueError: if a minibatch does not consist of whole rows of the rollout.
         """
         if settings.batch_size % settings.n_steps or settings.n_envs % (settings.batch_size // settings.n_steps):
             raise ValueError(f"minibatches must be whole rows of a rollout and of one size, got {settings}")

@@ -14,7 +14,7 @@ from jax import lax
 Array = Any
 Weights = dict[str, Any]
 TAPS = 4
-HOLD = (1.0, 2.5)  # log-odds of keeping the memory at the start of training, from the first unit to the last
+HOLD = (1.0, 2.5)  # initial log-odds of keeping the state at a step, from the first unit to the last
 
 
 def initial_weights(key: Array, inputs: int, actions: int, width: int, depth: int, cell: str) -> Weights:

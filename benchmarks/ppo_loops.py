@@ -48,7 +48,7 @@ LOOPS = (Loop(8, 128, 256, 10, 64), Loop(8, 128, 256, 10, 128), Loop(64, 128, 10
 
 
 def missing() -> dict[str, str]:
-    """Return the names of what cannot be compared, with the reason."""
+    """Return the names of missing peers, with the reason."""
     if importlib.util.find_spec("jax") is None:
         return dict.fromkeys((JAX, JAX_GRU), 'jax is not installed: pip install "minrl[bench]"')
     return {}
@@ -83,7 +83,7 @@ def network_difference() -> float:
     """Return the largest difference between the values and logits of our network and of JAX's with equal weights.
 
     Raises:
-        RuntimeError: where rounding does not explain it, so that another network is timed.
+        RuntimeError: if it exceeds rounding, so that another network is timed.
     """
     from ppo_jax_network import initial_state, scan
 
@@ -129,7 +129,7 @@ def _as_jax(policy: Any, cell: str) -> dict[str, Any]:
 
 
 def compare_loops(loops: Sequence[Loop], rounds: int) -> list[dict[str, Any]]:
-    """Measure CPU and wall seconds of `rounds` interleaved rounds for each training, and print what is missing."""
+    """Measure CPU and wall seconds of `rounds` interleaved rounds for each training, and print missing peers."""
     absent = missing()
     for name, reason in absent.items():
         print(f"{name}: left out, {reason}", file=sys.stderr, flush=True)
@@ -153,7 +153,7 @@ def compare_loops(loops: Sequence[Loop], rounds: int) -> list[dict[str, Any]]:
             if ours in seconds and peer in seconds
         }
         compiled = {name: models[name].compile_seconds for name in (JAX, JAX_GRU) if name in models}
-        # Above 1, more than one core has worked.
+        # Above 1, several cores were used.
         cores = {name: max(a / b for a, b in zip(seconds[name], wall[name], strict=True)) for name in models}
         rates = {name: steps / statistics.median(seconds[name]) for name in models}
         results.append({**loop._asdict(), "ratios": ratios, "steps_per_second": rates, "seconds": seconds,

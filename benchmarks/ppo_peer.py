@@ -1,10 +1,10 @@
-"""A peer of recurrent PPO on one task: trained and evaluated as `ppo_table.py` asks, its numbers as JSON.
+"""A peer of recurrent PPO on one task: trained and evaluated for `ppo_table.py`, its results as JSON.
 
     python benchmarks/ppo_peer.py recurrent --config configs/online/pendulum.toml --seed 0
 
-"recurrent" is sb3-contrib's RecurrentPPO, "frames" Stable-Baselines3's PPO on the last four observations. Where they
-learn and for how many steps is read from our config of the task, and so is how many environments there are at once
-where RL Zoo's settings do not say it; the environments are the same objects, so that no peer pays for slower ones.
+"recurrent" is sb3-contrib's RecurrentPPO, "frames" Stable-Baselines3's PPO on the last four observations. Environments
+and steps are read from our config of the task, and so is the number of environments if RL Zoo's settings do not state
+it; the environments are the same objects, so that no peer pays for slower ones.
 
 Shapes: B environments.
 """
@@ -69,7 +69,7 @@ PENDULUM = {
 }
 REPEAT = {"n_steps": 64, "batch_size": 256, "learning_rate": decaying(1e-3)}
 
-# CartPole and Pendulum: what RL Zoo's published agents learned with, with memory
+# CartPole and Pendulum: settings of RL Zoo's published agents, with memory
 # (https://huggingface.co/sb3/ppo_lstm-CartPoleNoVel-v1, https://huggingface.co/sb3/ppo_lstm-PendulumNoVel-v1, which
 # normalise observations) and without
 # (https://github.com/DLR-RM/rl-baselines3-zoo/blob/00128b5d46d497b772f3bd891ae9f520919e8971/hyperparams/ppo.yml).

@@ -1,4 +1,4 @@
-"""Recurrent PPO and its peers on the same environments, and the CPU time that each takes to learn.
+"""Recurrent PPO and its peers on the same environments, and the CPU time of each.
 
 Shapes: N padded sequences, T their longest, F features, H hidden width, L layers.
 """
@@ -25,7 +25,7 @@ from minrl.online.vector import as_vec_env
 
 N_ENVS = 8
 CARTPOLE, HOPPER = "minrl.envs:minrl/CartPoleNoVel-v1", "Hopper-v5"
-# Names of what is compared: a policy of `RecurrentPPO`, a peer, or the environments.
+# Names in the table: a policy of `RecurrentPPO`, a peer, or the environments.
 OURS, LSTM, NATIVE = "ours", "ours, LSTM", "ours, native environments"
 CONTRIB, ONE_CALL, MLP = "sb3-contrib", "sb3-contrib, one LSTM call", "SB3 PPO, no memory"
 
@@ -127,7 +127,7 @@ def one_call_difference() -> float:
     rollout.
 
     Raises:
-        RuntimeError: where rounding does not explain it, so that the patch is not what it is said to be.
+        RuntimeError: if it exceeds rounding, so that the patch is not equivalent.
     """
     models = [make(name, Row(CARTPOLE, 128, 128, 64), n_epochs=1) for name in (CONTRIB, ONE_CALL)]
     for model in models:

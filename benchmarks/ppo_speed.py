@@ -8,8 +8,8 @@ One thread, 8 environments, 10 epochs, all else each library's default. Every fi
 rounds of the ratio within a round; all share the same environments unless a name says otherwise. `ppo_peers.py` says
 what is compared. Policies begin untrained, so that episodes are short and sb3-contrib's sequences with them: it becomes
 slower as they grow, we do not. `--loops` prints only the second table: compiled environments against whole training
-loops of others (`ppo_loops.py`). `--to-500` measures what it takes to learn: CPU seconds without evaluations to the
-first evaluation of 500. It goes on from the FILE of an interrupted run, and with others' figures in it.
+loops of others (`ppo_loops.py`). `--to-500` measures the cost of learning: CPU seconds without evaluations to the
+first evaluation of 500. It resumes from the FILE of an interrupted run, and keeps other figures in it.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def measured(row: Row, names: Iterable[str], rounds: int) -> dict[str, list[list
 
 
 def warm_up() -> None:
-    """Compile and load what every later run uses."""
+    """Compile kernels and load modules before any measurement."""
     for environment in (CARTPOLE, HOPPER):
         for name in (OURS, LSTM, CONTRIB, ONE_CALL, MLP, *([NATIVE] if environment == CARTPOLE else [])):
             learn(make(name, Row(environment, 16, 64, 64)), 16 * N_ENVS)
@@ -190,7 +190,7 @@ def seconds_to_goal(name: str, seed: int) -> dict[str, Any]:
 
 
 def to_500(kept: dict[str, Any], path: Path | None) -> None:
-    """Run what `kept` has not yet, in turn, and print the table."""
+    """Run the trainings that `kept` lacks, in turn, and print the table."""
     settings = {**TO_500_ROW._asdict(), **TO_500, "between": BETWEEN, "episodes": EPISODES, "most_steps": MOST_STEPS}
     found = kept.setdefault("to_500", {})
     if found.get("settings") != settings:
@@ -216,7 +216,7 @@ def to_500(kept: dict[str, Any], path: Path | None) -> None:
 
 
 def save(result: dict[str, Any], path: Path | None) -> None:
-    """Write `result` where a file is asked for, whole or not at all."""
+    """Write `result` if a file is given, whole or not at all."""
     if path:
         part = path.with_suffix(".part")
         part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -4,9 +4,9 @@
 
 Every run of ours is a plain `minrl train ppo --config configs/online/TASK.toml --cell CELL`, every run of a peer is
 `ppo_peer.py` on the same environments for as many steps. Each has a process and one thread of its own, and leaves one
-JSON file; what is there is skipped, what was cut off or ran with other settings starts anew. Protocol: the last policy,
-most likely action, `--episodes` numbered episodes that no run trains on, mean ± standard error over seeds. The table is
-brought up to date after each run, in `benchmarks/ppo_table.md` and `.json` (`--table`).
+JSON file; finished runs are skipped, interrupted ones and those of other settings start again. Protocol: the last
+policy, most likely action, `--episodes` numbered episodes that no run trains on, mean ± standard error over seeds.
+The table is brought up to date after each run, in `benchmarks/ppo_table.md` and `.json` (`--table`).
 """
 
 import argparse
@@ -81,29 +81,29 @@ class Run:
 
     @property
     def result(self) -> Path:
-        """Path of its finished numbers."""
+        """Path of its result."""
         return self.folder.with_suffix(".json")
 
 
 def settings(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return everything but the code that a run's numbers depend on."""
+    """Return all that a run's result depends on, except for the code."""
     config = read_toml(run.config, {"ppo": PPOOptions, "train": OnlineConfig})
     return {"config": config, "episodes": arguments.episodes, "first_episode": FIRST_EPISODE}
 
 
 def kept(run: Run, arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """Return the numbers of a finished run with these settings."""
+    """Return the result of a finished run with these settings."""
     if not run.result.is_file():
         return None
     numbers: dict[str, Any] = json.loads(run.result.read_text(encoding="utf-8"))
     then, now = numbers["settings"], settings(run, arguments)
-    if run.method in PEERS:  # they read no more of our config than this
+    if run.method in PEERS:  # the only parts of our config that they read
         then, now = (s | {"config": [s["config"]["train"][n] for n in ("env", "n_envs", "steps")]} for s in (then, now))
     return numbers if then == now else None
 
 
 def complete(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the numbers of a run, after executing it if they are missing.
+    """Return the result of a run, after executing it if it is missing.
 
     Raises:
         subprocess.CalledProcessError: if it failed; its log is beside its folder.
@@ -215,7 +215,7 @@ def planned(out: Path, tasks: Iterable[str], methods: Iterable[str], seeds: int)
 
 
 def main() -> int:
-    """Complete all runs; the exit code is 1 where one failed."""
+    """Complete all runs; the exit code is 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/ppo_table"))
     parser.add_argument("--table", type=Path, default=HERE / "ppo_table.md")

@@ -55,7 +55,7 @@ def environments(normalized: bool, seed: int, training: bool) -> VecEnv:
 
 
 class Curve(BaseCallback):
-    """The mean return of deterministic episodes, before learning and whenever `every` steps have passed."""
+    """Callback that records the mean return of deterministic episodes, before learning and every `every` steps."""
 
     def __init__(self, environment: VecEnv, every: int, label: str) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def learn(run: Path | None, seed: int, steps: int, every: int) -> dict[str, Any]
     if run is None:
         policy: dict[str, Any] = {"width": WIDTH, "depth": DEPTH, "mlp": 1.0, "log_std_init": -1.0}
     else:
-        # A fresh critic misleads an actor that is already good: small steps, little noise, and a cost of straying.
+        # A fresh critic misleads an actor that is already good: small steps, little noise, and a KL penalty.
         policy = {"pretrained": run, "pretrained_kl": 1.0, "log_std_init": -2.0, "separate_critic": True}
     env, test = environments(run is None, seed, True), environments(run is None, seed, False)
     rate = 3e-4 if run is None else 1e-4
@@ -97,7 +97,7 @@ def reached(curve: list[tuple[int, float]], score: float) -> int | None:
 
 
 def main() -> None:
-    """Run what is not there yet, print the table."""
+    """Run missing trainings, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the clone and the results; goes on with it")
     parser.add_argument("--clone-steps", type=int, default=400)

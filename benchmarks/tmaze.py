@@ -2,10 +2,10 @@
 
     python benchmarks/tmaze.py [--out runs/tmaze] [--seeds 3] [--episodes 200] [--table benchmarks/tmaze.md]
 
-One data set for all: episodes of a guide that knows the way, in corridors of 10 to 1000 steps. Every agent is a plain
-`minrl train clone` on it and a plain `minrl evaluate` in the longest; what is done is skipped. Then the agents of
-seed 0 act in turn, one environment each, and the CPU time of every action is taken. Success is the share of right turns
-in the evaluation's episodes, the mean over both cues: who always turns to one side has 50 % however they fall.
+One data set for all: episodes of a perfect guide, in corridors of 10 to 1000 steps. Every agent is a plain `minrl train
+clone` on it and a plain `minrl evaluate` in the longest; finished runs are skipped. Then the agents of seed 0 act in
+turn, one environment each, and the CPU time of every action is measured. Success is the share of right turns in the
+evaluation's episodes, averaged over both cues, so that always turning to one side scores 50 %.
 """
 
 import argparse
@@ -38,7 +38,7 @@ LENGTH, EPISODES, SHORTEST = 1000, 300, 10
 RIGHT, UP, DOWN, JUNCTION, CUE_UP = 0, 1, 3, 1, 2  # as in envs/tmaze.py
 SMALL = ["--width", "64", "--depth", "1", "--dropout", "0", "--threads", "1", "--evaluate-every", "0"]
 # A corridor is learned within some steps, and its gradient is ten thousand times that of the turn at its end: clipped
-# to the turn's, it does not fill the optimiser's memory of squares.
+# to the turn's, it does not dominate Adam's second moments.
 STEPS = ["--steps", "500", "--learning-rate", "3e-3", "--clip", "1e-3"]
 WHOLE = ["--batch-size", "8", "--length", str(LENGTH + 1)]
 # Log-odds of keeping the state at the start of training, from one unit to the other: half of it is left after 5 to
@@ -46,13 +46,13 @@ WHOLE = ["--batch-size", "8", "--length", str(LENGTH + 1)]
 # known to it: the table says so.
 LONG = ["--cell-options", "hold=[2,8]"]
 ATTENTION = ["--cell", "transformer", "--cell-options", "context=100", "--conv", "0"]
-# One layer of attention sees the same 100 steps from its carried keys and values as from a window fed anew.
+# One layer of attention reads the same 100 steps from its carried keys and values as from a rescanned window.
 WINDOWS = ["--batch-size", "80", "--context", "100", "--no-refeed"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table: how it is trained, and how far back it sees."""
+    """Row of the table: training options, and the steps that the agent can look back."""
 
     sees: str
     flags: list[str]
@@ -67,7 +67,7 @@ METHODS = {
 
 
 class Guide:
-    """Walks on to the junction and turns to the cue's side there."""
+    """Policy that walks to the junction and turns to the cue's side."""
 
     name = "guide"
 
@@ -99,7 +99,7 @@ def write_data(folder: Path) -> None:
 
 
 def command(*words: object) -> tuple[str, float]:
-    """Run `minrl` with `words`: its standard output, and its CPU seconds."""
+    """Run `minrl` with `words`; return its standard output and CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     line = [sys.executable, "-m", "minrl.agents", *map(str, words)]
     done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
@@ -108,7 +108,7 @@ def command(*words: object) -> tuple[str, float]:
 
 
 def complete(name: str, seed: int, run: Path, episodes: int) -> dict[str, Any]:
-    """Train and evaluate, unless that is done: the numbers of one run. One that was cut off begins anew."""
+    """Return the result of one run, trained and evaluated if it is missing; an interrupted run starts again."""
     result, trained = run / "result.json", run / "training.json"
     if result.exists():
         numbers: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ def action_times(runs: dict[str, Path], rounds: int) -> dict[str, np.ndarray[Any
 
 
 def played(agent: Any, seed: int) -> list[float]:
-    """Walk an agent down the corridor, whatever it chooses: what each action costs it, in microseconds."""
+    """Walk an agent down the corridor, whatever it chooses; return the CPU microseconds of each action."""
     environment, player = make_environment(EnvironmentInfo(TASK)), Player(agent, 1)
     observation, _ = environment.reset(seed=seed)
     reward, times = 0.0, []

@@ -1,10 +1,10 @@
-"""A whole training step over its matrix products alone, of the decision agent and of recurrent PPO, in one run.
+"""A whole training step over its matmuls alone, of the decision agent and of recurrent PPO, in one run.
 
     python benchmarks/training_step.py [--rounds 30] [--json FILE]
 
 On a CPU, one thread. A step is all that training repeats: for the decision agent drawing a batch, loss, gradient,
-clipping and AdamW; for PPO ten epochs over a rollout, each minibatch the same. `products` runs the products of its
-linear layers and of their gradients and nothing else. Every ratio is a median over interleaved rounds. Bytes are those
+clipping and AdamW; for PPO ten epochs over a rollout, each minibatch the same. `products` runs only the matmuls of its
+linear layers and of their gradients. Every ratio is a median over interleaved rounds. Bytes are those
 that autograd saves for the backward pass, without weights and the batch itself.
 """
 
@@ -41,7 +41,7 @@ Call = Callable[[], object]
 
 
 class Plain(Backbone):
-    """A backbone that runs in torch's operations, as all but `Backbone` itself do."""
+    """Backbone in torch's operations, as any subclass of `Backbone` is."""
 
 
 def episodes(count: int = 50) -> Episodes:
@@ -91,7 +91,7 @@ def kept_bytes(loss: Callable[[], object], outside: list[Tensor]) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        result = loss()  # held, so that no place is taken twice
+        result = loss()  # kept alive, so that no address is reused
     del result
     known = {x.untyped_storage().data_ptr() for x in outside}
     return sum(size for place, size in sizes.items() if place not in known)

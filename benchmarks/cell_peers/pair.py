@@ -1,4 +1,4 @@
-"""A cell beside an independent implementation with the same weights, and what all such pairs need.
+"""Cells paired with independent implementations of the same weights, and helpers for such pairs.
 
 Shapes: B batch, T time, D width.
 """

@@ -47,7 +47,7 @@ def mamba(dtype: torch.dtype = torch.float32) -> Pair:
     with torch.no_grad():
         peer.A_log.add_(torch.randn_like(peer.A_log))
         peer.D.normal_()
-        # It forms A and D in float32, also for float64 weights: ours are given what it computes with.
+        # It computes A and D in float32, also for float64 weights: ours get the rounded values.
         peer.D.copy_(peer.D.float())
     weights = convolution_by_taps(peer.state_dict())
     weights["A_log"] = weights["A_log"].float().exp().to(dtype).log()
@@ -137,7 +137,7 @@ def s5() -> Pair:
     model, peer = lively(S5(WIDTH, state_width=16)), import_module("s5").S5(WIDTH, state_width=8)
     peer.seq.Lambda = nn.Parameter(torch.complex(model.Lambda_re.detach().clamp(max=-1e-4), model.Lambda_im.detach()))
     peer.seq.B, peer.seq.D = nn.Parameter(model.B.detach()), nn.Parameter(model.D.detach())
-    # Each pair's conjugate is half of what comes out.
+    # Each pair's conjugate gives half of the output.
     peer.seq.C = nn.Parameter(2 * torch.view_as_complex(model.C.detach()))
     peer.seq.log_step = nn.Parameter(model.log_step.detach().flatten())
     return Pair(model, peer, peer)

@@ -1,6 +1,6 @@
 """Table of independent implementations that each cell is compared with, with the same weights.
 
-A pair is made by a function; a package that is missing is a ModuleNotFoundError, as from any import.
+A function builds each pair; a missing package raises ModuleNotFoundError, as any import does.
 
 Shapes: B batch, T time, D width.
 """

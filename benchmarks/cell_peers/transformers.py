@@ -74,7 +74,7 @@ def rglru(dtype: torch.dtype = torch.float32) -> Pair:
     for parameter in peer.parameters():
         nn.init.normal_(parameter, std=0.3)
     nn.init.uniform_(peer.rg_lru.recurrent_param, -6.0, 0.0)
-    # Its memory is float32 whatever the weights are.
+    # Its state is float32 whatever the weights are.
     peer.rg_lru._rnn_scan = partial(peer.rg_lru._rnn_scan, acc_dtype=dtype)
     weights = {name.removeprefix("rg_lru."): weight for name, weight in peer.state_dict().items()}
     weights["conv_1d.weight"] = weights["conv_1d.weight"].squeeze(1).T

@@ -45,8 +45,8 @@ class Part:
 
     Args:
         name: shown while it runs, such as "mingru, 3 layers, seed 0".
-        settings: everything that its numbers depend on, in JSON types; a part with equal settings is not run twice.
-        run: that returns its numbers, in JSON types.
+        settings: all that its result depends on, in JSON types; a part with equal settings is not run twice.
+        run: returns its result, in JSON types.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Experiment:
 
     Args:
         title: above the table, and in the list of experiments.
-        sizes: what each size is and how long it takes, for the list.
+        sizes: description and duration of each size, for the list.
         parts: of a request, in execution order.
         report: of at least one finished part; others may be missing.
         cells: compared by default.

@@ -22,7 +22,7 @@ from minrl.kernels.scan import cpu
 
 @dataclass(frozen=True)
 class CompiledScan:
-    """Compiled scan of a backbone; the values of its weights are read anew at every scan."""
+    """Compiled scan of a backbone; the values of its weights are read at every scan."""
 
     run: Callable[..., tuple[Tensor, Tensor]]
     stack: Any

@@ -20,7 +20,7 @@ MOST_ROWS, MOST_ROWS_OF_ONE_THREAD = 64, 512
 
 @dataclass(frozen=True)
 class CompiledStep:
-    """A compiled step; the values of the weights are read anew at every call."""
+    """Compiled step of a backbone; the values of the weights are read at every call."""
 
     kernel: Any
     addresses: Any  # int64
@@ -39,7 +39,7 @@ def step(backbone: nn.Module, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]
     if not (may_run() and plain(x, 2) and plain(state, 2) and takes(x.shape[0])):
         return None
     plan = planned(_steps, backbone, _build)
-    return None if plan is None or plan.watch.drops() else _run(plan, x, state)
+    return None if plan is None or plan.watch.has_dropout() else _run(plan, x, state)
 
 
 def _run(plan: CompiledStep, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -16,7 +16,7 @@ from minrl.scan import Candidate, candidate_checked, gated_scan
 
 
 class InputGated(Cell):
-    """A linear map of the input to gates and candidate, their scan, and a projection back where H is not D."""
+    """Linear map of the input to gates and candidate, their scan, and a projection back if H is not D."""
 
     parts: ClassVar[int]  # P
 

@@ -168,7 +168,7 @@ def _weighted(
     entering = torch.cat([first.unsqueeze(1), after[:, :-1]], dim=1)  # (B, N, H)
     from_memory = sums[..., 0] + entering.unsqueeze(-1)
     from_steps = sums[..., 1:] + _chunks(log_weight, size, EMPTY).unsqueeze(-2)
-    unit = torch.maximum(inside, from_memory).detach()  # forward mode goes on under no_grad
+    unit = torch.maximum(inside, from_memory).detach()  # forward mode continues under no_grad
     return torch.cat([from_memory.unsqueeze(-1), from_steps], dim=-1), unit
 
 

@@ -38,7 +38,7 @@ def running_max(value: Tensor, log_decay: Tensor | None, first: Tensor, reset: T
         decay = torch.cat([decay[:, :shift], decay[:, shift:] + decay[:, :-shift]], dim=1)
         reaches = torch.cat([reaches[:, :shift], reaches[:, shift:] & reaches[:, :-shift]], dim=1)
         shift *= 2
-    return largest.detach()  # forward mode goes on under no_grad
+    return largest.detach()  # forward mode continues under no_grad
 
 
 def lagged(x: Tensor, first: Tensor, reset: Tensor | None, empty: float = 0.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Opening of HDF5 files that may be a stranger's: nothing outside of the file is read, and no more than it holds.
+"""Opening of untrusted HDF5 files: nothing outside of the file is read, and no more than it holds.
 
 HDF5 can name other files in three ways (external links, external storage, virtual data sets) and can declare an array
 of any size in two thousand bytes. Only plain numbers and strings inside the file are accepted.

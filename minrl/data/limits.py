@@ -1,4 +1,4 @@
-"""Stated limits on the memory that a data set may take, in proportion to its files."""
+"""Limits on the memory that a data set may take, in proportion to its files."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from minrl.data.spaces import AnySpace, leaves
 from minrl.system.trust import trusts_files
 
-# Bytes that an array may have whatever is stored of it, and how often its stored bytes beyond that (deflate: 1032).
+# Bytes that any array may have, and the largest ratio of unpacked to stored bytes beyond that (deflate: 1032).
 SMALL, MOST_UNPACKED = 1 << 24, 1000
 
 

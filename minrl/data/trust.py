@@ -22,7 +22,7 @@ WRAPPERS = {
     *("PassiveEnvChecker", "RepeatAction", "RescaleAction", "RescaleObservation", "ReshapeObservation"),
     *("ResizeObservation", "StickyAction", "TimeAwareObservation", "TimeLimit"),
 }
-LARGEST = 10_000  # whole number among keyword arguments, but for the counts of steps and seeds
+LARGEST = 10_000  # whole number among keyword arguments, except for numbers of steps and seeds
 LARGEST_OF_WRAPPERS = 1_000  # such as frames of a stack
 MOST_VALUES = 100_000  # in all keyword arguments together, such as the squares of a maze
 _COUNTS = re.compile(r"steps?$|^max_|seed|horizon|time_?limit|duration", re.IGNORECASE)
@@ -132,7 +132,7 @@ def _same_class(named: Any, registered: Any) -> bool:
 
 
 def _keywords(kwargs: Mapping[str, Any], registered: Mapping[str, Any], largest: int) -> str | None:
-    """Return what is wrong with keyword arguments, those with the registered values apart; None if nothing is."""
+    """Return the fault of keyword arguments, apart from those with registered values; None without one."""
     changed = {key: value for key, value in kwargs.items() if key not in registered or registered[key] != value}
     values = list(_values("", changed))
     if len(values) > MOST_VALUES:
@@ -148,7 +148,7 @@ def _keywords(kwargs: Mapping[str, Any], registered: Mapping[str, Any], largest:
 
 
 def _values(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested tables and lists without parts, each with the nearest key."""
+    """Yield the values at the leaves of nested tables and lists, each with the nearest key."""
     if isinstance(value, Mapping):
         for inner, part in value.items():
             yield str(inner), str(inner)

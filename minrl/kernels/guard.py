@@ -1,4 +1,4 @@
-"""The guards of compiled calls: is what a call was planned for still as it was, and may such a call run here?"""
+"""Guards of compiled calls: is the module unchanged since a call was planned, and may a compiled call run here?"""
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]
-# Torch has no public names for these: whether functions are being transformed, dispatch is being watched, hooks are on
-# all modules, or a gradient stands for many (`is_grads_batched`).
+# Torch has no public names for these: active function transforms, dispatch modes, global module hooks, and gradients
+# that stand for many (`is_grads_batched`).
 _is_transforming: Any = getattr(torch._C, "_are_functorch_transforms_active", bool)
 _watchers: Any = getattr(torch._C, "_len_torch_dispatch_stack", int)
 _hooked: Any = getattr(nn.modules.module, "_has_any_global_hook", bool)
 _is_batched: Any = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda x: False)
 
 
-# The plain attributes of torch's modules that their functions read. Of other modules all public ones count but whole
-# numbers: those are sizes, which change with the weights.
+# The plain attributes of torch's modules that their functions read. Of other modules all public ones count, except
+# integers: those are sizes, which change with the weights.
 _READ: dict[type[nn.Module], tuple[str, ...]] = {
     nn.LayerNorm: ("eps",),
     nn.GELU: ("approximate",),
@@ -30,22 +30,22 @@ _READ: dict[type[nn.Module], tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Watch:
-    """The parts of a module that a plan was made from: submodules, parameters, plain attributes, memory and hooks."""
+    """Parts of a module that a plan depends on: submodules, parameters, plain attributes, storage and hooks."""
 
-    # The submodules of each module, as they are and as they were; modules are equal where they are the same.
+    # The submodules of each module, now and when the plan was made, compared by identity.
     children: list[dict[str, Any]]
     children_then: list[dict[str, Any]]
-    # What each name in each owner stood for.
+    # The object of each name in each owner.
     owners: tuple[dict[str, Any], ...]
     names: tuple[str, ...]
     members: tuple[Any, ...]
-    # The attributes of each module, and how many there were: a `forward` of its own would be one more.
+    # The attributes of each module and their number: an own `forward` would be one more.
     spaces: tuple[dict[str, Any], ...]
     counts: tuple[int, ...]
     tensors: tuple[Tensor, ...]
     pointers: tuple[int, ...]
-    matrices: tuple[Tensor, ...]  # those that can be turned or cut where they lie
-    lengths: tuple[int, ...]  # how many numbers are in each
+    matrices: tuple[Tensor, ...]  # tensors that can be transposed or truncated in place
+    lengths: tuple[int, ...]  # their numbers of elements
     hooks: tuple[Any, ...]
     dropouts: tuple[nn.Dropout, ...]
 
@@ -58,13 +58,13 @@ class Watch:
         *,
         backward: bool = False,
     ) -> "Watch | None":
-        """Watch all of `module`; None where something in it is hooked or has a method of its own.
+        """Watch all of `module`; return None if a part is hooked or has a method of its own.
 
         Args:
-            module: what the plan is for.
-            tensors: its parameters and buffers that are read where they lie, all contiguous.
-            attributes: further plain ones that count, beside those that are public.
-            backward: whether gradients are formed too, so that hooks on them count.
+            module: of the plan.
+            tensors: its parameters and buffers that are read in place, all contiguous.
+            attributes: further plain attributes that count, beside public ones.
+            backward: True if gradients are computed too, so that hooks on them count.
         """
         modules = list(module.modules())
         hooks = tuple(
@@ -107,8 +107,8 @@ class Watch:
             dropouts=tuple(part for part in modules if isinstance(part, nn.Dropout)),
         )
 
-    def holds(self) -> bool:
-        """Return True if nothing has been replaced, changed, moved, turned, cut or hooked since."""
+    def is_valid(self) -> bool:
+        """Return True if nothing was replaced, changed, moved, transposed, truncated or hooked since."""
         return (
             self.children == self.children_then
             and all(map(operator.is_, map(dict.get, self.owners, self.names), self.members))
@@ -119,7 +119,7 @@ class Watch:
             and not any(self.hooks)
         )
 
-    def drops(self) -> bool:
+    def has_dropout(self) -> bool:
         """Return True if dropout is active."""
         for dropout in self.dropouts:  # noqa: SIM110, a loop takes half the time of any()
             if dropout.training and dropout.p:
@@ -128,7 +128,7 @@ class Watch:
 
 
 class Plan(Protocol):
-    """Compiled call of a module, valid while its watch holds."""
+    """Compiled call of a module, valid while its watch is."""
 
     @property
     def watch(self) -> Watch: ...
@@ -140,9 +140,9 @@ AnyPlan = TypeVar("AnyPlan", bound=Plan)
 def planned(
     plans: MutableMapping[nn.Module, AnyPlan | None], module: nn.Module, build: Callable[[Any], AnyPlan | None]
 ) -> AnyPlan | None:
-    """Return the plan of a module, built anew where something in it has changed; None where it can have none."""
+    """Return the plan of a module, rebuilt if a part has changed; None if it can have none."""
     plan = plans.get(module)
-    if plan is None or not plan.watch.holds():
+    if plan is None or not plan.watch.is_valid():
         plan = plans[module] = build(module)
     return plan
 
@@ -174,9 +174,9 @@ _torch_alone = False
 
 @contextmanager
 def without_fused_kernels() -> Iterator[None]:
-    """Run everything in torch's own operations meanwhile: the one switch of all kernels of this package.
+    """Run everything in torch's own operations inside the context: the one switch of all kernels of this package.
 
-    For graphs that must run where this package is not installed, and to compare with.
+    For graphs that must run without this package, and for comparisons.
     """
     global _torch_alone
     before, _torch_alone = _torch_alone, True
@@ -191,13 +191,13 @@ def in_torch() -> bool:
     return _torch_alone
 
 
-# While torch.compile records a function it enters the function's own transforms: the answer then is a constant of the
-# graph, which torch guards.
+# While torch.compile records a function, it enters the function's own transforms: the result is then a constant of
+# the graph, which torch guards.
 @constant_in_graphs
 def under_transform() -> bool:
     """Return True if inside a torch.func transform and where forward-mode derivatives are taken.
 
-    No kernel of this package has a rule for either. Forward mode goes on under `torch.no_grad`.
+    No kernel of this package has a rule for either. Forward mode continues under `torch.no_grad`.
     """
     # Torch has no public name for the level of forward mode, which is -1 outside of it.
     return bool(_is_transforming()) or forward_ad._current_level >= 0
@@ -206,9 +206,9 @@ def under_transform() -> bool:
 def gradients_are_differentiated(*gradients: Tensor | None) -> bool:
     """Return True if in a backward pass for torch's operations: it is itself differentiated, or has many gradients.
 
-    The first is so with `create_graph=True`. `once_differentiable` does not tell: it refuses where the incoming
-    gradient needs one, and drops the derivatives through the tensors that were saved. The second is so with
-    `is_grads_batched=True`, where the incoming `gradients` have no memory of their own.
+    The first with `create_graph=True`. `once_differentiable` cannot replace this test: it refuses only if the incoming
+    gradient needs one, and drops the derivatives through saved tensors. The second with `is_grads_batched=True`, where
+    the incoming `gradients` have no storage of their own.
     """
     return torch.is_grad_enabled() or under_transform() or any(g is not None and _is_batched(g) for g in gradients)
 
@@ -219,7 +219,7 @@ def runs_alone() -> bool:
 
 
 def is_recorded() -> bool:
-    """Return True if torch.compile, torch.export or torch.jit.trace records what runs."""
+    """Return True if torch.compile, torch.export or torch.jit.trace records the operations."""
     return torch.compiler.is_compiling() or bool(_is_tracing())
 
 
@@ -242,5 +242,5 @@ def plain(x: Tensor, dimensions: int) -> bool:
 
 
 def readable(tensors: Iterable[Tensor]) -> bool:
-    """Return True if the kernels can read parameters where they lie."""
+    """Return True if the kernels can read parameters in place."""
     return all(t.dtype is torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)

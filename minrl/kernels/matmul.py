@@ -20,9 +20,9 @@ LIBRARIES = "auto", "torch", "onednn"
 # MKL 2024, which torch calls, leaves AVX-512 unused on processors of AMD. On Zen 5 (family 26), the first whose units
 # are 512 bits wide, oneDNN is 2.3x as fast (99 and 235 GFLOP/s of one core); on Zen 4 (family 25) 1.1x.
 _AMD, _FIRST_WIDE_FAMILY = "AuthenticAMD", 26
-# Below this many rows the call of oneDNN costs more than it brings.
+# Below this many rows the call of oneDNN costs more than it saves.
 _FEWEST_ROWS = 64
-# From this many rows on a row of a product does not depend on how many others there are.
+# From this many rows on, the rounding of a row does not depend on the number of rows.
 _ROWS_OF_A_SCAN = 8
 _settled = "auto"
 
@@ -35,7 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def linear_into(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """Compute the same into `out` (N, M)."""
+    """Compute `linear` into `out` (N, M)."""
     if _fits(x):
         out.copy_(_onednn(x, weight, bias))
     elif bias is None:
@@ -60,7 +60,7 @@ def layer(module: nn.Module, x: Tensor) -> Tensor:
     """Compute `module(x)` for x (..., K), a linear layer by the same choice and with all gradients."""
     if not runs_alone() or type(module) is not nn.Linear or not _is_plain(module, x):
         return module(x)  # type: ignore[no-any-return]
-    # Always as rows: among three dimensions torch chooses between two products that round differently.
+    # Always as rows: for three dimensions torch chooses between two matmuls that round differently.
     rows = x.reshape(-1, x.shape[-1])
     if _fits(rows):
         y: Tensor = _Layer.apply(rows, module.weight, module.bias)  # type: ignore[no-untyped-call]
@@ -70,12 +70,12 @@ def layer(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def layer_of_step(module: nn.Module, x: Tensor) -> Tensor:
-    """Apply `layer` to the few rows x (N, K) of a step, rounded on a CPU as among the many rows of a scan.
+    """Apply `layer` to the few rows x (N, K) of a step, rounded on a CPU like the many rows of a scan.
 
-    For fewer than four rows torch's library forms products in another order than for more. (Where K is no multiple
-    of eight its rounding depends on where in memory a row begins, too.)
+    For fewer than four rows torch's library sums in another order than for more. (If K is no multiple of eight, its
+    rounding also depends on the alignment of a row.)
     """
-    # First whether it is recorded: a graph must not depend on how many rows there are.
+    # Recording is tested first: a graph must not depend on the number of rows.
     if is_recorded() or type(module) is not nn.Linear or not x.is_cpu or x.dim() != 2:
         return layer(module, x)
     missing = _ROWS_OF_A_SCAN - x.shape[0]
@@ -113,16 +113,16 @@ def library() -> str:
     """Return the library in use, `torch` or `onednn`.
 
     Raises:
-        ValueError: where `MINRL_MATMUL` is none of `LIBRARIES`.
+        ValueError: if `MINRL_MATMUL` is none of `LIBRARIES`.
     """
     asked = os.environ.get("MINRL_MATMUL", "auto")
     return _library(_settled if asked == "auto" else asked)
 
 
 def settle(name: str | None) -> None:
-    """Use this library from now on, unless `MINRL_MATMUL` decides: that with which a run was begun that goes on here.
+    """Use the library of a resumed run from now on, unless `MINRL_MATMUL` decides.
 
-    The two round differently, and the run may have been begun on another processor.
+    The two round differently, and the run may have been started on another processor.
     """
     global _settled
     _settled = name if name in LIBRARIES else "auto"
@@ -153,7 +153,7 @@ def _mkl_is_slow() -> bool:
 
 
 def processor_facts() -> dict[str, str]:
-    """Return what Linux says of the first processor, such as its "model name"; nothing elsewhere."""
+    """Return Linux's facts about the first processor, such as its "model name"; empty on other systems."""
     information = Path("/proc/cpuinfo")
     if not information.exists():
         return {}

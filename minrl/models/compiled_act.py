@@ -93,7 +93,7 @@ def fused_step(
     if not may_run() or start.dtype is not torch.bool or start.dim() != 1:
         return None
     plan = planned(_plans, agent, lambda agent: _build(agent, inputs()))
-    if plan is None or plan.watch.drops():
+    if plan is None or plan.watch.has_dropout():
         return None
     decides = deterministic or plan.certain
     seen = moment.observation

@@ -97,7 +97,7 @@ class _Stub:
 class _Sizes(pickle._Unpickler):
     """Unpickler that imports nothing and notes the storages that tensors refer to.
 
-    It is the one in Python: that in C reserves room for as many objects as a damaged file states.
+    It is written in Python: the one in C allocates as many objects as a damaged file states.
     """
 
     def __init__(self, *arguments: Any) -> None:

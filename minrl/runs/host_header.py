@@ -1,7 +1,7 @@
 """Check of the Host header: a page of another site must not read the dashboard through a name that it controls.
 
-A name that a stranger's page first resolves to its own server and then to 127.0.0.1 makes a browser send it what the
-dashboard answers (DNS rebinding). The browser still states that name, so that it can be refused.
+A hostile page whose name resolves first to its own server and then to 127.0.0.1 makes a browser read the dashboard for
+it (DNS rebinding). The browser still sends that name, so that it can be refused.
 """
 
 import ipaddress
@@ -13,7 +13,7 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]  #
 
 
 def only_known_hosts(board: Application, names: Iterable[str]) -> Application:
-    """Wrap `board` so that it answers requests to this machine alone: an address, localhost, its names, or `names`."""
+    """Wrap `board` so that it answers only requests to this machine: an address, localhost, its names, or `names`."""
     known = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower(), *(name.lower() for name in names)}
 
     def answer(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:

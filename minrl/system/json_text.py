@@ -1,4 +1,4 @@
-"""JSON for other programs: numbers that it does not have become null."""
+"""JSON for other programs: NaN and infinity become null."""
 
 import json
 import math

@@ -80,7 +80,7 @@ def _acquire(path: Path, folder: Path, patience: float) -> int:
 
 
 def _is_locked(handle: int, folder: Path) -> bool:
-    """Return True if this process now holds the lock; without locks in the file system say so and go on."""
+    """Return True if this process now holds the lock; on a file system without locks warn and continue."""
     if fcntl is None:
         return True
     try:

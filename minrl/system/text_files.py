@@ -1,4 +1,4 @@
-"""Reading of small text files that may be a stranger's."""
+"""Reading of small, untrusted text files."""
 
 import stat
 from pathlib import Path

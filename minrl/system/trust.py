@@ -1,4 +1,4 @@
-"""The user's word that the files of a command may run code and allocate what they ask for: `--trust`."""
+"""`--trust`: the user's consent that files may run code and allocate any amount of memory."""
 
 import argparse
 import os
@@ -11,13 +11,13 @@ VARIABLE = "MINRL_TRUST"
 
 
 def trusts_files() -> bool:
-    """Return True if the user has said that the files are trusted."""
+    """Return True if the user trusts the files."""
     return os.environ.get(VARIABLE) == "1"
 
 
 @contextmanager
 def trusting(files: bool) -> Iterator[None]:
-    """Set `trusts_files` inside the context, if `files`; else leave what holds outside of it."""
+    """Set `trusts_files` inside the context if `files`, else leave it unchanged."""
     before = os.environ.get(VARIABLE)
     if files:
         os.environ[VARIABLE] = "1"
@@ -40,6 +40,6 @@ def check_pickles(file: Path) -> None:
 
 
 def add_trust(parser: argparse._ActionsContainer, what: str, default: str | bool = False) -> None:
-    """Add the flag `--trust`; `what` says in the help what it lets files do."""
+    """Add the flag `--trust`; `what` describes in the help what files may then do."""
     text = f"{what}: only for files of people whom you trust, as it may run code"
     parser.add_argument("--trust", action="store_true", default=default, help=text)

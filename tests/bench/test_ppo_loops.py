@@ -1,4 +1,4 @@
-"""Peers of the speed of PPO: what they compute, and what is said where one is missing."""
+"""Peers of PPO's speed: equal results, and messages for missing ones."""
 
 import importlib.util
 from typing import Any

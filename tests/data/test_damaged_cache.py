@@ -1,4 +1,4 @@
-"""A damaged cache is noticed, named and converted anew."""
+"""Damaged caches are noticed, named and rebuilt."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""HDF5 files of strangers: no other file is read, and no more memory taken than they hold data for."""
+"""Untrusted HDF5 files: no other file is read, and no more memory taken than they hold data for."""
 
 import json
 import os

@@ -210,7 +210,7 @@ def test_the_installed_entry_point_is_made_not_the_named_one() -> None:
 
 
 class Evil:
-    """Writes a file when it is unpickled."""
+    """Object that writes a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

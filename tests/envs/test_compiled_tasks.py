@@ -63,7 +63,7 @@ def test_streams_draw_what_numpy_draws() -> None:
 def test_a_generator_continues_from_a_stream() -> None:
     theirs, ours = generator(0), generator(0)
     stream = stream_of(ours)
-    assert integers(stream, 7) == theirs.integers(7)  # half a word is left
+    assert integers(stream, 7) == theirs.integers(7)  # half a word is unused
     continue_from(ours, stream)
     assert ours.integers(1000, size=9).tolist() == theirs.integers(1000, size=9).tolist()
 

@@ -30,7 +30,7 @@ def test_predictions_are_capped_at_the_largest_return_to_go(older: bool) -> None
         action_space=spaces.Box(-1, 1, (2,), np.float32),
     )  # fmt: skip
     ends = np.cumsum(lengths) - 1
-    best = 0.0 if older else float(rewards[ends].max())  # nothing is left to earn after an episode
+    best = 0.0 if older else float(rewards[ends].max())  # the return-to-go after an episode
     task = Task.of(episodes)
     assert task.best_return < -20
     if older:

@@ -1,4 +1,4 @@
-"""The dashboard answers browsers that ask for this machine, not for a name that a stranger controls."""
+"""The dashboard answers browsers that ask for this machine, not for a name that another site controls."""
 
 import socket
 import urllib.error

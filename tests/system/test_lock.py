@@ -1,4 +1,4 @@
-"""The lock on a folder: one process, one thread; the dead hold nothing."""
+"""The lock on a folder: one process and one thread at a time, free after the holder's death."""
 
 import os
 import shutil

@@ -10,12 +10,12 @@ def causal_convolution(
     """Convolve x (B, T, D) with `weight` (K, D), oldest tap first, from the last inputs `state` (B, (K - 1) * D).
 
     Returns:
-        y (B, T, D) and the last K - 1 inputs of the episode that goes on, (B, (K - 1) * D).
+        y (B, T, D) and the last K - 1 inputs of the running episode, (B, (K - 1) * D).
     """
     past, steps = weight.shape[0] - 1, x.shape[1]
     window = torch.cat([state.unflatten(1, (past, x.shape[2])), x.to(state.dtype)], dim=1)
     y = torch.addcmul(bias, window[:, past:], weight[past])
-    # A tap reaches over `lag` steps; it counts where none of them opened an episode.
+    # A tap reaches over `lag` steps; it counts if none of them opened an episode.
     closed = None if reset is None else _steps_since_reset(reset, past)
     for lag in range(1, past + 1):
         tap = window[:, past - lag : past - lag + steps]
@@ -24,14 +24,14 @@ def causal_convolution(
         y = torch.addcmul(y, tap, weight[past - lag])
     last = window[:, steps:]
     if closed is not None:
-        # What lies `lag` steps before the next step is kept where no later step opened an episode.
+        # The input `lag` steps before the next step is kept if no later step opened an episode.
         lags = torch.arange(past, 0, -1, device=x.device)
         last = last.masked_fill((closed[:, -1:] < lags - 1).unsqueeze(-1), 0.0)
     return y.to(x.dtype), last.flatten(1)
 
 
 def _steps_since_reset(reset: Tensor, limit: int) -> Tensor:
-    """Return how many steps ago the episode of each step opened, at most `limit`: (B, T) bool -> (B, T) int.
+    """Count the steps since each step's episode opened, at most `limit`: (B, T) bool -> (B, T) int.
 
     Before the first reset the episode is taken to be older than `limit`.
     """

@@ -3,21 +3,24 @@
 Shapes: B batch, T time, D width, H inner width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from minrl.cells.base import Cell, hold_bias, inner_width, state_dtype
 from minrl.cells.nan_masks import contained
+from minrl.kernels.gru import cpu, reference
+from minrl.kernels.guard import under_transform
+from minrl.kernels.recurrence import takes
 
 
 class GRU(Cell):
     """torch.nn.GRU of one layer with an optional wider inner state and a projection back.
 
-    One call of `torch.nn.GRU` runs each piece of time in which no row resets, so short episodes that start at
-    different steps cost many calls. The recurrence feeds rounding back into its gates and
-    therefore runs in the precision of the weights, also under autocast.
+    The recurrence feeds rounding back into its gates and therefore runs in the precision of the weights, also
+    under autocast. How it runs is told at `gru_layer`.
 
     Args:
         width: D, of input and output.
@@ -53,17 +56,10 @@ class GRU(Cell):
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scan as `Cell.scan` does; the state is h (B, H)."""
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.gru.all_weights[0][0].dtype)
-            h = x.new_zeros(x.shape[0], self.state_size) if state is None else state.to(x.dtype)
-            outputs = []
-            for first, end in pieces_without_reset(reset, x.shape[1]):
-                if reset is not None:
-                    h = h.masked_fill(reset[:, first, None], 0.0)
-                output, last = self.gru(x[:, first:end], h.unsqueeze(0))
-                outputs.append(output)
-                h = last[0]
-        hidden = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return self.down(hidden), h.to(state_dtype(h))
+            weights = self.gru.all_weights[0]
+            x = x.to(weights[0].dtype)
+            hidden, last = gru_layer(x, weights, None if state is None else state.to(x.dtype), reset)
+        return self.down(hidden), last.to(state_dtype(last))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Step as `Cell.step` does."""
@@ -71,6 +67,45 @@ class GRU(Cell):
             x = x.to(self.gru.all_weights[0][0].dtype)
             h = torch.gru_cell(x, state.to(x.dtype), *self.gru.all_weights[0])
         return self.down(h), h.to(state_dtype(h))
+
+
+def gru_layer(
+    x: Tensor, weights: Sequence[Tensor], state: Tensor | None = None, reset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run a layer of `torch.nn.GRU` with resets inside.
+
+    On a CPU one compiled loop does it. Elsewhere, and where numba is missing, torch's GRU does, one call for each
+    piece of time in which no row resets, so that short episodes that start at different steps cost many calls.
+
+    Args:
+        x: (B, T, D) in the precision of the weights.
+        weights: W_ih (3H, D), W_hh (3H, H) and, if there are biases, b_ih and b_hh (3H,): as in `all_weights`.
+        state: (B, H) the memory that enters the first step; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+
+    Returns:
+        h (B, T, H) and the last of them (B, H).
+    """
+    input_bias, bias = weights[2:] if len(weights) == 4 else (None, None)
+    if under_transform():  # torch's GRU has no rule for vmap
+        return reference.gru_scan(F.linear(x, weights[0], input_bias), weights[1], bias, state, reset)
+    if takes(x):
+        rows = F.linear(x.reshape(-1, x.shape[2]), weights[0], input_bias)
+        h, last = cpu.gru_scan(rows.view(*x.shape[:2], -1), weights[1], bias, state, reset)
+        return h, last
+    h = x.new_zeros(x.shape[0], weights[1].shape[1]) if state is None else state
+    outputs = []
+    for first, end in pieces_without_reset(reset, x.shape[1]):
+        if reset is not None:
+            h = h.masked_fill(reset[:, first, None], 0.0)
+        # One layer, no dropout, for training or not, one direction, batch first.
+        options = (1, 0.0, torch.is_grad_enabled(), False, True)
+        output, last = torch.gru(
+            x[:, first:end], h.unsqueeze(0).contiguous(), list(weights), bias is not None, *options
+        )
+        outputs.append(output)
+        h = last[0]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), h
 
 
 def pieces_without_reset(reset: Tensor | None, steps: int) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,64 @@
+"""The GRU on a CPU as one node of the autograd graph: one compiled loop over time forward, one backward.
+
+The products over all steps at once, with the input's weights and for the weights' gradients, are torch's.
+
+Shapes: B batch, T time, H width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from minrl.kernels.gru import reference
+from minrl.kernels.recurrence import Recurrence, Tensors, argument, contiguous, flat, like, optional, run_rows
+
+
+def _forward(
+    gates: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, reset: Tensor | None, *, keep: bool
+) -> tuple[tuple[Tensor, ...], Tensors]:
+    from minrl.kernels.gru import cpu_loops as loops  # it imports numba
+    from minrl.kernels.lstm.cpu_loops import MARGIN
+
+    batch, steps, wide = gates.shape
+    width = wide // 3
+    gates = gates.contiguous()
+    weight = argument("weight", weight, (wide, width), gates.dtype)
+    bias = optional("bias", bias, (wide,), gates.dtype)
+    state = optional("state", state, (batch, width), gates.dtype)
+    reset = optional("reset", reset, (batch, steps), torch.bool)
+    h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, width)
+    # Reset gate | update gate | the state's part of the candidate | candidate, of all steps or of the one at work.
+    mapped = gates.new_empty(batch, steps if keep else 1, 4 * width)
+    turned = gates.new_empty(width, wide + MARGIN)
+    loops.turn()(weight.data_ptr(), turned.data_ptr(), width, like(h))
+    tensors = gates, turned, bias, state, reset, h, last, mapped
+    run_rows(loops.forward(), tensors, batch, 3 * h.numel() * width, batch, steps, mapped.shape[1], width, like(h))
+    return (h, last), (weight, state, reset, h, mapped) if keep else ()
+
+
+def _backward(
+    inputs: Sequence[Tensor | None],
+    kept: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    dh: Tensor | None,
+    dlast: Tensor | None,
+) -> Tensors:
+    from minrl.kernels.gru import cpu_loops as loops
+
+    _, state, _, h, _ = kept
+    assert h is not None
+    batch, steps, width = h.shape
+    # To what the input gives, and to what the state gives: they differ in the candidate's part.
+    dgates, dpre = h.new_empty(batch, steps, 3 * width), h.new_empty(batch, steps, 3 * width)
+    before = torch.empty_like(h)  # h_{t-1} as step t saw it
+    dstate = None if state is None else torch.empty_like(state)
+    tensors = *kept, *contiguous(dh, dlast), dgates, dpre, dstate, before
+    run_rows(loops.backward(), tensors, batch, 3 * h.numel() * width, batch, steps, width, like(h))
+    dweight = flat(dpre).t() @ flat(before) if needed[1] else None
+    dbias = flat(dpre).sum(0) if needed[2] else None
+    return dgates, dweight, dbias, dstate, None
+
+
+# Computes as `reference.gru_scan` does.
+gru_scan = Recurrence(_forward, _backward, reference.gru_scan)

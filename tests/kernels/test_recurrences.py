@@ -1,0 +1,249 @@
+"""Contract of compiled recurrences: each is what its own equations in torch's operations give, episode by episode.
+
+Shapes: B batch, T time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+from contract import assert_near
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from minrl.kernels.gru.cpu import gru_scan
+from minrl.kernels.recurrence import Recurrence
+
+pytest.importorskip("numba")
+
+Scan = Callable[..., tuple[Tensor, ...]]
+PRECISIONS = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recurrence with a way to draw its inputs: sequences (B, T, …), parameters, and the state that enters (B, …)."""
+
+    recurrence: Recurrence
+    draw: Callable[..., tuple[list[Tensor], list[Tensor], Tensor]]  # of batch, steps and a size
+    sizes: tuple[tuple[int, int, int], ...]
+    # Whether the last state is in a unit that counts as constant, so that its gradients are not its differences.
+    has_unit: bool = False
+
+
+def _gru(batch: int, steps: int, width: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    weight = torch.randn(3 * width, width) / width**0.5
+    return [2 * torch.randn(batch, steps, 3 * width)], [weight, torch.randn(3 * width)], torch.randn(batch, width)
+
+
+# Sizes: one of everything; odd ones, also beyond a block of rows, of eight weights, of sums and of steps; many rows.
+CASES = {
+    "gru": Case(gru_scan, _gru, ((1, 1, 1), (2, 9, 3), (1, 33, 64), (5, 6, 130), (70, 3, 17), (2, 3, 257))),
+}
+SIZED = [(name, size) for name, case in CASES.items() for size in case.sizes]
+every_size = pytest.mark.parametrize(("name", "size"), SIZED, ids=[f"{name}-{size}" for name, size in SIZED])
+every_one = pytest.mark.parametrize("name", CASES)
+
+
+def drawn(name: str, size: tuple[int, int, int], resets: float = 0.2) -> tuple[list[Tensor], Tensor, int]:
+    """Return all inputs but the reset, the reset, and how many of the inputs are sequences.
+
+    In float64, rounded to float32 so that only the arithmetic differs.
+    """
+    torch.manual_seed(size[0] + 10 * size[1] + 100 * size[2])
+    reset = torch.rand(size[0], size[1]) < resets
+    sequences, parameters, state = CASES[name].draw(*size)
+    return [leaf.float().double() for leaf in (*sequences, *parameters, state)], reset, len(sequences)
+
+
+def with_gradients(scan: Scan, leaves: list[Tensor], *rest: Tensor | None) -> list[Tensor]:
+    """Return outputs, and the gradients of a random loss of them to the leaves."""
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    outputs = scan(*leaves, *rest)
+    torch.manual_seed(5)
+    loss = sum((y * torch.randn(y.shape, dtype=torch.float64).to(y)).sum() for y in outputs)
+    return [*outputs, *torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)]
+
+
+def assert_all_near(actual: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
+    for number, (a, b) in enumerate(zip(actual, wanted, strict=True)):
+        assert_near(a, b, tolerance, f"{number}")
+
+
+@every_size
+@PRECISIONS
+def test_resets_are_episodes_run_apart(
+    name: str, size: tuple[int, int, int], dtype: torch.dtype, tolerance: float
+) -> None:
+    leaves, reset, sequences = drawn(name, size)
+
+    def apart(*leaves: Tensor) -> tuple[Tensor, Tensor]:
+        rows, lasts = [], []
+        for b in range(size[0]):
+            outputs = []
+            bounds = sorted({0, *reset[b].nonzero().flatten().tolist(), size[1]})
+            for first, end in pairwise(bounds):
+                pieces = [leaf[b : b + 1, first:end] for leaf in leaves[:sequences]]
+                entering = leaves[-1][b : b + 1] if not reset[b, first] else torch.zeros_like(leaves[-1][b : b + 1])
+                y, last = CASES[name].recurrence.in_torch(*pieces, *leaves[sequences:-1], entering, None)
+                outputs.append(y)
+            rows.append(torch.cat(outputs, dim=1))
+            lasts.append(last)
+        return torch.cat(rows), torch.cat(lasts)
+
+    recurrence = CASES[name].recurrence
+    wanted = with_gradients(apart, leaves)
+    assert_all_near(with_gradients(recurrence.in_torch, leaves, reset), wanted, 1e-10)
+    assert_all_near(with_gradients(recurrence, [x.to(dtype) for x in leaves], reset), wanted, tolerance)
+
+
+@every_size
+def test_without_state_or_reset(name: str, size: tuple[int, int, int]) -> None:
+    leaves, _, _ = drawn(name, size)
+    recurrence = CASES[name].recurrence
+    for state in ([], [leaves[-1]]):
+        rest = [None] if state else [None, None]
+        wanted = with_gradients(recurrence.in_torch, [*leaves[:-1], *state], *rest)
+        assert_all_near(with_gradients(recurrence, [*leaves[:-1], *state], *rest), wanted, 1e-10)
+
+
+@every_one
+def test_nothing_leaks_through_a_reset(name: str) -> None:
+    """Put NaN in the state and before the reset: outputs that follow and gradients to them are equal to the bit."""
+    leaves, reset, sequences = drawn(name, (3, 22, 9), resets=0.0)
+    reset[0, 0] = reset[1:, 17] = True
+    spoilt = [leaf.clone() for leaf in leaves]
+    spoilt[-1][0] = float("nan")
+    for leaf in spoilt[:sequences]:
+        leaf[1, 2] = leaf[2, 16] = float("nan")
+    runs = []
+    for inputs in (leaves, spoilt):
+        inputs = [leaf.clone().requires_grad_() for leaf in inputs]
+        y, last = CASES[name].recurrence(*inputs, reset)
+        after = torch.cat([part.flatten() for part in (y[0], y[1, 17:], y[2, 17:], last)])
+        found = torch.autograd.grad(after.square().sum(), [*inputs[:sequences], inputs[-1]])
+        runs.append([after, found[-1][0], *(part for dx in found[:-1] for part in (dx[0], dx[1:, 17:]))])
+    for clean, actual in zip(*runs, strict=True):
+        assert torch.equal(clean, actual)
+    assert torch.all(runs[0][1] == 0)
+
+
+@every_one
+def test_gradients_of_a_forgotten_state_that_is_not_finite(name: str) -> None:
+    leaves, reset, _ = drawn(name, (1, 6, 5), resets=0.0)
+    reset[0, 0] = True
+    leaves[-1][:] = float("nan")
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    y, last = CASES[name].recurrence(*leaves, reset)
+    for found in torch.autograd.grad(y.sum() + last.sum(), leaves[: len(leaves) - 1]):
+        assert found.isfinite().all()
+
+
+@every_one
+def test_gradients_against_differences(name: str) -> None:
+    leaves, reset, _ = drawn(name, (2, 6, 3))
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    recurrence, has_unit = CASES[name].recurrence, CASES[name].has_unit
+    assert reset[:, 1:].any()
+    for chosen in (slice(0, 1),) if has_unit else (slice(0, 1), slice(1, 2), slice(0, 2)):
+        assert gradcheck(lambda *leaves, chosen=chosen: recurrence(*leaves, reset)[chosen], leaves, fast_mode=True)
+
+
+@every_one
+def test_second_derivatives(name: str) -> None:
+    leaves, reset, _ = drawn(name, (2, 5, 2))
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    recurrence, count = CASES[name].recurrence, 1 if CASES[name].has_unit else 2
+    assert gradgradcheck(lambda *leaves: recurrence(*leaves, reset)[:count], leaves, fast_mode=True)
+
+
+@every_one
+def test_any_cut_gives_the_same(name: str) -> None:
+    leaves, reset, sequences = drawn(name, (3, 40, 20), resets=0.1)
+    recurrence = CASES[name].recurrence
+
+    def cut(*leaves: Tensor) -> tuple[Tensor, Tensor]:
+        pieces, state = [], leaves[-1]
+        for first, end in pairwise((0, 1, 2, 17, 40)):
+            now = [leaf[:, first:end] for leaf in leaves[:sequences]]
+            y, state = recurrence(*now, *leaves[sequences:-1], state, reset[:, first:end])
+            pieces.append(y)
+        return torch.cat(pieces, dim=1), state
+
+    assert_all_near(with_gradients(cut, leaves), with_gradients(recurrence, leaves, reset), 1e-10)
+
+
+@every_one
+def test_threads_share_the_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves, reset, _ = drawn(name, (7, 20, 24))
+    recurrence = CASES[name].recurrence
+    wanted = with_gradients(recurrence, leaves, reset)
+    monkeypatch.setattr("minrl.kernels.recurrence.WORK_PER_THREAD", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        actual = with_gradients(recurrence, leaves, reset)
+    finally:
+        torch.set_num_threads(before)
+    assert_all_near(actual, wanted, 1e-12)
+
+
+@every_one
+def test_inputs_stay_as_they_are(name: str) -> None:
+    """Check that neither pass writes over its inputs or over tensors that it saved."""
+    leaves, reset, _ = drawn(name, (3, 19, 5))
+    copies = [leaf.clone() for leaf in leaves]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    y, last = CASES[name].recurrence(*leaves, reset)
+    loss = y.square().sum() + last.sum()
+    first, again = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2))
+    for a, b in zip((*first, *copies), (*again, *leaves), strict=True):
+        assert torch.equal(a, b)
+    with torch.no_grad():
+        alone = CASES[name].recurrence(*leaves, reset)
+    assert torch.equal(alone[0], y)
+    assert torch.equal(alone[1], last)
+
+
+@every_one
+def test_strided_tensors(name: str) -> None:
+    """Pass time-major rollouts, columns of a wider state, transposed parameters and expanded gradients."""
+    leaves, reset, sequences = drawn(name, (3, 8, 5))
+    recurrence = CASES[name].recurrence
+    wanted = with_gradients(recurrence, leaves, reset)
+    turned = [leaf.transpose(0, 1).contiguous().transpose(0, 1) for leaf in leaves[:sequences]]
+    turned += [leaf.mT.contiguous().mT if leaf.dim() > 1 else leaf for leaf in leaves[sequences:-1]]
+    wide = torch.cat([leaves[-1], leaves[-1]], dim=1)[:, leaves[-1].shape[1] :]
+    turned = [leaf.requires_grad_() for leaf in turned]
+    y, last = recurrence(*turned, wide, reset.T.contiguous().T)
+    assert_all_near([y, last], wanted[:2], 1e-12)
+    of_sum = torch.autograd.grad(y.sum(), turned)
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    found = torch.autograd.grad(recurrence(*leaves, reset)[0].sum(), leaves[:-1])
+    assert_all_near(list(of_sum), list(found), 1e-12)
+
+
+@every_one
+def test_many_gradients_at_once(name: str) -> None:
+    leaves, reset, _ = drawn(name, (2, 5, 3))
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    y, _ = CASES[name].recurrence(*leaves, reset)
+    directions = torch.randn(3, *y.shape, dtype=y.dtype)
+    together = torch.autograd.grad(y, leaves, directions, is_grads_batched=True, retain_graph=True)
+    for number, direction in enumerate(directions):
+        apart = torch.autograd.grad(y, leaves, direction, retain_graph=True)
+        assert_all_near([dx[number] for dx in together], list(apart), 1e-10)
+
+
+@every_one
+def test_the_kernel_reads_nothing_that_is_not_there(name: str) -> None:
+    leaves, reset, _ = drawn(name, (2, 5, 3))
+    recurrence = CASES[name].recurrence
+    with pytest.raises(ValueError, match=r"state must be torch\.float64 of shape \(2, .* on the CPU, got"):
+        recurrence(*leaves[:-1], leaves[-1][:1], reset)
+    with pytest.raises(ValueError, match=r"reset must be torch\.bool of shape \(2, 5\) on the CPU, got"):
+        recurrence(*leaves, reset[:, :4])

@@ -6,8 +6,9 @@ Shapes: B batch, T time, W width.
 import torch
 from torch import Tensor
 
-# The logarithm of a zero weight: far below any other, and finite, so that differences are not NaN.
-EMPTY = -1e30
+from minrl.kernels.slstm.reference import EMPTY
+
+__all__ = ["EMPTY", "lagged", "running_max"]
 
 
 @torch.no_grad()

@@ -13,15 +13,17 @@ from minrl.cells import convolution
 from minrl.cells.base import Cell, state_dtype
 from minrl.cells.headwise import HeadwiseLinear, headwise_norm
 from minrl.cells.nan_masks import contained
-from minrl.cells.running_max import EMPTY
+from minrl.kernels.recurrence import takes
+from minrl.kernels.slstm import cpu, reference
 
 
 class SLSTM(Cell):
     """Exponential gates, a normaliser and memory mixing: a head's gates read its output of the step before.
 
-    Because of that mixing there is no parallel form: `scan` is a loop over time in torch operations. It feeds rounding
-    back into its gates and therefore runs in the precision of the weights, also under autocast. Input and forget gate
-    read the convolution of the input, as in appendix A.4; its MLP is left to the block around the cell.
+    Because of that mixing there is no parallel form: `scan` is a loop over time, compiled on a CPU, elsewhere in torch
+    operations. It feeds rounding back into its gates and therefore runs in the precision of the weights, also under
+    autocast. Input and forget gate read the convolution of the input, as in appendix A.4; its MLP is left to the block
+    around the cell.
 
     Args:
         width: D, of input and output.
@@ -66,51 +68,34 @@ class SLSTM(Cell):
             x = x.to(self.bias.dtype)
             mixed, recent = self.conv.scan(x, recent, reset)
             gates = self._gates(x, mixed)
-            outputs = []
-            for t in range(x.shape[1]):
-                if reset is not None:
-                    memory = memory.masked_fill(reset[:, t, None], 0.0)
-                memory = self._advance(gates[:, :, t], memory)
-                outputs.append(memory[0])
-            y = torch.stack(outputs, dim=2)  # (H, B, T, E)
-            return self._out(y.permute(1, 2, 0, 3), x), self._joined(recent, memory)
+            run = cpu.slstm_scan if takes(gates) else reference.slstm_scan
+            h, memory = run(gates, self.recurrent_kernel.to(gates.dtype).flatten(2), memory.to(gates.dtype), reset)
+            return self._out(h.unflatten(2, (self.heads, -1)), x), torch.cat([recent, memory], dim=1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Step as `Cell.step` does."""
         recent, memory = self._split(state)
+        memory = memory.unflatten(1, (4, self.heads, -1)).permute(1, 2, 0, 3)  # h, c, n, m of (4, H, B, E)
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.bias.dtype)
             mixed, recent = self.conv.step(x, recent)
-            memory = self._advance(self._gates(x, mixed), memory)
-            return self._out(memory[0].transpose(0, 1), x), self._joined(recent, memory)
+            gates = self._gates(x, mixed).movedim(-2, 0)
+            memory = reference.advance(gates, memory, self.recurrent_kernel.to(memory.dtype).flatten(2))
+            joined = torch.cat([recent, memory.permute(2, 0, 1, 3).flatten(1)], dim=1)
+            return self._out(memory[0].transpose(0, 1), x), joined
 
     def _gates(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Compute the input's part of i, f, z, o of each head, before their maps: (H, B, …, 4 * E)."""
+        """Compute the input's part of i, f, z, o of each head, before their maps: (B, …, H, 4 * E)."""
         mixed = F.silu(mixed)
         parts = (self.igate(mixed), self.fgate(mixed), self.zgate(x), self.ogate(x))
         gates = torch.stack([part.unflatten(-1, (self.heads, -1)) for part in parts], dim=-2)  # (B, …, H, 4, E)
         gates = gates.to(state_dtype(self.bias)) + self.bias
-        return gates.flatten(-2).movedim(-2, 0)
-
-    def _advance(self, gates: Tensor, memory: Tensor) -> Tensor:
-        """Compute one step of equations 8 to 17 from h, c, n, m (4, H, B, E) in units of exp(m) to the next."""
-        h, c, n, m = memory
-        gates = gates + h @ self.recurrent_kernel.to(h.dtype).flatten(2)
-        i, f, z, o = gates.chunk(4, dim=-1)
-        kept = torch.where(n > 0, m, EMPTY) + F.logsigmoid(f)
-        m = torch.maximum(kept, i).detach()  # a unit, on which results do not depend
-        insert, keep = torch.exp(i - m), torch.exp(kept - m)
-        c = keep * c + insert * torch.tanh(z)
-        n = keep * n + insert
-        return torch.stack([torch.sigmoid(o) * c / n, c, n, m])
+        return gates.flatten(-2)
 
     def _out(self, h: Tensor, x: Tensor) -> Tensor:
         return headwise_norm(h, self.group_norm).to(x.dtype)
 
     def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the convolution's last inputs, and h, c, n, m (4, H, B, E)."""
+        """Return the convolution's last inputs, and h | c | n | m (B, 4D)."""
         recent, memory = state.tensor_split([self.conv.state_size], dim=1)
-        return recent, memory.unflatten(1, (4, self.heads, -1)).permute(1, 2, 0, 3)
-
-    def _joined(self, recent: Tensor, memory: Tensor) -> Tensor:
-        return torch.cat([recent, memory.permute(2, 0, 1, 3).flatten(1)], dim=1)
+        return recent, memory

@@ -15,6 +15,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from minrl.kernels.gru.cpu import gru_scan
 from minrl.kernels.recurrence import Recurrence
+from minrl.kernels.slstm.cpu import slstm_scan
 
 pytest.importorskip("numba")
 
@@ -40,9 +41,17 @@ def _gru(batch: int, steps: int, width: int) -> tuple[list[Tensor], list[Tensor]
     return [2 * torch.randn(batch, steps, 3 * width)], [weight, torch.randn(3 * width)], torch.randn(batch, width)
 
 
+def _slstm(batch: int, steps: int, size: int, heads: int = 2) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    gates, weight = 2 * torch.randn(batch, steps, heads, 4 * size), torch.randn(heads, size, 4 * size) / size**0.5
+    state = slstm_scan.in_torch(torch.randn(batch, 3, heads, 4 * size), weight)[1]
+    state[2:3] = 0.0  # the empty memory
+    return [gates], [weight], state
+
+
 # Sizes: one of everything; odd ones, also beyond a block of rows, of eight weights, of sums and of steps; many rows.
 CASES = {
     "gru": Case(gru_scan, _gru, ((1, 1, 1), (2, 9, 3), (1, 33, 64), (5, 6, 130), (70, 3, 17), (2, 3, 257))),
+    "slstm": Case(slstm_scan, _slstm, ((1, 1, 1), (2, 9, 3), (1, 33, 32), (5, 6, 65), (70, 3, 9)), has_unit=True),
 }
 SIZED = [(name, size) for name, case in CASES.items() for size in case.sizes]
 every_size = pytest.mark.parametrize(("name", "size"), SIZED, ids=[f"{name}-{size}" for name, size in SIZED])

@@ -169,3 +169,43 @@ def _exponential_64(x: Any, factor: float = 1.0, constants: Any = None) -> Any:
 
 
 overload(exponential, jit_options={"forceinline": True, "fastmath": FAST, "error_model": "numpy"})(_exponential_of)
+
+
+# log(1 + x) = 2 artanh(s), s = x / (2 + x) <= 1/3: the series in s^2 up to where a term is no digit any more.
+_C1, _C2, _C3, _C4, _C5, _C6 = (_F(1 / (2 * k + 1)) for k in range(1, 7))
+_SERIES_64 = tuple(1 / (2 * k + 1) for k in range(15, 0, -1))
+
+
+def log_one_plus(x: Any) -> Any:
+    """Compute log(1 + x) for 0 <= x <= 1, with a relative error of 2e-7 in float32 and 4e-16 in float64; loops over it
+    become vector code."""
+    return np.log1p(x)
+
+
+def _log_one_plus_of(x: Any) -> Any:
+    if x == types.float32:
+        return _log_one_plus_32
+    return _log_one_plus_64 if x == types.float64 else None
+
+
+def _log_one_plus_32(x: Any) -> Any:
+    s = x / (_F(2) + x)
+    q = s * s
+    p = _C6 * q + _C5
+    p = p * q + _C4
+    p = p * q + _C3
+    p = p * q + _C2
+    p = p * q + _C1
+    return _F(2) * (s + s * (q * p))
+
+
+def _log_one_plus_64(x: Any) -> Any:
+    s = x / (2.0 + x)
+    q = s * s
+    p = 0.0
+    for factor in _SERIES_64:
+        p = p * q + factor
+    return 2.0 * (s + s * (q * p))
+
+
+overload(log_one_plus, jit_options={"forceinline": True, "fastmath": FAST, "error_model": "numpy"})(_log_one_plus_of)

@@ -1,0 +1,1 @@
+"""The sLSTM over whole sequences: in torch, and compiled for a CPU."""

@@ -1,4 +1,6 @@
-"""Matrix states, one per head and with one decay: computed in chunks, quadratic inside, with a scan between.
+"""Matrix states, one per head and with one decay: on a CPU one compiled loop over time.
+
+Elsewhere in chunks, quadratic inside, with a scan between.
 
 Shapes: B batch, T time, H heads, K features of a key, V of a value; N chunks of C steps, J = C + 1 sources of a
 chunk's output: the state that enters it and its own steps.
@@ -11,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minrl.cells.nan_masks import filled, finite_gradients, not_finite, reached
-from minrl.cells.running_max import EMPTY, running_max
+from minrl.cells.running_max import EMPTY, lagged, running_max
+from minrl.kernels.matrix.cpu import matrix_scan
+from minrl.kernels.recurrence import takes
 from minrl.scan import linear_scan
 
 CHUNK = 32
@@ -36,8 +40,8 @@ def matrix_memory(
     """Compute S_t = exp(log_decay_t) S_{t-1} + exp(log_weight_t) k_t v_t^T, y_t = q_t S_t, with S_{t-1} := 0 where
     `reset`.
 
-    The chunked form of arXiv 2405.21060, section 6, with sums of log decays formed pair by pair (its listing 1), so
-    that a strong decay before a pair costs no digits of it. All chunks run side by side.
+    Where no kernel runs: the chunked form of arXiv 2405.21060, section 6, with sums of log decays formed pair by pair
+    (its listing 1), so that a strong decay before a pair costs no digits of it. All chunks run side by side.
 
     With `log_weight` all is computed in units of exp(m), m_t = max(log_decay_t + m_{t-1}, log_weight_t), with
     m_{t-1} = 0 for the zero state (arXiv 2405.04517, equation 15); without it the unit is 1.
@@ -53,6 +57,8 @@ def matrix_memory(
     Returns:
         y (B, T, H, V) and the last memory, both in units of exp(m), and m (B, T, H), which takes no gradient.
     """
+    if takes(value):
+        return _compiled(query, key, value, log_decay, log_weight, memory, reset)
     faulty = not_finite(2, key, value, log_decay, *([] if log_weight is None else [log_weight]))
     lost = not_finite(1, *(part for part in memory if part is not None))
     spoiled = reached(faulty, lost, reset)
@@ -81,6 +87,25 @@ def matrix_step(
     matrix = decay[..., None, None] * memory.matrix + key.unsqueeze(-1) * value.unsqueeze(-2)
     y = (query.unsqueeze(-2) @ matrix).squeeze(-2)
     return y, Memory(matrix, unit)
+
+
+def _compiled(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_decay: Tensor,
+    log_weight: Tensor | None,
+    memory: Memory,
+    reset: Tensor | None,
+) -> tuple[Tensor, Memory, Tensor | None]:
+    """Compute `matrix_memory` as one loop over time, whose decays are those of the state in its units."""
+    units = None
+    if log_weight is not None and memory.unit is not None:
+        units = running_max(_floor(log_decay, log_weight, reset), log_decay, memory.unit, reset)
+        log_decay = log_decay + lagged(units, memory.unit, reset) - units
+        value = value * torch.exp(log_weight - units).unsqueeze(-1)
+    y, last = matrix_scan(query, key, value, log_decay.exp().unsqueeze(-1), memory.matrix.flatten(1), reset)
+    return y, Memory(last.view_as(memory.matrix), None if units is None else units[:, -1]), units
 
 
 def _chunked(
@@ -160,9 +185,7 @@ def _weighted(
 ) -> tuple[Tensor, Tensor]:
     """Return log weights (B, N, H, C, J) of all sources, and their unit m (B, N, H, C)."""
     with torch.no_grad():
-        floor = log_weight
-        if reset is not None:  # the unit of the zero state is 1, as at the start
-            floor = torch.where(reset.unsqueeze(-1), torch.maximum(log_decay, log_weight), log_weight)
+        floor = _floor(log_decay, log_weight, reset)
         inside = (sums[..., 1:] + _chunks(floor, size, EMPTY).unsqueeze(-2)).amax(dim=-1)  # (B, N, H, C)
     after = running_max(inside[..., -1], sums[..., -1, 0], first, closed)
     entering = torch.cat([first.unsqueeze(1), after[:, :-1]], dim=1)  # (B, N, H)
@@ -170,6 +193,14 @@ def _weighted(
     from_steps = sums[..., 1:] + _chunks(log_weight, size, EMPTY).unsqueeze(-2)
     unit = torch.maximum(inside, from_memory).detach()  # forward mode continues under no_grad
     return torch.cat([from_memory.unsqueeze(-1), from_steps], dim=-1), unit
+
+
+@torch.no_grad()
+def _floor(log_decay: Tensor, log_weight: Tensor, reset: Tensor | None) -> Tensor:
+    """Return the least unit of each step (B, T, H): at a reset that of the zero state, 1, decays into it."""
+    if reset is None:
+        return log_weight
+    return torch.where(reset.unsqueeze(-1), torch.maximum(log_decay, log_weight), log_weight)
 
 
 def _between(decay: Tensor, inserted: Tensor, first: Tensor, closed: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,8 @@ from minrl.cells.base import Cell, state_dtype
 from minrl.cells.nan_masks import contained, filled, finite_gradients, not_finite, reached
 from minrl.cells.recompute import recomputed
 from minrl.cells.running_max import lagged
+from minrl.kernels.matrix.cpu import matrix_scan_before
+from minrl.kernels.recurrence import takes
 
 # Each pair of a chunk's steps has its own decay in each feature: (B, H, C, C, E). Chunks are recomputed in the
 # backward pass, so that one at a time is alive.
@@ -77,15 +79,7 @@ class RWKV6(Cell):
             state = self.initial_state(x.shape[0])
         previous, matrix = self._split(state)
         query, *parts, gate = self._mixed(x, lagged(x.to(state.dtype), previous, reset))
-        faulty, lost = not_finite(2, *parts), not_finite(1, matrix)
-        spoiled, unread = reached(faulty, lost, reset), not_finite(2, query)
-        parts = [filled(query, unread), *(filled(part, faulty) for part in parts)]
-        with torch.autocast(x.device.type, enabled=False):
-            y, matrix = self._chunked(parts, filled(matrix, lost), reset)
-        if reset is not None:
-            y = finite_gradients(y, parts[0])
-            matrix = finite_gradients(matrix, parts[2][:, -1].unsqueeze(-2))
-        y, matrix = filled(y, spoiled | unread, torch.nan), filled(matrix, spoiled[:, -1], torch.nan)
+        y, matrix = self._memory(query, parts, matrix, reset)
         return self._out(y, gate), torch.cat([x[:, -1].to(state.dtype), matrix.flatten(1)], dim=1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,6 +91,26 @@ class RWKV6(Cell):
         y = (query.unsqueeze(-1) * found).sum(dim=-2)
         matrix = torch.exp(log_decay).unsqueeze(-1) * matrix + inserted
         return self._out(y, gate), torch.cat([x.to(state.dtype), matrix.flatten(1)], dim=1)
+
+    def _memory(
+        self, query: Tensor, parts: list[Tensor], matrix: Tensor, reset: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute y (B, T, H, E) and the last S from the S that enters: one compiled loop on a CPU, elsewhere chunk by
+        chunk."""
+        if takes(query):
+            key, value, log_decay = parts
+            found, last = matrix_scan_before(query, key, value, log_decay.exp(), matrix.flatten(1), reset)
+            bonus = (query * key * self.time_faaaa.to(matrix.dtype)).sum(-1, keepdim=True)
+            return found + bonus * value, last.view_as(matrix)
+        faulty, lost = not_finite(2, *parts), not_finite(1, matrix)
+        spoiled, unread = reached(faulty, lost, reset), not_finite(2, query)
+        parts = [filled(query, unread), *(filled(part, faulty) for part in parts)]
+        with torch.autocast(query.device.type, enabled=False):
+            y, matrix = self._chunked(parts, filled(matrix, lost), reset)
+        if reset is not None:
+            y = finite_gradients(y, parts[0])
+            matrix = finite_gradients(matrix, parts[2][:, -1].unsqueeze(-2))
+        return filled(y, spoiled | unread, torch.nan), filled(matrix, spoiled[:, -1], torch.nan)
 
     def _chunked(self, parts: list[Tensor], matrix: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
         """Compute y (B, T, H, E) and the last S, chunk by chunk, from finite parts (B, T, H, E)."""
@@ -125,7 +139,9 @@ class RWKV6(Cell):
 
     def _out(self, y: Tensor, gate: Tensor) -> Tensor:
         """Apply the norm over each head of (…, H, E), the gate and the map out."""
-        y = self.ln_x(y.reshape(-1, self.width)).view_as(gate)
+        # As rows of heads: in its backward pass torch's group norm is several times as slow on a CPU.
+        y = F.layer_norm(y, y.shape[-1:], eps=self.ln_x.eps).flatten(-2)
+        y = torch.addcmul(self.ln_x.bias, y, self.ln_x.weight)
         out: Tensor = self.output(y.to(gate.dtype) * gate)
         return out
 

@@ -5,6 +5,7 @@ Shapes: B batch, T time.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from minrl.kernels.gru.cpu import gru_scan
+from minrl.kernels.matrix.cpu import matrix_scan, matrix_scan_before
 from minrl.kernels.recurrence import Recurrence
 from minrl.kernels.slstm.cpu import slstm_scan
 
@@ -48,10 +50,24 @@ def _slstm(batch: int, steps: int, size: int, heads: int = 2) -> tuple[list[Tens
     return [gates], [weight], state
 
 
+def _matrix(
+    batch: int, steps: int, size: int, width: int = 6, *, shared: bool = False, vector: bool = False
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    heads = 3
+    query, key = torch.randn(2, batch, steps, 1 if shared else heads, size) / size**0.5
+    value, decay = torch.randn(batch, steps, heads, width), torch.rand(batch, steps, heads, size if vector else 1)
+    return [query, key, value, decay], [], torch.randn(batch, heads * size * width)
+
+
+_MATRICES = ((1, 1, 1), (2, 37, 5), (1, 16, 64), (3, 17, 20))
 # Sizes: one of everything; odd ones, also beyond a block of rows, of eight weights, of sums and of steps; many rows.
 CASES = {
     "gru": Case(gru_scan, _gru, ((1, 1, 1), (2, 9, 3), (1, 33, 64), (5, 6, 130), (70, 3, 17), (2, 3, 257))),
     "slstm": Case(slstm_scan, _slstm, ((1, 1, 1), (2, 9, 3), (1, 33, 32), (5, 6, 65), (70, 3, 9)), has_unit=True),
+    "matrix": Case(matrix_scan, _matrix, _MATRICES),
+    "matrix, one key for all heads": Case(matrix_scan, partial(_matrix, shared=True, width=5), _MATRICES),
+    "matrix, a decay for each feature": Case(matrix_scan, partial(_matrix, vector=True), _MATRICES),
+    "matrix, read before": Case(matrix_scan_before, partial(_matrix, vector=True, width=7), _MATRICES),
 }
 SIZED = [(name, size) for name, case in CASES.items() for size in case.sizes]
 every_size = pytest.mark.parametrize(("name", "size"), SIZED, ids=[f"{name}-{size}" for name, size in SIZED])

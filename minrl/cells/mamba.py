@@ -13,6 +13,8 @@ from minrl.cells import convolution
 from minrl.cells.base import Cell, inner_width, state_dtype
 from minrl.cells.nan_masks import contained
 from minrl.cells.recompute import recomputed
+from minrl.kernels.recurrence import takes
+from minrl.kernels.selective.cpu import selective_scan
 from minrl.scan import linear_scan
 
 # Steps whose (B, T, H * N) tensors are alive at once. Longer sequences run piece by piece and are recomputed
@@ -104,6 +106,9 @@ class Mamba(Cell):
     ) -> tuple[Tensor, Tensor]:
         """Compute h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t, y_t = C_t h_t: y (B, T, H) and the last h (B, H * N)."""
         a = -torch.exp(self.A_log.to(dt.dtype))
+        if takes(dt):
+            y, last = selective_scan(dt, drive, b, c, a, h.to(dt.dtype), reset)
+            return y, last
         steps = dt.shape[1]
         if steps <= _PIECE:
             return _selective_piece(a, dt, drive, b, c, h, reset)

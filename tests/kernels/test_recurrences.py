@@ -17,6 +17,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from minrl.kernels.gru.cpu import gru_scan
 from minrl.kernels.matrix.cpu import matrix_scan, matrix_scan_before
 from minrl.kernels.recurrence import Recurrence
+from minrl.kernels.selective.cpu import selective_scan
 from minrl.kernels.slstm.cpu import slstm_scan
 
 pytest.importorskip("numba")
@@ -59,7 +60,14 @@ def _matrix(
     return [query, key, value, decay], [], torch.randn(batch, heads * size * width)
 
 
+def _selective(batch: int, steps: int, width: int, states: int = 3) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    b, c = torch.randn(2, batch, steps, states)
+    dt, drive = torch.rand(batch, steps, width), torch.randn(batch, steps, width)
+    return [dt, drive, b, c], [-5 * torch.rand(width, states)], torch.randn(batch, width * states)
+
+
 _MATRICES = ((1, 1, 1), (2, 37, 5), (1, 16, 64), (3, 17, 20))
+_BLOCKS = ((1, 1, 1), (2, 37, 5), (1, 16, 64), (3, 17, 130))
 # Sizes: one of everything; odd ones, also beyond a block of rows, of eight weights, of sums and of steps; many rows.
 CASES = {
     "gru": Case(gru_scan, _gru, ((1, 1, 1), (2, 9, 3), (1, 33, 64), (5, 6, 130), (70, 3, 17), (2, 3, 257))),
@@ -68,6 +76,7 @@ CASES = {
     "matrix, one key for all heads": Case(matrix_scan, partial(_matrix, shared=True, width=5), _MATRICES),
     "matrix, a decay for each feature": Case(matrix_scan, partial(_matrix, vector=True), _MATRICES),
     "matrix, read before": Case(matrix_scan_before, partial(_matrix, vector=True, width=7), _MATRICES),
+    "selective": Case(selective_scan, _selective, _BLOCKS),
 }
 SIZED = [(name, size) for name, case in CASES.items() for size in case.sizes]
 every_size = pytest.mark.parametrize(("name", "size"), SIZED, ids=[f"{name}-{size}" for name, size in SIZED])

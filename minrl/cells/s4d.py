@@ -14,6 +14,8 @@ from minrl.cells import diagonal
 from minrl.cells.base import Cell, state_dtype
 from minrl.cells.nan_masks import contained
 from minrl.cells.recompute import recomputed
+from minrl.kernels.recurrence import takes
+from minrl.kernels.s4d.cpu import s4d_scan
 
 Initialization = Literal["lin", "inv", "real"]
 
@@ -74,6 +76,9 @@ class S4D(Cell):
         decay, factor = self._discrete()
         c = self._read_out()
         u, steps = x.to(decay.dtype), x.shape[1]
+        if takes(u):
+            y, last = _compiled(decay, factor, c, u, state, reset)
+            return self._out(y, x), last
         if steps <= _PIECE:
             y, last = _piece(decay, factor, c, u, state, reset)
             return self._out(y, x), last
@@ -120,6 +125,22 @@ def _imaginary(init: Initialization, state_width: int, n: Tensor) -> Tensor:
     if init == "lin":
         return math.pi * n
     return state_width / math.pi * (state_width / (2 * n + 1) - 1)
+
+
+def _compiled(
+    decay: Tensor, factor: Tensor, c: Tensor, u: Tensor, state: Tensor | None, reset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Compute the recurrence over whole sequences, u (B, T, D) -> y (B, T, D) and the last state, in one loop."""
+    state = None if state is None else state.to(u.dtype)
+    decay, c = decay.view_as(factor), c.view_as(factor)
+    if factor.shape[-1] == 2:
+        y, last = s4d_scan(u, decay, factor, c, state, reset)
+        return y, last
+    # Real numbers are complex ones without imaginary part.
+    decay, factor, c = (F.pad(part, (0, 1)) for part in (decay, factor, c))
+    state = None if state is None else F.pad(state.unsqueeze(-1), (0, 1)).flatten(1)
+    y, last = s4d_scan(u, decay, factor, c, state, reset)
+    return y, last[:, ::2]
 
 
 def _piece(

@@ -17,6 +17,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from minrl.kernels.gru.cpu import gru_scan
 from minrl.kernels.matrix.cpu import matrix_scan, matrix_scan_before
 from minrl.kernels.recurrence import Recurrence
+from minrl.kernels.s4d.cpu import s4d_scan
 from minrl.kernels.selective.cpu import selective_scan
 from minrl.kernels.slstm.cpu import slstm_scan
 
@@ -66,6 +67,12 @@ def _selective(batch: int, steps: int, width: int, states: int = 3) -> tuple[lis
     return [dt, drive, b, c], [-5 * torch.rand(width, states)], torch.randn(batch, width * states)
 
 
+def _s4d(batch: int, steps: int, width: int, states: int = 3) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    decay, factor, c = torch.randn(3, width, states, 2)
+    state = torch.randn(batch, width * states * 2)
+    return [torch.randn(batch, steps, width)], [0.5 * decay, factor, c], state
+
+
 _MATRICES = ((1, 1, 1), (2, 37, 5), (1, 16, 64), (3, 17, 20))
 _BLOCKS = ((1, 1, 1), (2, 37, 5), (1, 16, 64), (3, 17, 130))
 # Sizes: one of everything; odd ones, also beyond a block of rows, of eight weights, of sums and of steps; many rows.
@@ -77,6 +84,7 @@ CASES = {
     "matrix, a decay for each feature": Case(matrix_scan, partial(_matrix, vector=True), _MATRICES),
     "matrix, read before": Case(matrix_scan_before, partial(_matrix, vector=True, width=7), _MATRICES),
     "selective": Case(selective_scan, _selective, _BLOCKS),
+    "s4d": Case(s4d_scan, _s4d, _BLOCKS),
 }
 SIZED = [(name, size) for name, case in CASES.items() for size in case.sizes]
 every_size = pytest.mark.parametrize(("name", "size"), SIZED, ids=[f"{name}-{size}" for name, size in SIZED])

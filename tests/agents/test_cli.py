@@ -37,7 +37,7 @@ def help_of(*words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     return text
 
 
-def test_help_for_a_newcomer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_lists_first_steps(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     top = help_of(capsys=capsys, monkeypatch=monkeypatch)
     assert all(f"\n    {name} " in top for name in COMMANDS)
     assert "minrl train decision --data minari:" in top
@@ -290,7 +290,7 @@ def test_spaces_that_do_not_match(run: Path, capsys: pytest.CaptureFixture[str])
     assert "\n" not in error
 
 
-def test_a_reader_that_leaves(cartpole: str) -> None:
+def test_a_closed_pipe_ends_quietly(cartpole: str) -> None:
     done = subprocess.run(
         f"{sys.executable} -m minrl.agents data list | true", shell=True, capture_output=True, text=True, check=False
     )

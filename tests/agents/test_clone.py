@@ -40,7 +40,7 @@ def agent_of(actions: str = "box", cell: str = "mingru", **options: Any) -> Clon
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.value)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_acting_is_predicting(variant: str, way: AutoresetMode) -> None:
+def test_acting_equals_predicting(variant: str, way: AutoresetMode) -> None:
     agent = agent_of(**VARIANTS[variant])
     for batch in play(agent, "box", [0.0, 0.0, 0.0], 150, way):
         assert batch.reset.sum() > 2
@@ -117,6 +117,6 @@ def test_batches_come_from_the_best_episodes() -> None:
 
 
 @pytest.mark.parametrize("top", [0.0, 1.1, float("nan")])
-def test_a_share_that_is_none(top: float) -> None:
+def test_shares_outside_0_to_1_are_refused(top: float) -> None:
     with pytest.raises(ValueError, match=r"top must lie in \(0, 1\]"):
         CloneConfig(top=top)

@@ -47,7 +47,7 @@ def check_acting_is_predicting(agent: Agent, actions: str, steps: int, way: Auto
 
 @pytest.mark.parametrize("steps", [200, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", CELLS)
-def test_acting_is_predicting(cell: str, steps: int) -> None:
+def test_acting_equals_predicting(cell: str, steps: int) -> None:
     check_acting_is_predicting(agent_of(cell=cell), "box", steps, AutoresetMode.NEXT_STEP)
 
 
@@ -159,7 +159,7 @@ def test_padding_has_no_effect(cell: str, tokens: Any) -> None:
 
 
 @pytest.mark.parametrize("tokens", ["step", "triple"])
-def test_a_carried_memory_continues_the_trajectory(tokens: Any) -> None:
+def test_a_carried_state_continues_the_trajectory(tokens: Any) -> None:
     agent = agent_of(tokens=tokens)
     batch = batch_of(agent, length=40)
     whole = agent.loss(batch)

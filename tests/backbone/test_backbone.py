@@ -126,6 +126,6 @@ def test_a_pattern_mixes_cells() -> None:
         ({"cell": "mingru", "heads": 2}, "cell 'mingru' has no option \"heads\""),
     ],
 )
-def test_a_pattern_of_no_such_cells(options: dict[str, Any], message: str) -> None:
+def test_a_pattern_of_unknown_cells(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Backbone(8, 2, **options)

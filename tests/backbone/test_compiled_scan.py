@@ -60,7 +60,7 @@ def test_any_number_of_rows_and_steps(batch: int, steps: int) -> None:
     assert_as_torch(model, *inputs(model, batch, steps))
 
 
-def test_one_number_wide_and_wider_than_a_block_of_lanes() -> None:
+def test_one_column_and_more_than_a_block_of_lanes() -> None:
     narrow, wide = backbone(1, mlp=2), backbone(300, depth=1, mlp=1)
     assert_as_torch_in_double(narrow, *inputs(narrow))  # the norm of a single feature has no correct digit in float32
     assert_as_torch(wide, *inputs(wide, 2, 20))

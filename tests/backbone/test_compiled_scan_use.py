@@ -96,7 +96,7 @@ def test_outputs_may_be_changed_in_place() -> None:
     assert_near(list(gradients[0]), list(gradients[1]), 1e-10)
 
 
-def test_sees_every_change_of_the_weights() -> None:
+def test_every_change_of_the_weights_takes_effect() -> None:
     model = backbone()
     arguments = inputs(model)
     assert_as_torch(model, *arguments)

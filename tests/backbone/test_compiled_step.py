@@ -98,7 +98,7 @@ def test_strided_state_and_other_rows() -> None:
         assert torch.equal(together[i], torch.cat([one[i] for one in apart]))
 
 
-def test_sees_every_change_of_the_weights() -> None:
+def test_every_change_of_the_weights_takes_effect() -> None:
     model = backbone()
     x, state = inputs(model)
     assert error(model, x, state) <= 1e-5

@@ -25,7 +25,7 @@ def reproduced(name: str, out: Path, *words: str) -> list[dict[str, Any]]:
     return parts
 
 
-def test_markers_ask_for_the_tokens_in_their_order() -> None:
+def test_targets_are_the_tokens_in_their_order() -> None:
     symbols, wanted = selective_copy.sequences(200, NOISE, TOKENS, VOCABULARY, np.random.default_rng(0))
     assert symbols.shape == (200, NOISE + 2 * TOKENS)
     for row, answer in zip(symbols.tolist(), wanted.tolist(), strict=True):

@@ -192,7 +192,7 @@ def test_time_major_and_sliced_tensors(name: str) -> None:
 
 
 @every_model
-def test_memory_stays_float32_under_autocast(name: str) -> None:
+def test_states_stay_float32_under_autocast(name: str) -> None:
     model = build(name, torch.float32)
     x, state, reset = inputs(name)
     x, state = x.float(), state.float()

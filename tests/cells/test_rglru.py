@@ -78,7 +78,7 @@ def test_a_long_memory_keeps_its_scale_in_float32() -> None:
 
 
 @pytest.mark.parametrize("bias", [-200.0, 200.0])
-def test_a_gate_shut_or_open_for_good_has_finite_gradients(bias: float) -> None:
+def test_a_saturated_gate_has_finite_gradients(bias: float) -> None:
     model = RGLRU(8)
     nn.init.constant_(model.recurrent_gate_bias, bias)
     x = torch.randn(2, 9, 8, requires_grad=True)

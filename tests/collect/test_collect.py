@@ -132,7 +132,7 @@ def test_a_time_limit_is_a_truncation() -> None:
     assert dataset.spec.env_spec.max_episode_steps == 37
 
 
-def test_float32_stores_the_same_numbers_in_half_the_space() -> None:
+def test_float32_stores_the_same_values_in_half_the_space() -> None:
     wide = quietly("random", "Hopper-v5", 3, "tests/wide-v0")
     narrow = quietly("random", "Hopper-v5", 3, "tests/narrow-v0", float32=True, compress=True)
     assert narrow.observation_space.dtype == np.float32

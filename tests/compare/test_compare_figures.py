@@ -154,7 +154,7 @@ def test_axes_show_possible_values_only(trained: Path) -> None:
                 assert vertical[0] >= 0, plot.name
 
 
-def test_negative_returns_keep_their_room() -> None:
+def test_axes_include_negative_returns() -> None:
     axes = Figure().add_subplot()
     axes.plot([0, 1], [-5.0, 3.0])
     before = axes.get_ylim()

@@ -50,7 +50,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("count", range(len(LAYERS)))
-def test_each_layer_lies_over_the_one_before(count: int, tmp_path: Path) -> None:
+def test_each_layer_overrides_the_one_before(count: int, tmp_path: Path) -> None:
     # In reverse order, which must not matter.
     tables = [text for text, _ in reversed(LAYERS[: count + 1])]
     plan = plan_of("\n".join(['seeds = 1\n[methods.m]\ncell = "minlstm"', TASK, *tables]), tmp_path)
@@ -65,7 +65,7 @@ def test_each_layer_lies_over_the_one_before(count: int, tmp_path: Path) -> None
         ("return_expectile = 0.9", "target_return = 5.0", {"target_return": 5.0}),
     ],
 )
-def test_of_two_that_rule_each_other_out_the_upper_stays(
+def test_of_two_exclusive_settings_the_upper_stays(
     below: str, above: str, left: dict[str, float], tmp_path: Path
 ) -> None:
     tables = f"[tasks.t.decision]\n{below}\n[methods.m.offline.decision]\n{above}\n"

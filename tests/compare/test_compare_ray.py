@@ -161,7 +161,7 @@ def test_a_signal_saves_the_workers_runs(cartpole: str, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.slow
-def test_a_cluster_that_cannot_do_it(
+def test_a_cluster_without_the_resources_is_refused(
     words: tuple[str, str], wanted: str, cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(grid(tmp_path, both(cartpole)))

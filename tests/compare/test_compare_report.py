@@ -95,7 +95,7 @@ def test_every_output_exists_and_repeats(drawn: Path) -> None:
     assert not re.search(rb"\b(nan|NaN|None)\b", b"".join(first[name] for name in (*LASTING, "cost.md", "cost.csv")))
 
 
-def test_clocks_do_not_reach_the_scores(folder: Path) -> None:
+def test_scores_do_not_depend_on_clocks(folder: Path) -> None:
     write_report(folder)
     before = texts(folder)
     for run in sorted(folder.glob("runs/*/*/seed_*")):
@@ -295,6 +295,6 @@ def test_without_scipy_one_line_says_so(folder: Path, monkeypatch: pytest.Monkey
         write_report(folder)
 
 
-def test_no_comparison_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_comparison_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no comparison's folder"):
         write_report(tmp_path)

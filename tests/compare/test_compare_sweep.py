@@ -67,7 +67,7 @@ def test_tables_and_lists_have_names_that_read_well(tmp_path: Path) -> None:
     assert [run.method for run in plan.runs] == ["net_arch=pi=64-32", "net_arch=vf=8"]
 
 
-def test_a_sweep_lies_over_all_other_settings(tmp_path: Path) -> None:
+def test_a_sweep_overrides_all_other_settings(tmp_path: Path) -> None:
     text = f"seeds = 1\n{TASKS}[tasks.hopper.train]\nlearning_rate = 0.5\n[sweep]\nlearning_rate = [1e-3, 3e-3]\n"
     assert [run.settings["train"]["learning_rate"] for run in read(tmp_path, text).runs] == [0.001, 0.003]
 

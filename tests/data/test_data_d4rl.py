@@ -58,7 +58,7 @@ def test_episodes_end_at_terminals_and_timeouts_and_the_last_piece_is_kept(tmp_p
     assert episodes.action_space == spaces.Box(-1, 1, (3,))
 
 
-def test_without_next_observations_the_last_one_stands_for_the_end(tmp_path: Path) -> None:
+def test_without_next_observations_the_last_observation_is_the_final_one(tmp_path: Path) -> None:
     path = write(tmp_path / "flat.hdf5", terminals=at(4), next_observations=None)
     np.testing.assert_array_equal(load(f"hdf5:{path}").final_observations[:, 0], [4, 11])
 

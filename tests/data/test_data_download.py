@@ -132,7 +132,7 @@ def test_a_wrong_length_and_a_missing_file_are_refused(server: Served, tmp_path:
     assert not (tmp_path / "maze.hdf5").exists()
 
 
-def test_no_server_is_one_line(server: Served, tmp_path: Path) -> None:
+def test_an_absent_ray_server_gives_one_line(server: Served, tmp_path: Path) -> None:
     address = re.sub(r":\d+/", ":1/", server[1])
     with pytest.raises(ValueError, match="no network"):
         download_file(address, tmp_path / "maze.hdf5")

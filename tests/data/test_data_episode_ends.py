@@ -65,7 +65,7 @@ def test_exactly_representable_values_are_compared_exactly() -> None:
         ({"timeouts": None, "next_observations": np.zeros((12, 11)) - 9}, "12 of its 12 steps are episodes"),
     ],
 )
-def test_a_file_that_hardly_tells_its_ends_is_named(
+def test_a_file_with_doubtful_episode_ends_is_named(
     tmp_path: Path, fields: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path / "flat.hdf5", **fields)
@@ -77,7 +77,7 @@ def test_a_file_that_hardly_tells_its_ends_is_named(
         caplog.clear()
 
 
-def test_a_file_that_tells_its_ends_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_with_clear_episode_ends_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, fields in {"end": {"terminals": at(11)}, "cut": {"timeouts": at(11)}, "two": {"timeouts": at(5)}}.items():
         load(f"hdf5:{write(tmp_path / f'{name}.hdf5', **fields)}")
     assert not [text for text in caplog.messages if "episode" in text]

@@ -185,7 +185,7 @@ def test_a_statement_that_does_not_fit_is_one_line(tmp_path: Path, said: dict[st
 
 
 @pytest.mark.parametrize("actions", [ROWS % 3 + 0.5, np.where(ROWS == 4, 1e20, ROWS % 3)])
-def test_a_real_number_is_no_choice(tmp_path: Path, actions: np.ndarray) -> None:
+def test_a_real_number_is_refused_as_a_choice(tmp_path: Path, actions: np.ndarray) -> None:
     with pytest.raises(ValueError, match="outside the declared space in actions"):
         load(flat(tmp_path / "flat.hdf5", actions=actions), action_space="Discrete(4)")
     whole = load(flat(tmp_path / "whole.hdf5", actions=(ROWS % 3).astype(np.float32)), action_space="Discrete(4)")

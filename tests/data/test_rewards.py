@@ -67,7 +67,7 @@ def agent() -> PPOAgent:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_one_number_is_read_out_of_every_form(form: str) -> None:
+def test_one_value_is_read_from_every_form_of_reward(form: str) -> None:
     assert scalar_reward(FORMS[form](3.0)) == 3.0
 
 

@@ -104,7 +104,7 @@ def expert() -> CloneAgent:
     return agent.eval()
 
 
-def test_an_agent_reads_the_strings_of_its_environment() -> None:
+def test_an_agent_reads_its_environment_s_strings() -> None:
     # Five rewards of 1 where every mission is read correctly.
     assert evaluate(expert(), EnvironmentInfo("Room-v0"), episodes=6)[0].returns == (5.0,) * 6
 

@@ -84,7 +84,7 @@ def test_the_cache_does_not_mix_two_orders() -> None:
     np.testing.assert_array_equal(np.roll(after.observations, -3, axis=1), before.observations)
 
 
-def test_an_offline_run_goes_on_with_its_own_columns(tmp_path: Path) -> None:
+def test_an_offline_run_resumes_with_its_own_columns(tmp_path: Path) -> None:
     options = {"observed": "nested", "acted": "pedals"}
     written = collect("random", "Road-v0", 4, "road/any-v0", environment_options=options, progress=False)
     settings = TrainConfig(

@@ -124,9 +124,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_files_of_strangers_are_refused_in_one_line(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_untrusted_files_are_refused_in_one_line(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write, said = FILES[kind]
     path = write(tmp_path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -167,7 +165,7 @@ def test_minari_s_sets_are_checked_too(tmp_path: Path, capsys: pytest.CaptureFix
     assert "is no regular file" in capsys.readouterr().err
 
 
-def test_what_was_never_written_is_read_when_it_is_trusted(tmp_path: Path) -> None:
+def test_unwritten_chunks_are_read_on_trust(tmp_path: Path) -> None:
     path, count = tmp_path / "flat.hdf5", 5_000_000
     with h5py.File(path, "w") as file:
         for name, width in (("observations", (4,)), ("actions", (1,)), ("rewards", ())):

@@ -190,7 +190,7 @@ def test_keyword_arguments_open_no_file_and_allocate_little(kind: str) -> None:
     assert said in str(caught.value)
 
 
-def test_what_recordings_state_passes() -> None:
+def test_recorded_environments_pass() -> None:
     for environment in (
         spec(max_episode_steps=10**7),
         spec(kwargs={"sutton_barto_reward": True, "max_steps": 10**6, "seed": 2**31, "z_range": [0.7, float("inf")]}),

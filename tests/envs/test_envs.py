@@ -46,7 +46,7 @@ def needs(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_gymnasium_finds_no_fault(name: str) -> None:
+def test_gymnasium_s_checker_passes(name: str) -> None:
     needs(name)
     env = gymnasium.make(name)
     check_env(env, skip_render_check=True)
@@ -220,7 +220,7 @@ def test_a_mask_keeps_existing_columns_only(keep: list[int], message: str) -> No
         MaskObservation(gymnasium.make("minrl/RepeatFirst-v0"), [0])
 
 
-def test_a_mask_of_ones_own_is_in_the_specification() -> None:
+def test_a_user_s_mask_is_in_the_specification() -> None:
     env = MaskObservation(gymnasium.make("CartPole-v1"), (3, 0))
     assert env.spec is not None
     again = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(env.spec.to_json()))

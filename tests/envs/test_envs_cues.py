@@ -78,7 +78,7 @@ def test_the_active_maze_shows_its_cue_behind_the_start() -> None:
 
 
 @pytest.mark.parametrize(("delay", "cues"), [(0, 2), (20, 4), (300, 7)])
-def test_the_sign_is_named_at_the_signal(delay: int, cues: int) -> None:
+def test_the_cue_is_named_at_the_signal(delay: int, cues: int) -> None:
     env = gymnasium.make(CUE, delay=delay, cues=cues)
     named = set()
     for seed in range(40):

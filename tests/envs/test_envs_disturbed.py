@@ -41,13 +41,13 @@ def test_noise_has_the_given_scale() -> None:
     assert abs(difference.mean()) < 0.05
 
 
-def test_no_noise_is_no_change() -> None:
+def test_zero_noise_changes_nothing() -> None:
     seen, _ = episode(NoisyObservation(gymnasium.make("Pendulum-v1"), scale=0.0), 30)
     np.testing.assert_array_equal(seen, episode(gymnasium.make("Pendulum-v1"), 30)[0])
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
-def test_a_share_of_the_observations_is_dark(probability: float) -> None:
+def test_a_share_of_the_observations_is_zero(probability: float) -> None:
     seen, _ = episode(FlickeringObservation(gymnasium.make("Pendulum-v1"), probability), 199)
     plain, _ = episode(gymnasium.make("Pendulum-v1"), 199)
     dark = [not np.any(x) for x in seen]
@@ -67,7 +67,7 @@ def test_the_previous_action_is_observed() -> None:
             assert env.observation_space.contains(observation)
 
 
-def test_a_space_that_is_no_row_becomes_a_dict() -> None:
+def test_a_space_that_is_not_one_row_becomes_a_dict() -> None:
     env = PreviousAction(gymnasium.make("minrl.envs:minrl/RepeatFirst-v0"))
     assert isinstance(env.observation_space, spaces.Dict)
     (first, *rest), actions = episode(env, 10)
@@ -80,7 +80,7 @@ def test_a_space_that_is_no_row_becomes_a_dict() -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("wrapper", [NoisyObservation, FlickeringObservation, PreviousAction])
-def test_gymnasium_finds_no_fault_and_the_specification_names_them(wrapper: Any) -> None:
+def test_gymnasium_s_checker_passes_and_the_specification_names_them(wrapper: Any) -> None:
     env = wrapper(gymnasium.make("Pendulum-v1"))
     check_env(env, skip_render_check=True)
     made = gymnasium.make(env.spec)

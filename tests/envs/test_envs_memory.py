@@ -83,7 +83,7 @@ def test_equal_seeds_give_equal_cards() -> None:
 
 
 @pytest.mark.parametrize(("name", "options", "theirs", "k"), LEVELS, ids=str)
-def test_popgym_deals_and_pays_the_same(name: str, options: dict[str, Any], theirs: str, k: int | None) -> None:
+def test_popgym_s_cards_and_rewards_are_equal(name: str, options: dict[str, Any], theirs: str, k: int | None) -> None:
     pytest.importorskip("popgym")
     ours, reference = gymnasium.make(name, **options), make_environment(EnvironmentInfo(f"popgym-{theirs}-v0"))
     assert (ours.observation_space, ours.action_space) == (reference.observation_space, reference.action_space)

@@ -148,7 +148,7 @@ def test_the_registered_time_limit_holds(name: str, limit: int) -> None:
         assert not terminated.any()
 
 
-def test_cartpole_is_held_to_its_time_limit() -> None:
+def test_cartpole_can_be_balanced_to_its_time_limit() -> None:
     """Hold the pole up by a hand-made rule on the differences of observations."""
     vector = native(CARTPOLE, 4)
     seen, _ = vector.reset(seed=0)

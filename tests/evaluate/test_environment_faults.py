@@ -28,7 +28,7 @@ class Mute(gymnasium.Env[Any, Any]):
         raise AssertionError
 
 
-def test_an_error_without_words_shows_its_line() -> None:
+def test_an_error_without_a_message_shows_its_line() -> None:
     gymnasium.register("Mute-v0", entry_point=Mute)
     try:
         with pytest.raises(ValueError, match="Mute-v0 cannot be made: AssertionError: in ") as e:

@@ -154,7 +154,7 @@ def test_bad_requests(options: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_agent_is_left_as_it_was() -> None:
+def test_the_agent_is_left_unchanged() -> None:
     agent = agent_of()
     before = {name: value.clone() for name, value in agent.state_dict().items()}
     numbers = torch.get_rng_state()

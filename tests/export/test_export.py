@@ -133,7 +133,7 @@ def parts(action: Any) -> list[Any]:
 @pytest.mark.parametrize(
     "actions", ["mixed", *(pytest.param(name, marks=pytest.mark.slow) for name in ACTIONS if name != "mixed")]
 )
-def test_actions_as_the_environment_takes_them(actions: str, tmp_path: Path) -> None:
+def test_actions_in_the_environment_s_form(actions: str, tmp_path: Path) -> None:
     agent = decision(actions)
     export_onnx(agent, tmp_path / "a.onnx", steps=5)
     beside = Beside(agent, tmp_path / "a.onnx", 5, target=1.0)
@@ -185,7 +185,7 @@ def test_a_file_describes_its_inputs_and_outputs(tmp_path: Path) -> None:
     assert not model.functions
 
 
-def test_the_agent_is_left_as_it_is(tmp_path: Path) -> None:
+def test_the_agent_is_left_unchanged(tmp_path: Path) -> None:
     agent = decision().train()
     before = {name: value.clone() for name, value in agent.state_dict().items()}
     validates, kernel = Distribution._validate_args, kernel_for(torch.zeros(1))
@@ -196,7 +196,7 @@ def test_the_agent_is_left_as_it_is(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
 
 
-def test_the_check_sees_small_faults(tmp_path: Path) -> None:
+def test_the_check_finds_small_errors(tmp_path: Path) -> None:
     agent = decision()
     export_onnx(agent, tmp_path / "a.onnx", steps=2)
     with torch.no_grad():
@@ -238,7 +238,7 @@ def test_a_wrong_choice_counts_as_one(tmp_path: Path) -> None:
     assert (agreement.action, agreement.ties) == (1.0, 0)
 
 
-def test_a_model_that_differs_is_not_kept(tmp_path: Path) -> None:
+def test_a_model_that_differs_is_not_written(tmp_path: Path) -> None:
     class Other(CloneAgent):
         def act(self, *arguments: Any, **options: Any) -> Any:
             action, state = super().act(*arguments, **options)

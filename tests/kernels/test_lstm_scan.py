@@ -133,7 +133,7 @@ def test_reset_at_the_right_step(way: str) -> None:
 
 
 @every_way
-def test_nothing_leaks_through_a_reset(way: str) -> None:
+def test_nan_does_not_cross_a_reset(way: str) -> None:
     """Put NaN into the state and before the reset: what follows, and its gradients, stay the same."""
     gates, weight, state, reset = case(3, 12, 9, resets=0.0)
     reset[0, 0] = reset[1:, 7] = True

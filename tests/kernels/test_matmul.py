@@ -99,7 +99,7 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
 
 
 @pytest.mark.skipif(not has_onednn, reason="this torch has no oneDNN operator for linear layers")
-def test_chosen_by_the_processor_unless_the_switch_decides(
+def test_the_processor_chooses_unless_the_switch_decides(
     choose: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert choose("auto") == "torch"

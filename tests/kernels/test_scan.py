@@ -134,7 +134,7 @@ def test_mingru_against_the_published_form() -> None:
 @pytest.mark.parametrize("candidate", ["positive", "tanh", "linear"])
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("scan", [mingru_scan, minlstm_scan])
-def test_gates_as_the_equations_read(
+def test_gates_equal_the_equations(
     scan: Callable[..., tuple[Tensor, Tensor]], candidate: Candidate, signed: bool
 ) -> None:
     """Compute appendix A.2 step by step, with its gates as written there."""

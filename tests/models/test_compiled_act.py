@@ -193,7 +193,7 @@ def test_neither_input_is_written_to() -> None:
     assert torch.equal(step[1], kept)
 
 
-def test_sees_every_change() -> None:
+def test_every_change_takes_effect() -> None:
     agent = agent_of(time_embedding=True, dropout=0.0)
     assert isinstance(agent, DecisionAgent)
     moment, state = moment_of(2), state_of(agent, 2)

@@ -69,7 +69,7 @@ def no_target(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_target")
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.value)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_acting_is_predicting(variant: str, way: AutoresetMode) -> None:
+def test_acting_equals_predicting(variant: str, way: AutoresetMode) -> None:
     agent = agent_of(**VARIANTS[variant]).double()
     for batch in play(agent, "box", [40.0, -5.0], 150, way):
         assert batch.reset.sum() > 2  # episodes did end
@@ -186,7 +186,7 @@ def test_the_largest_return_of_a_past_is_predicted_and_achieved(tokens: Any) -> 
         assert action[:, 0].tolist() == pytest.approx([0.5, 0.9], abs=0.05)
 
 
-def test_every_parameter_learns_and_memory_is_carried() -> None:
+def test_every_parameter_learns_and_the_state_is_carried() -> None:
     agent = agent_of(previous_action=True).double()
     batch = batch_of(agent)
     whole = agent.loss(batch)

@@ -158,7 +158,7 @@ def test_actions_stay_inside_the_space_or_the_recorded_range(kind: str, bound: f
 
 
 @pytest.mark.parametrize("kind", ["clone", "categorical", "decision"])
-def test_the_compiled_step_remembers_actions_in_their_unit(kind: str) -> None:
+def test_the_compiled_step_stores_actions_in_their_unit(kind: str) -> None:
     """Compare the compiled call with torch's operations, which run with gradients on."""
     episodes = wave(1e-2, 20.0)
     agent = AGENTS[kind](Task.of(episodes))

@@ -141,7 +141,7 @@ def test_flat_actions_of_several_axes_meet_their_own_bounds(dtype: Any) -> None:
     assert bounded(space, torch.zeros(1, 6), squashed=True).tolist() == middle
 
 
-def test_predict_and_evaluations_act_alike() -> None:
+def test_predict_and_evaluations_act_equally() -> None:
     space = BOXES["uneven"]
     task = Task.in_environment(EnvironmentInfo("Buttons-v0"), SEEN, space)
     torch.manual_seed(1)

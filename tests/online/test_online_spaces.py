@@ -98,7 +98,7 @@ def test_observations_keep_every_part() -> None:
         observation, *_ = fitted.step(0)
 
 
-def test_a_tuple_becomes_a_dict_of_numbers() -> None:
+def test_a_tuple_becomes_a_dict_with_numbered_keys() -> None:
     env = Echo(PAIR, PLAIN)
     fitted = fit_spaces(env)
     assert fitted.observation_space == spaces.Dict({"0": spaces.Discrete(2), "1": spaces.Discrete(4)})
@@ -126,7 +126,7 @@ def test_a_tuple_becomes_a_dict_of_numbers() -> None:
     ],
     ids=str,
 )
-def test_actions_arrive_as_the_environment_wants_them(space: Any, fitted: Any, action: Any, taken: Any) -> None:
+def test_actions_arrive_in_the_environment_s_form(space: Any, fitted: Any, action: Any, taken: Any) -> None:
     env = Echo(LOW, space)
     wrapped = fit_spaces(env)
     assert wrapped.action_space == fitted

@@ -114,7 +114,7 @@ def test_as_predict_does(observations: str, actions: str, options: dict[str, Any
     assert again.returns == result.returns
 
 
-def test_the_memory_starts_empty_where_an_episode_does(tmp_path: Path) -> None:
+def test_the_state_is_zero_where_an_episode_starts(tmp_path: Path) -> None:
     agent = trained(tmp_path / "run", TOLD).agent.eval()
     observation, reward = torch.randn(2, 3), torch.tensor([3.0, -1.0])
     fresh, used = agent.initial_state(2), torch.randn(2, agent.state_size)

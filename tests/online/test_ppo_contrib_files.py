@@ -80,7 +80,7 @@ def test_an_open_file() -> None:
     assert type(RecurrentPPO.load(file, device="cpu").policy) is POLICIES["MlpLstmPolicy"]
 
 
-def test_where_sb3_contrib_is_not_installed(tmp_path: Path) -> None:
+def test_files_load_without_sb3_contrib(tmp_path: Path) -> None:
     model = theirs()
     model.save(tmp_path / "model.zip")
     code = (
@@ -95,7 +95,7 @@ def test_where_sb3_contrib_is_not_installed(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.array(json.loads(done.stdout)), expected, atol=1e-6)
 
 
-def test_a_policy_of_ones_own_is_named(tmp_path: Path) -> None:
+def test_a_user_s_policy_class_is_named(tmp_path: Path) -> None:
     theirs(policy=OwnPolicy).save(tmp_path / "own")
     with pytest.raises(ValueError, match=r"got OwnPolicy; load a model .* custom_objects=") as caught:
         RecurrentPPO.load(tmp_path / "own", device="cpu")

@@ -82,7 +82,7 @@ def sampled(space: spaces.Space[Any], *shape: int) -> Any:
 
 
 @combined
-def test_predict_gives_the_same_actions_and_memory(kind: str, actions: str, critic: str, layers: int) -> None:
+def test_predict_gives_equal_actions_and_states(kind: str, actions: str, critic: str, layers: int) -> None:
     ours, theirs = twins(kind, actions, critic, layers)
     observations = sampled(ours.observation_space, 5, 3)
     starts = np.random.default_rng(0).random((5, 3)) < 0.3
@@ -235,7 +235,7 @@ def test_a_saved_policy_is_built_again_with_its_options(tmp_path: Path) -> None:
     assert loaded.lstm_kwargs == options["lstm_kwargs"]
 
 
-def test_dropout_falls_between_layers_while_training_only() -> None:
+def test_dropout_acts_between_layers_while_training_only() -> None:
     policy, _ = twins("mlp", "box", "own", 2, lstm_kwargs={"dropout": 0.5})
     segments = Segments(torch.randn(2, 6, 3), torch.zeros(2, 6, 0), policy.initial_state(2), torch.zeros(2, 6).bool())
     actions = torch.zeros(12, 2)

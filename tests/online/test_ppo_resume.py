@@ -57,7 +57,7 @@ def test_two_resumptions_are_equal(options: dict[str, Any], tmp_path: Path) -> N
     assert [r for r, *_ in after][len(before) : 2 * len(before)] != [r for r, *_ in before]
 
 
-def test_a_run_that_has_ended_ends_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_resumes_without_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole(tmp_path / "run", steps=64)
     shutil.copytree(tmp_path / "run", tmp_path / "again")
     assert main(["train", "--resume", str(tmp_path / "again")]) == 0

@@ -128,7 +128,7 @@ def test_bad_input_to_predict_is_refused_in_one_line() -> None:
         model.set_env(recall(2))
 
 
-def test_numbers_that_are_not_finite_are_refused() -> None:
+def test_values_that_are_not_finite_are_refused() -> None:
     class Broken(Recall):
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
             obs, reward, *rest = super().step(action)

@@ -117,7 +117,7 @@ def test_a_run_that_acts_from_its_window_has_a_warning(
 
 
 @pytest.mark.parametrize("separate_critic", [False, True])
-def test_it_learns_without_the_run_and_loads_without_it(tmp_path: Path, separate_critic: bool) -> None:
+def test_learning_and_loading_need_no_folder_of_the_run(tmp_path: Path, separate_critic: bool) -> None:
     run, _ = saved(tmp_path / "run")
     model = started(run, policy_kwargs={"separate_critic": separate_critic, "pretrained_kl": 0.1})
     before = {name: p.clone() for name, p in model.policy.named_parameters()}
@@ -171,7 +171,7 @@ def test_a_heavy_divergence_keeps_the_policy_where_it_was(tmp_path: Path) -> Non
     assert model.logger.name_to_value["train/pretrained_kl"] > 0
 
 
-def test_a_loss_goes_along_with_a_tensor() -> None:
+def test_a_loss_is_added_to_a_tensor_s_backward_pass() -> None:
     x, y = torch.randn(3, requires_grad=True), torch.randn(2, requires_grad=True)
     with_loss(2 * x, (3 * y).sum()).square().sum().backward()
     torch.testing.assert_close(x.grad, 8 * x.detach())

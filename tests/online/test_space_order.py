@@ -55,7 +55,7 @@ def test_json_keeps_the_order_and_so_the_columns(space: Any) -> None:
 
 
 @pytest.mark.parametrize("space", [*OBSERVED.values(), *ACTED.values()], ids=[*OBSERVED, *ACTED])
-def test_arranged_undoes_another_order(space: Any) -> None:
+def test_arranged_restores_the_order(space: Any) -> None:
     assert keys_of(arranged(reversed_keys(space), space)) == keys_of(space)
     assert arranged(space, space) is space
 
@@ -68,7 +68,7 @@ def test_the_characters_of_text_keep_their_columns() -> None:
 
 
 @pytest.mark.parametrize("observed", OBSERVED)
-def test_an_online_agent_is_loaded_as_it_was(observed: str, tmp_path: Path) -> None:
+def test_a_loaded_online_agent_acts_the_same(observed: str, tmp_path: Path) -> None:
     acted = "pedals" if observed in ("keywords", "nested") else "plain"
     settings = config(env_kwargs={"observed": observed, "acted": acted})
     normalized = PPOOptions(width=8, depth=1, normalize_observations=observed in ("pairs", "image"))

@@ -84,7 +84,7 @@ def faults(source: str, package: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_keep_to_the_house(path: Path) -> None:
+def test_imports_stay_within_the_package(path: Path) -> None:
     found = faults(path.read_text(encoding="utf-8"), package_of(path))
     assert [name for name in found if path not in DOORS or not within(name, DOORS[path])] == []
 

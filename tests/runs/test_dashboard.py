@@ -116,7 +116,7 @@ def test_folders_without_runs_are_refused(tmp_path: Path, capsys: pytest.Capture
         assert error.count("\n") == 1
 
 
-def test_where_it_cannot_listen(tmp_path: Path) -> None:
+def test_an_address_that_cannot_be_bound(tmp_path: Path) -> None:
     (tmp_path / "events.out.tfevents.1.x.1.0").touch()
     with socket.socket() as taken:
         taken.bind(("localhost", 0))

@@ -32,7 +32,7 @@ def board(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[by
 
 
 @pytest.mark.parametrize("header", [*KNOWN, *STRANGE])
-def test_names_of_others_are_refused(header: str) -> None:
+def test_other_host_names_are_refused(header: str) -> None:
     said: list[str] = []
     answer = only_known_hosts(board, ["lab.example"])
     body = b"".join(answer({"HTTP_HOST": header}, lambda status, headers: said.append(status)))

@@ -38,7 +38,7 @@ def test_logs_of_one_second_are_read_in_their_order(tmp_path: Path, monkeypatch:
     assert [point.step for point in points] == list(range(1, 8))
 
 
-def test_a_file_of_the_future_is_not_waited_for(tmp_path: Path, clock: list[float]) -> None:
+def test_a_file_with_a_future_time_is_not_waited_for(tmp_path: Path, clock: list[float]) -> None:
     begin = clock[0]
     (tmp_path / f"events.out.tfevents.{int(begin) + 1000}.host.1.0").touch()
     write(tmp_path, 0, range(1, 3))

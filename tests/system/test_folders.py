@@ -34,7 +34,7 @@ def test_each_real_folder_is_entered_once(tmp_path: Path) -> None:
     assert places == [".", "a", "a/b", "linked", "linked/inner"]
 
 
-def test_there_is_an_end_to_depth_and_to_what_links_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depth_and_linked_folders_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, deep = tmp_path / "root", tmp_path / "deep"
     inside = root.joinpath(*["x"] * 40)
     inside.mkdir(parents=True)

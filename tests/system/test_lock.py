@@ -111,7 +111,7 @@ def test_training_and_resuming_fail_at_once(tmp_path: Path, capsys: pytest.Captu
     assert not (new / CONFIG).exists()
 
 
-def test_whoever_comes_next_removes_drafts(tmp_path: Path) -> None:
+def test_the_next_holder_removes_drafts(tmp_path: Path) -> None:
     ours = [".checkpoint.pt.1234", ".best.pt.0123456789abcdef.new", ".progress.csv.new", "videos/.step_1.gif.77"]
     others = [".mine.pt.0123456789abcdef.new", ".checkpoint.pt.old", "checkpoint.pt", ".hidden", "videos/step_1.gif"]
     (tmp_path / "videos").mkdir()

@@ -31,7 +31,7 @@ def test_page_faults_end() -> None:
     assert faults["tuned"] < faults["plain"] / 50
 
 
-def test_is_false_where_there_is_no_such_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_false_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
     import minrl

@@ -24,9 +24,7 @@ def test_a_long_value_loses_its_middle() -> None:
     assert len(one_line(ValueError("y" * 10**6))) == LONGEST
 
 
-def test_a_megabyte_in_a_config_is_no_megabyte_on_the_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_long_value_in_a_config_is_shortened_in_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "c.toml"
     for text in (f'[train]\nsteps = "{"x" * 10**6}"\n', f"[train]\n{'y' * 10**6} = 1\n", f"[{'z' * 10**6}]\n"):
         config.write_text(text)
@@ -36,7 +34,7 @@ def test_a_megabyte_in_a_config_is_no_megabyte_on_the_terminal(
         assert said.count("\n") == 1
 
 
-def test_any_error_of_a_reader_names_its_file() -> None:
+def test_errors_of_readers_name_their_file() -> None:
     for error in (
         KeyError("x"),
         RecursionError(),

@@ -82,7 +82,7 @@ def test_a_run_continues(fragile: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert_equal(weights(out), weights(tmp_path / "none"))
 
 
-def test_it_is_evaluated_where_it_is_taken_up(fragile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_evaluated_where_it_is_resumed(fragile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     assert main(words(out, env=fragile)) == 1
     monkeypatch.setenv("FRAGILE", "")
@@ -130,7 +130,7 @@ def test_a_comparison_counts_such_a_run_as_failed(
     assert_equal(weights(tmp_path / planned.folder), trained)
 
 
-def test_offline_runs_go_on(cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_offline_runs_continue_after_a_failed_evaluation(cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                             capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no physics today")

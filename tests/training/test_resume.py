@@ -172,6 +172,6 @@ def test_a_checkpoint_without_a_part(part: str, cartpole: str, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
-def test_no_run_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume", str(tmp_path / "nothing")]) == 2
     assert "no checkpoint at" in capsys.readouterr().err

@@ -135,7 +135,7 @@ def test_a_seed_whose_episodes_would_be_those_of_a_choice_is_refused(bell: Any, 
         TargetSearch(Literal(Task.of(bell), 1.0), bell, TrainConfig(seed=largest + 1, evaluate_episodes=4), tmp_path)
 
 
-def test_candidates_lie_in_the_data_unless_the_agent_asks_beyond(bell: Any) -> None:
+def test_candidates_lie_in_the_data_unless_the_agent_allows_more(bell: Any) -> None:
     assert candidate_targets(bell, np.inf) == [0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25]
     assert candidate_targets(bell, 0.9) == [0.5, 0.625, 0.75, 0.875, 0.9]
     assert candidate_targets(bell.select([1, 1]), np.inf) == [1.0]
@@ -151,7 +151,7 @@ def test_agents_without_a_target_are_refused(tmp_path: Path) -> None:
             TargetSearch(agent, episodes, TrainConfig(), tmp_path)
 
 
-def test_asking_is_saved(tmp_path: Path) -> None:
+def test_a_set_target_return_is_saved(tmp_path: Path) -> None:
     agent = DecisionAgent(DecisionConfig(width=8, depth=1), Task.of(drift_episodes()))
     assert agent.max_target_return == agent.task.best_return
     agent.set_target_return(4.5)

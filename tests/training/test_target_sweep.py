@@ -102,7 +102,7 @@ def test_an_agent_without_a_target_has_no_sweep(cartpole: str, tmp_path: Path) -
     assert not (tmp_path / "run" / TARGETS).exists()
 
 
-def test_a_film_of_each_evaluation(cartpole: str, tmp_path: Path) -> None:
+def test_a_video_of_each_evaluation(cartpole: str, tmp_path: Path) -> None:
     pytest.importorskip("pygame")
     run(cartpole, tmp_path / "run", video=True, target_sweep="none")
     events = EventAccumulator(str(tmp_path / "run")).Reload()

@@ -157,7 +157,7 @@ def test_an_average_over_a_long_run_is_that_of_numpy() -> None:
     assert average.item() == pytest.approx(wanted, rel=1e-12)
 
 
-def test_an_old_average_is_not_gone_on_with(cartpole: str, tmp_path: Path) -> None:
+def test_an_older_average_is_not_resumed(cartpole: str, tmp_path: Path) -> None:
     train(DecisionAgent, SMALL, config_for(cartpole, steps=2, average=0.9), tmp_path / "run")
     path = tmp_path / "run" / LAST_CHECKPOINT
     saved = torch.load(path, weights_only=True)
@@ -215,7 +215,7 @@ def test_impossible_settings(options: dict[str, Any], message: str) -> None:
         ({"device": "meta"}, 'device "meta" is not supported'),
     ],
 )
-def test_settings_that_cannot_be_met(options: dict[str, Any], message: str, cartpole: str, tmp_path: Path) -> None:
+def test_unavailable_settings_are_refused(options: dict[str, Any], message: str, cartpole: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         train(DecisionAgent, SMALL, config_for(**{"data": cartpole} | options), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -62,7 +62,7 @@ def test_a_split_shares_no_episode_and_loses_none() -> None:
     assert len(split_episodes(episodes, 0.001, seed=0)[0]) == 19
 
 
-def test_no_share_is_the_data_set_itself() -> None:
+def test_a_share_of_0_keeps_the_data_set() -> None:
     episodes = drift_episodes(count=3)
     assert split_episodes(episodes, 0.0, seed=0) == (episodes, None)
     with pytest.raises(ValueError, match=r"validation=0.9 of the 3 episodes of drift leaves none to train on"):
@@ -149,7 +149,7 @@ def test_validation_targets_the_return_of_the_episode_and_not_of_the_window(cont
             assert (found - free.predict(batch))[batch.mask].abs().max() > 1e-4  # the cap has an effect
 
 
-def test_the_best_are_judged_by_the_best() -> None:
+def test_agents_of_the_best_episodes_are_validated_on_the_best() -> None:
     episodes = drift_episodes(count=10)
     agent = CloneAgent(CloneConfig(width=16, depth=1, top=0.3), Task.of(episodes))
     judged = Validation(agent, episodes, batch_size=2, length=40).episodes

@@ -158,7 +158,7 @@ def read_plan(folder: Path) -> ComparisonPlan:
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def noted_products(folder: Path) -> str | None:
+def saved_library(folder: Path) -> str | None:
     """Return the comparison's matmul library; None for a new folder."""
     path = folder / GRID
     return _tables(path).get("matrix_products") if path.is_file() else None

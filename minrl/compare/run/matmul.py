@@ -5,19 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minrl.compare.grid.plan import noted_products
+from minrl.compare.grid.plan import saved_library
 from minrl.kernels.matmul import library
 
 VARIABLE = "MINRL_MATMUL"
 
 
-def settled_products(out: Path) -> str:
+def chosen_library(out: Path) -> str:
     """Return `torch` or `onednn`: the choice of an earlier run of this comparison, else of this process.
 
     Raises:
         ValueError: if the environment variable names another one than the comparison was begun with.
     """
-    noted, asked = noted_products(out), os.environ.get(VARIABLE, "auto")
+    noted, asked = saved_library(out), os.environ.get(VARIABLE, "auto")
     if noted is None:
         return library()
     if asked not in ("auto", noted):
@@ -26,7 +26,7 @@ def settled_products(out: Path) -> str:
 
 
 @contextmanager
-def matrix_products(name: str) -> Iterator[None]:
+def matmul_library(name: str) -> Iterator[None]:
     """Set the matmul library of this process and of processes started meanwhile."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = name

@@ -8,7 +8,7 @@ from pathlib import Path
 from minrl.compare.grid.family import Family
 from minrl.compare.grid.plan import ComparisonPlan, PlannedRun, is_done, write_plan
 from minrl.compare.run.execute import Outcome, build_settings, changed_setting, execute, one_line
-from minrl.compare.run.matmul import matrix_products, settled_products
+from minrl.compare.run.matmul import chosen_library, matmul_library
 from minrl.compare.run.progress import Progress, duration, score_of
 from minrl.compare.run.queue import RunQueue
 from minrl.data.task import Task
@@ -117,11 +117,11 @@ def compare(plan: ComparisonPlan, families: Families, out: Path, backend: Backen
         backend: that executes the runs.
         found: by `survey`.
     """
-    products = settled_products(out)
+    products = chosen_library(out)
     write_plan(plan, out, products=products)
     queue = RunQueue(found.to_do, found.skipped, out)
     finished = len(found.done)
-    with matrix_products(products), Progress(found.to_do, families, out, finished=finished) as progress:
+    with matmul_library(products), Progress(found.to_do, families, out, finished=finished) as progress:
         signal = backend(queue, families, out, progress)
     return ComparisonOutcome(queue.failed, signal)
 

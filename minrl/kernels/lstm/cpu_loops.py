@@ -167,7 +167,7 @@ def backward_rows(
 
 
 @cache
-def turn() -> Callable[..., None]:
+def transpose_weights() -> Callable[..., None]:
     """Build the kernel of W_hh (4H, H) -> its transpose (H, 4H) with padding after each row."""
 
     def kernel(weight_at: int, turned_at: int, width: int, like: Any) -> None:
@@ -180,7 +180,7 @@ def turn() -> Callable[..., None]:
 
 @cache
 def forward() -> Callable[..., None]:
-    """Build the kernel of gates (B, T, 4H), W_hh from `turn`, state, reset -> h (B, T, H), last (B, 2H).
+    """Build the kernel of gates (B, T, 4H), W_hh from `transpose_weights`, state, reset -> h (B, T, H), last (B, 2H).
 
     The gates are mapped in place; `cells` (B, T, H) saves c of each step for the backward pass.
     """

@@ -112,6 +112,16 @@ def test_a_changed_grid(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFix
     grid(tmp_path, f"{text}\n[methods.mingru.offline]\nagent = 'clone'")
     assert main(command) == 2
     assert "(agent = decision, now clone, and 1 more)" in capsys.readouterr().err
+    # Older runs record an unset switch as off.
+    grid(tmp_path, text, steps=25)
+    config = out / "runs/t/mingru/seed_0/config.toml"
+    begun = config.read_text()
+    assert "refeed" not in begun
+    config.write_text(begun.replace("[decision]\n", "[decision]\nrefeed = false\n"))
+    assert main([*command, "--dry-run"]) == main(command) == 0
+    config.write_text(begun.replace("[decision]\n", "[decision]\ntarget_return = 0.0\n"))
+    assert main(command) == 2
+    assert "target_return = 0.0, now None" in capsys.readouterr().err
 
 
 def test_all_processes_of_a_comparison_use_one_matmul_library(

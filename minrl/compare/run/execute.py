@@ -88,8 +88,8 @@ def changed_setting(run: PlannedRun, family: Family, out: Path) -> str | None:
 
 
 def _same(was: Any, now: Any) -> bool:
-    """Return True if a setting is unchanged; runs record absolute file names."""
-    if was == now:
+    """Return True if a setting is unchanged: runs record absolute file names, older ones a switch's False for unset."""
+    if was == now or ({type(was), type(now)} == {type(None), bool} and not (was or now)):
         return True
     return isinstance(was, str) and isinstance(now, str) and Path(now).expanduser().absolute() == Path(was)
 

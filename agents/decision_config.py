@@ -1,5 +1,6 @@
 """Settings of a decision agent: table [decision] of a config."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -67,6 +68,8 @@ class DecisionConfig(BackboneConfig):
         if self.context is not None and self.context < 1:
             raise ValueError(f"context must be at least 1 step, got {self.context}")
         object.__setattr__(self, "refeed", refeeds(self.context, self.refeed))
+        if self.target_return is not None and not math.isfinite(self.target_return):
+            raise ValueError(f"target_return must be finite, got {self.target_return}")
         if self.return_scale is not None and not self.return_scale > 0:
             raise ValueError(f"return_scale must be positive, got {self.return_scale}")
         if self.return_expectile is not None and not 0.5 <= self.return_expectile < 1:

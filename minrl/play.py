@@ -24,6 +24,9 @@ class Player:
         batch_size: B.
         target_return: one return to aim for, or (B,); the agent's own by default.
         deterministic: the most likely action instead of a sample.
+
+    Raises:
+        ValueError: for no environment, or target returns that are not finite or not one for each environment.
     """
 
     def __init__(
@@ -34,6 +37,8 @@ class Player:
         target_return: float | npt.ArrayLike | None = None,
         deterministic: bool = True,
     ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is the number of environments, 1 or more, got {batch_size}")
         self.agent, self.batch_size = agent.eval(), batch_size
         self.deterministic = deterministic
         parameter = next(agent.parameters())
@@ -44,7 +49,7 @@ class Player:
         seen: npt.DTypeLike = np.float64 if wide else np.float32
         self._observed = torch.float64 if wide else self.dtype
         self._flatten, self._unflatten = flattener(observed, seen), unflattener(taken)
-        target = None if target_return is None else self._tensor(target_return)
+        target = None if target_return is None else self._target(target_return)
         with torch.inference_mode():
             self.state = agent.initial_state(batch_size, target)
 
@@ -109,6 +114,15 @@ class Player:
             shape = tuple(values.shape)
             raise ValueError(f"{name} must have shape ({self.batch_size},), one for each environment, got {shape}")
         return values
+
+    def _target(self, target_return: npt.ArrayLike) -> Tensor:
+        """Return the target returns, () or (B,); raise ValueError for others."""
+        target = self._tensor(target_return)
+        if target.dim():
+            self._each(target, "target_return")
+        if not target.isfinite().all():
+            raise ValueError(f"target_return must be finite, got {target_return!r}")
+        return target
 
     def _tensor(self, values: npt.ArrayLike) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=self._real)).to(self.device, self.dtype)

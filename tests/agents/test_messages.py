@@ -1,5 +1,6 @@
 """Error messages: one line that says what to use instead."""
 
+import math
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decision_agents import agent_of
 from ppo_runs import whole
 from worlds import cartpole, drift_episodes, drift_registered, own_folders
 
@@ -38,6 +40,7 @@ ANSWERS: dict[str, tuple[list[str], str]] = {
         ["train", "--data=minari:a/b-v0", "decision"],
         "no flag --data before an agent's name; a new run's stand after its",
     ),
+    "no number": ([*OFFLINE, "--target-return", "nan"], "target_return must be finite, got nan"),
     "export --out": (["export", "runs/x", "--out", "a.onnx"], "no flag --out here: it writes one file, --onnx FILE"),
     "lr": ([*OFFLINE, "--lr", "1e-2"], 'unknown flag --lr; did you mean "--learning-rate"?'),
     "lr of ppo": ([*PPO, "--lr=1e-2"], 'unknown flag --lr; did you mean "--learning-rate"?'),
@@ -96,6 +99,22 @@ def test_acting_without_a_batch_axis(arguments: tuple[Any, Any, Any], said: str)
         player.act(*arguments)
     assert "\n" not in str(error.value)
     assert player.act(np.zeros((1, 3)), [0.0], [True]).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("count", "target", "said"),
+    [
+        (0, None, "batch_size is the number of environments, 1 or more, got 0"),
+        (1, math.nan, "target_return must be finite, got nan"),
+        (2, [1.0, math.inf], "target_return must be finite"),
+        (1, [1.0, 2.0], r"target_return must have shape \(1,\), one for each environment, got \(2,\)"),
+        (2, [[1.0], [2.0]], r"target_return must have shape \(2,\)"),
+    ],
+)
+def test_a_player_of_nothing_or_without_a_number_to_aim_for(count: int, target: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Player(agent_of(), count, target_return=target)
+    assert Player(agent_of(), 2, target_return=[1.0, 2.0]).state[:, 0].tolist() == [1.0, 2.0]
 
 
 def test_a_nested_observation_without_a_batch_axis(tmp_path: Path) -> None:

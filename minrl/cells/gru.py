@@ -20,7 +20,7 @@ class GRU(Cell):
     """torch.nn.GRU of one layer with an optional wider inner state and a projection back.
 
     The recurrence feeds rounding back into its gates and therefore runs in the precision of the weights, also
-    under autocast. How it runs is told at `gru_layer`.
+    under autocast. `gru_layer` chooses how it runs.
 
     Args:
         width: D, of input and output.
@@ -74,17 +74,17 @@ def gru_layer(
 ) -> tuple[Tensor, Tensor]:
     """Run a layer of `torch.nn.GRU` with resets inside.
 
-    On a CPU one compiled loop does it. Elsewhere, and where numba is missing, torch's GRU does, one call for each
-    piece of time in which no row resets, so that short episodes that start at different steps cost many calls.
+    On a CPU one compiled loop runs it. Elsewhere, and without numba, one call of torch's GRU runs each piece of time in
+    which no row resets, so that short episodes that start at different steps cost many calls.
 
     Args:
         x: (B, T, D) in the precision of the weights.
         weights: W_ih (3H, D), W_hh (3H, H) and, if there are biases, b_ih and b_hh (3H,): as in `all_weights`.
-        state: (B, H) the memory that enters the first step; None is zero.
-        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+        state: (B, H) the initial h; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None for no reset.
 
     Returns:
-        h (B, T, H) and the last of them (B, H).
+        h (B, T, H) and the last h (B, H).
     """
     input_bias, bias = weights[2:] if len(weights) == 4 else (None, None)
     if under_transform():  # torch's GRU has no rule for vmap

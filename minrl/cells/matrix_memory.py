@@ -197,7 +197,7 @@ def _weighted(
 
 @torch.no_grad()
 def _floor(log_decay: Tensor, log_weight: Tensor, reset: Tensor | None) -> Tensor:
-    """Return the least unit of each step (B, T, H): at a reset that of the zero state, 1, decays into it."""
+    """Return the least log unit of each step (B, T, H): at a reset that of the zero state, 0, after one decay."""
     if reset is None:
         return log_weight
     return torch.where(reset.unsqueeze(-1), torch.maximum(log_decay, log_weight), log_weight)

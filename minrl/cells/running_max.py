@@ -43,7 +43,6 @@ def running_max(value: Tensor, log_decay: Tensor | None, first: Tensor, reset: T
 
 
 def lagged(x: Tensor, first: Tensor, reset: Tensor | None, empty: float = 0.0) -> Tensor:
-    """Return what a step finds: x (B, T, W) one step later, `first` (B, W) at the first, `empty` where `reset` (B,
-    T)."""
+    """Shift x (B, T, W) one step later, with `first` (B, W) at the first step and `empty` where `reset` (B, T)."""
     before = torch.cat([first.unsqueeze(1), x[:, :-1]], dim=1)
     return before if reset is None else before.masked_fill(reset.unsqueeze(-1), empty)

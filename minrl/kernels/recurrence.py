@@ -1,7 +1,7 @@
-"""A compiled recurrence on a CPU as one node of the autograd graph, and what such kernels do with tensors.
+"""A compiled recurrence on a CPU as one node of the autograd graph, and helpers for its tensors.
 
-A kernel has first derivatives in reverse mode. Where a backward pass is differentiated itself, the same recurrence in
-torch's operations takes its place.
+A kernel has first derivatives in reverse mode. If a backward pass is itself differentiated, the same recurrence runs in
+torch's operations.
 
 Shapes: B batch, T time.
 """
@@ -27,10 +27,10 @@ Tensors = tuple[Tensor | None, ...]
 
 @dataclass(frozen=True)
 class Recurrence:
-    """A recurrence in three forms, all of the same inputs.
+    """Recurrence in three forms with the same inputs.
 
     Args:
-        forward: (*inputs, keep=) -> outputs, and the tensors for the backward pass where `keep`.
+        forward: (*inputs, keep=) -> outputs, and the tensors for the backward pass if `keep`.
         backward: (inputs, kept, needed, *gradients to outputs) -> the gradients to the inputs; None is zero.
         in_torch: (*inputs) -> outputs, in torch's operations.
     """
@@ -40,7 +40,7 @@ class Recurrence:
     in_torch: Callable[..., tuple[Tensor, ...]]
 
     def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        """Compute the outputs of inputs that `takes` agrees to."""
+        """Compute the outputs of inputs that `takes` accepts."""
         if torch.is_grad_enabled():
             outputs: tuple[Tensor, ...] = _Node.apply(self, *inputs)  # type: ignore[no-untyped-call]
             return outputs
@@ -66,7 +66,7 @@ class _Node(torch.autograd.Function):
 
 
 def takes(x: Tensor) -> bool:
-    """Return True if the kernels take inputs like `x` here: plain tensors that nothing records or transforms."""
+    """Return True if the kernels take inputs like `x`: plain tensors, neither recorded nor transformed."""
     return type(x) in (Tensor, torch.nn.Parameter) and runs_alone() and cpu.takes(x)
 
 
@@ -104,8 +104,8 @@ def run_rows(
     """Share batch rows among as many threads as torch has.
 
     Args:
-        kernel: (*addresses, first, end, *options): does the rows `first` to `end`; an absent tensor lies at 0.
-        tensors: what it reads and writes, contiguous.
+        kernel: (*addresses, first, end, *options): runs the rows `first` to `end`; an absent tensor has address 0.
+        tensors: that it reads and writes, contiguous.
         batch: B.
         work: multiply-adds of all rows.
         options: the rest of its arguments.

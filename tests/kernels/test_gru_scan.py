@@ -1,4 +1,4 @@
-"""The GRU's recurrence: torch.nn.GRU and closed forms. What all recurrences share is in `test_recurrences`.
+"""The GRU's recurrence against torch.nn.GRU and closed forms; `test_recurrences` has the common contract.
 
 Shapes: B batch, T time, D width of the input, H width.
 """

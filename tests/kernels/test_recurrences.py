@@ -1,4 +1,4 @@
-"""Contract of compiled recurrences: each is what its own equations in torch's operations give, episode by episode.
+"""Contract of compiled recurrences: each equals its own equations in torch's operations, episode by episode.
 
 Shapes: B batch, T time.
 """
@@ -31,12 +31,12 @@ PRECISIONS = pytest.mark.parametrize(
 
 @dataclass(frozen=True)
 class Case:
-    """A recurrence with a way to draw its inputs: sequences (B, T, …), parameters, and the state that enters (B, …)."""
+    """Recurrence with a function that draws its sequences (B, T, …), parameters and initial state (B, …)."""
 
     recurrence: Recurrence
     draw: Callable[..., tuple[list[Tensor], list[Tensor], Tensor]]  # of batch, steps and a size
     sizes: tuple[tuple[int, int, int], ...]
-    # Whether the last state is in a unit that counts as constant, so that its gradients are not its differences.
+    # True if the last state is in a unit that takes no gradient, so that its gradients are not its differences.
     has_unit: bool = False
 
 
@@ -48,7 +48,7 @@ def _gru(batch: int, steps: int, width: int) -> tuple[list[Tensor], list[Tensor]
 def _slstm(batch: int, steps: int, size: int, heads: int = 2) -> tuple[list[Tensor], list[Tensor], Tensor]:
     gates, weight = 2 * torch.randn(batch, steps, heads, 4 * size), torch.randn(heads, size, 4 * size) / size**0.5
     state = slstm_scan.in_torch(torch.randn(batch, 3, heads, 4 * size), weight)[1]
-    state[2:3] = 0.0  # the empty memory
+    state[2:3] = 0.0  # the zero state
     return [gates], [weight], state
 
 
@@ -75,7 +75,7 @@ def _s4d(batch: int, steps: int, width: int, states: int = 3) -> tuple[list[Tens
 
 _MATRICES = ((1, 1, 1), (2, 37, 5), (1, 16, 64), (3, 17, 20))
 _BLOCKS = ((1, 1, 1), (2, 37, 5), (1, 16, 64), (3, 17, 130))
-# Sizes: one of everything; odd ones, also beyond a block of rows, of eight weights, of sums and of steps; many rows.
+# Sizes of one; odd ones, also beyond a block of rows, of eight weights, of sums and of steps; many rows.
 CASES = {
     "gru": Case(gru_scan, _gru, ((1, 1, 1), (2, 9, 3), (1, 33, 64), (5, 6, 130), (70, 3, 17), (2, 3, 257))),
     "slstm": Case(slstm_scan, _slstm, ((1, 1, 1), (2, 9, 3), (1, 33, 32), (5, 6, 65), (70, 3, 9)), has_unit=True),

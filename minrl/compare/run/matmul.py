@@ -1,4 +1,4 @@
-"""One matmul library for a whole comparison, so that all its processes round alike on whatever processors."""
+"""One matmul library for a whole comparison, so that all its processes round alike on any processor."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def chosen_library(out: Path) -> str:
     """Return `torch` or `onednn`: the choice of an earlier run of this comparison, else of this process.
 
     Raises:
-        ValueError: if the environment variable names another one than the comparison was begun with.
+        ValueError: if the environment variable names another one than the comparison was started with.
     """
     noted, asked = saved_library(out), os.environ.get(VARIABLE, "auto")
     if noted is None:
@@ -27,7 +27,7 @@ def chosen_library(out: Path) -> str:
 
 @contextmanager
 def matmul_library(name: str) -> Iterator[None]:
-    """Set the matmul library of this process and of processes started meanwhile."""
+    """Set the matmul library of this process and of processes started inside the context."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = name
     try:

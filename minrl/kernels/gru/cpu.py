@@ -28,7 +28,7 @@ def _forward(
     state = optional("state", state, (batch, width), gates.dtype)
     reset = optional("reset", reset, (batch, steps), torch.bool)
     h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, width)
-    # Reset gate | update gate | the state's part of the candidate | candidate, of all steps or of the one at work.
+    # Reset gate | update gate | the state's part of the candidate | candidate, of all steps or of the current one.
     mapped = gates.new_empty(batch, steps if keep else 1, 4 * width)
     turned = gates.new_empty(width, wide + MARGIN)
     loops.turn()(weight.data_ptr(), turned.data_ptr(), width, like(h))
@@ -49,9 +49,9 @@ def _backward(
     _, state, _, h, _ = kept
     assert h is not None
     batch, steps, width = h.shape
-    # To what the input gives, and to what the state gives: they differ in the candidate's part.
+    # Gradients to the input's and to the state's part of the gates: they differ in the candidate.
     dgates, dpre = h.new_empty(batch, steps, 3 * width), h.new_empty(batch, steps, 3 * width)
-    before = torch.empty_like(h)  # h_{t-1} as step t saw it
+    before = torch.empty_like(h)  # h_{t-1} after resets
     dstate = None if state is None else torch.empty_like(state)
     tensors = *kept, *contiguous(dh, dlast), dgates, dpre, dstate, before
     run_rows(loops.backward(), tensors, batch, 3 * h.numel() * width, batch, steps, width, like(h))

@@ -1,7 +1,7 @@
-"""The compiled loops of the GRU on a CPU: product with W_hh, gates, state and resets at every step, and the adjoint.
+"""The compiled loops of the GRU on a CPU: matmul with W_hh, gates, state and resets at every step, and the adjoint.
 
-Tensors are read and written where torch keeps them, through their addresses; an address of 0 is one that is not
-there. One call does all steps of the batch rows `first` to `end`.
+Tensors are read and written in place, through their addresses; the address of an absent tensor is 0. One call does
+all steps of the batch rows `first` to `end`.
 
 Shapes: B batch, T time, H width.
 """
@@ -19,15 +19,14 @@ from minrl.kernels.jit.rows import add, copy_row
 from minrl.kernels.lstm.cpu_loops import MARGIN, opens
 from minrl.kernels.lstm.cpu_matmul import add_product, transpose
 
-# Batch rows that run together: each weight is read once for all of them.
+# Batch rows of one pass: each weight is read once for all of them.
 _ROWS = 64
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
 
 @inlined
 def gates_row(x_r: Any, x_z: Any, x_n: Any, r: Any, z: Any, p: Any, n: Any, h: Any, width: int) -> None:
-    """Map what the state gives to r, z and p with what the input gives, in place; n and h become those of this
-    step."""
+    """Map the state's part to r, z and p with the input's part, in place; advance n and h by one step."""
     constants = held_constants()
     for d in range(width):
         let_in = _ONE / (_ONE + exponential(x_r[d] + r[d], -1.0, constants))
@@ -42,8 +41,7 @@ def gradients_row(
     r: Any, z: Any, p: Any, n: Any, before: Any, of_h: Any, dr: Any, dz: Any, dn: Any, er: Any, ez: Any, ep: Any,
     width: int,
 ) -> None:  # fmt: skip
-    """Compute the gradients to what the input (d) and the state (e) give; `of_h` becomes that to h_{t-1} past the
-    gates."""
+    """Compute the gradients to the input's (d) and the state's (e) part of the gates, and to h_{t-1}, in `of_h`."""
     for d in range(width):
         total, update, content, let_in = of_h[d], z[d], n[d], r[d]
         of_content = total * (_ONE - update) * (_ONE - content * content)
@@ -129,7 +127,7 @@ def backward_rows(
 
 @cache
 def turn() -> Callable[..., None]:
-    """Return W_hh (3H, H) -> its transpose (H, 3H) with a margin after each row."""
+    """Build the kernel of W_hh (3H, H) -> its transpose (H, 3H) with padding after each row."""
 
     def kernel(weight_at: int, turned_at: int, width: int, like: Any) -> None:
         weight = vector(weight_at, 3 * width * width, like)
@@ -141,9 +139,9 @@ def turn() -> Callable[..., None]:
 
 @cache
 def forward() -> Callable[..., None]:
-    """Return gates (B, T, 3H) before their maps, W_hh from `turn`, bias, state, reset -> h (B, T, H), last (B, H).
+    """Build the kernel of gates (B, T, 3H), W_hh from `turn`, bias, state, reset -> h (B, T, H), last (B, H).
 
-    `mapped` (B, T or 1, 4H) saves the gates of each step, or serves the step at work.
+    `mapped` (B, T or 1, 4H) saves the gates of each step, or holds those of the current one.
     """
 
     def kernel(
@@ -164,10 +162,10 @@ def forward() -> Callable[..., None]:
 
 @cache
 def backward() -> Callable[..., None]:
-    """Compute from the gradients to h and last those to what input and state give (B, T, 3H) and to the state (B, H).
+    """Build the kernel from the gradients to h and last to those to both parts of the gates (B, T, 3H) and state.
 
-    `mapped` and h are as `forward` left them; `before` (B, T, H) takes h_{t-1} as step t saw it, for the gradient to
-    W_hh (3H, H).
+    `mapped` and h are those of `forward`; `before` (B, T, H) takes h_{t-1} after resets, for the gradient to W_hh
+    (3H, H).
     """
 
     def kernel(

@@ -1,4 +1,4 @@
-"""The GRU's recurrence as its equations read: what the compiled kernel is tested against, and runs where it cannot.
+"""The GRU's recurrence as a loop over its equations: the compiled kernel's reference and fallback.
 
 Shapes: B batch, T time, H width.
 """
@@ -12,19 +12,19 @@ def gru_scan(
 ) -> tuple[Tensor, Tensor]:
     """Compute h_t = (1 - z_t) * n_t + z_t * h_{t-1} (Cho et al., arXiv 1406.1078) as torch.nn.GRU does.
 
-    The reset gate r and the update gate z are the sigmoid of what input and state give, the candidate is
+    The reset gate r and the update gate z are sigmoids of the input's plus the state's part, the candidate is
     n_t = tanh(x_n + r_t * (W_n h_{t-1} + b_n)). Where `reset[:, t]`, h_{t-1} is zero, whatever it was, and no gradient
     crosses.
 
     Args:
-        gates: (B, T, 3H) what the input and its biases give, W_ih x + b_ih: reset gate | update gate | candidate.
+        gates: (B, T, 3H) the input's part, W_ih x + b_ih: reset gate | update gate | candidate.
         weight: (3H, H) W_hh, rows in the same order.
         bias: (3H,) b_hh; None is zero.
-        state: (B, H) the state that enters the first step; None is zero.
-        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+        state: (B, H) the initial h; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None for no reset.
 
     Returns:
-        h (B, T, H) and the last of them (B, H).
+        h (B, T, H) and the last h (B, H).
     """
     h = gates.new_zeros(gates.shape[0], weight.shape[1]) if state is None else state
     outputs = []

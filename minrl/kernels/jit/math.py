@@ -1,4 +1,4 @@
-"""What the compiled CPU kernels are made of: an exponential that vectorises, prefetching, and how they are compiled.
+"""Vectorised functions of the compiled CPU kernels: exponential, logarithm, fused multiply-add.
 
 It needs numba, so the kernels import it only when the first of them runs.
 """
@@ -46,8 +46,7 @@ def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _held(context: Any, x: Any) -> Any:
-    """Return x itself, of which the compiler knows nothing more: it would load a constant anew in every turn of a
-    loop."""
+    """Return x, opaque to the compiler, which would else reload a constant in every iteration of a loop."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = arguments[0].type
@@ -57,7 +56,7 @@ def _held(context: Any, x: Any) -> Any:
     return x(x), generate
 
 
-# An operand and a result in one register, in the words of the processor's family.
+# An operand and a result in one register, in the assembler of the processor's family.
 _IN_A_FLOAT_REGISTER = "=x,0" if platform.machine().lower() in ("x86_64", "amd64") else "=w,0"
 _hold: Any = intrinsic(_held)
 _float_from_bits: Any = intrinsic(_from_bits)
@@ -70,8 +69,8 @@ def exponential(x: Any, factor: float = 1.0, constants: Any = None) -> Any:
 
     The largest relative error is 1e-7 in float32 and 3e-16 in float64 for small x. Beyond `LIMIT` on either side x
     counts as the limit; NaN stays NaN. The factor, 1, -1 or -2, costs nothing here: a minus sign before the call is
-    five instructions more, as it hides from the compiler that the limits are a minimum and a maximum. With
-    `constants` from `held_constants`, made before a loop, a turn of the loop is a fifth shorter.
+    five instructions more, as the compiler then no longer recognises the limits as minimum and maximum. With
+    `constants` from `held_constants`, made before a loop, an iteration of the loop is a fifth shorter.
     """
     return np.exp(factor * x)
 
@@ -88,9 +87,9 @@ def _omitted(constants: Any) -> bool:
 
 _F, _D = np.float32, np.float64
 _LOG2_E = 1.4426950408889634
-# Added to a number, it leaves no room for a fraction: the lowest bits of the sum are the rounded number.
+# Added to a value, it shifts out the fraction: the lowest bits of the sum are the rounded value.
 _ROUND_32, _ROUND_64 = _F(1.5 * 2**23), 1.5 * 2**52
-# Where exp(-2 x) and (1 + exp(x)) (1 + exp(y)) are still normal numbers.
+# Bound within which exp(-2 x) and (1 + exp(x)) (1 + exp(y)) are normal floats.
 LIMIT = 43.0
 _LEAST_32, _MOST_32 = _F(-LIMIT), _F(LIMIT)
 # 2 ** f for |f| <= 1/2: the polynomial of degree 6 with the least largest relative error (2e-9), and Taylor's of 13.
@@ -114,7 +113,7 @@ _CONSTANTS = (_LEAST_32, _MOST_32, _F(_LOG2_E), _ROUND_32, _A0, _A1, _A2, _A3, _
 
 @inlined
 def held_constants() -> Any:
-    """Return what `exponential` needs in registers, for all turns of a loop over float32 numbers."""
+    """Return the constants of `exponential` for registers, for all iterations of a loop over float32."""
     a, b, c, d, e, f, g, h, i, j, k = _CONSTANTS
     return (
         _hold(a), _hold(b), _hold(c), _hold(d), _hold(e), _hold(f), _hold(g), _hold(h), _hold(i), _hold(j), _hold(k)
@@ -171,7 +170,7 @@ def _exponential_64(x: Any, factor: float = 1.0, constants: Any = None) -> Any:
 overload(exponential, jit_options={"forceinline": True, "fastmath": FAST, "error_model": "numpy"})(_exponential_of)
 
 
-# log(1 + x) = 2 artanh(s), s = x / (2 + x) <= 1/3: the series in s^2 up to where a term is no digit any more.
+# log(1 + x) = 2 artanh(s), s = x / (2 + x) <= 1/3: the series in s^2 up to the precision of the type.
 _C1, _C2, _C3, _C4, _C5, _C6 = (_F(1 / (2 * k + 1)) for k in range(1, 7))
 _SERIES_64 = tuple(1 / (2 * k + 1) for k in range(15, 0, -1))
 

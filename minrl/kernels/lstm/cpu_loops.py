@@ -1,7 +1,7 @@
 """The compiled loops of the LSTM on a CPU: matmul with W_hh, gates, c and resets at every step, and the adjoint.
 
-Tensors are read and written where torch keeps them, through their addresses; an address of 0 is one that is not
-there. One call does all steps of the batch rows `first` to `end`.
+Tensors are read and written in place, through their addresses; the address of an absent tensor is 0. One call does
+all steps of the batch rows `first` to `end`.
 
 Shapes: B batch, T time, H width.
 """

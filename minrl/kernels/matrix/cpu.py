@@ -1,7 +1,7 @@
 """The recurrence of a matrix per head on a CPU as one node of the autograd graph: one compiled loop each way.
 
-The matrices of all steps are many times the size of what comes in. One of `loops.CHUNK` is kept, from which the
-backward pass computes those between anew, in the cache.
+The matrices of all steps are many times the size of the inputs. One of `loops.CHUNK` is saved, from which the backward
+pass recomputes those between, in the cache.
 
 Shapes: B batch, T time, H heads, K features of a key, V of a value; N chunks.
 """
@@ -18,7 +18,7 @@ from minrl.kernels.recurrence import Recurrence, Tensors, argument, contiguous, 
 
 
 def _sizes(query: Tensor, key: Tensor, value: Tensor, decay: Tensor) -> tuple[int, ...]:
-    """Return B, T, H, K, V and of how many heads and features query, key and decay are."""
+    """Return B, T, H, K, V and the numbers of heads and features of query, key and decay."""
     return *value.shape[:3], key.shape[3], value.shape[3], query.shape[2], key.shape[2], decay.shape[3]
 
 

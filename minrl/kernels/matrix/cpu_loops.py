@@ -31,7 +31,7 @@ from minrl.kernels.matrix.cpu_rows import (
     turned,
 )
 
-# Steps whose matrices the backward pass has at hand: with K = V = 64 they fill a quarter of the second cache.
+# Steps of a chunk, whose matrices the backward pass recomputes: with K = V = 64 a quarter of the second cache.
 CHUNK = 16
 _ZERO = np.float32(0)
 
@@ -74,7 +74,7 @@ def history_of(
     row: int, head: int, start: int, end: int, steps: int, heads: int, lanes: int, width: int, of_key: int,
     features: int,
 ) -> None:  # fmt: skip
-    """Compute anew the matrix that each step of a chunk finds, and its decays."""
+    """Recompute the matrix before each step of a chunk, and its decays."""
     size, item = lanes * width, row * heads + head
     at = (item * ((steps + CHUNK - 1) // CHUNK) + start // CHUNK) * size
     copy_row(entering[at : at + size], past[:size], size)
@@ -147,7 +147,7 @@ def backward_head(
 
 @cache
 def forward(reads_before: bool) -> Callable[..., None]:
-    """Return query, key, value, decay, state, reset -> y (B, T, H, V) and the last matrix (B, H, K, V).
+    """Build the kernel of query, key, value, decay, state, reset -> y (B, T, H, V) and the last matrix (B, H, K, V).
 
     `entering` (B, H, N, V, K) saves the matrix that enters each chunk for the backward pass.
     """
@@ -176,7 +176,7 @@ def forward(reads_before: bool) -> Callable[..., None]:
 
 @cache
 def backward(reads_before: bool) -> Callable[..., None]:
-    """Compute from the gradients to y and the last matrix those to query, key, value, decay and the state."""
+    """Build the kernel from the gradients to y and last matrix to those to query, key, value, decay and state."""
     before = reads_before
 
     def kernel(

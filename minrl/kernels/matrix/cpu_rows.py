@@ -14,7 +14,7 @@ from minrl.kernels.jit.compile import inlined, summing
 from minrl.kernels.jit.rows import copy_row
 
 _ZERO = np.float32(0)
-# Numba gives signed indices a test for counting from the end, which no vector code has.
+# Numba tests signed indices for counting from the end, which prevents vector code.
 _U = np.uintp
 
 
@@ -35,7 +35,7 @@ def advance_four(
     s: Any, t: Any, u: Any, w: Any, at: int, decay: Any, key: Any, query: Any, v0: Any, v1: Any, v2: Any, v3: Any,
     lanes: int, before: bool,
 ) -> Any:  # fmt: skip
-    """Compute the same of four rows, with four names for S: they do not overlap, which only arguments can say."""
+    """Compute `advance_one` of four rows, with four names for S: numba takes only arguments as disjoint."""
     nothing = query[0] * _ZERO
     y0, y1, y2, y3 = nothing, nothing, nothing, nothing
     first, second, third, fourth = _U(at), _U(at + lanes), _U(at + 2 * lanes), _U(at + 3 * lanes)
@@ -87,7 +87,7 @@ def gradients_four(
     dy0: Any, dy1: Any, dy2: Any, dy3: Any, v0: Any, v1: Any, v2: Any, v3: Any,
     of_query: Any, of_key: Any, of_decay: Any, lanes: int, before: bool,
 ) -> Any:  # fmt: skip
-    """Compute the same of four rows."""
+    """Compute `gradients_one` of four rows."""
     nothing = dy0 * _ZERO
     x0, x1, x2, x3 = nothing, nothing, nothing, nothing
     first, second, third, fourth = _U(at), _U(at + lanes), _U(at + 2 * lanes), _U(at + 3 * lanes)

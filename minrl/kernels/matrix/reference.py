@@ -1,4 +1,4 @@
-"""The recurrence of a matrix per head as its equations read.
+"""The recurrence of a matrix per head as a loop over its equations.
 
 Shapes: B batch, T time, H heads, K features of a key, V of a value.
 """
@@ -25,8 +25,8 @@ def matrix_scan(
         query, key: (B, T, H, K), or one for all heads (B, T, 1, K).
         value: (B, T, H, V).
         decay: (B, T, H, K), or one for all features (B, T, H, 1).
-        state: (B, H * K * V) the state that enters the first step; None is zero.
-        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+        state: (B, H * K * V) the initial S; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None for no reset.
         reads_before: y_t = q_t S_{t-1} instead.
 
     Returns:

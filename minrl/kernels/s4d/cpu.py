@@ -1,7 +1,7 @@
 """The recurrence of S4D on a CPU as one node of the autograd graph: one compiled loop over time forward, one backward.
 
 The states of all steps are many times the size of the inputs. One of `loops.CHUNK` is saved, from which the backward
-pass computes those between anew, in the cache.
+pass recomputes those between, in the cache.
 
 Shapes: B batch, T time, D channels, M states of a channel.
 """

@@ -19,12 +19,12 @@ from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import copy_row
 from minrl.kernels.lstm.cpu_loops import opens
 
-# Steps whose states the backward pass has at hand, of a block of channels: with M = 32 they fill a quarter of the
-# second cache.
+# Steps of a chunk, whose states the backward pass recomputes for a block of channels: with M = 32 they fill a quarter
+# of the second cache.
 CHUNK = 16
 LANES = 64
 _ZERO = np.float32(0)
-# Numba gives signed indices a test for counting from the end, which no vector code has.
+# Numba tests signed indices for counting from the end, which prevents vector code.
 _U = np.uintp
 
 
@@ -40,7 +40,7 @@ def advance_row(x: Any, y: Any, new_x: Any, new_y: Any, weights: Any, at: int, w
 
 @inlined
 def advance_and_read(x: Any, y: Any, weights: Any, at: int, width: int, u: Any, out: Any, lanes: int) -> None:
-    """Compute the same in place, and add its part to the outputs."""
+    """Compute `advance_row` in place, and add its part to the outputs."""
     a, b, e, f = _U(at), _U(at + width), _U(at + 2 * width), _U(at + 3 * width)
     p, q = _U(at + 4 * width), _U(at + 5 * width)
     for d in range(_U(lanes)):
@@ -78,7 +78,7 @@ def gradients_row(
 
 @inlined
 def states_of(numbers: Any, h: Any, at: int, states: int, lanes: int) -> None:
-    """Copy the states of channels (D, M, 2), from `at` on, to rows of lanes (M, 2, L); nothing where there are none."""
+    """Copy the states of channels (D, M, 2), from `at` on, to rows of lanes (M, 2, L); do nothing without them."""
     if numbers.size:
         for d in range(lanes):
             for n in range(2 * states):
@@ -127,7 +127,7 @@ def history_of(
     u: Any, weights: Any, reset: Any, entering: Any, past: Any, nothing: Any,
     row: int, at: int, start: int, end: int, steps: int, width: int, states: int, lanes: int,
 ) -> None:  # fmt: skip
-    """Compute the states before, between and after the steps of a chunk anew."""
+    """Recompute the states before, between and after the steps of a chunk."""
     size = 2 * states * lanes
     chunk = row * ((steps + CHUNK - 1) // CHUNK) + start // CHUNK
     for n in range(2 * states):
@@ -187,7 +187,7 @@ def backward_block(
 
 @cache
 def forward() -> Callable[..., None]:
-    """Return u (B, T, D), weights (M, 6, D), state, reset -> y (B, T, D), last (B, D, M, 2).
+    """Build the kernel of u (B, T, D), weights (M, 6, D), state, reset -> y (B, T, D), last (B, D, M, 2).
 
     `entering` (B, chunks, M, 2, D) saves the states that enter each chunk for the backward pass.
     """
@@ -211,8 +211,7 @@ def forward() -> Callable[..., None]:
 
 @cache
 def backward() -> Callable[..., None]:
-    """Compute from the gradients to y and the last state those to u, each row's to the weights (B, M, 6, D), and those
-    to the state."""
+    """Build the kernel from the gradients to y and last state to those to u, weights (B, M, 6, D) and state."""
 
     def kernel(
         u_at: int, weights_at: int, reset_at: int, entering_at: int, dy_at: int, dlast_at: int, du_at: int,

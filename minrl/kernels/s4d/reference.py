@@ -1,4 +1,4 @@
-"""The recurrence of S4D as its equations read (arXiv 2206.11893, sections 3 and 4).
+"""The recurrence of S4D as a loop over its equations (arXiv 2206.11893, sections 3 and 4).
 
 Shapes: B batch, T time, D channels, M states of a channel; a complex number is its real | imaginary part.
 """
@@ -18,8 +18,8 @@ def s4d_scan(
     Args:
         u: (B, T, D).
         decay, factor, c: (D, M, 2).
-        state: (B, D * M * 2) the state that enters the first step; None is zero.
-        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+        state: (B, D * M * 2) the initial h; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None for no reset.
 
     Returns:
         y (B, T, D) and the last h (B, D * M * 2).

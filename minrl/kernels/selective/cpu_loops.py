@@ -19,8 +19,8 @@ from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import copy_row
 from minrl.kernels.lstm.cpu_loops import opens
 
-# Steps whose states and decays the backward pass has at hand, of a block of channels: with N = 16 they fill an eighth
-# of the second cache.
+# Steps of a chunk, whose states and decays the backward pass recomputes for a block of channels: with N = 16 they fill
+# an eighth of the second cache.
 CHUNK = 16
 LANES = 64
 _ZERO = np.float32(0)
@@ -69,7 +69,7 @@ def gradients_row(
 
 @inlined
 def states_of(x: Any, h: Any, at: int, states: int, lanes: int) -> None:
-    """Copy the states of channels (H, N), from `at` on, to rows of lanes; nothing where x is not there."""
+    """Copy the states of channels (H, N), from `at` on, to rows of lanes; do nothing without x."""
     if x.size:
         for d in range(lanes):
             for n in range(states):
@@ -119,7 +119,7 @@ def history_of(
     dt: Any, drive: Any, b: Any, a: Any, reset: Any, entering: Any, past: Any, decays: Any, nothing: Any,
     row: int, at: int, start: int, end: int, steps: int, width: int, states: int, lanes: int,
 ) -> None:  # fmt: skip
-    """Compute the states before, between and after the steps of a chunk anew, and their decays."""
+    """Recompute the states before, between and after the steps of a chunk, and their decays."""
     constants, size = held_constants(), states * lanes
     chunk = row * ((steps + CHUNK - 1) // CHUNK) + start // CHUNK
     for n in range(states):
@@ -177,7 +177,7 @@ def backward_block(
 
 @cache
 def forward() -> Callable[..., None]:
-    """Return dt, drive (B, T, H), b, c (B, T, N), A (N, H), state, reset -> y (B, T, H), last (B, H, N).
+    """Build the kernel of dt, drive (B, T, H), b, c (B, T, N), A (N, H), state, reset -> y (B, T, H), last (B, H, N).
 
     `entering` (B, chunks, N, H) saves the states that enter each chunk for the backward pass.
     """
@@ -205,8 +205,7 @@ def forward() -> Callable[..., None]:
 
 @cache
 def backward() -> Callable[..., None]:
-    """Compute from the gradients to y and the last state those to dt, drive, b, c and the state; those to A, (B, N, H),
-    are added."""
+    """Build the kernel from the gradients to y and last state to those to dt, drive, b, c, state and A (B, N, H)."""
 
     def kernel(
         dt_at: int, drive_at: int, b_at: int, c_at: int, a_at: int, reset_at: int, entering_at: int, dy_at: int,

@@ -1,4 +1,4 @@
-"""The selective scan as its equations read (arXiv 2312.00752, algorithm 2).
+"""The selective scan as a loop over its equations (arXiv 2312.00752, algorithm 2).
 
 Shapes: B batch, T time, H channels, N states of a channel.
 """
@@ -24,8 +24,8 @@ def selective_scan(
         dt, drive: (B, T, H) step size, and step size times input.
         b, c: (B, T, N).
         a: (H, N) A, at most 0.
-        state: (B, H * N) the state that enters the first step; None is zero.
-        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+        state: (B, H * N) the initial h; None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None for no reset.
 
     Returns:
         y (B, T, H) and the last h (B, H * N).

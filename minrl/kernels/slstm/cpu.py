@@ -25,7 +25,7 @@ def _forward(
     state = optional("state", state, (batch, 4 * width), gates.dtype)
     reset = optional("reset", reset, (batch, steps), torch.bool)
     h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, 4 * width)
-    # exp(i - m) | exp of the kept share | tanh(z) | sigmoid(o) of each head, of all steps or of the one at work.
+    # exp(i - m) | exp of the kept share | tanh(z) | sigmoid(o) of each head, of all steps or of the current one.
     mapped = gates.new_empty(batch, steps if keep else 1, 4 * width)
     cells = gates.new_empty(batch, steps, 3 * width) if keep else None  # c | n | sigmoid(-f)
     tensors = gates.contiguous(), F.pad(weight, (0, MARGIN)), state, reset, h, last, mapped, cells

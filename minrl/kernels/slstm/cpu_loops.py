@@ -1,7 +1,7 @@
-"""The compiled loops of the sLSTM on a CPU: a product per head, gates, state and resets at each step, and the adjoint.
+"""The compiled loops of the sLSTM on a CPU: a matmul per head, gates, state and resets at each step, and the adjoint.
 
-Tensors are read and written where torch keeps them, through their addresses; an address of 0 is one that is not
-there. One call does all steps of the batch rows `first` to `end`.
+Tensors are read and written in place, through their addresses; the address of an absent tensor is 0. One call does
+all steps of the batch rows `first` to `end`.
 
 Shapes: B batch, T time, H heads of E units, D = H * E.
 """
@@ -20,14 +20,14 @@ from minrl.kernels.lstm.cpu_loops import MARGIN, opens
 from minrl.kernels.lstm.cpu_matmul import add_product
 from minrl.kernels.slstm.reference import EMPTY
 
-# Batch rows that run together: each weight is read once for all of them.
+# Batch rows of one pass: each weight is read once for all of them.
 _ROWS = 64
 _ZERO, _ONE, _TWO, _EMPTY = np.float32(0), np.float32(1), np.float32(2), np.float32(EMPTY)
 
 
 @inlined
 def gates_row(i: Any, f: Any, z: Any, o: Any, h: Any, c: Any, n: Any, m: Any, forgotten: Any, width: int) -> None:
-    """Map the gates in place, and update h, c, n, m to those of this step; `forgotten` is sigmoid(-f)."""
+    """Map the gates in place, and advance h, c, n, m by one step; `forgotten` is sigmoid(-f)."""
     constants = held_constants()
     for d in range(width):
         # log(sigmoid(f)) = min(f, 0) - log(1 + exp(-|f|))
@@ -49,7 +49,7 @@ def gradients_row(
     insert: Any, keep: Any, content: Any, show: Any, c: Any, n: Any, forgotten: Any, c_before: Any, n_before: Any,
     of_h: Any, of_c: Any, of_n: Any, of_m: Any, di: Any, df: Any, dz: Any, do: Any, width: int,
 ) -> None:  # fmt: skip
-    """Compute the gradients to the gates before their maps; those to c_t and n_t become those to c and n before."""
+    """Compute the gradients to the unmapped gates; those to c_t and n_t become those to c_{t-1} and n_{t-1}."""
     for d in range(width):
         ratio, through = c[d] / n[d], of_h[d] * show[d] / n[d]
         do[d] = of_h[d] * ratio * (show[d] * (_ONE - show[d]))
@@ -169,9 +169,9 @@ def backward_rows(
 
 @cache
 def forward() -> Callable[..., None]:
-    """Return gates (B, T, H, 4E), weights (H, E, 4E) with a margin after each row -> h (B, T, D), last (B, 4D).
+    """Build the kernel of gates (B, T, H, 4E), weights (H, E, 4E) with padded rows -> h (B, T, D), last (B, 4D).
 
-    `mapped` (B, T or 1, H, 4E) takes the gates after their maps, of all steps or of the one at work; `cells` (B, T, 3D)
+    `mapped` (B, T or 1, H, 4E) takes the mapped gates of all steps or of the current one; `cells` (B, T, 3D)
     saves c | n | sigmoid(-f) for the backward pass.
     """
 
@@ -194,10 +194,10 @@ def forward() -> Callable[..., None]:
 
 @cache
 def backward() -> Callable[..., None]:
-    """Compute from the gradients to h and last those to the gates before their maps (B, T, H, 4E) and the state.
+    """Build the kernel from the gradients to h and last to those to the unmapped gates (B, T, H, 4E) and state.
 
-    `turned` (H, 4E, E) are the weights with a margin after each row; `before` (B, T, D) takes h_{t-1} as step t saw
-    it, for the gradient to the weights.
+    `turned` (H, 4E, E) are the transposed weights with padded rows; `before` (B, T, D) takes h_{t-1} after resets, for
+    the gradient to the weights.
     """
 
     def kernel(

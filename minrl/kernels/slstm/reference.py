@@ -1,4 +1,4 @@
-"""The sLSTM's recurrence as its equations read (Beck et al., 2024, arXiv 2405.04517, section 2.2).
+"""The sLSTM's recurrence as a loop over its equations (Beck et al., 2024, arXiv 2405.04517, section 2.2).
 
 Shapes: B batch, T time, H heads of E units, D = H * E.
 """
@@ -16,14 +16,13 @@ def slstm_scan(
 ) -> tuple[Tensor, Tensor]:
     """Compute equations 8 to 17 as a loop over time.
 
-    Where `reset[:, t]`, all that the step finds is zero, whatever it was, and no gradient crosses.
+    Where `reset[:, t]`, the state before the step is zero, whatever it was, and no gradient crosses.
 
     Args:
-        gates: (B, T, H, 4E) what input and biases give to i | f | z | o of each head, before their maps.
+        gates: (B, T, H, 4E) the input's and the biases' part of i | f | z | o of each head, before their maps.
         weight: (H, E, 4E) from the units of a head to its gates.
-        state: (B, 4D) the state h | c | n | m that enters the first step, in units of exp(m); n = 0 is the empty one,
-            and so is None.
-        reset: (B, T) bool, True where a step opens an episode; None is nowhere.
+        state: (B, 4D) the initial h | c | n | m, in units of exp(m); None is zero.
+        reset: (B, T) bool, True where a step opens an episode; None for no reset.
 
     Returns:
         h (B, T, D) and the last state (B, 4D), whose m takes no gradient.

@@ -115,7 +115,7 @@ def _fits(weight: Tensor, dtype: torch.dtype) -> bool:
 def _stack(backbone: Any, kind: Any) -> Any:
     """Return the layout of a backbone, with constants of type `kind`."""
     from minrl.kernels.backbone import layout
-    from minrl.kernels.scan import cpu_gates  # they import numba
+    from minrl.kernels.scan import cpu_gates, cpu_loops  # they import numba
 
     forms, column, size = [], 0, np.dtype(kind).itemsize
     for block in backbone.blocks:
@@ -131,6 +131,7 @@ def _stack(backbone: Any, kind: Any) -> Any:
             mlp_epsilon=kind(block.norm.eps if block.mlp is None else block.mlp[0].eps),
             memory=column * size,
             recent=(column + inner) * size,
+            lane_blocks=cpu_loops.blocks_of(inner),
         )
         forms.append(form)
         column += block.state_size

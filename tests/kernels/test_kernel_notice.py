@@ -23,6 +23,7 @@ if {in_memory}:
     exec("def fill(x):\\n    for i in range(len(x)):\\n        x[i] = 2.0 * i")
 # A slow machine: each reading of the clock is five seconds after the last.
 compile.time = SimpleNamespace(perf_counter=count(step=5.0).__next__)
+{before}
 call, x = compile.compiled(fill), np.zeros(5)
 call(x)
 assert x.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
@@ -30,11 +31,11 @@ assert x.tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
 """
 
 
-def notice(folder: Path, in_memory: bool = False, more: str = "") -> list[str]:
+def notice(folder: Path, in_memory: bool = False, before: str = "", more: str = "") -> list[str]:
     """Return the standard error of a process of its own, with its compiled code in `folder`."""
     program = folder / "program.py"
     if not program.exists():  # numba caches code by its file's modification time
-        program.write_text(PROGRAM.format(in_memory=in_memory, more=more), encoding="utf-8")
+        program.write_text(PROGRAM.format(in_memory=in_memory, before=before, more=more), encoding="utf-8")
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache")}
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=True)
     return done.stderr.splitlines()
@@ -55,3 +56,10 @@ def test_code_that_is_not_kept_is_announced_so(tmp_path: Path, more: str) -> Non
         assert line.startswith("minrl: compiled a CPU kernel in ")
         assert "kept on disk" not in line
         assert "NUMBA_CACHE_DIR" in line
+
+
+@pytest.mark.parametrize("call", ["load", "save"])
+def test_a_folder_that_is_full_or_gone_costs_no_call(tmp_path: Path, call: str) -> None:
+    full = f"def full(*arguments): raise OSError('full')\ncompile.FunctionCache.{call}_overload = full"
+    (line,) = notice(tmp_path, before=full)
+    assert ("kept on disk" in line) == (call == "load")

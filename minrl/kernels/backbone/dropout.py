@@ -15,7 +15,7 @@ from torch import Tensor
 from minrl.kernels.jit.compile import compiled, inlined
 from minrl.kernels.jit.memory import matrix, vector
 from minrl.kernels.jit.rows import add
-from minrl.kernels.jit.threads import ROWS_PER_ITEM, Sums, items_of, share
+from minrl.kernels.jit.threads import ROWS_PER_ITEM, Sums, share_rows
 
 _U, _ZERO = np.uint32, np.float32(0)
 # The multipliers of a 32-bit hash with little bias (hash-prospector, "lowbias32").
@@ -47,7 +47,7 @@ def _noise(rate: float, low: int, high: int, kind: Any) -> Noise | None:
 def drop_and_add(noise: Noise, x: Tensor, branch: Tensor, out: Tensor, start: int = 0) -> None:
     """Write x (N, D) + dropout of `branch` to `out`; `start` is the number of the first row."""
     addresses = x.data_ptr(), branch.data_ptr(), out.data_ptr()
-    share(_forward(), items_of(x.shape[0]), x.numel(), *addresses, *x.shape, start, *noise)
+    share_rows(_forward(), x, *addresses, *x.shape, start, *noise)
 
 
 def drop(noise: Noise, x: Tensor) -> Tensor:
@@ -60,9 +60,9 @@ def drop_gradient(noise: Noise, dy: Tensor, sums: Sums | None = None, part: int 
     dbranch = torch.empty_like(dy)
     arguments = (dy.data_ptr(), dbranch.data_ptr(), *dy.shape, start, *noise)
     if sums is None:
-        share(_backward(), items_of(dy.shape[0]), dy.numel(), 0, *arguments)
+        share_rows(_backward(), dy, 0, *arguments)
     else:
-        sums.share(_backward(), part, items_of(dy.shape[0]), dy.numel(), *arguments)
+        sums.share_rows(_backward(), part, dy, *arguments)
     return dbranch
 
 

@@ -36,9 +36,9 @@ def scan(
     """Compute x (B, T, D), state (B, S), reset (B, T) -> y (B, T, D), last state (B, S)."""
     state = x.new_zeros(x.shape[0], stack.state_size) if state is None else state
     lasts, column = [], 0
-    for i, form in enumerate(stack.forms):
+    for form, block, mask in zip(stack.forms, stack.blocks(weights), masks, strict=True):
         size = form.inner + max(form.taps - 1, 0) * x.shape[2]
-        x, last = _block(form, stack.block(i, weights), masks[i], reset, x, state[:, column : column + size])
+        x, last = _block(form, block, mask, reset, x, state[:, column : column + size])
         lasts.append(last)
         column += size
     norm, bias = weights[-2:]

@@ -26,6 +26,7 @@ class BlockLayout:
     # Offsets of the cell's state and of the convolution's last inputs in a row of the state, in bytes.
     memory: int
     recent: int
+    lane_blocks: int  # pieces of H that a scan shares among threads
 
     def sums(self, width: int) -> tuple[int, ...]:
         """Return the sizes of the gradients that are sums over rows: those of NORM, TAPS, GATES_BIAS and so on."""
@@ -99,9 +100,10 @@ class StackLayout:
     epsilon: Any
     state_size: int
 
-    def block(self, i: int, weights: tuple[Any, ...]) -> BlockWeights:
-        """Return the weights of a block."""
-        return BlockWeights(*weights[i * TENSORS_PER_BLOCK : (i + 1) * TENSORS_PER_BLOCK])
+    def blocks(self, weights: tuple[Any, ...]) -> list[BlockWeights]:
+        """Return the weights of each block."""
+        starts = range(0, len(self.forms) * TENSORS_PER_BLOCK, TENSORS_PER_BLOCK)
+        return [BlockWeights(*weights[start : start + TENSORS_PER_BLOCK]) for start in starts]
 
     def sums(self, width: int) -> tuple[int, ...]:
         """Return the sizes of all gradients that are sums over rows."""

@@ -51,8 +51,8 @@ def _forward(
     y, last, stats = torch.empty_like(x), torch.empty_like(state), x.new_empty(batch * steps, 2)
     frame = ScanFrame(batch, steps, width, stack.state_size, reset.data_ptr(), state.data_ptr(), last.data_ptr())
     stream = x.view(batch * steps, width)
-    for i, form in enumerate(stack.forms):
-        stream, saved = block_forward(form, stack.block(i, weights), stream, frame, noises[i])
+    for form, block, noise in zip(stack.forms, stack.blocks(weights), noises, strict=True):
+        stream, saved = block_forward(form, block, stream, frame, noise)
         if kept is not None:
             kept.extend(saved)
     norm, bias = weights[-2:]
@@ -92,15 +92,9 @@ class _Scan(torch.autograd.Function):
         dstate, scratch = torch.empty_like(state), torch.empty_like(state)
         batch, steps, width = x.shape
         frame = ScanFrame(
-            batch,
-            steps,
-            width,
-            stack.state_size,
-            reset.data_ptr(),
-            state.data_ptr(),
-            dlast.data_ptr(),
+            batch, steps, width, stack.state_size, reset.data_ptr(), state.data_ptr(), dlast.data_ptr(),
             dstate.data_ptr(),
-        )
+        )  # fmt: skip
         gradients: list[Tensor | None] = [None, None]
         dstream: Tensor | None = None
         if dy is not None:
@@ -108,10 +102,11 @@ class _Scan(torch.autograd.Function):
             norm, bias = weights[-2:]
             norm_backward(norm, bias, stack.epsilon, stream, stats, dy, None, dstream, None, sums, at)
             gradients = sums.parts[at : at + 2]
-        for i in reversed(range(len(stack.forms))):
+        blocks = stack.blocks(weights)
+        for i in reversed(range(len(blocks))):
             saved = SavedTensors(*kept[i * SAVED_PER_BLOCK : (i + 1) * SAVED_PER_BLOCK])
             dstream, of_block = block_backward(
-                stack.forms[i], stack.block(i, weights), saved, dstream, frame, ctx.noises[i], sums, i * OF_BLOCK,
+                stack.forms[i], blocks[i], saved, dstream, frame, ctx.noises[i], sums, i * OF_BLOCK,
                 scratch.data_ptr(),
             )  # fmt: skip
             gradients = of_block + gradients

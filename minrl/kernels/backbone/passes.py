@@ -26,9 +26,8 @@ from minrl.kernels.backbone.layout import (
     SavedTensors,
     ScanFrame,
 )
-from minrl.kernels.jit.threads import ROWS_PER_ITEM, Sums, items_of, share
+from minrl.kernels.jit.threads import ROWS_PER_ITEM, Sums, items_of, share, share_rows
 from minrl.kernels.matmul import input_gradient, linear, linear_added, linear_into
-from minrl.kernels.scan.cpu_loops import blocks_of
 
 # An MLP runs in tiles of about this many hidden elements a thread, which stay in its cache: 10 % faster than all rows
 # at once.
@@ -46,7 +45,7 @@ def block_forward(
     noise, of_mlp = noises
     added = torch.empty_like(x) if w.down is None and noise is None else None
     share(
-        loops.scan_forward(form.parts, form.candidate), batch * blocks_of(form.inner), rows * form.inner,
+        loops.scan_forward(form.parts, form.candidate), batch * form.lane_blocks, rows * form.inner,
         gates.data_ptr(), state + form.memory, resets, h.data_ptr(), last + form.memory, x.data_ptr(),
         _address(added), batch, steps, form.inner, state_size, form.flip,
     )  # fmt: skip
@@ -103,7 +102,7 @@ def block_backward(
     dh = torch.zeros_like(saved.h) if dh is None else dh
     dgates, dx = torch.empty_like(saved.gates), torch.empty_like(saved.x)
     sums.share(
-        loops.scan_backward(form.parts, form.candidate), at + GATES_BIAS, batch * blocks_of(form.inner),
+        loops.scan_backward(form.parts, form.candidate), at + GATES_BIAS, batch * form.lane_blocks,
         rows * form.inner, saved.gates.data_ptr(), state + form.memory, resets, saved.h.data_ptr(), dh.data_ptr(),
         dlast + form.memory, dgates.data_ptr(), dstate + form.memory, batch, steps, form.inner, state_size, form.flip,
     )  # fmt: skip
@@ -143,7 +142,7 @@ def _mlp_forward(form: BlockLayout, w: BlockWeights, x: Tensor, noise: Noise | N
         n, g = torch.empty_like(inputs), torch.empty_like(a)
         norm_forward(w.mlp_norm, w.mlp_norm_bias, form.mlp_epsilon, inputs, n, its_stats, shift, out)
         linear_into(n, w.up, w.up_bias, a)
-        share(loops.gelu_forward(), items_of(a.shape[0]), a.numel(), a.data_ptr(), g.data_ptr(), *a.shape, form.epsilon)
+        share_rows(loops.gelu_forward(), a, a.data_ptr(), g.data_ptr(), *a.shape, form.epsilon)
         if noise is None:
             linear_added(g, w.back, inputs if shift is None else out, out)
         else:
@@ -170,9 +169,8 @@ def _mlp_backward(
         inputs = of_x if mixed is not None else _sum(noises[0], of_x, of_h, start)
         branch = dout if noise is None else drop_gradient(noise, dout, sums, at + BACK_BIAS, start)
         g, n, da = torch.empty_like(a), torch.empty_like(inputs), input_gradient(branch, w.back)
-        sums.share(
-            loops.gelu_backward(), at + UP_BIAS, items_of(a.shape[0]), a.numel(),
-            a.data_ptr(), g.data_ptr(), da.data_ptr(), *a.shape, form.epsilon,
+        sums.share_rows(
+            loops.gelu_backward(), at + UP_BIAS, a, a.data_ptr(), g.data_ptr(), da.data_ptr(), *a.shape, form.epsilon,
         )  # fmt: skip
         norm_backward(
             w.mlp_norm, w.mlp_norm_bias, form.epsilon, inputs, its_stats, input_gradient(da, w.up), dout, dinputs, n,
@@ -210,8 +208,8 @@ def norm_forward(
     shift: Tensor | None = None, out: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Write the layer norm of x (N, D) to `y`; with a `shift` (D) also x + shift to `out`."""
-    share(
-        loops.norm_forward(), items_of(x.shape[0]), x.numel(), x.data_ptr(), weight.data_ptr(), bias.data_ptr(),
+    share_rows(
+        loops.norm_forward(), x, x.data_ptr(), weight.data_ptr(), bias.data_ptr(),
         y.data_ptr(), stats.data_ptr(), _address(shift), _address(out), *x.shape, epsilon,
     )  # fmt: skip
 
@@ -221,8 +219,8 @@ def norm_backward(
     y: Tensor | None, sums: Sums, at: int,
 ) -> None:  # fmt: skip
     """Write the gradient to x, plus `around`, to `dx`; add those to weight and bias, and `around`, to `sums`."""
-    sums.share(
-        loops.norm_backward(), at, items_of(x.shape[0]), x.numel(), x.data_ptr(), stats.data_ptr(), weight.data_ptr(),
+    sums.share_rows(
+        loops.norm_backward(), at, x, x.data_ptr(), stats.data_ptr(), weight.data_ptr(),
         bias.data_ptr(), dy.data_ptr(), _address(around), dx.data_ptr(), _address(y), *x.shape, like,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from numba import njit
+from numba.core.caching import FunctionCache, NullCache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -32,30 +33,43 @@ _announced = False
 
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Compile `function` to machine code that runs without the interpreter's lock, kept on disk where possible."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": FAST, "error_model": "numpy"}
     function.__qualname__ = f"{function.__qualname__}_{_REVISION}"
-    try:
-        kernel = njit(cache=True, **options)(function)
-        kept = True
-    except RuntimeError:  # no folder is writable
-        kernel, kept = njit(**options)(function), False
-    compilations = 0
+    kernel: Any = njit(nogil=True, fastmath=FAST, error_model="numpy")(function)
+    kernel._cache = _AnnouncedCache(function)
+    run: Callable[..., None] = kernel
+    return run
 
-    def call(*arguments: Any) -> None:
-        nonlocal kernel, kept, compilations
-        count, begin = len(kernel.overloads), time.perf_counter()
+
+class _AnnouncedCache:
+    """Numba's cache of a function, which it asks before it compiles and tells afterwards; long waits are announced.
+
+    A folder that is full or gone costs what is kept, not the call.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._begin, self._keeps = 0.0, True
         try:
-            kernel(*arguments)
-        except OSError:  # the folder is full or gone; the kernel has not run yet
-            kernel, kept, count, compilations = njit(**options)(function), False, 0, 0
-            kernel(*arguments)
-        if len(kernel.overloads) != count:
-            # A signature that is read from disk was not compiled.
-            before, compilations = compilations, sum(kernel.stats.cache_misses.values())
-            if compilations > before:
-                _announce(time.perf_counter() - begin, kept)
+            self._cache: Any = FunctionCache(function)  # type: ignore[no-untyped-call, unused-ignore]
+        except RuntimeError:  # no folder is writable
+            self._cache, self._keeps = NullCache(), False
+        self.flush, self.cache_path = self._cache.flush, self._cache.cache_path
 
-    return call
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        """Return the machine code of a signature, None if there is none."""
+        self._begin = time.perf_counter()
+        try:
+            return self._cache.load_overload(signature, target)
+        except OSError:
+            return None
+
+    def save_overload(self, signature: Any, code: Any) -> None:
+        """Keep the machine code of a signature."""
+        seconds, kept = time.perf_counter() - self._begin, self._keeps
+        try:
+            self._cache.save_overload(signature, code)
+        except OSError:
+            kept = False
+        _announce(seconds, kept)
 
 
 def inlined(function: Function, fastmath: set[str] = FAST) -> Function:

@@ -59,6 +59,11 @@ def share(kernel: Callable[..., None], items: int, elements: int, *arguments: An
     share_items(lambda thread, first, end: kernel(first, end, *arguments), items, elements)
 
 
+def share_rows(kernel: Callable[..., None], x: Tensor, *arguments: Any) -> None:
+    """Call `kernel(first, end, *arguments)` on each thread with its range of the items of the rows of x (N, ...)."""
+    share(kernel, items_of(x.shape[0]), x.numel(), *arguments)
+
+
 class Sums:
     """Gradients that are sums over rows: tensors of `sizes` elements, complete after `add_up`.
 
@@ -77,6 +82,10 @@ class Sums:
         """Run a kernel on all threads; its third argument is the address of the sums from `part` on."""
         at, stride = self.parts[part].data_ptr(), self._stride
         share_items(lambda thread, first, end: kernel(first, end, at + thread * stride, *arguments), items, elements)
+
+    def share_rows(self, kernel: Callable[..., None], part: int, x: Tensor, *arguments: Any) -> None:
+        """Share a kernel as `share` does, over the items of the rows of x (N, ...)."""
+        self.share(kernel, part, items_of(x.shape[0]), x.numel(), *arguments)
 
     def add_up(self) -> None:
         """Add the other threads' sums to the first's."""

@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Stop with one line on standard error and exit code 2."""
-        self.exit(2, f"minrl: {' '.join(message.split())} ({self.prog} --help lists the options)\n")
+        self.exit(2, f"minrl: {one_line(message)} ({self.prog} --help lists the options)\n")
 
     def unknown(self, words: Sequence[str], instead: dict[str, str]) -> NoReturn:
         """Stop with an error for unknown words; `instead` holds hints for flags of other programs."""

@@ -23,6 +23,7 @@ from minrl.online.policy import RecurrentPolicy
 from minrl.online.settings import AlgorithmSettings, OnlineConfig
 from minrl.runs.checkpoint import Checkpoint
 from minrl.system.config import check_at_least
+from minrl.system.messages import one_line
 
 from .ppo import RecurrentPPO
 
@@ -211,4 +212,4 @@ def _model(
         )
     # Stable-Baselines3 asserts; torch's modules raise KeyError for some names.
     except (AssertionError, TypeError, RuntimeError, ZeroDivisionError, KeyError) as error:
-        raise ValueError(f"no ppo agent can be made of these settings: {' '.join(str(error).split())}") from error
+        raise ValueError(f"no ppo agent can be made of these settings: {one_line(error)}") from error

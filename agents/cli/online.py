@@ -16,6 +16,7 @@ from minrl.online.train import resume, train
 from minrl.runs.checkpoint import agent_class
 from minrl.runs.log import TIMESTEPS
 from minrl.system.config import add_flags, build, from_flags, read_toml
+from minrl.system.messages import one_line
 from minrl.system.shipped_configs import shipped_configs
 
 from . import flag_hints
@@ -127,7 +128,7 @@ def check_options(agent: str, options: Any, task: Task) -> None:
     try:
         kind(kind.new_config(options), task)
     except (AssertionError, TypeError, RuntimeError, ZeroDivisionError) as error:  # Stable-Baselines3 asserts
-        raise ValueError(f"no {agent} agent can be made of these settings: {' '.join(str(error).split())}") from error
+        raise ValueError(f"no {agent} agent can be made of these settings: {one_line(error)}") from error
 
 
 def start_run(agent: str, options: Any, settings: OnlineConfig, out: Path) -> int:

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from minrl.data.space_match import arranged
 from minrl.data.spaces import is_text
 from minrl.data.wrappers import ScalarReward
+from minrl.system.messages import one_line
 
 AnySpace = gymnasium.Space[Any]
 AnyEnv = gymnasium.Env[Any, Any]
@@ -71,7 +72,7 @@ def prepared(env: GymEnv) -> GymEnv:
             continue
         fit(space)
         raise ValueError(
-            f"RecurrentPPO does not take the {kind} space {' '.join(str(space).split())} as it is: wrap each "
+            f"RecurrentPPO does not take the {kind} space {one_line(space)} as it is: wrap each "
             "environment with minrl.online.spaces.fit_spaces, whose spaces predict then speaks of too"
         )
     return env if isinstance(env, VecEnv) else ScalarReward(env)

@@ -18,6 +18,7 @@ from minrl.runs.threads import describe_threads, use_threads
 from minrl.system.config import build, write_toml
 from minrl.system.device import device_named
 from minrl.system.malloc import tune_cpu
+from minrl.system.messages import with_class
 
 
 def train(kind: type[OnlineAgent], options: Any, settings: OnlineConfig, out: Path) -> OnlineResult:
@@ -78,7 +79,7 @@ def _resume(out: Path, environment: str | None, steps: int | None) -> OnlineResu
     try:
         task = Task.from_dict(saved.task)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{where} does not fit its own configuration: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{where} does not fit its own configuration: {with_class(error)}") from error
     if environment is None:
         check_trusted(EnvironmentInfo(config.env, config.env_kwargs))
     elif environment != config.env:
@@ -89,8 +90,7 @@ def _resume(out: Path, environment: str | None, steps: int | None) -> OnlineResu
         try:
             run.restore(saved)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{where} cannot be resumed: {type(error).__name__}: {reason}") from error
+            raise ValueError(f"{where} cannot be resumed: {with_class(error)}") from error
         if config != planned:
             _write_new_steps(run, planned)
         return run.train()

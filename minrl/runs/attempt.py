@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minrl.runs.folder import ERRORS
+from minrl.system.messages import with_class
 
 
 @dataclass
@@ -35,7 +36,7 @@ def attempt(work: str, step: int, folder: Path) -> Iterator[Attempt]:
     except Exception as error:  # environments are foreign code and raise any type
         if os.environ.get("MINRL_DEBUG"):
             raise
-        result.error = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+        result.error = with_class(error)
         with (folder / ERRORS).open("a", encoding="utf-8") as file:
             file.write(f"{work} at step {step}\n{traceback.format_exc()}\n")
         print(

@@ -17,6 +17,7 @@ from minrl.runs.archive import DamagedFileError, check_archive, is_sound
 from minrl.runs.folder import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 from minrl.system.config import build, to_plain
 from minrl.system.files import replacing
+from minrl.system.messages import one_line
 from minrl.system.names import choose
 
 FORMAT = 1
@@ -68,7 +69,7 @@ def save(
             if path.name == LAST_CHECKPOINT and is_sound(path):
                 _keep(path, path.with_name(PREVIOUS_CHECKPOINT))
     except RuntimeError as error:  # torch's error for a full disk
-        raise OSError(errno.EIO, f"checkpoint cannot be written ({' '.join(str(error).split())})", str(path)) from error
+        raise OSError(errno.EIO, f"checkpoint cannot be written ({one_line(error)})", str(path)) from error
 
 
 def _keep(path: Path, kept: Path) -> None:

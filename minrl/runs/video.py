@@ -22,6 +22,7 @@ from minrl.play import Player
 from minrl.runs.folder import VIDEOS
 from minrl.runs.log import Picture
 from minrl.system.files import make_folder, replacing
+from minrl.system.messages import one_line
 from minrl.system.mujoco import quiet_mujoco
 
 # Frames per second. A GIF counts time in 1/100 s, and browsers slow down GIFs of more than 50 frames per second.
@@ -47,7 +48,7 @@ def check_renders(environment: EnvironmentInfo, modes: Sequence[str]) -> None:
             if "GL" in str(error)
             else ""
         )
-        raise ValueError(f"{failed}: {' '.join(str(error).split())}{hint}") from error
+        raise ValueError(f"{failed}: {one_line(error)}{hint}") from error
     if np.ndim(frame) != 3:
         raise ValueError(f"{failed}: it returns a {type(frame).__name__} instead of an image")
 

@@ -18,6 +18,17 @@ def one_line(value: object, longest: int = LONGEST) -> str:
     return text or type(value).__name__ if isinstance(value, BaseException) else text
 
 
+def with_class(error: BaseException) -> str:
+    """Return an error's class and text on one line."""
+    kind, text = type(error).__name__, one_line(error)
+    return text if text == kind else f"{kind}: {text}"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error on one line: the text alone of the kinds that input causes, the class too of others."""
+    return one_line(error) if isinstance(error, ValueError | FloatingPointError | OSError) else with_class(error)
+
+
 def shortened(text: str, longest: int = LONGEST) -> str:
     """Return `text` on one line of at most `longest` printable characters, without its middle if it is longer."""
     words = " ".join(text.split())
@@ -42,6 +53,4 @@ def faults_of(where: str) -> Iterator[None]:
     except PermissionError:
         raise
     except Exception as error:  # damaged files make their readers raise anything
-        reason = one_line(error)
-        kind = type(error).__name__
-        raise ValueError(f"{where} cannot be read: {reason if reason == kind else f'{kind}: {reason}'}") from error
+        raise ValueError(f"{where} cannot be read: {with_class(error)}") from error

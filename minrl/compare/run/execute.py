@@ -15,6 +15,7 @@ from minrl.compare.grid.plan import PlannedRun, is_done
 from minrl.runs.folder import CONFIG, LAST_CHECKPOINT, LOG, run_lock
 from minrl.system.config import build, read_toml
 from minrl.system.files import make_folder
+from minrl.system.messages import reason_of
 
 # Seconds to wait for a lock: a process killed on another machine of a cluster may live a little longer.
 _PATIENCE = 60.0
@@ -39,7 +40,7 @@ def execute(run: PlannedRun, family: Family, out: Path) -> Outcome:
         if code and signal is None:
             error = f"its evaluation failed: see {out / run.folder / LOG}"
     except Exception as caught:
-        error = one_line(caught)
+        error = reason_of(caught)
     # Agents hold reference cycles; GPU memory is freed when they are collected.
     gc.collect()
     return Outcome(time.perf_counter() - begin, signal, error)
@@ -92,11 +93,3 @@ def _same(was: Any, now: Any) -> bool:
     if was == now or ({type(was), type(now)} == {type(None), bool} and not (was or now)):
         return True
     return isinstance(was, str) and isinstance(now, str) and Path(now).expanduser().absolute() == Path(was)
-
-
-def one_line(error: BaseException) -> str:
-    """Format an error in one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    said = " ".join(str(error).split())
-    return said if isinstance(error, ValueError | FloatingPointError) and said else f"{type(error).__name__}: {said}"

@@ -17,13 +17,14 @@ from typing import Any
 
 from minrl.compare.grid.family import Family
 from minrl.compare.grid.plan import PlannedRun
-from minrl.compare.run.execute import Outcome, execute, one_line
+from minrl.compare.run.execute import Outcome, execute
 from minrl.compare.run.matmul import VARIABLE
 from minrl.compare.run.progress import Progress
 from minrl.compare.run.queue import RunQueue
 from minrl.compare.run.runner import report_attempt
 from minrl.system import trust
 from minrl.system.extras import install_hint
+from minrl.system.messages import reason_of
 from minrl.system.signals import StopRequest
 
 # Environment variables of the workers: places of data sets and caches, rendering and the matmul library.
@@ -90,7 +91,7 @@ class Cluster:
             ray.init(logging_level=logging.ERROR, **options)
         except Exception as error:  # Ray raises many types
             where = "on this machine" if self.address is None else f"at {self.address}"
-            raise ValueError(f"Ray cannot be used {where}: {one_line(error)}") from error
+            raise ValueError(f"Ray cannot be used {where}: {reason_of(error)}") from error
         try:
             self._check_resources(ray)
             _check_shared(ray, out)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from minrl.compare.grid.family import Family
 from minrl.compare.grid.plan import ComparisonPlan, PlannedRun, is_done, write_plan
-from minrl.compare.run.execute import Outcome, build_settings, changed_setting, execute, one_line
+from minrl.compare.run.execute import Outcome, build_settings, changed_setting, execute
 from minrl.compare.run.matmul import chosen_library, matmul_library
 from minrl.compare.run.progress import Progress, duration, score_of
 from minrl.compare.run.queue import RunQueue
 from minrl.data.task import Task
+from minrl.system.messages import reason_of
 from minrl.system.signals import Stopped, StopRequest
 
 Families = Mapping[str, Family]
@@ -72,7 +73,7 @@ def _missing(runs: list[PlannedRun], families: Families, looks_only: bool) -> di
                     family.allow(settings)
                 found[named] = family.look(settings) if looks_only else family.find(settings)
             except ValueError as error:
-                found[named] = one_line(error)
+                found[named] = reason_of(error)
         task = found[named]
         if isinstance(task, str):
             reasons[run.method] = task
@@ -104,7 +105,7 @@ def _changed(run: PlannedRun, families: Families, out: Path) -> str | None:
     try:
         return changed_setting(run, families[run.family], out)
     except ValueError as error:
-        return one_line(error)
+        return reason_of(error)
 
 
 def compare(plan: ComparisonPlan, families: Families, out: Path, backend: Backend, found: Survey) -> ComparisonOutcome:

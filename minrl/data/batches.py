@@ -21,8 +21,7 @@ class Packed:
 
     Every row is an independent stream. An episode that does not fit is cut, and the rest continues in the same row of
     the next batch with `reset[b, 0]` False: carry the row's hidden state over, or start the rest from zeros.
-    Episodes come in shuffled order, each once before any repeats; with `weights`, (E,), they are drawn with
-    replacement in proportion to them. The cost of a batch depends on B x T only.
+    Episodes come in shuffled order, each once before any repeats. The cost of a batch depends on B x T only.
 
     Rows begin at random steps of their first episodes, spread evenly. If all began at step 0, rows of episodes of one
     length would stay in phase: with 1000 steps and `length` 500 every batch would hold either first halves or second
@@ -33,20 +32,12 @@ class Packed:
 
     continues = True
 
-    def __init__(
-        self,
-        episodes: Episodes,
-        batch_size: int,
-        length: int,
-        *,
-        seed: int = 0,
-        weights: npt.ArrayLike | None = None,
-    ) -> None:
+    def __init__(self, episodes: Episodes, batch_size: int, length: int, *, seed: int = 0) -> None:
         _check_positive(batch_size=batch_size, length=length)
         self.episodes = episodes
         self.length = length
         self._lengths = episodes.lengths
-        self._draw = _Draw(episodes, weights, seed)
+        self._draw = _Draw(episodes.num_episodes, seed)
         self._episode = np.zeros(batch_size, dtype=np.int64)
         self._step = self._lengths[self._episode].copy()  # every row is at the end of an episode
         if (self._lengths != self._lengths[0]).any() or length % self._lengths[0]:
@@ -99,27 +90,18 @@ class Packed:
 class Windows:
     """Batches of Decision Transformer: K consecutive steps of one episode in each row, padded on the right.
 
-    An episode is drawn in proportion to its length (times `weights`, (E,), where given), the start uniformly among
-    all its steps (arXiv 2106.01345, algorithm 1). `reset` is True at a row's first step only, `mask` False at padding.
+    An episode is drawn in proportion to its length, the start uniformly among all its steps (arXiv 2106.01345,
+    algorithm 1). `reset` is True at a row's first step only, `mask` False at padding.
     """
 
     continues = False
 
-    def __init__(
-        self,
-        episodes: Episodes,
-        batch_size: int,
-        length: int,
-        *,
-        seed: int = 0,
-        weights: npt.ArrayLike | None = None,
-    ) -> None:
+    def __init__(self, episodes: Episodes, batch_size: int, length: int, *, seed: int = 0) -> None:
         _check_positive(batch_size=batch_size, length=length)
         self.episodes = episodes
         self.batch_size = batch_size
         self.length = length
-        by_length = episodes.lengths * _checked(episodes, weights)
-        self._cumulative = np.cumsum(by_length / by_length.sum())
+        self._cumulative = np.cumsum(episodes.lengths / episodes.lengths.sum())
         self._random = np.random.default_rng(seed)
 
     def __iter__(self) -> Iterator[NumpyBatch]:
@@ -151,20 +133,16 @@ class Windows:
 
 
 class _Draw:
-    """Endless episode indices: shuffled passes, or with weights draws with replacement."""
+    """Endless episode indices in shuffled passes."""
 
-    def __init__(self, episodes: Episodes, weights: npt.ArrayLike | None, seed: int) -> None:
+    def __init__(self, count: int, seed: int) -> None:
         self._random = np.random.default_rng(seed)
-        self._count = episodes.num_episodes
+        self._count = count
         self._order: IntArray = np.empty(0, dtype=np.int64)
         self._next = 0
-        self._cumulative = None if weights is None else np.cumsum(_checked(episodes, weights))
 
     def next_episode(self) -> int:
         """Return the index of the next episode."""
-        if self._cumulative is not None:
-            draw = self._random.random() * self._cumulative[-1]
-            return int(np.searchsorted(self._cumulative, draw, side="right"))
         if self._next == len(self._order):
             self._order, self._next = self._random.permutation(self._count), 0
         self._next += 1
@@ -207,17 +185,6 @@ def gather(episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray
         for values in batch.values():
             values[padding] = 0.0
     return {**batch, "time_steps": steps, "reset": reset, "mask": mask}
-
-
-def _checked(episodes: Episodes, weights: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
-    if weights is None:
-        return np.ones(episodes.num_episodes)
-    checked = np.asarray(weights, dtype=np.float64)
-    if checked.shape != (episodes.num_episodes,):
-        raise ValueError(f"weights have shape {checked.shape}, the data set has {episodes.num_episodes} episodes")
-    if not np.isfinite(checked).all() or checked.min() < 0 or checked.sum() <= 0:
-        raise ValueError("weights must be finite, not negative, and not all zero")
-    return checked
 
 
 def _check_positive(**sizes: int) -> None:

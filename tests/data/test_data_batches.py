@@ -126,34 +126,19 @@ def test_windows_pad_on_the_right_with_zeros() -> None:
 
 
 @pytest.mark.parametrize("sampler", [Packed, Windows])
-def test_weights_leave_out_and_prefer(sampler: type[Packed | Windows]) -> None:
-    drawn = sampler(small((5,) * 3), 600, 5, seed=0, weights=[0.0, 1.0, 3.0])
-    episode = observed(next(drawn))[:, 0] // 1000
-    assert not (episode == 0).any()
-    assert abs((episode == 2).mean() - 0.75) < 0.09  # 5 standard deviations
-    with pytest.raises(ValueError, match="weights"):
-        sampler(small(), 1, 1, weights=[1.0])
-    with pytest.raises(ValueError, match="not all zero"):
-        sampler(small(), 1, 1, weights=[0.0, 0.0, 0.0])
-
-
-@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 3.0, 4.0]])
-@pytest.mark.parametrize("sampler", [Packed, Windows])
-def test_a_restored_state_gives_the_same_batches(
-    sampler: type[Packed | Windows], weights: list[float] | None, tmp_path: Path
-) -> None:
+def test_a_restored_state_gives_the_same_batches(sampler: type[Packed | Windows], tmp_path: Path) -> None:
     episodes = small((3, 1, 4, 9))
-    original = sampler(episodes, 3, 5, seed=4, weights=weights)
+    original = sampler(episodes, 3, 5, seed=4)
     for _ in range(7):
         next(original)
     torch.save(original.state_dict(), tmp_path / "state.pt")
     expected = [next(original) for _ in range(9)]
-    restored = sampler(episodes, 3, 5, seed=99, weights=weights)
+    restored = sampler(episodes, 3, 5, seed=99)
     restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for batch in expected:
         for field, values in next(restored).items():
             np.testing.assert_array_equal(values, batch[field], err_msg=field)
-    other = next(sampler(episodes, 3, 5, seed=5, weights=weights))
+    other = next(sampler(episodes, 3, 5, seed=5))
     assert any((other[field] != expected[0][field]).any() for field in other)
 
 

@@ -144,14 +144,3 @@ def environment(name: str, observation_width: int) -> EnvironmentInfo | None:
     environment_id, steps = _ENVIRONMENTS[prefix]
     options = {"use_contact_forces": True} if prefix == "ant" and observation_width == 111 else {}
     return EnvironmentInfo(id=environment_id, kwargs=options, max_episode_steps=steps)
-
-
-def missing_environment(name: str) -> str:
-    """Explain in one line why a data set has no environment to evaluate in, and the remedy."""
-    task = name.removeprefix("d4rl:").split("-")[0]
-    if task in ("antmaze", "maze2d", "kitchen"):
-        return (
-            f"{name}: no maintained environment has {task}'s observations (Gymnasium-Robotics gives other ones); "
-            f"use the Minari set of this task, or name an environment yourself"
-        )
-    return f"{name}: the data set names no environment; name one yourself"

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from minrl.data.wrappers import DEFAULT_MAX_STEPS
 from minrl.online.rollout import check_segments
+from minrl.runs.settings import SharedSettings
 from minrl.system.config import check_at_least
 
 
@@ -65,20 +65,10 @@ class AlgorithmSettings:
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(SharedSettings):
     """Settings of a run: length, device, logs, checkpoints and evaluations."""
 
     steps: int = field(default=100_000, metadata={"help": "environment steps, rounded up to whole rollouts"})
-    seed: int = field(default=0, metadata={"help": "seed of weights, actions and environments"})
-    device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
-    threads: int = field(
-        default=0,
-        metadata={"help": "CPU threads, 0: one for small models, as many as torch chooses for large ones"},
-    )
-    tune_cpu: bool = field(
-        default=False,
-        metadata={"help": "reuse freed memory for later tensors (glibc): faster, but memory use never shrinks"},
-    )
     log_every: int = field(default=5, metadata={"help": "rollouts between rows of the log"})
     checkpoint_every: int = field(default=20_000, metadata={"help": "environment steps between checkpoints"})
     exact_resume: bool = field(
@@ -91,14 +81,6 @@ class RunSettings:
     evaluate_every: int = field(
         default=20_000,
         metadata={"help": "environment steps between evaluations, 0 for none; one follows the last step"},
-    )
-    evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
-    evaluate_max_steps: int | None = field(
-        default=None,
-        metadata={
-            "help": "truncate evaluation episodes after N steps (unset: the environment's own limit, or "
-            f"{DEFAULT_MAX_STEPS} if it has none)"
-        },
     )
     video: bool = field(
         default=False, metadata={"help": "render the first episode of each evaluation, for TensorBoard and as GIF"}
@@ -133,12 +115,3 @@ class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
     def rollout_steps(self) -> int:
         """Return the environment steps of a rollout."""
         return self.n_envs * self.n_steps
-
-    @property
-    def first_episode(self) -> int:
-        """Return the number, and so the seed, of the first episode of the run's evaluations.
-
-        With n episodes each, run seed s has s n to (s + 1) n - 1, for sweeps over targets and videos too: runs of other
-        seeds and as many episodes share none.
-        """
-        return self.seed * self.evaluate_episodes

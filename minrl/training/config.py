@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from minrl.data.wrappers import DEFAULT_MAX_STEPS
+from minrl.runs.settings import SharedSettings
 from minrl.system.config import check_at_least
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Settings of offline training."""
+class OfflineSettings:
+    """Settings of offline training besides the shared ones."""
 
     data: str = field(default="", metadata={"help": "data set: minari:NAME, d4rl:NAME or hdf5:FILE"})
     eval_env: str = field(
@@ -28,7 +28,6 @@ class TrainConfig:
     action_space: str = field(
         default="", metadata={"help": "space of the recorded actions, such as 'Discrete(3)' or 'Box(-1, 1, (2,))'"}
     )
-    seed: int = field(default=0, metadata={"help": "seed of weights, batches, dropout and held-out episodes"})
     steps: int = field(default=10_000, metadata={"help": "gradient steps"})
     batch_size: int = field(default=4, metadata={"help": "rows of a batch, per process"})
     length: int = field(default=1000, metadata={"help": "steps of a row, which holds trajectories end to end"})
@@ -46,28 +45,11 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16"] = field(
         default="auto", metadata={"help": "precision of matmuls; auto: bfloat16 on a GPU that has it"}
     )
-    device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
-    threads: int = field(
-        default=0,
-        metadata={"help": "CPU threads, 0: one for small models, as many as torch chooses for large ones"},
-    )
-    tune_cpu: bool = field(
-        default=False,
-        metadata={"help": "reuse freed memory for later tensors (glibc): faster, but memory use never shrinks"},
-    )
     log_every: int = field(default=100, metadata={"help": "steps between rows of the log"})
     checkpoint_every: int = field(default=1000, metadata={"help": "steps between checkpoints"})
     evaluate_every: int = field(
         default=1000,
         metadata={"help": "steps between evaluations, 0 for none; one follows the last step"},
-    )
-    evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
-    evaluate_max_steps: int | None = field(
-        default=None,
-        metadata={
-            "help": "truncate evaluation episodes after this many steps (unset: the environment's own limit, or "
-            f"{DEFAULT_MAX_STEPS} if it has none)"
-        },
     )
     target_sweep: Literal["last", "all", "none"] = field(
         default="last",
@@ -96,6 +78,11 @@ class TrainConfig:
     )
     video: bool = field(default=False, metadata={"help": "record one episode of each evaluation as an animated GIF"})
 
+
+@dataclass(frozen=True)
+class TrainConfig(SharedSettings, OfflineSettings):
+    """Settings of offline training."""
+
     def __post_init__(self) -> None:
         check_at_least(self, 1, "steps", "batch_size", "length", "log_every", "checkpoint_every", "evaluate_episodes")
         check_at_least(self, 1, "validate_every")
@@ -112,12 +99,3 @@ class TrainConfig:
             raise ValueError("choose_target evaluates the agent: it needs evaluate_every above 0")
         if self.video and not self.evaluate_every:
             raise ValueError("video records evaluations: it needs evaluate_every above 0")
-
-    @property
-    def first_episode(self) -> int:
-        """Return the number, which is also the seed, of the first evaluation episode of the run.
-
-        With n episodes each, run seed s has s n to (s + 1) n - 1, for target sweeps and videos too: runs of other seeds
-        and as many episodes share none.
-        """
-        return self.seed * self.evaluate_episodes

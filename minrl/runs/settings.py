@@ -1,0 +1,38 @@
+"""Settings that runs of offline and of online agents share."""
+
+from dataclasses import dataclass, field
+
+from minrl.data.wrappers import DEFAULT_MAX_STEPS
+
+
+@dataclass(frozen=True)
+class SharedSettings:
+    """Seed, device, threads and evaluations of a run."""
+
+    seed: int = field(default=0, metadata={"help": "seed of weights, batches, dropout, actions and environments"})
+    device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
+    threads: int = field(
+        default=0,
+        metadata={"help": "CPU threads, 0: one for small models, as many as torch chooses for large ones"},
+    )
+    tune_cpu: bool = field(
+        default=False,
+        metadata={"help": "reuse freed memory for later tensors (glibc): faster, but memory use never shrinks"},
+    )
+    evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
+    evaluate_max_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "truncate evaluation episodes after this many steps (unset: the environment's own limit, or "
+            f"{DEFAULT_MAX_STEPS} if it has none)"
+        },
+    )
+
+    @property
+    def first_episode(self) -> int:
+        """Return the number, which is also the seed, of the first evaluation episode of the run.
+
+        With n episodes each, run seed s has s n to (s + 1) n - 1, for target sweeps and videos too: runs of other seeds
+        and as many episodes share none.
+        """
+        return self.seed * self.evaluate_episodes

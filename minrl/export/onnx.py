@@ -27,6 +27,7 @@ import minrl
 from minrl.agent import Actor, Moment
 from minrl.cells import Cell
 from minrl.export.check import Agreement, compare, observation_type
+from minrl.export.digest import write_digest
 from minrl.export.spaces import ActionDecoder, described
 from minrl.models.context_window import Refeed
 from minrl.scan import without_fused_kernels
@@ -74,7 +75,7 @@ class StepModel(nn.Module):
 def export_onnx(
     agent: Actor, path: Path | str, *, target_return: float | None = None, opset: int = OPSET, steps: int = 1000
 ) -> Exported:
-    """Write `agent` to `path` if onnxruntime agrees with it over `steps` steps.
+    """Write `agent` to `path`, and its digest beside it, if onnxruntime agrees with it over `steps` steps.
 
     Args:
         agent: any agent; not changed.
@@ -108,6 +109,7 @@ def export_onnx(
                 f"the exported model differs from the agent by {agreement.action:.1e} of an action's range and "
                 f"{agreement.state:.1e} of the state over {steps} steps; {path} was not written"
             )
+    write_digest(path)
     return Exported(path, path.stat().st_size, _shapes(model.graph.input), _shapes(model.graph.output), agreement)
 
 

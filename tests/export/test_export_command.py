@@ -45,6 +45,14 @@ def test_the_example_needs_neither_torch_nor_this_package(run: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     # On a busy machine the notice about compiling a kernel may come first.
     assert [line for line in done.stderr.splitlines() if not line.startswith("minrl: compiled a CPU kernel")] == []
+    check = ["sha256sum", "--check", "--status", "agent.onnx.sha256"]
+    assert subprocess.run(check, cwd=tmp_path, check=False).returncode == 0
+    damaged = bytearray((tmp_path / "agent.onnx").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    whole = (tmp_path / "agent.onnx").read_bytes()
+    (tmp_path / "agent.onnx").write_bytes(damaged)
+    assert subprocess.run(check, cwd=tmp_path, check=False).returncode == 1
+    (tmp_path / "agent.onnx").write_bytes(whole)
     lines = done.stdout.splitlines()
     assert lines[0].startswith("agent.onnx: agent decision, ")
     assert lines[1].startswith("inputs:  observation (batch, 4), reward (batch), episode_start (batch), state (batch, ")

@@ -22,6 +22,7 @@ from minrl.system.names import choose
 
 FORMAT = 1
 GROUP = "minrl.agents"  # of the entry points
+_WIDE, _DEEP = 4096, 1000  # a backbone's width and depth beyond which they are compared with the stored weights
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def restore(checkpoint: Checkpoint, where: str) -> Actor:
     """Build the agent that a checkpoint describes, with its weights."""
     kind = agent_class(checkpoint.agent)
     config = build(kind.config_class, kind.saved_config(checkpoint.config), f"checkpoint {where}")
+    _check_proportions(config, checkpoint.weights, where)
     try:
         agent = kind(config, Task.from_dict(checkpoint.task))
         agent.load_state_dict(checkpoint.weights)
@@ -147,6 +149,17 @@ def restore(checkpoint: Checkpoint, where: str) -> Actor:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"checkpoint {where} does not fit its own configuration: {reason[-1].strip()}") from error
     return agent.eval()
+
+
+def _check_proportions(config: Any, weights: dict[str, Any], where: str) -> None:
+    """Raise ValueError for a backbone far larger than the weights that the file holds, before it is built."""
+    stored = sum(value.numel() for value in weights.values() if isinstance(value, torch.Tensor))
+    width, depth = (getattr(config, name, 1) for name in ("width", "depth"))
+    # Every block has a norm of `width` scales and maps of `width` squared.
+    if (width > _WIDE or depth > _DEEP) and (width * depth > stored or width * width > 64 * stored):
+        raise ValueError(
+            f"checkpoint {where} does not fit its own configuration: {stored} weights, width {width}, depth {depth}"
+        )
 
 
 def agents() -> dict[str, EntryPoint]:

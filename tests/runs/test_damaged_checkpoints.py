@@ -115,3 +115,15 @@ def test_a_tensor_must_not_be_larger_than_its_record(agent: DecisionAgent, tmp_p
     rewritten(file, **{"data.pkl": larger})
     with pytest.raises(ValueError, match=r"240000 bytes that it does not hold"):
         checkpoint.read(file)
+
+
+@pytest.mark.parametrize("size", [{"depth": 9 * 10**15}, {"width": 10**9}, {"width": 10**5, "depth": 2}])
+def test_a_backbone_that_its_weights_cannot_fill_is_not_built(
+    size: dict[str, int], agent: DecisionAgent, tmp_path: Path
+) -> None:
+    file = tmp_path / "agent.pt"
+    checkpoint.save(file, agent, step=3)
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, "config": {**content["config"], **size}}, file)
+    with pytest.raises(ValueError, match=r"does not fit its own configuration: \d+ weights, width"):
+        checkpoint.load(file)

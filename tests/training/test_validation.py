@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from gymnasium import spaces
 from test_resume import rows, whole, words
 from worlds import ACTIONS, MIXED, cartpole, drift_episodes, own_folders
 
-from minrl.agent import Batch
+from minrl.agent import Batch, Loss
 from minrl.agents.__main__ import main
 from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.agents.decision import DecisionAgent, DecisionConfig
@@ -24,6 +25,8 @@ from minrl.data.task import Task
 from minrl.runs import checkpoint
 from minrl.runs.log import STEP, read_log
 from minrl.system.distributed import Group
+from minrl.system.signals import StopRequest
+from minrl.training.evaluator import Evaluator
 from minrl.training.loop import TrainingRun
 from minrl.training.offline import TrainConfig, resume, train
 from minrl.training.validation import (
@@ -220,3 +223,26 @@ def test_a_resumed_run_holds_out_the_same_episodes(cartpole: str, tmp_path: Path
     whole(cartpole, tmp_path / "whole", **settings)
     assert [row[STEP] for row in rows(out) if LOSS in row] == list(range(10, 121, 10))
     assert rows(out) == rows(tmp_path / "whole")
+
+
+class Stopping(DecisionAgent):
+    """Agent that gets a SIGTERM at each loss outside of training."""
+
+    def loss(self, batch: Batch) -> Loss:
+        if not self.training:
+            self.calls = getattr(self, "calls", 0) + 1
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().loss(batch)
+
+
+def test_a_signal_ends_a_validation_at_once(tmp_path: Path) -> None:
+    """A pass over many held-out episodes took 15 s to answer SIGTERM."""
+    episodes = drift_episodes(count=12)
+    agent = Stopping(DecisionConfig(width=8, depth=1), Task.of(episodes))
+    agent.fit_normalization(episodes)
+    config = TrainConfig(data="x", steps=4, batch_size=1, length=8, validate_every=2, evaluate_every=0)
+    evaluator = Evaluator(agent, config, tmp_path, episodes, episodes)
+    with StopRequest() as request:
+        assert evaluator.evaluate_step(2, request) is None
+        assert request.signal == signal.SIGTERM
+    assert agent.calls == 1

@@ -18,6 +18,7 @@ from minrl.runs.folder import CONFIG, GRID, PROGRESS, RUNS, TARGETS_PLOT, VIDEOS
 from minrl.runs.host_header import Application, only_known_hosts
 from minrl.runs.tensorboard import METRICS, Value, charts, experiment, hyperparameters, online_layout
 from minrl.system.folders import walk
+from minrl.system.text_files import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -180,8 +181,8 @@ def _event_files(root: Path) -> Iterator[Path]:
 def _settings(run: Path) -> dict[str, Value] | None:
     """Read the hyper-parameters of a run's `config.toml`; None without a readable one."""
     try:
-        return hyperparameters(tomllib.loads((run / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return hyperparameters(tomllib.loads(read_text(run / CONFIG)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -14,8 +14,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import tomli_w
 
 from minrl.system.files import replacing
+from minrl.system.messages import one_line
 from minrl.system.names import nearest
 from minrl.system.shipped_configs import find_config
+from minrl.system.text_files import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -57,11 +59,11 @@ def read_toml(path: Path | str, parts: Mapping[str, type[Any]]) -> dict[str, dic
 def read_tables(path: Path, kind: str) -> dict[str, Any]:
     """Return the tables of a TOML file, unchecked; raise ValueError, which calls it a `kind`, if it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise ValueError(f"{kind} {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{kind} {path} is not TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{kind} {path} is not TOML: {one_line(error)}") from error
 
 
 def write_toml(path: Path, parts: Mapping[str, Any]) -> None:

@@ -236,7 +236,7 @@ class Stopping(DecisionAgent):
 
 
 def test_a_signal_ends_a_validation_at_once(tmp_path: Path) -> None:
-    """A pass over many held-out episodes took 15 s to answer SIGTERM."""
+    """Check after each batch: a pass over many held-out episodes took 15 s to answer SIGTERM."""
     episodes = drift_episodes(count=12)
     agent = Stopping(DecisionConfig(width=8, depth=1), Task.of(episodes))
     agent.fit_normalization(episodes)

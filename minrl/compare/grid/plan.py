@@ -12,6 +12,8 @@ import tomli_w
 
 from minrl.runs.folder import GRID, RUNS, STATE, SUMMARY
 from minrl.system.files import replacing
+from minrl.system.messages import one_line
+from minrl.system.text_files import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -96,7 +98,7 @@ class NotDone:
 def is_done(run: Path) -> bool:
     """Return True if the run in this folder has finished and its evaluation did not fail."""
     try:
-        summary = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
+        summary = json.loads(read_text(run / SUMMARY))
     except (OSError, ValueError):
         return (run / SUMMARY).is_file()
     return failure_of(summary) is None
@@ -166,9 +168,9 @@ def saved_library(folder: Path) -> str | None:
 
 def _tables(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        return tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def write_state(state: Mapping[str, NotDone], folder: Path) -> None:
@@ -184,7 +186,7 @@ def read_state(folder: Path) -> dict[str, NotDone]:
     if not path.is_file():
         return {}
     try:
-        return {key: NotDone(**values) for key, values in json.loads(path.read_text(encoding="utf-8")).items()}
+        return {key: NotDone(**values) for key, values in json.loads(read_text(path)).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 

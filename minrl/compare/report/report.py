@@ -14,6 +14,7 @@ from minrl.runs import figures
 from minrl.runs.figures import Plot
 from minrl.system.files import remove_drafts, replacing
 from minrl.system.lock import folder_lock
+from minrl.system.messages import faults_of
 
 REPORT = "report"
 MARKDOWN, PAGE, SCORES, STATISTICS = "report.md", "report.html", "scores.csv", "statistics.csv"
@@ -34,18 +35,19 @@ def write_report(folder: Path) -> str:
         OSError: if the report cannot be written.
     """
     statistics.check_installed()
-    analysis = analyse(read_comparison(folder))
-    plots = _plots(analysis) if figures.has_matplotlib() else []
-    found, warnings, out = score_tables.tables(analysis), score_tables.warnings(analysis), folder / REPORT
-    cost = cost_table(analysis)
-    texts = {
-        MARKDOWN: _markdown(analysis, found, warnings, plots),
-        SCORES: csv_tables.scores_csv(analysis),
-        STATISTICS: csv_tables.statistics_csv(analysis),
-        COST_MARKDOWN: cost.to_markdown(),
-        COST: csv_tables.cost_csv(analysis),
-        PAGE: _page(analysis, [*found, cost], warnings, plots),
-    }
+    with faults_of(str(folder)):
+        analysis = analyse(read_comparison(folder))
+        plots = _plots(analysis) if figures.has_matplotlib() else []
+        found, warnings, out = score_tables.tables(analysis), score_tables.warnings(analysis), folder / REPORT
+        cost = cost_table(analysis)
+        texts = {
+            MARKDOWN: _markdown(analysis, found, warnings, plots),
+            SCORES: csv_tables.scores_csv(analysis),
+            STATISTICS: csv_tables.statistics_csv(analysis),
+            COST_MARKDOWN: cost.to_markdown(),
+            COST: csv_tables.cost_csv(analysis),
+            PAGE: _page(analysis, [*found, cost], warnings, plots),
+        }
     with folder_lock(out, patience=_PATIENCE):
         remove_drafts(out)
         for plot in plots:

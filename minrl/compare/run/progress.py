@@ -14,6 +14,7 @@ from tqdm import tqdm
 from minrl.compare.grid.family import Family
 from minrl.compare.grid.plan import PlannedRun
 from minrl.runs.folder import PROGRESS, SUMMARY
+from minrl.system.text_files import read_text
 
 _SECONDS = 2.0
 _TAIL = 4096  # bytes: several rows of a log
@@ -106,7 +107,7 @@ def last_step(log: Path, counter: str) -> float:
 
 def score_of(run: Path) -> str:
     """Format the score of a finished run."""
-    values = json.loads((run / SUMMARY).read_text(encoding="utf-8"))["evaluation"]
+    values = json.loads(read_text(run / SUMMARY))["evaluation"]
     score = values["normalized_score"]
     return f"return {values['mean_return']:.1f}" if score is None else f"score {score:.1f}"
 

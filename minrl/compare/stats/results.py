@@ -10,9 +10,12 @@ from minrl.compare.grid.plan import ComparisonPlan, PlannedRun, failure_of, read
 from minrl.runs import checkpoint
 from minrl.runs.folder import BEST_CHECKPOINT, SUMMARY, read_targets
 from minrl.runs.log import STEP, TIMESTEPS, read_log
+from minrl.system.messages import one_line
+from minrl.system.text_files import read_text
 
 State = Literal["done", "failed", "skipped", "not run"]
 Row = dict[str, float]
+_LARGEST = 1e100  # squares and sums of scores stay finite
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,26 @@ class Score:
         score = cls(
             step=step,
             environment=str(evaluation["environment"]),
-            target_return=evaluation["target_return"],
+            target_return=number_or_none(evaluation["target_return"], "target_return"),
             mean_return=float(evaluation["mean_return"]),
-            normalized=evaluation["normalized_score"],
-            standard_error=evaluation["standard_error"],
+            normalized=number_or_none(evaluation["normalized_score"], "normalized_score"),
+            standard_error=number_or_none(evaluation["standard_error"], "standard_error"),
             episodes=int(evaluation["episodes"]),
             first_seed=int(evaluation["seeds"][0]),
-            versions=tuple(sorted(evaluation["versions"].items())),
+            versions=tuple(sorted((str(name), str(text)) for name, text in evaluation["versions"].items())),
         )
-        if not math.isfinite(score.mean_return):
+        if not math.isfinite(score.mean_return) or abs(score.mean_return) > _LARGEST:
             raise ValueError("the return of its evaluation is not finite")
         return score
+
+
+def number_or_none(value: Any, name: str) -> float | None:
+    """Return a finite number of a summary, or None; raise ValueError with its name for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+        raise ValueError(f"{name} is {one_line(repr(value), 80)}, not a number")
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -126,12 +138,12 @@ def read_comparison(folder: Path) -> Comparison:
 
 def _read_run(planned: PlannedRun, folder: Path) -> RunRecord:
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary = dict(json.loads(read_text(folder / SUMMARY)))
+        cost = _cost(summary)
     except FileNotFoundError:
         return RunRecord(planned, folder, "not run", "not run yet")
-    except (OSError, ValueError) as error:
-        return RunRecord(planned, folder, "failed", f"{SUMMARY} cannot be read: {error}")
-    cost = _cost(summary)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return RunRecord(planned, folder, "failed", f"{SUMMARY} cannot be read: {one_line(error)}")
     if (failure := failure_of(summary)) is not None:
         return RunRecord(planned, folder, "failed", failure, cost=cost)
     if summary.get("evaluation") is None:
@@ -140,8 +152,8 @@ def _read_run(planned: PlannedRun, folder: Path) -> RunRecord:
         )
     try:
         last = Score.from_evaluation(summary["evaluation"], int(summary["step"]))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        return RunRecord(planned, folder, "failed", f"{SUMMARY} holds no score: {error}", cost=cost)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        return RunRecord(planned, folder, "failed", f"{SUMMARY} holds no score: {one_line(error)}", cost=cost)
     return RunRecord(planned, folder, "done", "", last, _best(folder), cost)
 
 
@@ -150,20 +162,26 @@ def _best(folder: Path) -> Score | None:
     try:
         saved = checkpoint.read(folder / BEST_CHECKPOINT)
         return Score.from_evaluation(saved.note["evaluation"], saved.step)
-    except (KeyError, TypeError, ValueError, IndexError, OSError):
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError):
         return None
 
 
 def _cost(summary: dict[str, Any]) -> Cost:
-    seconds = summary.get("training_seconds")
-    if seconds is None and summary.get("seconds_per_training_step") is not None:
-        seconds = summary["seconds_per_training_step"] * summary["step"]
+    """Read what a run took; raise ValueError for a value that is no number."""
+
+    def number(name: str) -> float | None:
+        return number_or_none(summary.get(name), name)
+
+    seconds, each, step = number("training_seconds"), number("seconds_per_training_step"), number("step")
+    if seconds is None and each is not None and step is not None:
+        seconds = each * step
+    parameters, memory, threads = (number(name) for name in ("parameters", "peak_memory_bytes", "threads"))
     return Cost(
         seconds=seconds,
-        cpu_seconds=summary.get("training_cpu_seconds"),
-        parameters=summary.get("parameters"),
-        seconds_per_action=summary.get("seconds_per_action"),
-        peak_memory=summary.get("peak_memory_bytes"),
+        cpu_seconds=number("training_cpu_seconds"),
+        parameters=None if parameters is None else int(parameters),
+        seconds_per_action=number("seconds_per_action"),
+        peak_memory=None if memory is None else int(memory),
         device=str(summary.get("device", "unknown")),
-        threads=summary.get("threads"),
+        threads=None if threads is None else int(threads),
     )

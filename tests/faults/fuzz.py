@@ -1,0 +1,207 @@
+"""Fuzzing of every reader: `python tests/faults/fuzz.py --mutants 10000` writes a table.
+
+A mutant is read in a child process with at most 5 s of CPU time and 1 GB of further memory. It must load, or end with
+one line and exit code 2. Mutant i of a reader depends on the seed, the reader and i alone: `--only READER --first i
+--mutants 1` repeats it.
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
+
+from formats import READERS, Reader, mutate  # noqa: E402
+
+from minrl.agents.__main__ import main  # noqa: E402
+
+CPU_SECONDS, WALL_SECONDS, MEMORY = 5, 60, 1 << 30
+LOADS, REFUSED = "loads", "refused"
+GOOD = (LOADS, REFUSED)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Ending of one mutant."""
+
+    number: int
+    kind: str  # `LOADS`, `REFUSED`, or what went wrong
+    done: str = ""  # the mutation
+    said: str = ""
+
+
+def fuzz(name: str, sample: Path, numbers: range, seed: int) -> Iterator[Outcome]:
+    """Read mutants of a reader's sample, many in each child process; one that dies is replaced."""
+    numbers_left = list(numbers)
+    while numbers_left:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as notes:
+            child = os.fork()
+            if child == 0:
+                _read_all(READERS[name], name, sample, numbers_left, seed, notes.fileno())
+            _, status = os.waitpid(child, 0)
+            notes.seek(0)
+            lines = [json.loads(line) for line in notes]
+        ended = [Outcome(*line) for line in lines if len(line) == 4]
+        yield from ended
+        begun = [line for line in lines if len(line) == 2]
+        if len(begun) > len(ended):
+            number, done = begun[-1]
+            ended.append(Outcome(number, _death(status), done))
+            yield ended[-1]
+        elif not ended:
+            raise RuntimeError(f"the child process of {name} ended with status {status} before its first mutant")
+        numbers_left = numbers_left[len(ended) :]
+
+
+def _death(status: int) -> str:
+    if not os.WIFSIGNALED(status):
+        return f"exit {os.waitstatus_to_exitcode(status)}"
+    number = os.WTERMSIG(status)
+    slow = {signal.SIGPROF: f"more than {CPU_SECONDS} s of CPU time", signal.SIGALRM: f"more than {WALL_SECONDS} s"}
+    return slow.get(signal.Signals(number), signal.Signals(number).name)
+
+
+def _read_all(reader: Reader, name: str, sample: Path, numbers: list[int], seed: int, notes: int) -> None:
+    """Read mutants one after another in this child process, noting each one's begin and end; never return."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="minrl-fuzz-") as place:
+            _prepare(Path(place))
+            folder = Path(place) / "mutant"
+            for number in numbers:
+                shutil.copytree(sample, folder, symlinks=True)
+                done = mutate(folder, reader, random.Random(f"{seed}/{name}/{number}"))
+                os.write(notes, f"{json.dumps([number, done])}\n".encode())
+                kind, said = _read(reader, folder)
+                os.write(notes, f"{json.dumps([number, kind, done, said[-3000:]])}\n".encode())
+                for left in (folder, Path(place) / "cache", Path(place) / "minari"):
+                    shutil.rmtree(left, ignore_errors=True)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(3)
+    os._exit(0)
+
+
+def _prepare(place: Path) -> None:
+    """Set folders of this process's own and its limits; the limit on memory is beyond what libraries have mapped."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    faulthandler.disable()  # pytest's, which writes a page for each death
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, signal.SIG_DFL)
+    os.environ.update(
+        HOME=str(place),
+        MINRL_CACHE=str(place / "cache"),
+        MINARI_DATASETS_PATH=str(place / "minari"),
+        HF_HUB_OFFLINE="1",
+    )
+    for name in ("MINRL_DEBUG", "MINRL_TRUST"):
+        os.environ.pop(name, None)
+    os.chdir(place)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, mapped + MEMORY))
+
+
+def _read(reader: Reader, folder: Path) -> tuple[str, str]:
+    """Read one mutant within the limits; return how it ended and the end of what it printed on standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(reader.command(folder))
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # what a user would see as a traceback
+        return "traceback", traceback.format_exc()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    said = err.getvalue()
+    lines = [line for line in said.splitlines() if line.startswith("minrl: ")]
+    if "Traceback" in said:
+        return "traceback", said
+    if code == 0:
+        return LOADS, said
+    if code != 2:
+        return f"exit code {code}", said
+    if not lines or said.rstrip("\n").splitlines()[-1] != lines[-1]:
+        return "no line", said
+    return (REFUSED if len(lines[-1]) <= 1000 else "a long line"), said
+
+
+def make_sample(name: str, folder: Path) -> Path:
+    """Make the sample of a reader in a folder of its own, in a child process, as training starts threads."""
+    folder.mkdir(parents=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                READERS[name].make(folder)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError(f"the sample of {name} cannot be made")
+    return folder
+
+
+def run() -> int:
+    """Run the chosen readers over mutants and print a table; return 1 if one ended as it may not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mutants", type=int, default=10_000, help="of each reader (default: 10000)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutant (default: 0)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=list(READERS), choices=list(READERS), metavar="READER")
+    parser.add_argument("--show", type=int, default=5, help="faults to show of each reader (default: 5)")
+    parser.add_argument("--table", type=Path, help="file to write the table to as well")
+    arguments = parser.parse_args()
+    rows = [
+        "| reader | mutants | load | one line, exit code 2 | other | CPU seconds |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    faults = 0
+    with tempfile.TemporaryDirectory(prefix="minrl-samples-") as place:
+        for name in arguments.only:
+            begin, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+            sample = make_sample(name, Path(place) / name.replace(" ", "_"))
+            found = Counter[str]()
+            for outcome in fuzz(
+                name, sample, range(arguments.first, arguments.first + arguments.mutants), arguments.seed
+            ):
+                found[outcome.kind] += 1
+                if outcome.kind not in GOOD:
+                    faults += 1
+                    if sum(found[kind] for kind in found if kind not in GOOD) <= arguments.show:
+                        print(f"{name} {outcome.number} ({outcome.done}): {outcome.kind}\n{outcome.said}", flush=True)
+            end = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds = end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
+            other = {kind: count for kind, count in found.items() if kind not in GOOD}
+            text = ", ".join(f"{count} {kind}" for kind, count in other.items()) or "0"
+            rows.append(
+                f"| {name} | {found.total():,} | {found[LOADS]:,} | {found[REFUSED]:,} | {text} | {seconds:.0f} |"
+            )
+            print(f"{rows[-1]} ({time.monotonic() - wall:.0f} s)", flush=True)
+    table = "\n".join(rows)
+    print(table)
+    if arguments.table:
+        arguments.table.write_text(table + "\n", encoding="utf-8")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_statements(parser: argparse.ArgumentParser) -> None:
     """Add the flags of spaces and environment, for files that do not state them."""
-    group = parser.add_argument_group("for a file that does not state them")
+    group = parser.add_argument_group("spaces and environment, where the file lacks them")
     group.add_argument("--env", metavar="ID", help="environment of the data; MODULE:ID imports MODULE")
     group.add_argument(
         "--env-kwargs", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="settings of gymnasium.make"

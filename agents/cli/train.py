@@ -115,7 +115,7 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Path | None]:
     name, out = arguments.agent, arguments.out if arguments.agent else arguments.resume
     if name is None:
         if out is None:
-            raise ValueError(f"train what? {', or '.join(usages())}")
+            raise ValueError(f"no agent: {', or '.join(usages())}")
         _, family = family_of(checkpoint.read(out).agent)
         folder = run_folder(out)
         with run_lock(folder):
@@ -125,7 +125,7 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Path | None]:
             raise ValueError(f"{flag} stands after the agent's name: minrl train {name} {flag} {value} ...")
     kind, family = family_of(name)
     if out is None:
-        raise ValueError(f"where to? give a folder for the run: {family.USAGE.format(name)}")
+        raise ValueError(f"no folder for the run: {family.USAGE.format(name)}")
     settings = family.read_flags(kind, arguments)
     check_new(out)
     with run_lock(out):

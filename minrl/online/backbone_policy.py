@@ -199,7 +199,7 @@ class BackbonePolicy(RecurrentPolicy):
 
     def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
         if len(state) != 1:
-            raise ValueError(f"state must hold one array of memory, got {len(state)}")
+            raise ValueError(f"state must hold one array, got {len(state)}")
         return self._checked(state[0], (batch_size, self.state_size))
 
     def _state(self, memory: Tensor) -> tuple[Array, ...]:

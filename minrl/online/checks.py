@@ -30,7 +30,7 @@ def check_callbacks(callback: BaseCallback) -> None:
     """Raise ValueError for an EvalCallback, which gives no rewards to a policy that reads them."""
     if isinstance(callback, EvalCallback):
         raise ValueError(
-            "EvalCallback hands no rewards to a policy with previous_reward: put the reward into the observation with "
+            "EvalCallback gives no rewards to a policy with previous_reward: put the reward into the observation with "
             "the wrapper PreviousReward instead, in training and in evaluation"
         )
     if isinstance(callback, CallbackList):

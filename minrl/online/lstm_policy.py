@@ -239,7 +239,7 @@ def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return `options`; raise ValueError for those that this policy's LSTM does not support."""
     for name, value in options.items():
         if name in ("input_size", "hidden_size", "num_layers"):
-            raise ValueError(f"lstm_kwargs: {name} is not set here but by lstm_hidden_size and n_lstm_layers")
+            raise ValueError(f"lstm_kwargs: leave {name} out; lstm_hidden_size and n_lstm_layers set it")
         if name not in (*_FREE, *_FIXED):
             raise ValueError(f'lstm_kwargs: torch.nn.LSTM has no option "{name}"; {nearest(name, (*_FREE, *_FIXED))}')
         if value not in _FIXED.get(name, (value,)):

@@ -90,8 +90,8 @@ def check_start(agent: StartsOnline, policy: ActorCriticPolicy) -> None:
     task.check_fits(policy.observation_space, policy.action_space, "the environment")
     if task.wide_observations:
         raise ValueError(
-            "pretrained: float32, to which Stable-Baselines3 casts observations, would lose what the run's hold; "
-            "take the offset off in the environment and in the data set"
+            "pretrained: float32, to which Stable-Baselines3 casts observations, would round the run's away; "
+            "subtract the offset in the environment and in the data set"
         )
     if policy.features_extractor_class is not FlattenExtractor or policy.features_dim != task.observation_size:
         raise ValueError("pretrained: the run reads flat observations; leave features_extractor_class as it is")
@@ -101,7 +101,7 @@ def check_start(agent: StartsOnline, policy: ActorCriticPolicy) -> None:
         raise ValueError("pretrained: the run does not read the last reward; leave previous_reward off")
     arch: Any = policy.net_arch
     if arch and (isinstance(arch, list) or arch.get("pi")):
-        raise ValueError('pretrained: the run brings its own actor; net_arch can only have layers of the critic, "vf"')
+        raise ValueError('pretrained: the run has its own actor; net_arch can only have layers of the critic, "vf"')
     agent.embed(torch.zeros(1, task.observation_size), torch.zeros(1, task.action_size))
 
 

@@ -46,7 +46,7 @@ def check_archive(file: Path) -> None:
     for key, size in storages:
         record = records.get(f"data/{key}")
         if record is None or record.file_size < size:
-            raise ValueError(f"checkpoint {file} states a tensor of {size} bytes that it does not hold; refused")
+            raise ValueError(f"checkpoint {file} declares a tensor of {size} bytes that it does not hold; refused")
 
 
 def is_sound(file: Path) -> bool:

@@ -154,7 +154,7 @@ class Optimizer:
         if state["averaged"] and not state.get("averaged_without_initial"):
             raise ValueError(
                 "its averaged weights were saved by an older version and include the initial weights, which cannot be "
-                "removed: start the run anew"
+                "removed: start a new run"
             )
         self.agent.load_state_dict(state["weights"])
         self.adam.load_state_dict(state["adam"])

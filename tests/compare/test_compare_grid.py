@@ -174,7 +174,7 @@ MISTAKES = {
     "unknown cell of a method": (f'[methods.m]\ncell = "lstn"\n{TASK}', 'unknown cell "lstn"; did you mean "lstm"?'),
     "twice": (f'cells = ["gru", "gru"]\n{TASK}', "cells is a list of different names"),
     "no source": ('cells = ["mingru"]\n[tasks.t]', "[tasks.t] of grid.toml names its data or its env"),
-    "empty source": ('cells = ["mingru"]\n[tasks.t]\ndata = "d4rl:"', '"d4rl:" names nothing'),
+    "empty source": ('cells = ["mingru"]\n[tasks.t]\ndata = "d4rl:"', '"d4rl:" is incomplete'),
     "key of a task": (f'cells = ["mingru"]\n{TASK}lable = "x"', 'no key "lable"; did you mean "label"?'),
     "other family": (f'cells = ["mingru"]\n{TASK}ppo = {{ width = 8 }}', '[tasks.t] of grid.toml has no key "ppo"'),
     "unknown setting": (

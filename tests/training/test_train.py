@@ -163,7 +163,7 @@ def test_an_older_average_is_not_resumed(cartpole: str, tmp_path: Path) -> None:
     saved = torch.load(path, weights_only=True)
     del saved["training"]["optimizer"]["averaged_without_initial"]
     torch.save(saved, path)
-    with pytest.raises(ValueError, match=r"averaged weights were saved by an older version .* start the run anew"):
+    with pytest.raises(ValueError, match=r"averaged weights were saved by an older version .* start a new run"):
         resume(tmp_path / "run")
 
 

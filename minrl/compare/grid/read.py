@@ -90,7 +90,7 @@ class _Grid:
     def _source(self, name: str, where: str) -> str:
         kind, _, rest = name.partition(":")
         if not name or (kind in ("minari", "d4rl", "hdf5") and not rest):
-            raise ValueError(f'{where}: "{name}" names nothing')
+            raise ValueError(f'{where}: "{name}" is incomplete')
         # The grid means the same from any folder.
         return f"hdf5:{(self.path.parent / Path(rest).expanduser()).absolute()}" if kind == "hdf5" else name
 

@@ -14,6 +14,7 @@ from minrl.data.episode import BoolArray, FloatArray, IntArray, returns_to_go
 from minrl.data.mapped import BYTES_AT_ONCE, leave_memory
 from minrl.data.moments import Rounding
 from minrl.data.spaces import AnySpace, Leaf, encode, invalid_row, leaves, stored_dtype
+from minrl.system.messages import one_line
 
 Arrays = dict[str, npt.NDArray[Any]]
 # (name, shape, dtype) -> an array to write into, in memory or mapped from a file.
@@ -162,7 +163,9 @@ def flatten_block(
         bad = invalid_row(leaf.space, raw)
         if bad is not None:
             name = "/".join([field, *(str(key) for key in leaf.keys)])
-            raise ValueError(f"{locate(place, lengths, bad)}: {describe(raw[bad])} in {name}")
+            fault = f"{describe(raw[bad])} in {name}"
+            stated = f", {one_line(leaf.space)}" if "outside" in fault else ""
+            raise ValueError(f"{locate(place, lengths, bad)}: {fault}{stated}")
         columns.append(encode(leaf.space, raw, dtype))
     return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 

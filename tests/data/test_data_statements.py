@@ -169,7 +169,10 @@ def test_the_user_s_statement_replaces_a_faulty_attribute(
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"action_space": "Discrete(2)"}, r"episode 0, step 2: \[2\] outside the declared space in actions"),
+        (
+            {"action_space": "Discrete(2)"},
+            r"episode 0, step 2: \[2\] outside the declared space in actions, Discrete\(2\)$",
+        ),
         ({"action_space": "Box(-1, 1, (3,))"}, r"actions has 1 values a step, the stated space Box.* has 3"),
         ({"action_space": "Discreet(2)"}, r"action space: 'Discreet\(2\)' is not a space, which reads like \"Discrete"),
         ({"action_space": "__import__('os').abort()"}, "is not a space"),

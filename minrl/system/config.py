@@ -117,14 +117,15 @@ def from_flags(kind: type[Any], arguments: argparse.Namespace) -> dict[str, Any]
 
 
 def key_value(text: str) -> tuple[str, Any]:
-    """Parse "KEY=VALUE" into a pair; the value is read as TOML, else taken as text."""
+    """Parse "KEY=VALUE" into a pair; the value is read as TOML, else taken as text, but True and False as in Python."""
     key, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f'"{text}" should read KEY=VALUE')
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return key, value
+        # As text, both would count as true.
+        return key, {"True": True, "False": False}.get(value, value)
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:

@@ -1,5 +1,6 @@
 """Error messages: one line that says what to use instead."""
 
+import inspect
 import math
 import re
 import shlex
@@ -16,9 +17,12 @@ import minrl
 from minrl.agents.__main__ import main
 from minrl.agents.cli.families import families
 from minrl.agents.decision import DecisionAgent, DecisionConfig
+from minrl.backbone import Backbone
+from minrl.cells import CELLS
 from minrl.compare.grid.read import read_grid
 from minrl.data.task import Task
 from minrl.play import Player
+from minrl.system.config import key_value
 
 __all__ = ["cartpole", "drift_registered", "own_folders"]
 
@@ -115,6 +119,32 @@ def test_a_player_of_nothing_or_without_a_number_to_aim_for(count: int, target: 
     with pytest.raises(ValueError, match=said):
         Player(agent_of(), count, target_return=target)
     assert Player(agent_of(), 2, target_return=[1.0, 2.0]).state[:, 0].tolist() == [1.0, 2.0]
+
+
+WRONG = {bool: "no", int: "a", float: "two", str: 5}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_an_option_of_another_type_is_named(cell: str) -> None:
+    """Give every option of every cell a value of a wrong type: `signed = "no"` would otherwise count as true."""
+    for name, parameter in inspect.signature(CELLS[cell]).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or name == "dropout":  # the backbone's own
+            continue
+        wrong = 3 if isinstance(parameter.default, tuple) else WRONG.get(type(parameter.default), "a")
+        with pytest.raises(ValueError, match=name) as error:
+            Backbone(16, 1, cell, **{name: wrong})
+        assert repr(wrong) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("False", False), ("True", True), ("false", False), ("[2,8]", [2, 8]), ("1e-3", 0.001), ("Hopper", "Hopper")],
+)
+def test_values_of_flags(text: str, value: Any) -> None:
+    """Read True and False as Python spells them too: the texts would count as true."""
+    assert key_value(f"signed={text}") == ("signed", value)
+    assert type(key_value(f"signed={text}")[1]) is type(value)
 
 
 def test_a_nested_observation_without_a_batch_axis(tmp_path: Path) -> None:

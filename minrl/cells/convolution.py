@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from minrl.cells.base import Cell
 from minrl.cells.nan_masks import contained
 from minrl.kernels.backbone.convolution import causal_convolution
+from minrl.kernels.convolution import cpu
+from minrl.kernels.recurrence import takes
 
 
 class ShortConvolution(Cell):
@@ -20,14 +22,16 @@ class ShortConvolution(Cell):
     Args:
         width: D.
         taps: K, at least 2.
+        compiled: whether `scan` is one compiled pass on a CPU, whose last digits are not those of torch's operations.
     """
 
-    def __init__(self, width: int, taps: int = 4) -> None:
+    def __init__(self, width: int, taps: int = 4, *, compiled: bool = False) -> None:
         super().__init__()
         if taps < 2:
             raise ValueError(f"a convolution needs at least 2 taps, got {taps} (0 leaves it out of a block)")
         self.width = width
         self.taps = taps
+        self.compiled = compiled
         self.state_size = (taps - 1) * width
         bound = taps**-0.5
         self.weight = nn.Parameter(torch.empty(taps, width).uniform_(-bound, bound))  # oldest first
@@ -53,4 +57,7 @@ class ShortConvolution(Cell):
 
     @contained
     def _scan(self, x: Tensor, state: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.compiled and x.dtype == state.dtype == self.weight.dtype and takes(x):
+            y, last = cpu.causal_convolution(x, self.weight, self.bias, state, reset)
+            return y, last
         return causal_convolution(x, self.weight, self.bias, state, reset)

@@ -56,7 +56,7 @@ class Mamba(Cell):
         self.inner = inner
         self.sizes = (rank, state_width, state_width)  # step size | B | C
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)  # x | z
-        self.conv = convolution.ShortConvolution(inner, conv_width)
+        self.conv = convolution.ShortConvolution(inner, conv_width, compiled=True)
         self.x_proj = nn.Linear(inner, sum(self.sizes), bias=False)
         self.dt_proj = nn.Linear(rank, inner)
         # A = -exp(A_log) starts at -1 … -N in each channel (section 3.6, S4D-Real).

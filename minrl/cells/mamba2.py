@@ -53,7 +53,7 @@ class Mamba2(Cell):
         self.shape = (heads, state_width, head_width)
         self.sizes = (inner, state_width, state_width)  # x | B | C
         self.in_proj = nn.Linear(width, inner + sum(self.sizes) + heads, bias=False)  # z | x, B, C | step size
-        self.conv = convolution.ShortConvolution(sum(self.sizes), conv_width)
+        self.conv = convolution.ShortConvolution(sum(self.sizes), conv_width, compiled=True)
         # Step sizes start log-uniform in [0.001, 0.1]; log(expm1) undoes the softplus. A = -exp(A_log) starts
         # uniform in [-16, -1].
         step = torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()

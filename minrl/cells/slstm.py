@@ -44,7 +44,7 @@ class SLSTM(Cell):
         size = width // heads
         self.width = width
         self.heads = heads
-        self.conv = convolution.ShortConvolution(width, conv_width)
+        self.conv = convolution.ShortConvolution(width, conv_width, compiled=True)
         std = math.sqrt(2 / (5 * width))
         self.igate = HeadwiseLinear(width, heads, std)
         self.fgate = HeadwiseLinear(width, heads, std)

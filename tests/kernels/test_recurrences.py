@@ -14,6 +14,7 @@ from contract import assert_near
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from minrl.kernels.convolution.cpu import causal_convolution
 from minrl.kernels.gru.cpu import gru_scan
 from minrl.kernels.matrix.cpu import matrix_scan, matrix_scan_before
 from minrl.kernels.recurrence import Recurrence
@@ -73,6 +74,14 @@ def _s4d(batch: int, steps: int, width: int, states: int = 3) -> tuple[list[Tens
     return [torch.randn(batch, steps, width)], [0.5 * decay, factor, c], state
 
 
+def _convolution(batch: int, steps: int, width: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    return (
+        [torch.randn(batch, steps, width)],
+        [torch.randn(4, width), torch.randn(width)],
+        torch.randn(batch, 3 * width),
+    )
+
+
 _MATRICES = ((1, 1, 1), (2, 37, 5), (1, 16, 64), (3, 17, 20))
 _BLOCKS = ((1, 1, 1), (2, 37, 5), (1, 16, 64), (3, 17, 130))
 # Sizes of one; odd ones, also beyond a block of rows, of eight weights, of sums and of steps; many rows.
@@ -85,6 +94,7 @@ CASES = {
     "matrix, read before": Case(matrix_scan_before, partial(_matrix, vector=True, width=7), _MATRICES),
     "selective": Case(selective_scan, _selective, _BLOCKS),
     "s4d": Case(s4d_scan, _s4d, _BLOCKS),
+    "convolution": Case(causal_convolution, _convolution, (*_BLOCKS, (2, 67, 3), (5, 2, 4))),
 }
 SIZED = [(name, size) for name, case in CASES.items() for size in case.sizes]
 every_size = pytest.mark.parametrize(("name", "size"), SIZED, ids=[f"{name}-{size}" for name, size in SIZED])

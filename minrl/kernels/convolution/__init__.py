@@ -1,0 +1,1 @@
+"""The short causal convolution with resets, compiled for a CPU."""

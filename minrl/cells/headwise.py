@@ -3,9 +3,16 @@
 Shapes: D width, H heads of E = D / H features.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from minrl.kernels.recurrence import takes
+
+# Features of a product of several heads: of 4 and 64 it takes twice and half as long again.
+_GROUP = 16
 
 
 class HeadwiseLinear(nn.Module):
@@ -24,9 +31,23 @@ class HeadwiseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each head of x (…, D) by its matrix: (…, D)."""
-        heads, _, size = self.weight.shape
-        y = torch.einsum("...hd,hod->...ho", x.unflatten(-1, (heads, size)), self.weight)
+        weight: Tensor = self.weight
+        if x.dim() > 2 and takes(x):
+            weight = _grouped(weight)
+        heads, _, size = weight.shape
+        y = torch.einsum("...hd,hod->...ho", x.unflatten(-1, (heads, size)), weight)
         return y.flatten(-2)
+
+
+def _grouped(weight: Tensor) -> Tensor:
+    """Put several matrices (H, E, E) on the diagonal of one: small products take longer than their zeros."""
+    heads, size, _ = weight.shape
+    count = math.gcd(heads, max(1, _GROUP // size))
+    if count == 1:
+        return weight
+    apart = torch.eye(count, dtype=weight.dtype).view(count, 1, count, 1)
+    blocks = weight.view(-1, count, size, 1, size) * apart
+    return blocks.reshape(-1, count * size, count * size)
 
 
 def headwise_norm(x: Tensor, scale: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from minrl.cells.base import Cell, inner_width, state_dtype
 from minrl.cells.headwise import HeadwiseLinear, headwise_norm
 from minrl.cells.matrix_memory import Memory, matrix_memory, matrix_step
 from minrl.cells.nan_masks import contained
+from minrl.kernels import matmul
+from minrl.kernels.recurrence import takes
 
 # The published code adds it to the normaliser, the paper does not.
 _EPSILON = 1e-6
@@ -47,7 +49,7 @@ class MLSTM(Cell):
         self.inner = inner
         self.heads = heads
         self.proj_up = nn.Linear(width, 2 * inner, bias=False)  # memory | gate
-        self.conv = convolution.ShortConvolution(inner, conv_width)
+        self.conv = convolution.ShortConvolution(inner, conv_width, compiled=True)
         # Appendix: normal of variance 2 / 5D ("small init"), with the outer width D for the inner maps too.
         std = math.sqrt(2 / (5 * width))
         self.q_proj = HeadwiseLinear(inner, inner // block_width, std)
@@ -97,19 +99,33 @@ class MLSTM(Cell):
         26."""
         precision = state_dtype(self.outnorm)
         query, key, value = self.q_proj(mixed), self.k_proj(mixed), self.v_proj(content)
-        gates = torch.cat([query, key, value], dim=-1)
-        log_input, forget = self.igate(gates).to(precision), self.fgate(gates).to(precision)
+        log_input, forget = (gate.to(precision) for gate in self._gates(query, key, value))
         query, key, value = (part.to(precision).unflatten(-1, (self.heads, -1)) for part in (query, key, value))
         value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
         return query, key * key.shape[-1] ** -0.5, value, F.logsigmoid(forget), log_input
+
+    def _gates(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return input and forget gate (…, H) before their maps, each of query | key | value."""
+        if not takes(query):
+            gates = torch.cat([query, key, value], dim=-1)
+            return self.igate(gates), self.fgate(gates)
+        # Both gates at once, and without joining what they read: their products are narrow, so that memory counts.
+        weight = torch.cat([self.igate.weight, self.fgate.weight])
+        parts = [
+            matmul.narrow(part, of_part)
+            for part, of_part in zip((query, key, value), weight.chunk(3, dim=1), strict=True)
+        ]
+        both = parts[0] + parts[1] + parts[2] + torch.cat([self.igate.bias, self.fgate.bias])
+        log_input, forget = both.chunk(2, dim=-1)
+        return log_input, forget
 
     def _out(self, y: Tensor, unit: Tensor | None, mixed: Tensor, gate: Tensor) -> Tensor:
         """Compute from q C | q n (…, H, E + 1) in units of exp(m) (…, H): h = q C / max(|q n|, 1), equation 21."""
         assert unit is not None
         # 1 in units of exp(m) is exp(-m).
         normaliser = torch.maximum(y[..., -1].abs(), torch.exp(-unit)) + _EPSILON
-        h = headwise_norm(y[..., :-1] / normaliser.unsqueeze(-1), self.outnorm)
-        out: Tensor = self.proj_down((h.to(gate.dtype) + self.learnable_skip * mixed) * F.silu(gate))
+        h = headwise_norm(y[..., :-1] * normaliser.reciprocal().unsqueeze(-1), self.outnorm)
+        out: Tensor = self.proj_down(torch.addcmul(h.to(gate.dtype), self.learnable_skip, mixed) * F.silu(gate))
         return out
 
     def _split(self, state: Tensor) -> tuple[Tensor, Memory]:

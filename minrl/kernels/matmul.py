@@ -69,6 +69,16 @@ def layer(module: nn.Module, x: Tensor) -> Tensor:
     return y.view(*x.shape[:-1], module.out_features)
 
 
+def narrow(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute x (..., K) times weight (M, K) for an M of a few, with all gradients.
+
+    Torch's own backward pass forms the transpose of the gradient to such a weight, which takes eight times as long.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    y: Tensor = _Layer.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+    return y.view(*x.shape[:-1], weight.shape[0])
+
+
 def layer_of_step(module: nn.Module, x: Tensor) -> Tensor:
     """Apply `layer` to the few rows x (N, K) of a step, rounded on a CPU like the many rows of a scan.
 

@@ -25,6 +25,7 @@ from minrl.kernels.slstm.cpu import slstm_scan
 pytest.importorskip("numba")
 
 Scan = Callable[..., tuple[Tensor, ...]]
+Drawn = tuple[list[Tensor], list[Tensor], Tensor]
 PRECISIONS = pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
@@ -35,46 +36,44 @@ class Case:
     """Recurrence with a function that draws its sequences (B, T, …), parameters and initial state (B, …)."""
 
     recurrence: Recurrence
-    draw: Callable[..., tuple[list[Tensor], list[Tensor], Tensor]]  # of batch, steps and a size
+    draw: Callable[..., Drawn]  # of batch, steps and a size
     sizes: tuple[tuple[int, int, int], ...]
     # True if the last state is in a unit that takes no gradient, so that its gradients are not its differences.
     has_unit: bool = False
 
 
-def _gru(batch: int, steps: int, width: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def _gru(batch: int, steps: int, width: int) -> Drawn:
     weight = torch.randn(3 * width, width) / width**0.5
     return [2 * torch.randn(batch, steps, 3 * width)], [weight, torch.randn(3 * width)], torch.randn(batch, width)
 
 
-def _slstm(batch: int, steps: int, size: int, heads: int = 2) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def _slstm(batch: int, steps: int, size: int, heads: int = 2) -> Drawn:
     gates, weight = 2 * torch.randn(batch, steps, heads, 4 * size), torch.randn(heads, size, 4 * size) / size**0.5
     state = slstm_scan.in_torch(torch.randn(batch, 3, heads, 4 * size), weight)[1]
     state[2:3] = 0.0  # the zero state
     return [gates], [weight], state
 
 
-def _matrix(
-    batch: int, steps: int, size: int, width: int = 6, *, shared: bool = False, vector: bool = False
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def _matrix(batch: int, steps: int, size: int, width: int = 6, *, shared: bool = False, vector: bool = False) -> Drawn:
     heads = 3
     query, key = torch.randn(2, batch, steps, 1 if shared else heads, size) / size**0.5
     value, decay = torch.randn(batch, steps, heads, width), torch.rand(batch, steps, heads, size if vector else 1)
     return [query, key, value, decay], [], torch.randn(batch, heads * size * width)
 
 
-def _selective(batch: int, steps: int, width: int, states: int = 3) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def _selective(batch: int, steps: int, width: int, states: int = 3) -> Drawn:
     b, c = torch.randn(2, batch, steps, states)
     dt, drive = torch.rand(batch, steps, width), torch.randn(batch, steps, width)
     return [dt, drive, b, c], [-5 * torch.rand(width, states)], torch.randn(batch, width * states)
 
 
-def _s4d(batch: int, steps: int, width: int, states: int = 3) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def _s4d(batch: int, steps: int, width: int, states: int = 3) -> Drawn:
     decay, factor, c = torch.randn(3, width, states, 2)
     state = torch.randn(batch, width * states * 2)
     return [torch.randn(batch, steps, width)], [0.5 * decay, factor, c], state
 
 
-def _convolution(batch: int, steps: int, width: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def _convolution(batch: int, steps: int, width: int) -> Drawn:
     return (
         [torch.randn(batch, steps, width)],
         [torch.randn(4, width), torch.randn(width)],

@@ -31,8 +31,8 @@ from minrl.kernels.matrix.cpu_rows import (
     turned,
 )
 
-# Steps of a chunk, whose matrices the backward pass recomputes: with K = V = 64 a quarter of the second cache.
-CHUNK = 16
+# Steps of a chunk, whose matrices the backward pass recomputes: with K = V = 64 half of the second cache.
+CHUNK = 32
 _ZERO = np.float32(0)
 
 

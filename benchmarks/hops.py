@@ -1,4 +1,4 @@
-"""Count how often one gradient step, and the way from a command to the first, go from one file to another.
+"""Count calls that go from one file to another, in one gradient step and from a command to the first step.
 
     python benchmarks/hops.py [--list] [--step FILE:FUNCTION] -- train decision --data NAME --steps 4 --out RUN
 

@@ -90,7 +90,7 @@ def check_start(agent: StartsOnline, policy: ActorCriticPolicy) -> None:
     task.check_fits(policy.observation_space, policy.action_space, "the environment")
     if task.wide_observations:
         raise ValueError(
-            "pretrained: float32, to which Stable-Baselines3 casts observations, would round the run's away; "
+            "pretrained: float32, to which Stable-Baselines3 casts observations, would round the run's values; "
             "subtract the offset in the environment and in the data set"
         )
     if policy.features_extractor_class is not FlattenExtractor or policy.features_dim != task.observation_size:

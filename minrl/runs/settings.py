@@ -7,7 +7,7 @@ from minrl.data.wrappers import DEFAULT_MAX_STEPS
 
 @dataclass(frozen=True)
 class SharedSettings:
-    """Seed, device, threads and evaluations of a run."""
+    """Settings of a run: seed, device, threads and evaluations."""
 
     seed: int = field(default=0, metadata={"help": "seed of weights, batches, dropout, actions and environments"})
     device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})

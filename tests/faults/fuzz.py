@@ -77,7 +77,7 @@ def _death(status: int) -> str:
 
 
 def _read_all(reader: Reader, name: str, sample: Path, numbers: list[int], seed: int, notes: int) -> None:
-    """Read mutants one after another in this child process, noting each one's begin and end; never return."""
+    """Read mutants one after another in this child process, noting the start and end of each; never return."""
     try:
         with tempfile.TemporaryDirectory(prefix="minrl-fuzz-") as place:
             _prepare(Path(place))
@@ -97,9 +97,9 @@ def _read_all(reader: Reader, name: str, sample: Path, numbers: list[int], seed:
 
 
 def _prepare(place: Path) -> None:
-    """Set folders of this process's own and its limits; the limit on memory is beyond what libraries have mapped."""
+    """Set this process's folders and limits; the memory limit counts on top of what libraries have mapped."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    faulthandler.disable()  # pytest's, which writes a page for each death
+    faulthandler.disable()  # pytest's prints a page for each process that dies
     for number in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(number, signal.SIG_DFL)
     os.environ.update(

@@ -23,7 +23,7 @@ _INTERESTING = (b"\x00" * 8, b"\xff" * 8, b"\x7f" + b"\xff" * 7, (2**31).to_byte
 
 
 def mutate_bytes(content: bytes, draw: random.Random) -> bytes:
-    """Return `content` with one to four damages of its bytes."""
+    """Return `content` with one to four changes of its bytes."""
     data = bytearray(content)
     for _ in range(draw.randint(1, 4)):
         if not data:

@@ -26,7 +26,7 @@ class BlockLayout:
     # Offsets of the cell's state and of the convolution's last inputs in a row of the state, in bytes.
     memory: int
     recent: int
-    lane_blocks: int  # pieces of H that a scan shares among threads
+    lane_blocks: int  # blocks of H that a scan shares among threads
 
     def sums(self, width: int) -> tuple[int, ...]:
         """Return the sizes of the gradients that are sums over rows: those of NORM, TAPS, GATES_BIAS and so on."""

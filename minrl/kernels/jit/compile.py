@@ -41,9 +41,9 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class _AnnouncedCache:
-    """Numba's cache of a function, which it asks before it compiles and tells afterwards; long waits are announced.
+    """Numba's cache of a function: loads machine code before a compilation, saves it afterwards, announces long ones.
 
-    A folder that is full or gone costs what is kept, not the call.
+    In a folder that is full or gone nothing is saved, and the call still returns.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterable
@@ -18,11 +17,14 @@ import numpy.typing as npt
 
 from minrl.data.convert import Allocate, Arrays, in_memory
 from minrl.data.mapped import BYTES_AT_ONCE, reserve
+from minrl.system.drafts import draft_folder
+from minrl.system.files import flush, make_folder
 from minrl.system.text_files import read_text
 
 _log = logging.getLogger("minrl.data")
 
 FORMAT_VERSION = 4  # raise it whenever the content of the files changes
+_DRAFT = ".draft."  # beginning of the names of folders that are being filled
 _DIGESTS = "digests.json"  # of the arrays' files; a cache without them was not written to its end
 _NAMES = (
     "observations",
@@ -69,17 +71,13 @@ def cached(
     if stored is not None:
         return stored
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
+        make_folder(folder.parent)
+        with draft_folder(folder.parent, _DRAFT) as draft:
+            _write(draft, convert)
+            _publish(draft, folder)
+            flush(folder.parent)
     except OSError as error:
         return _without_cache(convert, error)
-    try:
-        _write(draft, convert)
-        _publish(draft, folder)
-    except OSError as error:
-        return _without_cache(convert, error)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return _read(folder) or convert(in_memory)
 
 

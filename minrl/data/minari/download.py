@@ -3,8 +3,6 @@
 import contextlib
 import importlib
 import os
-import shutil
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,8 @@ from urllib.parse import urlsplit
 
 from minrl.data.download import reachable, root_cause
 from minrl.data.minari.folders import check_id
+from minrl.system.drafts import draft_folder
+from minrl.system.files import make_folder
 
 
 def fetch(dataset_id: str, root: Path, here: str, known: str, *, download: bool) -> Path:
@@ -66,17 +66,14 @@ def _download(dataset_id: str, root: Path) -> None:
     """Download to a temporary folder and move the result, so that a broken download leaves nothing behind."""
     import minari
 
-    root.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".download.", dir=root))
-    try:
+    make_folder(root)
+    with draft_folder(root, ".download.") as draft:
         with _datasets_path(draft):
             minari.download_dataset(dataset_id)
         for data in sorted(draft.rglob("data")):
             _move(data.parent, root / data.parent.relative_to(draft))
         for namespace in draft.rglob("namespace_metadata.json"):
             _move(namespace, root / namespace.relative_to(draft))
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _move(source: Path, target: Path) -> None:

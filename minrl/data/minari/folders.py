@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from minrl.data.space_text import to_json
 from minrl.data.spaces import AnySpace
+from minrl.system.drafts import draft_folder
+from minrl.system.files import flush, make_folder
 from minrl.system.folders import walk
 
 SHIPPED = Path(__file__).parent.parent / "shipped"
@@ -75,6 +76,7 @@ class NewSet:
     def __init__(self, dataset_id: str, *, overwrite: bool = False) -> None:
         check_id(dataset_id)
         self.target = minari_folder() / dataset_id
+        self._kept = ExitStack()
         if (self.target / "data").is_dir() and not overwrite:
             raise ValueError(f"data set minari:{dataset_id} exists already in {self.target}; choose another name")
         if self.target.exists() and not (self.target / "data").is_dir():
@@ -82,9 +84,9 @@ class NewSet:
 
     def __enter__(self) -> NewSet:
         root = minari_folder()
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         # Minari skips names that begin with a dot.
-        self._draft = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
+        self._draft = self._kept.enter_context(draft_folder(root, ".new-"))
         self.data, self.scratch = self._draft / "set" / "data", self._draft / "scratch"
         self.data.mkdir(parents=True)
         self.scratch.mkdir()
@@ -93,11 +95,10 @@ class NewSet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with self._kept:
             if kind is None:
                 self._publish()
-        finally:
-            shutil.rmtree(self._draft, ignore_errors=True)
+                flush(self.target.parent)
 
     def write_metadata(self, metadata: Mapping[str, Any], *, episodes: int, steps: int) -> None:
         """Write metadata.json, with the counts and the size of the files written so far."""

@@ -16,9 +16,9 @@ from minrl.system.config import add_flags, build, from_flags, read_toml
 from minrl.system.mujoco import quiet_mujoco
 from minrl.training.config import TrainConfig
 from minrl.training.data_set import evaluation_environment, training_data
-from minrl.training.loop import RunResult
 from minrl.training.offline import new_agent, resume, train
 from minrl.training.report import write_report
+from minrl.training.result import RunResult
 
 from . import flag_hints
 from .config_trust import check_environment_of_config

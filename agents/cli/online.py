@@ -9,8 +9,7 @@ from minrl.compare.grid.family import Family
 from minrl.data.environment import EnvironmentInfo, check_trusted
 from minrl.data.task import Task
 from minrl.online.environments import probe
-from minrl.online.report import write_report
-from minrl.online.run import OnlineResult
+from minrl.online.report import OnlineResult, write_report
 from minrl.online.settings import AlgorithmSettings, EnvironmentSettings, OnlineConfig, RunSettings
 from minrl.online.train import resume, train
 from minrl.runs.checkpoint import agent_class

@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import json
 import shlex
 import textwrap
 from collections.abc import Sequence
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from minrl.runs import checkpoint
-from minrl.runs.folder import SUMMARY, check_new, run_folder, run_lock
+from minrl.runs.folder import check_new, run_folder, run_lock
+from minrl.runs.side_files import read_summary
 from minrl.system.json_text import to_json
-from minrl.system.text_files import read_text
 from minrl.system.trust import add_trust, trusts_files
 
 from . import flag_hints
@@ -151,7 +150,7 @@ def _print_how_to_resume(result: Any, out: Path) -> None:
 
 def _scores(folder: Path) -> dict[str, Any]:
     """Return the summary of a finished run as one flat table, with the names that `minrl evaluate --json` has."""
-    summary: dict[str, Any] = json.loads(read_text(folder / SUMMARY))
-    evaluation = summary.pop("evaluation") or {"mean_return": None, "normalized_score": None}
+    summary = read_summary(folder) or {}
+    evaluation = summary.pop("evaluation", None) or {"mean_return": None, "normalized_score": None}
     agent = checkpoint.read(folder).agent
     return {"run": str(folder), "agent": agent, **summary, **evaluation}

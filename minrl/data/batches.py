@@ -79,12 +79,15 @@ class Packed:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; raises ValueError for a state of another batch size or data set."""
-        if len(state["episode"]) != len(self._episode):
-            raise ValueError(f"state of {len(state['episode'])} rows, this batch has {len(self._episode)}")
+        """Continue where `state_dict` was taken; raise ValueError for a state of another batch size or data set."""
+        episode, step = (np.array(state[name], dtype=np.int64) for name in ("episode", "step"))
+        if len(episode) != len(self._episode):
+            raise ValueError(f"state of {len(episode)} rows, this batch has {len(self._episode)}")
+        inside = (episode >= 0) & (episode < len(self._lengths))
+        if step.shape != episode.shape or not inside.all() or ((step < 0) | (step > self._lengths[episode])).any():
+            raise ValueError("state of steps that this data set does not have")
         self._draw.load_state_dict(state["draw"])
-        self._episode = np.array(state["episode"], dtype=np.int64)
-        self._step = np.array(state["step"], dtype=np.int64)
+        self._episode, self._step = episode, step
 
 
 class Windows:
@@ -155,6 +158,8 @@ class _Draw:
         order = np.array(state["order"], dtype=np.int64)
         if len(order) not in (0, self._count):
             raise ValueError(f"state of a data set with {len(order)} episodes, this one has {self._count}")
+        if (np.sort(order) != np.arange(len(order))).any() or not 0 <= int(state["next"]) <= len(order):
+            raise ValueError("state of episodes that this data set does not have")
         _restore(self._random, state["random"])
         self._order, self._next = order, int(state["next"])
 

@@ -132,6 +132,8 @@ class Task:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Task":
         """Build a task from the values of `to_dict` in a checkpoint, which the environment is marked to be named by."""
+        if not isinstance(values["dataset"], str):
+            raise TypeError("the task's data set is no text")
         environment, scores = values["environment"], values["reference_scores"]
         named = None if environment is None else EnvironmentInfo(**{**environment, "named_by": "the checkpoint"})
         mean, std = values.get("action_mean"), values.get("action_std")

@@ -110,6 +110,18 @@ def seed_environments(environments: VecEnv, config: OnlineConfig, step: int) -> 
     environments.seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0] >> 1))
 
 
+def reset_environments(model: Any, config: OnlineConfig, step: int) -> None:
+    """Reset a model's environments as a run does that is resumed from a checkpoint just saved at `step`."""
+    seed_environments(model.env, config, step)
+    model._last_obs = model.env.reset()
+    model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
+    if hasattr(model, "forget"):
+        model.forget()  # the hidden state of a recurrent policy
+    if model.use_sde:
+        # This rollout's noise was drawn before the checkpoint; a resumed run draws it after.
+        model.policy.reset_noise(model.n_envs)
+
+
 def _make(info: EnvironmentInfo, order: tuple[AnySpace, AnySpace]) -> gymnasium.Env[Any, Any]:
     if multiprocessing.parent_process() is not None:
         # Ctrl-C reaches every process of a terminal; the training process ends the others.

@@ -1,11 +1,38 @@
-"""The report on an online run: environment, scores and speed, as a table and a learning curve."""
+"""The outcome of an online run, and the report on it: scores and speed, as a table and a learning curve."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from minrl.online.run import OnlineResult
+from minrl.agent import OnlineAgent
+from minrl.evaluate import Evaluation
+from minrl.online.settings import OnlineConfig
 from minrl.runs.learning_curve import CurvePanel
 from minrl.runs.log import TIMESTEPS
 from minrl.runs.summary import finish
+
+
+@dataclass(frozen=True)
+class OnlineResult:
+    """Outcome of a run."""
+
+    agent: OnlineAgent
+    config: OnlineConfig
+    vectorization: str
+    step: int  # environment steps
+    evaluation: Evaluation | None  # of the last weights; None if stopped or without evaluation
+    signal: int | None  # that stopped it
+    seconds: float  # of rollouts and updates alone, over the whole run
+    cpu_seconds: float
+    failure: str | None = None  # error of the evaluation of the last weights
+    is_first: ClassVar[bool] = True  # one process trains
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code: 0, 1 if the last evaluation failed, 128 + n after signal n."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return 0 if self.failure is None else 1
 
 
 def write_report(result: OnlineResult, out: Path) -> str:

@@ -8,11 +8,12 @@ that was not interrupted, unless that one resets its environments after each che
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -22,39 +23,21 @@ from minrl.agent import OnlineAgent
 from minrl.evaluate import Evaluation, evaluate, package_versions
 from minrl.kernels import matmul
 from minrl.online import state
-from minrl.online.environments import seed_environments
+from minrl.online.environments import reset_environments
+from minrl.online.report import OnlineResult
 from minrl.online.settings import OnlineConfig
 from minrl.runs import checkpoint
+from minrl.runs import log as logs
 from minrl.runs.attempt import attempt
-from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
-from minrl.runs.log import NOT_TENSORBOARD, TIMESTEPS, open_log
+from minrl.runs.best import BestCheckpoint
+from minrl.runs.folder import LAST_CHECKPOINT
+from minrl.runs.log import NOT_TENSORBOARD, TIMESTEPS
+from minrl.runs.optimizer_state import not_finite
+from minrl.runs.saved_state import check_like
 from minrl.runs.tensorboard import begin_session, end_session, hyperparameters, online_layout
 from minrl.runs.video import record_episode, save_video
 from minrl.system.config import to_plain
 from minrl.system.signals import Stopped, StopRequest
-
-
-@dataclass(frozen=True)
-class OnlineResult:
-    """Outcome of a run."""
-
-    agent: OnlineAgent
-    config: OnlineConfig
-    vectorization: str
-    step: int  # environment steps
-    evaluation: Evaluation | None  # of the last weights; None if stopped or without evaluation
-    signal: int | None  # that stopped it
-    seconds: float  # of rollouts and updates alone, over the whole run
-    cpu_seconds: float
-    failure: str | None = None  # error of the evaluation of the last weights
-    is_first: ClassVar[bool] = True  # one process trains
-
-    @property
-    def exit_code(self) -> int:
-        """Exit code: 0, 1 if the last evaluation failed, 128 + n after signal n."""
-        if self.signal is not None:
-            return 128 + self.signal
-        return 0 if self.failure is None else 1
 
 
 class _End(Exception):
@@ -77,7 +60,9 @@ class OnlineRun:
     ) -> None:
         self.model, self.agent, self.config, self.out = model, agent, config, out
         self.vectorization = vectorization
-        self.best, self.seconds, self.cpu_seconds = -math.inf, 0.0, 0.0
+        self.best, self.seconds, self.cpu_seconds = BestCheckpoint(out), 0.0, 0.0
+        self.log: Logger = logs.silent_log()
+        self.row_due = False  # of this step, at which the run goes on
         self.evaluated = 0  # the step of the last evaluation
         self.evaluation: Evaluation | None = None  # the last one, None if interrupted or failed
         self.failure: str | None = None  # error of the last one
@@ -93,7 +78,9 @@ class OnlineRun:
     def train(self) -> OnlineResult:
         """Learn to the last step or until a signal."""
         self._begun, self._seen, self._earlier = self.step, self.step, self.seconds
-        self.log: Logger = open_log(self.out, step=self.step, counter=TIMESTEPS)
+        begun = logs.pending_row(self.log)
+        self.log = logs.open_log(self.out, step=self.step, repeats_row=self.row_due, counter=TIMESTEPS)
+        logs.restore_row(self.log, begun)
         self.model.set_logger(self.log)
         parts = {self.agent.name: to_plain(self.agent.config), "train": to_plain(self.config)}
         begin_session(self.log, hyperparameters(parts), online_layout(plays=self.config.evaluate_every > 0))
@@ -148,12 +135,17 @@ class OnlineRun:
         if normalization is not None:
             self.agent.copy_normalization(normalization)
         self._check_finite()
-        shows = is_new and (self.rollouts % self.config.log_every == 0 or is_last)
+        shows = (is_new or self.row_due) and (self.rollouts % self.config.log_every == 0 or is_last)
         saves = is_new and self._is_due(self.config.checkpoint_every)
         if self._is_due(self.config.evaluate_every) and (is_last or self.evaluated != self.step):
             if saves:
+                self.row_due = True
                 self.save()  # before an environment that may end the process
-            shows |= self._evaluate()
+            found = self._evaluate()
+            # The row of an evaluation that a signal broke off is written once that is repeated.
+            shows, self.row_due = (False, True) if found is None else (shows or found, False)
+        else:
+            self.row_due = False
         if shows:
             self._write_row()
         stop = self.request.signal is not None
@@ -162,22 +154,10 @@ class OnlineRun:
         if self.step == 0 or saves or (is_new and stops_here):
             self.save()
             if self.config.exact_resume and 0 < self.step < self.config.steps:
-                self._reset_environments()
+                reset_environments(self.model, self.config, self.step)
         if stop:
             raise _End
         self._start_clock()
-
-    def _reset_environments(self) -> None:
-        """Reset the environments as a run does that is resumed from the checkpoint just saved."""
-        model: Any = self.model
-        seed_environments(model.env, self.config, self.step)
-        model._last_obs = model.env.reset()
-        model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
-        if hasattr(model, "forget"):
-            model.forget()  # the hidden state of a recurrent policy
-        if model.use_sde:
-            # This rollout's noise was drawn before the checkpoint; a resumed run draws it after.
-            model.policy.reset_noise(model.n_envs)
 
     def _is_due(self, every: int) -> bool:
         """Return True if the last rollout reached a multiple of `every` steps, or the end."""
@@ -185,8 +165,8 @@ class OnlineRun:
             return False
         return self.step >= self.config.steps or self.step // every > self._before // every
 
-    def _evaluate(self) -> bool:
-        """Evaluate the current weights and keep the best; return True if there is something to log."""
+    def _evaluate(self) -> bool | None:
+        """Evaluate the current weights and keep the best; return True if there is something to log, None if stopped."""
         config, result, video = self.config, None, None
         self.evaluation = self.failure = None
         try:
@@ -204,7 +184,7 @@ class OnlineRun:
                     with attempt("video", self.step, self.out):
                         video = record_episode(self.agent, self.agent.task.known_environment(), config.first_episode)
         except Stopped:
-            return False
+            return None
         if result is None:
             self.failure = tried.error  # evaluated again if the run is resumed here
             self.log.record("eval/failed", 1)
@@ -213,10 +193,8 @@ class OnlineRun:
         if self.evaluated == self.step:
             return False  # a finished run that is resumed
         self.evaluated = self.step
-        if result.mean_return > self.best:
-            self.best = result.mean_return
-            note = _note("best of the evaluations during training") | {"evaluation": result.to_dict()}
-            checkpoint.save(self.out / BEST_CHECKPOINT, self.agent, step=self.step, note=note)
+        note = _note("best of the evaluations during training") | {"evaluation": result.to_dict()}
+        self.best.offer(self.agent, self.step, result.mean_return, note)
         self.log.record("eval/mean_reward", result.mean_return)
         self.log.record("eval/mean_ep_length", float(np.mean(result.lengths)))
         if video is not None:
@@ -238,35 +216,53 @@ class OnlineRun:
         record(TIMESTEPS, self.step, exclude="tensorboard")
         self.log.dump(self.step)
 
-    def _check_finite(self) -> None:
-        if not math.isfinite(self.log.name_to_value.get("train/loss", 0.0)):
+    def _check_finite(self, *, weights: bool = False) -> None:
+        """Raise FloatingPointError if the loss is not finite, or `weights` and optimizer state."""
+        found = None if math.isfinite(self.log.name_to_value.get("train/loss", 0.0)) else "the loss"
+        if found is None and weights:
+            found = not_finite(self.model.policy.named_parameters(), self.model.policy.optimizer)
+        if found is not None:
             raise FloatingPointError(
-                f"the loss is not finite by step {self.step}: lower --learning-rate or --max-grad-norm; "
+                f"{found} is not finite by step {self.step}: lower --learning-rate or --max-grad-norm; "
                 f"the last checkpoint in {self.out} is kept"
             )
 
     def save(self) -> None:
         """Write the last checkpoint."""
-        training = {
+        self._check_finite(weights=True)
+        logs.sync_log(self.log)  # rows up to this step are not written again
+        path, note = self.out / LAST_CHECKPOINT, _note("last checkpoint")
+        checkpoint.save(path, self.agent, step=self.step, training=self._training_state(), note=note)
+        self.best.settle(self.step)
+
+    def _training_state(self) -> dict[str, Any]:
+        """Return what the rest of the run depends on."""
+        return {
             "config": asdict(self.config),
             "matrix_products": matmul.library(),
+            "threads": torch.get_num_threads(),
             "model": state.saved_state(self.model),
             "random": state.saved_random_states(),
-            "best": self.best,
+            "best": self.best.score,
             "evaluated": self.evaluated,
             "rollouts": [self.rollouts, self._before],
+            "row": [self.row_due, logs.pending_row(self.log)],
             "seconds": [self.seconds, self.cpu_seconds],
         }
-        note = _note("last checkpoint")
-        checkpoint.save(self.out / LAST_CHECKPOINT, self.agent, step=self.step, training=training, note=note)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Restore the run from `saved`."""
+        """Restore the run from `saved`; raise ValueError for a state that does not fit it."""
         training = saved.training
+        check_like(training, self._training_state(), "its training state", free=_FREE)
+        if saved.step < 0:
+            raise ValueError(f"it is of step {saved.step}")
         matmul.settle(training.get("matrix_products"))
         self.agent.load_state_dict(saved.weights)
         state.restore_state(self.model, training["model"], saved.step)
-        self.best, self.evaluated = training["best"], training["evaluated"]
+        self.best.restore(training["best"], saved.step)
+        self.evaluated = training["evaluated"]
+        self.row_due, row = training.get("row", (False, {}))
+        logs.restore_row(self.log, row)
         # Older checkpoints do not count rollouts, which all had the same number of steps.
         whole = saved.step // self.config.rollout_steps, saved.step - self.config.rollout_steps
         self.rollouts, self._before = training.get("rollouts", whole)
@@ -279,6 +275,10 @@ class OnlineRun:
     def _stop_clock(self) -> None:
         self.seconds += time.perf_counter() - self._clock[0]
         self.cpu_seconds += time.process_time() - self._clock[1]
+
+
+# Parts of the training state that are checked where they are restored, or that older checkpoints lack.
+_FREE = frozenset({"config", "matrix_products", "threads", "optimizer", "rollouts", "row", "cuda", *state.FREE})
 
 
 class _BetweenRollouts(BaseCallback):

@@ -14,6 +14,12 @@ import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
+from minrl.runs.optimizer_state import load_optimizer, not_finite
+from minrl.runs.saved_state import check_numbers
+
+# Parts of a saved state whose length is not fixed.
+FREE = ("episodes", "successes")
+
 
 def saved_state(model: OnPolicyAlgorithm) -> dict[str, Any]:
     """Return optimizer, counters, normalisation, and the episodes behind the log's means."""
@@ -32,14 +38,17 @@ def saved_state(model: OnPolicyAlgorithm) -> dict[str, Any]:
 
 def restore_state(model: OnPolicyAlgorithm, state: dict[str, Any], step: int) -> None:
     """Restore `saved_state` for a run that has made `step` environment steps."""
-    model.policy.optimizer.load_state_dict(state["optimizer"])
+    load_optimizer(model.policy.optimizer, state["optimizer"])
+    if (found := not_finite(model.policy.named_parameters(), model.policy.optimizer)) is not None:
+        raise ValueError(f"{found} is not finite")
     model.num_timesteps, model._n_updates = step, state["updates"]
     environments = model.get_vec_normalize_env()
     if environments is not None:
         for name, values in _statistics(environments).items():
             _restore_statistics(values, state["normalization"][name])
     window = model._stats_window_size
-    episodes = [{"r": r, "l": int(length), "t": t} for r, length, t in state["episodes"]]
+    episodes = [{"r": float(r), "l": int(length), "t": float(t)} for r, length, t in state["episodes"]]
+    check_numbers(state["successes"], "successes")
     model.ep_info_buffer = deque(episodes, maxlen=window)
     model.ep_success_buffer = deque(state["successes"], maxlen=window)
 

@@ -10,11 +10,14 @@ from minrl.data.environment import EnvironmentInfo, check_trusted
 from minrl.data.task import Task
 from minrl.data.trust import check_keywords
 from minrl.online.environments import open_environments, probe, seed_environments
-from minrl.online.run import OnlineResult, OnlineRun
+from minrl.online.report import OnlineResult
+from minrl.online.run import OnlineRun
 from minrl.online.settings import OnlineConfig
 from minrl.runs import checkpoint
 from minrl.runs.folder import CONFIG, check_new, run_folder, run_lock
-from minrl.runs.threads import describe_threads, use_threads
+from minrl.runs.saved_state import unfit
+from minrl.runs.side_files import check_config
+from minrl.runs.threads import describe_threads, threads_begun, use_threads
 from minrl.system.config import build, write_toml
 from minrl.system.device import device_named
 from minrl.system.malloc import tune_cpu
@@ -86,20 +89,28 @@ def _resume(out: Path, environment: str | None, steps: int | None) -> OnlineResu
         raise ValueError(f"{out} was trained in {config.env}, not in {environment}")
     else:
         check_keywords(config.env, config.env_kwargs, "the checkpoint")
-    with closing(_set_up(kind, agent_config, config, folder, task, saved.step)) as run:
+    begun = threads_begun(saved.training)
+    with closing(_set_up(kind, agent_config, config, folder, task, saved.step, begun)) as run:
         try:
             run.restore(saved)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise ValueError(f"{where} cannot be resumed: {with_class(error)}") from error
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a file may hold anything
+            raise unfit(error, where) from error
+        check_config(folder, _written(run.agent, planned))
         if config != planned:
             _write_new_steps(run, planned)
         return run.train()
 
 
 def _write_config(run: OnlineRun) -> None:
-    names = (field.name for field in fields(run.agent.options_class))
-    options = run.agent.options_class(**{name: getattr(run.agent.config, name) for name in names})
-    write_toml(run.out / CONFIG, {run.agent.name: options, "train": run.config})
+    write_toml(run.out / CONFIG, _written(run.agent, run.config))
+
+
+def _written(agent: OnlineAgent, config: OnlineConfig) -> dict[str, Any]:
+    """Return the tables of the run's `config.toml`."""
+    names = (field.name for field in fields(agent.options_class))
+    return {agent.name: agent.options_class(**{n: getattr(agent.config, n) for n in names}), "train": config}
 
 
 def _write_new_steps(run: OnlineRun, planned: OnlineConfig) -> None:
@@ -124,8 +135,12 @@ def _set_up(
     out: Path,
     known: Task | None = None,
     step: int = 0,
+    begun: int | None = None,
 ) -> OnlineRun:
-    """Return the run before its first rollout in this process; `known` is the task that it must still have."""
+    """Return the run before its first rollout in this process.
+
+    A resumed one has made `step` steps, with `begun` threads, and must still have the task `known`.
+    """
     if config.tune_cpu:
         tune_cpu()
     device = device_named(config.device)
@@ -137,11 +152,11 @@ def _set_up(
     try:
         agent, model = kind.learner(agent_config, config, task, environments, device)
         steps = config.batch_size or config.rollout_steps
-        threads = use_threads(config.threads, model.policy, steps, places=task.observation_size)
+        threads = use_threads(config.threads, model.policy, steps, places=task.observation_size, begun=begun)
     except BaseException:
         environments.close()
         raise
     if device.type == "cpu":
-        print(f"minrl: {describe_threads(threads, config.threads)}")
+        print(f"minrl: {describe_threads(threads, config.threads, begun)}")
     seed_environments(environments, config, step)
     return OnlineRun(model, agent.to(device), config, vectorization, out)

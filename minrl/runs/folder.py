@@ -1,12 +1,10 @@
 """Names of the files of a run's folder and of a comparison's, and the lock under which they are written."""
 
-import json
 import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from minrl.system.files import remove_drafts
 from minrl.system.lock import folder_lock
@@ -15,6 +13,7 @@ from minrl.system.lock import folder_lock
 CONFIG = "config.toml"
 LAST_CHECKPOINT, BEST_CHECKPOINT = "checkpoint.pt", "best.pt"
 PREVIOUS_CHECKPOINT = "previous.pt"  # the one before the last, for when that is damaged
+NEXT_BEST = ".best.next.pt"  # best weights of a step beyond the last checkpoint
 PROGRESS = "progress.csv"  # losses and evaluations
 LEARNING_CURVE = "learning_curve.png"
 VIDEOS = "videos"  # folder of GIFs
@@ -30,7 +29,18 @@ GRID, STATE, RUNS = "grid.toml", "state.json", "runs"
 
 # Files whose drafts, left by a process that was killed, the next holder of the lock removes.
 _WRITTEN = frozenset(
-    {CONFIG, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT, PROGRESS, LEARNING_CURVE, SUMMARY, GRID, STATE}
+    {
+        CONFIG,
+        LAST_CHECKPOINT,
+        PREVIOUS_CHECKPOINT,
+        BEST_CHECKPOINT,
+        NEXT_BEST,
+        PROGRESS,
+        LEARNING_CURVE,
+        SUMMARY,
+        GRID,
+        STATE,
+    }
     | {TARGETS, TARGETS_PLOT, TARGET_CHOICE, RETURNS_TO_GO, RELABEL_SUMMARY}
 )
 
@@ -67,10 +77,3 @@ def check_new(out: Path) -> None:
 def run_folder(path: Path) -> Path:
     """Return the folder of a run that is named by its folder or by a checkpoint file in it."""
     return path if path.is_dir() else path.parent
-
-
-def read_targets(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of `targets.json`, each `Evaluation.to_dict()` and its `step`; none without the file."""
-    path = folder / TARGETS
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return rows

@@ -1,22 +1,23 @@
 """A run's log through Stable-Baselines3's logger: terminal, CSV and TensorBoard, continued on resume."""
 
-import csv
 import math
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, KVWriter, Logger
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from torch import Tensor
-from torch.utils.tensorboard import FileWriter
-from torch.utils.tensorboard.summary import scalar
 
 from minrl.runs.folder import PROGRESS
+from minrl.runs.log_files import NOT_TENSORBOARD, Cells, CsvFile, EventFile, Picture, read_cells
+from minrl.runs.saved_state import check_numbers
+from minrl.system.files import set_aside
+
+__all__ = ["NOT_TENSORBOARD", "LossWindow", "Picture", "annotate", "open_log", "read_log", "silent_log", "sync_log"]
 
 # Columns that count the steps of a run: gradient steps offline, environment steps online.
 STEP, TIMESTEPS = "train/n_updates", "time/total_timesteps"
@@ -24,38 +25,93 @@ STEP, TIMESTEPS = "train/n_updates", "time/total_timesteps"
 EVALUATED = ("eval/", "validation/")
 
 
-@dataclass(frozen=True)
-class Picture:
-    """PNG or animated GIF, shown in TensorBoard alone: record it with `exclude=NOT_TENSORBOARD`."""
-
-    data: bytes  # of the file
-    width: int
-    height: int
-
-
-NOT_TENSORBOARD = ("stdout", "csv")
-
-
 def open_log(
-    folder: Path, *, step: int = 0, repeats_evaluation: bool = False, terminal: bool = True, counter: str = STEP
+    folder: Path,
+    *,
+    step: int = 0,
+    repeats_evaluation: bool = False,
+    repeats_row: bool = False,
+    terminal: bool = True,
+    counter: str = STEP,
 ) -> Logger:
     """Open a logger into `folder` that keeps rows up to `step` (in units of `counter`) and drops later ones.
 
-    `repeats_evaluation` drops the evaluation at `step` itself too, of held-out episodes and in the environment.
+    A damaged `progress.csv` is kept as `progress.csv.damaged`, and the rows that can be read go on.
+
+    Args:
+        folder: of the run.
+        step: of the checkpoint from which the run goes on.
+        repeats_evaluation: drop the evaluation at `step` too, of held-out episodes and in the environment.
+        repeats_row: drop all that was logged at `step`.
+        terminal: print the rows.
+        counter: column of the step.
     """
-    formats: list[KVWriter] = [_csv(folder / PROGRESS, step, repeats_evaluation, counter), _EventFile(folder, step)]
+    path = folder / PROGRESS
+    rows, damage = read_cells(path, counter)
+    if damage is not None:
+        set_aside(path, damage)
+    last = step - 1 if repeats_row else step
+    kept = [
+        row
+        for row in rows
+        if float(row[counter]) <= last
+        and not (repeats_evaluation and float(row[counter]) == step and any(map(_is_evaluated, row)))
+    ]
+    repeats = repeats_evaluation or repeats_row
+    again = _values(kept, counter, step) if repeats else {}
+    formats: list[KVWriter] = [
+        CsvFile(path, kept, counter),
+        EventFile(folder, step if repeats else step + 1, again),
+    ]
     if terminal:
         formats.append(HumanOutputFormat(sys.stdout))
     return Logger(str(folder), formats)
 
 
+def _is_evaluated(name: str) -> bool:
+    return name.startswith(EVALUATED)
+
+
+def _values(rows: list[Cells], counter: str, step: int) -> dict[str, float]:
+    """Return what rows hold of a step, by name."""
+    return {name: float(cell) for row in rows if float(row[counter]) == step for name, cell in row.items()}
+
+
 def annotate(log: Logger, *summaries: Summary) -> None:
-    """Write summaries other than curves (layouts, hyper-parameters) into the event files of `log`, and flush."""
+    """Write summaries other than curves (layouts, hyper-parameters) into the event files of `log`."""
     for output in log.output_formats:
-        if isinstance(output, _EventFile):
+        if isinstance(output, EventFile):
             for summary in summaries:
                 output.add(summary, 0)
-            output.file.flush()
+
+
+def sync_log(log: Logger) -> None:
+    """Write what was logged through to disk, as before a checkpoint that goes on after it."""
+    for output in log.output_formats:
+        if isinstance(output, CsvFile | EventFile):
+            output.sync()
+
+
+def pending_row(log: Logger) -> dict[str, list[Any]]:
+    """Return what the next row of `log` holds so far, as plain values and tensors: value and exclusions by name."""
+    found = {}
+    for name, value in log.name_to_value.items():
+        plain = torch.tensor(value) if isinstance(value, np.generic) else value
+        found[name] = [plain, list(log.name_to_excluded[name] or ())]
+    return found
+
+
+def restore_row(log: Logger, row: dict[str, list[Any]]) -> None:
+    """Begin the next row of `log` with what `pending_row` returned; raise ValueError for anything else."""
+    for name, (value, excluded) in row.items():
+        number = value.numpy()[()] if isinstance(value, Tensor) and value.dim() == 0 else value
+        if (
+            not isinstance(name, str)
+            or not isinstance(number, int | float | np.number)
+            or not isinstance(excluded, list)
+        ):
+            raise ValueError(f"its row of the log holds no number of {name!r}")
+        log.record(name, number, exclude=tuple(excluded))
 
 
 def silent_log() -> Logger:
@@ -64,86 +120,12 @@ def silent_log() -> Logger:
 
 
 def read_log(folder: Path, counter: str = STEP) -> list[dict[str, float]]:
-    """Read the rows of a run's `progress.csv` in order, without empty cells and without a truncated last line.
+    """Read the rows of a run's `progress.csv` in order, without empty cells, damaged rows and a truncated last line.
 
     `counter` is the column of the step, which every complete row has.
     """
-    path = folder / PROGRESS
-    if not path.is_file():
-        return []
-    # A kill truncates the last line, which may then look like a row with other values.
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = [line for line in file if line.endswith("\n")]
-    rows = [{k: _number(v) for k, v in row.items() if k and v} for row in csv.DictReader(lines)]
-    return [{k: v for k, v in row.items() if v is not None} for row in rows if row.get(counter) is not None]
-
-
-def _number(text: Any) -> float | None:
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return None
-
-
-def _csv(path: Path, step: int, repeats_evaluation: bool, counter: str) -> CSVOutputFormat:
-    """Copy the kept rows into a new CSV file that replaces the old one in one rename, so that no log is lost."""
-    beside = path.with_name(f".{path.name}.new")
-    output = CSVOutputFormat(str(beside))
-    for row in read_log(path.parent, counter):
-        again = repeats_evaluation and row[counter] == step and any(name.startswith(EVALUATED) for name in row)
-        if row[counter] <= step and not again:
-            output.write({k: int(v) if k == counter else v for k, v in row.items()}, {})
-    beside.replace(path)
-    return output
-
-
-class _EventFile(KVWriter):
-    """TensorBoard's events of numbers and pictures; it purges what an interrupted run logged after step `step`.
-
-    Pictures are written as their files are; browsers play GIFs.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        _wait_for_a_later_second(folder)
-        self.file = FileWriter(str(folder))
-        # Events as of SummaryWriter's `purge_step`, which writes no pictures as they are.
-        self.file.add_event(Event(step=step + 1, file_version="brain.Event:2"))
-        self.file.add_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Write the values that are not excluded, in the order of their names."""
-        for name, value in sorted(key_values.items()):
-            if "tensorboard" in (key_excluded[name] or ()):
-                continue
-            if isinstance(value, Picture):
-                image = Summary.Image(
-                    encoded_image_string=value.data, height=value.height, width=value.width, colorspace=3
-                )
-                self.add(Summary(value=[Summary.Value(tag=name, image=image)]), step)
-            else:
-                self.add(scalar(name, value), step)
-        self.file.flush()
-
-    def add(self, summary: Summary, step: int) -> None:
-        """Add a summary in TensorBoard's own format."""
-        self.file.add_summary(summary, step)
-
-    def close(self) -> None:
-        """Close the file, flushed."""
-        self.file.close()
-
-
-def _wait_for_a_later_second(folder: Path) -> None:
-    """Wait until the next event file's name sorts after those in `folder`.
-
-    A name holds the second of its creation and then the process, and TensorBoard reads files in the order of names: of
-    two files of one second the older could be read last, and its purge would hide the newer one's points.
-    """
-    opened = [name.split(".")[3] for name in (path.name for path in folder.glob("events.out.tfevents.*"))]
-    latest = max((int(second) for second in opened if second.isdecimal()), default=0)
-    # A file of another machine may lie in the future: do not wait for that.
-    while latest == int(time.time()):
-        time.sleep(1 - time.time() % 1)
+    rows, _ = read_cells(folder / PROGRESS, counter)
+    return [{name: float(cell) for name, cell in row.items()} for row in rows]
 
 
 class LossWindow:
@@ -161,8 +143,8 @@ class LossWindow:
         self.norms.append(norm)
 
     def is_finite(self) -> bool:
-        """Return True if all losses are finite, or there are none."""
-        return not self.losses or math.isfinite(torch.stack(self.losses).sum().item())
+        """Return True if all losses and gradient norms are finite, or there are none."""
+        return not self.losses or math.isfinite(torch.stack(self.losses + self.norms).double().sum().item())
 
     def close(self) -> tuple[float, float, float]:
         """Return mean loss, mean gradient norm and steps per second, and start the next row."""
@@ -182,7 +164,11 @@ class LossWindow:
         return {name: torch.stack(given).tolist() if given else [] for name, given in values.items()}
 
     def load_state_dict(self, state: dict[str, list[float]], device: torch.device) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned; raise ValueError for anything else."""
+        for name in ("losses", "norms"):
+            check_numbers(state[name], name)
+        if len(state["losses"]) != len(state["norms"]):
+            raise ValueError("its losses and gradient norms differ in number")
         self.losses = [torch.tensor(value, device=device) for value in state["losses"]]
         self.norms = [torch.tensor(value, device=device) for value in state["norms"]]
         self._counted = len(self.losses)

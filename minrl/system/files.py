@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from minrl.system.messages import one_line
+
 DAMAGED = ".damaged"  # suffix of files that were set aside
 _DRAFT = re.compile(r"\.(?P<name>.+?)\.(?:[0-9a-f]{16}\.new|\d+|new)")  # the last two: of older versions
 _LONGEST = 255  # bytes of a file's name
@@ -96,7 +98,7 @@ def set_aside(path: Path, reason: object) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(path, kept)
     print(
-        f"minrl: {path} is damaged ({' '.join(str(reason).split())}): kept as {kept.name}, written anew",
+        f"minrl: {path} is damaged ({one_line(reason)}): kept as {kept.name}, written anew",
         file=sys.stderr,
         flush=True,
     )

@@ -1,6 +1,5 @@
 """Evaluations, validation and videos during training."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import torch
 from minrl.agent import Agent
 from minrl.data.episode import Episodes
 from minrl.evaluate import Evaluation, evaluate, package_versions
-from minrl.runs import checkpoint
 from minrl.runs.attempt import attempt
-from minrl.runs.folder import BEST_CHECKPOINT
+from minrl.runs.best import BestCheckpoint
 from minrl.runs.log import Picture
 from minrl.runs.video import record_episode, save_video
 from minrl.system.signals import Stopped, StopRequest
@@ -48,7 +46,7 @@ class Evaluator:
         self, agent: Agent, config: TrainConfig, out: Path, learned: Episodes, held_out: Episodes | None
     ) -> None:
         self.agent, self.config, self.out = agent, config, out
-        self.best = -math.inf
+        self.best = BestCheckpoint(out)
         # Of all episodes, so that runs with different held-out episodes sweep the same targets.
         everything = [learned] if held_out is None else [learned, held_out]
         returns = np.concatenate([episodes.returns for episodes in everything])
@@ -141,10 +139,8 @@ class Evaluator:
         self, step: int, result: Evaluation, asked: list[Evaluation], video: Picture | None
     ) -> dict[str, float | Picture]:
         """Write best checkpoint, target sweep and video of an evaluation; return TensorBoard's curves of it."""
-        if result.mean_return > self.best:
-            self.best = result.mean_return
-            label = {"evaluation": result.to_dict(), "label": "best of the evaluations during training"}
-            checkpoint.save(self.out / BEST_CHECKPOINT, self.agent, step=step, note=provenance() | label)
+        label = {"evaluation": result.to_dict(), "label": "best of the evaluations during training"}
+        self.best.offer(self.agent, step, result.mean_return, provenance() | label)
         curves: dict[str, float | Picture] = {
             name: evaluation.mean_return for name, evaluation in zip(curve_names(self.targets), asked, strict=False)
         }

@@ -5,7 +5,7 @@ Shapes: B batch, S state size.
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from minrl.evaluate import Evaluation
 from minrl.kernels import matmul
 from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
-from minrl.runs.log import NOT_TENSORBOARD, STEP, LossWindow, open_log, silent_log
+from minrl.runs.log import NOT_TENSORBOARD, STEP, LossWindow, open_log, silent_log, sync_log
+from minrl.runs.saved_state import check_like
 from minrl.runs.tensorboard import begin_session, end_session, hyperparameters, offline_layout
 from minrl.system.config import to_plain
 from minrl.system.distributed import Group
@@ -28,35 +29,8 @@ from minrl.system.signals import StopRequest
 from minrl.training.config import TrainConfig
 from minrl.training.evaluator import Evaluator, StepMetrics, provenance
 from minrl.training.optimizer import Optimizer, Schedule
+from minrl.training.result import RunResult
 from minrl.training.validation import ACTION_ERROR
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """Outcome of a training run."""
-
-    agent: Agent
-    step: int
-    evaluation: Evaluation | None  # of the last weights; None if stopped or without environment
-    signal: int | None  # that stopped it
-    seconds: float  # of gradient steps alone, over the whole run
-    cpu_seconds: float  # the same, of all threads; NaN if an older version began the run
-    held_out: int  # episodes
-    is_first: bool  # of the processes that trained together: the one that writes and prints
-    failure: str | None = None  # error of the evaluation of the last weights
-    data: Episodes | None = None  # trained on and held out
-
-    @property
-    def seconds_per_step(self) -> float | None:
-        """Mean seconds of a gradient step; None without any."""
-        return self.seconds / self.step if self.step else None
-
-    @property
-    def exit_code(self) -> int:
-        """Exit code: 0, 1 if the last evaluation failed, 128 + n after signal n."""
-        if self.signal is not None:
-            return 128 + self.signal
-        return 0 if self.failure is None else 1
 
 
 class TrainingRun:
@@ -105,6 +79,7 @@ class TrainingRun:
         self.failure: str | None = None  # of the last evaluation
         self.window = LossWindow()
         self.seconds = self.cpu_seconds = 0.0
+        self.log = silent_log()
         self.recorded = 0  # steps of trajectories in a batch of all processes
         torch.manual_seed(config.seed + group.rank)
 
@@ -115,7 +90,9 @@ class TrainingRun:
         evaluates again when it is resumed.
         """
         repeats = self.evaluator.is_due(self.step)
-        log = open_log(self.out, step=self.step, repeats_evaluation=repeats) if self.group.is_first else silent_log()
+        if self.group.is_first:
+            self.log = open_log(self.out, step=self.step, repeats_evaluation=repeats)
+        log = self.log
         parts = {self.agent.name: to_plain(self.agent.config), "train": to_plain(self.config)}
         begin_session(log, hyperparameters(parts), offline_layout(**self.evaluator.charts()))
         # Where standard error is no terminal, the log's tables show the progress.
@@ -199,10 +176,14 @@ class TrainingRun:
         log.record("time/time_elapsed", round(self.seconds, 2))
         log.dump(self.step)
 
-    def _check_finite(self) -> None:
-        if not self.window.is_finite():
+    def _check_finite(self, *, weights: bool = False) -> None:
+        """Raise FloatingPointError if losses and gradient norms are not finite, or `weights` and optimizer state."""
+        found = None if self.window.is_finite() else "the loss or its gradient"
+        if found is None and weights:
+            found = self.optimizer.not_finite()
+        if found is not None:
             raise FloatingPointError(
-                f"the loss is not finite by step {self.step}: lower --learning-rate or --clip; "
+                f"{found} is not finite by step {self.step}: lower --learning-rate or --clip; "
                 f"the last checkpoint in {self.out} is kept"
             )
 
@@ -217,7 +198,7 @@ class TrainingRun:
         """Evaluate the acting weights and log the metrics; None without an evaluation or if one was interrupted."""
         if not self.group.is_first:
             return None
-        self._check_finite()
+        self._check_finite(weights=True)
         self.failure = None
         begin = time.perf_counter()
         trained = {name: value.clone() for name, value in self.agent.state_dict().items()}
@@ -245,23 +226,10 @@ class TrainingRun:
 
     def save(self) -> None:
         """Write the last checkpoint."""
-        self._check_finite()
-        mine = {"memory": self.memory, "torch": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            mine["cuda"] = torch.cuda.get_rng_state(self.device)
-        processes = self.group.gather(mine)
+        self._check_finite(weights=True)
+        training = self._training_state()
         if self.group.is_first:
-            training = {
-                "config": asdict(self.config),
-                "matrix_products": matmul.library(),
-                "optimizer": self.optimizer.state_dict(),
-                "sampler": self.sampler.state_dict(),
-                "window": self.window.state_dict(),
-                "processes": processes,
-                "best": self.evaluator.best,
-                "seconds": self.seconds,
-                "cpu_seconds": self.cpu_seconds,
-            }
+            sync_log(self.log)  # rows up to this step are not written again
             checkpoint.save(
                 self.out / LAST_CHECKPOINT,
                 self.agent,
@@ -270,24 +238,61 @@ class TrainingRun:
                 training=training,
                 note=provenance() | {"label": "last checkpoint"},
             )
+            self.evaluator.best.settle(self.step)
         self.group.barrier()
 
+    def _training_state(self) -> dict[str, Any]:
+        """Return what the rest of the run depends on, of all processes."""
+        mine = {"memory": self.memory, "torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            mine["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "config": asdict(self.config),
+            "matrix_products": matmul.library(),
+            "threads": torch.get_num_threads(),
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "window": self.window.state_dict(),
+            "processes": self.group.gather(mine),
+            "best": self.evaluator.best.score,
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+        }
+
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Restore the run from `saved`; raise ValueError for another number of processes."""
+        """Restore the run from `saved`; raise ValueError for a state of another agent or number of processes."""
         training = saved.training
         if len(training["processes"]) != self.group.size:
             raise ValueError(
                 f"{self.out} was trained by {len(training['processes'])} processes and resumes with as many; "
                 f"there are {self.group.size}"
             )
+        check_like(training, self._training_state(), "its training state", free=_FREE)
+        if not 0 <= saved.step <= self.config.steps:
+            raise ValueError(f"it is of step {saved.step}, the run ends at step {self.config.steps}")
         matmul.settle(training.get("matrix_products"))
         mine = training["processes"][self.group.rank]
+        self.memory = self._known_memory(mine["memory"])
         self.optimizer.load_state_dict(training["optimizer"])
         self.sampler.load_state_dict(training["sampler"])
         self.window.load_state_dict(training["window"], self.device)
-        self.step, self.evaluator.best = saved.step, training["best"]
+        self.step = saved.step
         self.seconds, self.cpu_seconds = training["seconds"], training.get("cpu_seconds", math.nan)
-        self.memory = None if mine["memory"] is None else mine["memory"].to(self.device)
         torch.set_rng_state(mine["torch"])
         if "cuda" in mine:
             torch.cuda.set_rng_state(mine["cuda"], self.device)
+        if self.group.is_first:
+            self.evaluator.best.restore(training["best"], saved.step)
+
+    def _known_memory(self, memory: Any) -> Tensor | None:
+        if memory is None:
+            return None
+        check_like(memory, torch.zeros(self.config.batch_size, self.agent.memory_size), "its hidden state")
+        return memory.to(self.device)  # type: ignore[no-any-return]
+
+
+# Parts of the training state that are checked where they are restored, or that older checkpoints lack.
+_FREE = frozenset(
+    {"config", "matrix_products", "threads", "adam", "averaged_without_initial", "order", "window", "memory"}
+    | {"cpu_seconds", "cuda"}
+)

@@ -16,7 +16,9 @@ from minrl.data.space_match import with_columns_of
 from minrl.data.task import Task
 from minrl.runs import checkpoint
 from minrl.runs.folder import CONFIG, check_new, run_folder, run_lock
-from minrl.runs.threads import describe_threads, use_threads
+from minrl.runs.saved_state import unfit
+from minrl.runs.side_files import check_config
+from minrl.runs.threads import describe_threads, threads_begun, use_threads
 from minrl.runs.video import check_renders
 from minrl.system.config import build, write_toml
 from minrl.system.device import device_named
@@ -25,9 +27,10 @@ from minrl.system.malloc import tune_cpu
 from minrl.system.mujoco import quiet_mujoco
 from minrl.training.config import TrainConfig
 from minrl.training.data_set import HOW_TO_EVALUATE, check_environment_of_file, training_data
-from minrl.training.loop import RunResult, TrainingRun
+from minrl.training.loop import TrainingRun
 from minrl.training.optimizer import Schedule
 from minrl.training.relabel_returns import relabel, relabelled_task
+from minrl.training.result import RunResult
 from minrl.training.validation import split_episodes
 
 _log = logging.getLogger("minrl.training.offline")
@@ -117,12 +120,16 @@ def _resume(out: Path, environment: str | None, steps: int | None) -> RunResult:
             trusted(episodes.environment)
         run = TrainingRun(agent, episodes, held_out, config, folder, group)
         run.restore(saved)
-        if config != planned:
-            _write_new_steps(run, agent, planned, config)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"checkpoint {out} cannot be resumed: {type(error).__name__}: {error}") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a file may hold anything
+        raise unfit(error, f"checkpoint {out}") from error
+    if group.is_first:
+        check_config(folder, {agent.name: agent.config, "train": planned})
+    if config != planned:
+        _write_new_steps(run, agent, planned, config)
     try:
-        _set_threads(agent, config, group)
+        _set_threads(agent, config, group, threads_begun(saved.training))
         return replace(run.train(), data=whole)
     finally:
         group.leave()
@@ -197,12 +204,12 @@ def _check_same_data(task: Task, now: Task, out: Path) -> None:
         raise ValueError(f"{now.dataset} is no longer the data set that {out} was trained on")
 
 
-def _set_threads(agent: Agent, config: TrainConfig, group: Group) -> None:
-    """Set the number of threads that suits the agent and its batches, and print it."""
+def _set_threads(agent: Agent, config: TrainConfig, group: Group, begun: int | None = None) -> None:
+    """Set the number of threads that suits the agent and its batches, or with which the run was begun; print it."""
     steps = config.batch_size * (getattr(agent.config, "context", None) or config.length)
-    threads = use_threads(config.threads, agent, steps)
+    threads = use_threads(config.threads, agent, steps, begun=begun)
     if group.is_first and next(agent.parameters()).device.type == "cpu":
-        print(f"minrl: {describe_threads(threads, config.threads)}")
+        print(f"minrl: {describe_threads(threads, config.threads, begun)}")
 
 
 def _set_up(config: TrainConfig) -> tuple[torch.device, Group]:

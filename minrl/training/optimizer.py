@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from minrl.agent import Agent, Batch
 from minrl.cells import Cell
+from minrl.runs.optimizer_state import first_not_finite, load_optimizer, not_finite
 from minrl.system.distributed import Group
 from minrl.training.cuda_graph import CapturedStep, Step
 
@@ -140,6 +141,11 @@ class Optimizer:
         """Return the weights that act: averaged ones where averaging is on."""
         return {**self.agent.state_dict(), **self.averaged}
 
+    def not_finite(self) -> str | None:
+        """Return the name of a weight, average or optimizer state that is not finite; None if all are."""
+        averages = ((f"the average of {name}", value) for name, value in self.averaged.items())
+        return not_finite(self.agent.named_parameters(), self.adam) or first_not_finite(averages)
+
     def state_dict(self) -> dict[str, Any]:
         """Return all state that the next update depends on beside the batch."""
         return {
@@ -150,16 +156,23 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; raise ValueError for averages that include the initial weights."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: for averages that include the initial weights, or a state that does not fit the parameters or
+                is not finite.
+        """
         if state["averaged"] and not state.get("averaged_without_initial"):
             raise ValueError(
                 "its averaged weights were saved by an older version and include the initial weights, which cannot be "
                 "removed: start a new run"
             )
+        load_optimizer(self.adam, state["adam"])
         self.agent.load_state_dict(state["weights"])
-        self.adam.load_state_dict(state["adam"])
         for group in self.adam.param_groups:
             if isinstance(group["lr"], Tensor):  # a checkpoint is read to the CPU, a captured step reads the GPU
                 group["lr"] = group["lr"].to(self.device)
         for name, value in state["averaged"].items():
             self.averaged[name].copy_(value)
+        if (found := self.not_finite()) is not None:
+            raise ValueError(f"{found} is not finite")

@@ -10,6 +10,7 @@ environments, and as a maximum of estimates a label is biased upwards.
 Shapes: N steps of all episodes, E episodes, O flat observation width, M rows of a batch.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from minrl.data.task import Task
 from minrl.models.encoders import Normalizer
 from minrl.models.losses import expectile_loss
 from minrl.runs.folder import RELABEL_SUMMARY, RETURNS_TO_GO
+from minrl.runs.side_files import intact, read_json
 from minrl.system.distributed import Group
 from minrl.system.files import make_folder, replacing
 
@@ -65,10 +67,9 @@ def initial_returns(episodes: Episodes) -> FloatArray:
 
 def report_rows(out: Path) -> list[tuple[str, str]]:
     """Return the rows of a run's report on its relabelled returns; none without relabelling."""
-    path = out / RELABEL_SUMMARY
-    if not path.is_file():
+    found = intact(out / RELABEL_SUMMARY, lambda: read_json(out / RELABEL_SUMMARY, _check_summary), None)
+    if found is None:
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
     raised = f"{found['share_raised']:.0%} of the steps, by {found['mean_raise']:.1f} on average"
     best = f"best return {found['best_return_relabelled']:.1f}"
     return [
@@ -153,8 +154,7 @@ def raise_returns(episodes: Episodes, values: npt.NDArray[np.float64]) -> FloatA
 def _labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool) -> FloatArray:
     """Read the labels of all sets, end to end, from the run's folder, or learn and write them."""
     path = out / RETURNS_TO_GO
-    if resumed and path.is_file():
-        kept: FloatArray = np.load(path)
+    if resumed and path.is_file() and (kept := intact(path, lambda: _read_labels(out), None)) is not None:
         if kept.shape != (sum(part.num_steps for part in sets),):
             raise ValueError(f"{path} holds labels of {kept.size} steps, {sets[0].name} has other data now")
         return kept
@@ -164,11 +164,33 @@ def _labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool) -> Fl
     value.learn(sets[0], seed)
     labels = np.concatenate([raise_returns(part, value.of(part)) for part in sets])
     make_folder(out)
+    summary = _quality(sets[0], value, labels) | {"sha256": _digest(labels)}
     with replacing(out / RELABEL_SUMMARY) as temporary:
-        temporary.write_text(json.dumps(_quality(sets[0], value, labels), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, labels)
     return labels
+
+
+def _read_labels(out: Path) -> FloatArray:
+    """Read the saved labels; raise ValueError if they are damaged."""
+    try:
+        labels = np.load(out / RETURNS_TO_GO)
+        summary = read_json(out / RELABEL_SUMMARY, _check_summary)
+    except (EOFError, OSError) as error:
+        raise ValueError(str(error)) from error
+    if summary is not None and summary.get("sha256") not in (None, _digest(labels)):
+        raise ValueError(f"its labels are not those of {RELABEL_SUMMARY}")
+    return np.asarray(labels, dtype=np.float32)
+
+
+def _digest(labels: npt.NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(labels, dtype=np.float32).tobytes()).hexdigest()
+
+
+def _check_summary(found: Any) -> None:
+    for name in ("share_raised", "mean_raise", "best_return_relabelled", "explained_variance"):
+        float(found[name])
 
 
 def _quality(episodes: Episodes, value: Value, labels: FloatArray) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from minrl.agent import Actor, TargetReturnAgent
 from minrl.data.episode import Episodes
 from minrl.evaluate import evaluate
 from minrl.runs.folder import TARGET_CHOICE
+from minrl.runs.side_files import intact, read_json
 from minrl.system.files import replacing
 from minrl.training.config import TrainConfig
 from minrl.training.relabel_returns import initial_returns
@@ -78,12 +80,16 @@ def candidate_targets(episodes: Episodes, most: float) -> list[float]:
 
 def report_rows(out: Path) -> list[tuple[str, str]]:
     """Return the rows of a run's report on the search; none without one."""
-    path = out / TARGET_CHOICE
-    if not path.is_file():
+    found = intact(out / TARGET_CHOICE, lambda: read_json(out / TARGET_CHOICE, _check), None)
+    if found is None:
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
     rows = found["candidates"]
     asked = ", ".join(f"{row['target_return']:.0f} ({row['mean_return']:.0f})" for row in rows)
     seeds = rows[0]["seeds"]
     place = f"{len(seeds)} episodes each, seeds {seeds[0]} to {seeds[-1]}, none of them the evaluation's"
     return [("targets tried (return)", asked), ("target chosen", f"{found['chosen']:.1f}: best mean of {place}")]
+
+
+def _check(found: Any) -> None:
+    for row in found["candidates"]:
+        float(row["target_return"] + row["mean_return"] + row["seeds"][0] + found["chosen"])

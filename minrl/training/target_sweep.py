@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from minrl.evaluate import Evaluation
 from minrl.runs.figures import limit_axis
-from minrl.runs.folder import TARGETS, TARGETS_PLOT, read_targets
+from minrl.runs.folder import TARGETS, TARGETS_PLOT
 from minrl.runs.log import Picture
+from minrl.runs.side_files import intact, read_targets
 from minrl.system.files import replacing
 
 _COUNT = 5
@@ -40,7 +41,8 @@ def write_targets(folder: Path, step: int, results: Sequence[Evaluation]) -> Pic
     Returns:
         The plot, which is saved beside the rows; None without matplotlib.
     """
-    rows = [row for row in read_targets(folder) if row["step"] < step]
+    before = intact(folder / TARGETS, lambda: read_targets(folder), None) or []
+    rows = [row for row in before if row["step"] < step]
     rows += [{"step": step} | result.to_dict() for result in results]
     with replacing(folder / TARGETS) as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ from minrl.agents.ppo_agent import PPOAgent, PPOOptions
 from minrl.data import EnvironmentInfo
 from minrl.data.task import Task
 from minrl.evaluate import evaluate
-from minrl.online.run import OnlineResult
+from minrl.online.report import OnlineResult
 from minrl.online.settings import OnlineConfig
 from minrl.online.spaces import fit_spaces
 from minrl.online.train import train

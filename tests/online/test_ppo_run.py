@@ -32,6 +32,7 @@ def test_files_of_a_run(run: Path) -> None:
     assert {path.name for path in run.iterdir() if "tfevents" not in path.name} == {
         "config.toml",
         "checkpoint.pt",
+        "previous.pt",
         "best.pt",
         "progress.csv",
         "summary.json",

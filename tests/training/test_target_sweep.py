@@ -19,8 +19,9 @@ from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.data import load
 from minrl.evaluate import evaluate
-from minrl.runs.folder import TARGETS, TARGETS_PLOT, read_targets
+from minrl.runs.folder import TARGETS, TARGETS_PLOT
 from minrl.runs.log import STEP, read_log
+from minrl.runs.side_files import read_targets
 from minrl.training.offline import RunResult, TrainConfig, resume, train
 from minrl.training.report import write_report
 from minrl.training.target_sweep import curve_names, spread_targets

@@ -10,7 +10,8 @@ from typing import Any
 
 import tomli_w
 
-from minrl.runs.folder import GRID, RUNS, STATE, SUMMARY
+from minrl.runs.folder import GRID, RUNS, STATE
+from minrl.runs.side_files import intact, read_json, read_summary
 from minrl.system.files import replacing
 from minrl.system.messages import one_line
 from minrl.system.text_files import read_text
@@ -96,17 +97,17 @@ class NotDone:
 
 
 def is_done(run: Path) -> bool:
-    """Return True if the run in this folder has finished and its evaluation did not fail."""
+    """Return True if the run in this folder has finished, its evaluation did not fail, and its summary can be read."""
     try:
-        summary = json.loads(read_text(run / SUMMARY))
-    except (OSError, ValueError):
-        return (run / SUMMARY).is_file()
-    return failure_of(summary) is None
+        summary = read_summary(run)
+    except ValueError:
+        return False
+    return summary is not None and failure_of(summary) is None
 
 
-def failure_of(summary: Any) -> str | None:
+def failure_of(summary: Mapping[str, Any]) -> str | None:
     """Return the error of the evaluation in a run's summary; None without one."""
-    failure = summary.get("evaluation_failure") if isinstance(summary, dict) else None
+    failure = summary.get("evaluation_failure")
     return None if failure is None else f"its evaluation failed: {failure}"
 
 
@@ -161,9 +162,10 @@ def read_plan(folder: Path) -> ComparisonPlan:
 
 
 def saved_library(folder: Path) -> str | None:
-    """Return the comparison's matmul library; None for a new folder."""
+    """Return the comparison's matmul library; None for a new folder, or if its `grid.toml` is damaged."""
     path = folder / GRID
-    return _tables(path).get("matrix_products") if path.is_file() else None
+    tables = intact(path, lambda: _tables(path), None) if path.is_file() else None
+    return None if tables is None else tables.get("matrix_products")
 
 
 def _tables(path: Path) -> dict[str, Any]:
@@ -181,14 +183,19 @@ def write_state(state: Mapping[str, NotDone], folder: Path) -> None:
 
 
 def read_state(folder: Path) -> dict[str, NotDone]:
-    """Read the runs without a result by their keys; empty without `state.json`."""
-    path = folder / STATE
-    if not path.is_file():
-        return {}
+    """Read the runs without a result by their keys; empty without `state.json`, or if it is damaged, with a warning."""
     try:
-        return {key: NotDone(**values) for key, values in json.loads(read_text(path)).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        values = read_json(folder / STATE, _check_state) or {}
+    except ValueError as error:
+        print(f"minrl: {one_line(error)}: why runs have no result is not known", file=sys.stderr)
+        return {}
+    return {key: NotDone(**value) for key, value in values.items()}
+
+
+def _check_state(values: Any) -> None:
+    for value in values.values():
+        if not isinstance(NotDone(**value).reason, str):
+            raise TypeError("a reason is no text")
 
 
 def _run(task: ComparedTask, method: str, seed: int, tables: Mapping[str, Any]) -> PlannedRun:

@@ -6,13 +6,15 @@ import socket
 import time
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from minrl.compare.grid.family import Family
 from minrl.compare.grid.plan import PlannedRun, is_done
-from minrl.runs.folder import CONFIG, LAST_CHECKPOINT, LOG, run_lock
+from minrl.runs import checkpoint
+from minrl.runs.folder import CONFIG, LAST_CHECKPOINT, LOG, SUMMARY, run_lock
+from minrl.runs.side_files import intact, read_summary
 from minrl.system.config import build, read_toml
 from minrl.system.files import make_folder
 from minrl.system.messages import reason_of
@@ -60,6 +62,7 @@ def _logged(run: PlannedRun, family: Family, folder: Path) -> int:
 
 def _train(run: PlannedRun, family: Family, folder: Path) -> int:
     options, settings = build_settings(run, family)
+    intact(folder / SUMMARY, lambda: read_summary(folder), None)
     if (folder / LAST_CHECKPOINT).exists():
         return family.resume(settings, folder)
     return family.start(run.agent, options, settings, folder)
@@ -76,7 +79,7 @@ def changed_setting(run: PlannedRun, family: Family, out: Path) -> str | None:
     folder = out / run.folder
     if not (folder / LAST_CHECKPOINT).exists():
         return None
-    tables = read_toml(folder / CONFIG, {**family.agents, "train": family.settings})
+    tables = _settings(folder, family)
     if run.agent not in tables:
         return f"agent = {next((name for name in tables if name != 'train'), None)}, now {run.agent}"
     kinds = {run.agent: family.agents[run.agent], "train": family.settings}
@@ -86,6 +89,18 @@ def changed_setting(run: PlannedRun, family: Family, out: Path) -> str | None:
             if not _same(was, now):
                 return f"{key} = {was}, now {now}"
     return None
+
+
+def _settings(folder: Path, family: Family) -> dict[str, dict[str, Any]]:
+    """Read the settings of the run in a folder, those of its checkpoint if `config.toml` is damaged."""
+    try:
+        return read_toml(folder / CONFIG, {**family.agents, "train": family.settings})
+    except ValueError:
+        saved = checkpoint.read(folder)
+    kind = family.agents.get(saved.agent)
+    names = {item.name for item in fields(kind)} if kind is not None else set()
+    own = {name: value for name, value in saved.config.items() if name in names}
+    return {saved.agent: own, "train": saved.training["config"]}
 
 
 def _same(was: Any, now: Any) -> bool:

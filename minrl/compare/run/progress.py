@@ -1,6 +1,5 @@
 """Progress of a comparison, read from the logs of its runs on any machine, and the time left."""
 
-import json
 import sys
 import threading
 import time
@@ -13,8 +12,8 @@ from tqdm import tqdm
 
 from minrl.compare.grid.family import Family
 from minrl.compare.grid.plan import PlannedRun
-from minrl.runs.folder import PROGRESS, SUMMARY
-from minrl.system.text_files import read_text
+from minrl.runs.folder import PROGRESS
+from minrl.runs.side_files import read_summary
 
 _SECONDS = 2.0
 _TAIL = 4096  # bytes: several rows of a log
@@ -107,7 +106,9 @@ def last_step(log: Path, counter: str) -> float:
 
 def score_of(run: Path) -> str:
     """Format the score of a finished run."""
-    values = json.loads(read_text(run / SUMMARY))["evaluation"]
+    values = (read_summary(run) or {}).get("evaluation")
+    if values is None:
+        return "no score"
     score = values["normalized_score"]
     return f"return {values['mean_return']:.1f}" if score is None else f"score {score:.1f}"
 

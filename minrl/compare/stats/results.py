@@ -1,6 +1,5 @@
 """Results of a comparison's runs, read from their folders."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,10 @@ from typing import Any, Literal
 
 from minrl.compare.grid.plan import ComparisonPlan, PlannedRun, failure_of, read_plan, read_state
 from minrl.runs import checkpoint
-from minrl.runs.folder import BEST_CHECKPOINT, SUMMARY, read_targets
+from minrl.runs.folder import BEST_CHECKPOINT, SUMMARY
 from minrl.runs.log import STEP, TIMESTEPS, read_log
+from minrl.runs.side_files import read_summary, read_targets
 from minrl.system.messages import one_line
-from minrl.system.text_files import read_text
 
 State = Literal["done", "failed", "skipped", "not run"]
 Row = dict[str, float]
@@ -138,12 +137,12 @@ def read_comparison(folder: Path) -> Comparison:
 
 def _read_run(planned: PlannedRun, folder: Path) -> RunRecord:
     try:
-        summary = dict(json.loads(read_text(folder / SUMMARY)))
-        cost = _cost(summary)
-    except FileNotFoundError:
+        summary = read_summary(folder)
+        cost = None if summary is None else _cost(summary)
+    except (OSError, ValueError, TypeError) as error:
+        return RunRecord(planned, folder, "failed", one_line(error))
+    if summary is None:
         return RunRecord(planned, folder, "not run", "not run yet")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        return RunRecord(planned, folder, "failed", f"{SUMMARY} cannot be read: {one_line(error)}")
     if (failure := failure_of(summary)) is not None:
         return RunRecord(planned, folder, "failed", failure, cost=cost)
     if summary.get("evaluation") is None:

@@ -1,0 +1,31 @@
+"""Runs killed before chosen writing calls and at random moments go on to the same bits as runs that were not killed."""
+
+import random
+
+import pytest
+from kills import ALL, Killer, table
+from scenarios import Scenario
+
+FEW = {kind: Scenario(kind, cell, 1) for kind, cell in (("decision", "mingru"), ("clone", "gru"), ("ppo", "minlstm"))}
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_a_kill_before_a_writing_call(kind: str, killer: Killer) -> None:
+    """Draw two places for each kind; `make test-all` has a hundred."""
+    _, calls, _ = killer.reference(FEW[kind])
+    for call in random.Random(kind).sample(range(calls), 2):
+        assert killer.kill(FEW[kind], [call]) == [], call
+
+
+def test_a_kill_at_a_random_moment(killer: Killer) -> None:
+    assert killer.kill(FEW["decision"], [None]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_hundred_kills(killer: Killer) -> None:
+    while sum(tally.kills for tally in killer.tallies.values()) < 100:
+        scenario = killer.random.choice(ALL)
+        killer.kill(scenario, killer.places(scenario))
+    failures = [line for tally in killer.tallies.values() for line in tally.failures]
+    assert failures == [], table(killer.tallies)

@@ -264,14 +264,9 @@ class RecurrentPPO(PPO):
         return super().load(path, env, device, contrib_objects(path) | (custom_objects or {}), *arguments, **keywords)
 
     def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *others: Any
     ) -> tuple[int, BaseCallback]:
-        ready = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        ready = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *others)
         if self.policy.previous_reward:
             check_callbacks(ready[1])
         if len(self._last_state) != self.n_envs or np.all(self._last_episode_starts):

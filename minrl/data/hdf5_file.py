@@ -4,6 +4,11 @@ HDF5 can name other files in three ways (external links, external storage, virtu
 of any size in two thousand bytes. Only plain numbers and strings inside the file are accepted.
 """
 
+import json
+import os
+import signal
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from minrl.data.limits import MOST_UNPACKED, SMALL
 from minrl.system.messages import faults_of, one_line
 from minrl.system.trust import trusts_files
 
+_SECONDS = 2  # of CPU time, for attributes
 _KINDS = (h5t.INTEGER, h5t.FLOAT, h5t.ENUM, h5t.STRING, h5t.BITFIELD)
 
 
@@ -79,6 +85,59 @@ def rows_of(source: h5py.File, key: str, rows: slice) -> npt.NDArray[Any]:
     with faults_of(f"{source.filename}: {key}"):
         found: npt.NDArray[Any] = source[key][rows]
         return found
+
+
+def attributes_of(source: h5py.File, names: Iterable[str]) -> dict[str, Any]:
+    """Read those of the named attributes that the file has: numbers, flags and text.
+
+    A child process reads them: on some damaged ones libhdf5 2.0 turns in a loop that no signal handler of Python ends.
+
+    Raises:
+        ValueError: one line, if they cannot be read.
+    """
+    where = f"{source.filename}: its attributes"
+    with faults_of(where):
+        present = [name for name in names if name in source.attrs]
+        if not present or not hasattr(os, "fork"):
+            return {name: _plain(source.attrs[name]) for name in present}
+        found = _read_in_child(Path(source.filename), present)
+        if found is None:
+            raise ValueError(f"{where} are damaged")
+        return found
+
+
+def _read_in_child(path: Path, names: list[str]) -> dict[str, Any] | None:
+    """Read attributes in a child process of limited time; return None if it fails."""
+    import resource  # POSIX alone has it, and fork
+
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads: the child calls nothing but libhdf5
+        child = os.fork()
+    if child == 0:
+        try:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+            with h5py.File(path, "r", locking=False) as file:
+                text = json.dumps({name: _plain(file.attrs[name]) for name in names})
+            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+                pipe.write(text)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return dict(json.loads(text)) if status == 0 else None
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of an attribute as a number, a flag or text."""
+    value = value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
+    if isinstance(value, bytes):
+        return value.decode()
+    return value if isinstance(value, bool | int | float) else str(value)
 
 
 def _check_links(file: h5py.File, path: Path) -> None:

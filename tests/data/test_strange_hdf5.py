@@ -13,7 +13,8 @@ import pytest
 from test_data_minari import create, folders  # noqa: F401
 
 from minrl.agents.__main__ import main
-from minrl.data import load
+from minrl.data import hdf5_file, load
+from minrl.data.hdf5_file import attributes_of, open_hdf5
 from minrl.system.trust import trusting
 
 pytestmark = pytest.mark.usefixtures("folders")
@@ -175,3 +176,23 @@ def test_unwritten_chunks_are_read_on_trust(tmp_path: Path) -> None:
         load(f"hdf5:{path}", cache=False)
     with trusting(True):
         assert load(f"hdf5:{path}", cache=False, observation_space="Box(-1, 1, (4,))").num_steps == count
+
+
+def test_attributes_are_read_in_a_child_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the child loop as libhdf5 does on some damaged attributes: one in 2,500 damaged files."""
+    path = flat(tmp_path / "flat.hdf5")
+    with h5py.File(path, "a") as file:
+        file.attrs.update({"env_id": "CartPole-v1", "ref_min_score": 1.5, "flag": np.bool_(True)})
+    with open_hdf5(path) as file:
+        assert attributes_of(file, ["env_id", "flag", "ref_min_score", "none"]) == {
+            "env_id": "CartPole-v1", "flag": True, "ref_min_score": 1.5
+        }  # fmt: skip
+
+        def loop(value: Any) -> None:
+            while value is not None:
+                continue
+
+        monkeypatch.setattr(hdf5_file, "_plain", loop)
+        monkeypatch.setattr(hdf5_file, "_SECONDS", 1)
+        with pytest.raises(ValueError, match=r"flat.hdf5: its attributes are damaged$"):
+            attributes_of(file, ["env_id"])

@@ -30,7 +30,7 @@ from minrl.data.d4rl.spaces import Stated, settle
 from minrl.data.d4rl.table import FILES, environment, reference_scores
 from minrl.data.download import download_file
 from minrl.data.episode import BoolArray, Episodes, IntArray
-from minrl.data.hdf5_file import check_stored, open_hdf5, rows_of
+from minrl.data.hdf5_file import attributes_of, check_stored, open_hdf5, rows_of
 from minrl.data.limits import check_size
 from minrl.data.space_text import to_json
 from minrl.data.spaces import AnySpace, as_rows, block_dtype, leaves
@@ -156,9 +156,8 @@ def load_file(
 def _references(source: h5py.File, known: tuple[float, float] | None) -> tuple[float, float] | None:
     """Return the returns that score 0 and 100: those known of the task, else the file's own."""
     keys = "ref_min_score", "ref_max_score"
-    if known is not None or not all(key in source.attrs for key in keys):
-        return known
-    return float(source.attrs[keys[0]]), float(source.attrs[keys[1]])
+    found = {} if known is not None else attributes_of(source, keys)
+    return (float(found[keys[0]]), float(found[keys[1]])) if len(found) == 2 else known
 
 
 def _check_fields(source: h5py.File, file: Path) -> None:

@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from minrl.data.convert import BLOCK_BYTES
 from minrl.data.environment import EnvironmentInfo, from_spec, make_environment, trusted
-from minrl.data.hdf5_file import rows_of
+from minrl.data.hdf5_file import attributes_of, rows_of
 from minrl.data.space_text import parse_space
 from minrl.data.spaces import AnySpace, leaves
 from minrl.data.trust import is_reading_only
@@ -105,7 +105,7 @@ def settle(source: h5py.File, file: Path, given: Stated, *, silent: bool) -> Sta
     overruled = {f"{kind}_space" for kind, space in spaces_found.items() if space is not None}
     if given.environment is not None:
         overruled = set(_ATTRIBUTES)
-    own = stated_by({key: source.attrs[key] for key in _ATTRIBUTES if key in source.attrs.keys() - overruled}, file)
+    own = stated_by(attributes_of(source, [key for key in _ATTRIBUTES if key not in overruled]), file)
     environment = given.environment or own.environment
     for kind, space in (("observation", own.observation_space), ("action", own.action_space)):
         if spaces_found[kind] is None:

@@ -12,11 +12,12 @@ from typing import Any
 import h5py
 
 from minrl.data.d4rl.spaces import Stated, text_of
-from minrl.data.hdf5_file import check_stored, has_link, open_hdf5
+from minrl.data.hdf5_file import attributes_of, check_stored, has_link, open_hdf5
 from minrl.data.space_text import to_json
 from minrl.system.messages import faults_of
 
 _TEXTS = ("observation_space", "action_space", "env_spec", "eval_env_spec")
+_OTHERS = ("flatten_observation", "flatten_action", "total_episodes", "total_steps")
 _NUMBERS = ("ref_min_score", "ref_max_score")
 
 
@@ -31,12 +32,13 @@ def read_attributes(main: Path, given: Stated) -> dict[str, Any]:
     Raises ValueError, one line, if neither they nor `given` state the spaces.
     """
     with open_hdf5(main) as source, faults_of(str(main)):
-        found: dict[str, Any] = {key: text_of(source.attrs[key]) for key in _TEXTS if key in source.attrs}
-        found |= {key: float(source.attrs[key]) for key in _NUMBERS if key in source.attrs}
-        flat = [kind for kind in ("observation", "action") if bool(source.attrs.get(f"flatten_{kind}", False))]
+        held = attributes_of(source, [*_TEXTS, *_NUMBERS, *_OTHERS])
+        found: dict[str, Any] = {key: text_of(held[key]) for key in _TEXTS if key in held}
+        found |= {key: float(held[key]) for key in _NUMBERS if key in held}
+        flat = [kind for kind in ("observation", "action") if bool(held.get(f"flatten_{kind}", False))]
         episodes = [name for name in source if name.startswith("episode_")]
-        found["total_episodes"] = int(source.attrs.get("total_episodes", len(episodes)))
-        steps = source.attrs.get("total_steps")
+        found["total_episodes"] = int(held.get("total_episodes", len(episodes)))
+        steps = held.get("total_steps")
         found["total_steps"] = int(sum(_steps(source, e, main) for e in episodes) if steps is None else steps)
     found["flattened"] = flat
     for kind, space in (("observation_space", given.observation_space), ("action_space", given.action_space)):

@@ -118,7 +118,7 @@ def reset_environments(model: Any, config: OnlineConfig, step: int) -> None:
     if hasattr(model, "forget"):
         model.forget()  # the hidden state of a recurrent policy
     if model.use_sde:
-        # This rollout's noise was drawn before the checkpoint; a resumed run draws it after.
+        # Noise for this rollout was drawn before the checkpoint; a resumed run draws it afterwards.
         model.policy.reset_noise(model.n_envs)
 
 

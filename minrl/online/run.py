@@ -142,7 +142,7 @@ class OnlineRun:
                 self.row_due = True
                 self.save()  # before an environment that may end the process
             found = self._evaluate()
-            # The row of an evaluation that a signal broke off is written once that is repeated.
+            # A signal that interrupts an evaluation delays its row until the resumed run has repeated it.
             shows, self.row_due = (False, True) if found is None else (shows or found, False)
         else:
             self.row_due = False
@@ -236,7 +236,7 @@ class OnlineRun:
         self.best.settle(self.step)
 
     def _training_state(self) -> dict[str, Any]:
-        """Return what the rest of the run depends on."""
+        """Return the state that the rest of the run depends on."""
         return {
             "config": asdict(self.config),
             "matrix_products": matmul.library(),

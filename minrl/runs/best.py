@@ -1,4 +1,4 @@
-"""The best checkpoint of a run, kept in step with the last one."""
+"""The best checkpoint of a run, never of a later step than the last checkpoint."""
 
 import math
 import sys
@@ -14,8 +14,8 @@ from minrl.system.files import flush, set_aside
 class BestCheckpoint:
     """Best checkpoint of a run's evaluations.
 
-    A run that goes on from its last checkpoint may take another course than before it was killed. So weights of a later
-    step than the last checkpoint's wait in a file of their own until that step is saved too.
+    A run that resumes from its last checkpoint may train other weights than before it was killed. So weights of a later
+    step than the last checkpoint's stay in `NEXT_BEST` until a checkpoint of that step is saved.
 
     Args:
         folder: of the run.
@@ -33,7 +33,7 @@ class BestCheckpoint:
         checkpoint.save(self.folder / name, agent, step=step, note=note)
 
     def settle(self, step: int) -> None:
-        """Keep waiting weights for good: the last checkpoint, of `step`, has been saved."""
+        """Move the weights in `NEXT_BEST` to `BEST_CHECKPOINT`: the last checkpoint, of `step`, has been saved."""
         self._saved = step
         waiting = self.folder / NEXT_BEST
         if waiting.exists():
@@ -41,7 +41,7 @@ class BestCheckpoint:
             flush(self.folder)
 
     def restore(self, score: float, step: int) -> None:
-        """Restore the best score of a last checkpoint of `step`; remove weights of a course that is lost.
+        """Restore the best score of a last checkpoint of `step`; remove weights of later steps.
 
         Without the weights that had the best score, those of the next evaluation are the best.
         """
@@ -53,7 +53,7 @@ class BestCheckpoint:
         path = self.folder / BEST_CHECKPOINT
         kept = _read(path)
         if kept is not None and kept.step > step:
-            print(f"minrl: {path} is of step {kept.step}, which is lost: removed", file=sys.stderr)
+            print(f"minrl: {path} is of step {kept.step}, after the last checkpoint: removed", file=sys.stderr)
             path.unlink()
         elif kept is None and path.exists():
             set_aside(path, "it cannot be read")

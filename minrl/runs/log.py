@@ -73,7 +73,7 @@ def _is_evaluated(name: str) -> bool:
 
 
 def _values(rows: list[Cells], counter: str, step: int) -> dict[str, float]:
-    """Return what rows hold of a step, by name."""
+    """Return the values that rows hold for a step, by name."""
     return {name: float(cell) for row in rows if float(row[counter]) == step for name, cell in row.items()}
 
 
@@ -86,14 +86,14 @@ def annotate(log: Logger, *summaries: Summary) -> None:
 
 
 def sync_log(log: Logger) -> None:
-    """Write what was logged through to disk, as before a checkpoint that goes on after it."""
+    """Write the log through to disk, as before a checkpoint after which it continues."""
     for output in log.output_formats:
         if isinstance(output, CsvFile | EventFile):
             output.sync()
 
 
 def pending_row(log: Logger) -> dict[str, list[Any]]:
-    """Return what the next row of `log` holds so far, as plain values and tensors: value and exclusions by name."""
+    """Return the values of the next row of `log` so far, plain or tensors, with their exclusions, by name."""
     found = {}
     for name, value in log.name_to_value.items():
         plain = torch.tensor(value) if isinstance(value, np.generic) else value

@@ -34,7 +34,7 @@ NOT_TENSORBOARD = ("stdout", "csv")
 
 
 def read_cells(path: Path, counter: str) -> tuple[list[Cells], str | None]:
-    """Read the rows of a CSV log, and say what is wrong with it; None if nothing is.
+    """Read the rows of a CSV log; return them and a description of its damage, None if there is none.
 
     A last line without an end, which a kill leaves, is no damage. Rows that are damaged are left out: with another
     number of cells than columns, or cells that are no numbers.
@@ -176,7 +176,7 @@ class EventFile(KVWriter):
         self.file = AppendedFile(folder / name, "xb")
         flush(folder)
         self.records = RecordWriter(self.file)
-        # Events as of SummaryWriter's `purge_step`, which writes no pictures as they are.
+        # The events of SummaryWriter's `purge_step`; SummaryWriter itself cannot write encoded pictures.
         self._add(Event(step=first, file_version="brain.Event:2"))
         self._add(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
         for tag, value in again.items():

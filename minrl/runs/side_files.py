@@ -1,4 +1,4 @@
-"""The small files of a run beside its checkpoints: read whole or not at all, and written anew if they are damaged."""
+"""The small files of a run beside its checkpoints: read whole or not at all, and rewritten if they are damaged."""
 
 import json
 import sys

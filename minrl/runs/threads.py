@@ -37,7 +37,7 @@ def use_threads(
         model: that computes; None for small work.
         steps: time steps of a batch, over all its rows.
         places: elements of an observation: at most that often a convolution over images applies its weights.
-        begun: threads with which the run was begun; None for a new one.
+        begun: threads with which the run was started; None for a new one.
     """
     now = torch.get_num_threads()
     if now != _Choice.chosen:
@@ -57,7 +57,7 @@ def describe_threads(threads: int, asked: int, begun: int | None = None) -> str:
 
 
 def threads_begun(training: dict[str, Any]) -> int | None:
-    """Return the number of threads that a run's training state names; None if an older version began it."""
+    """Return the number of threads that a run's training state names; None if an older version started it."""
     threads = training.get("threads")
     return threads if isinstance(threads, int) and 0 < threads <= _MOST else None
 

@@ -38,7 +38,7 @@ def draft_folder(parent: Path, prefix: str) -> Iterator[Path]:
 def remove_left(parent: Path, prefix: str) -> None:
     """Remove the drafts in `parent` whose processes are dead."""
     for draft in parent.glob(f"{prefix}*"):
-        # Its process lives, or it is not ours to remove.
+        # Kept while its process runs, or if another user owns it.
         with contextlib.suppress(ValueError, OSError), folder_lock(draft):
             shutil.rmtree(draft)
 

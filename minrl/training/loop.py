@@ -242,7 +242,7 @@ class TrainingRun:
         self.group.barrier()
 
     def _training_state(self) -> dict[str, Any]:
-        """Return what the rest of the run depends on, of all processes."""
+        """Return the state of all processes that the rest of the run depends on."""
         mine = {"memory": self.memory, "torch": torch.get_rng_state()}
         if self.device.type == "cuda":
             mine["cuda"] = torch.cuda.get_rng_state(self.device)

@@ -205,7 +205,7 @@ def _check_same_data(task: Task, now: Task, out: Path) -> None:
 
 
 def _set_threads(agent: Agent, config: TrainConfig, group: Group, begun: int | None = None) -> None:
-    """Set the number of threads that suits the agent and its batches, or with which the run was begun; print it."""
+    """Set the number of threads that suits the agent and its batches, or with which the run was started; print it."""
     steps = config.batch_size * (getattr(agent.config, "context", None) or config.length)
     threads = use_threads(config.threads, agent, steps, begun=begun)
     if group.is_first and next(agent.parameters()).device.type == "cpu":

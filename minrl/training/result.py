@@ -16,7 +16,7 @@ class RunResult:
     evaluation: Evaluation | None  # of the last weights; None if stopped or without environment
     signal: int | None  # that stopped it
     seconds: float  # of gradient steps alone, over the whole run
-    cpu_seconds: float  # the same, of all threads; NaN if an older version began the run
+    cpu_seconds: float  # the same, of all threads; NaN if an older version started the run
     held_out: int  # episodes
     is_first: bool  # of the processes that trained together: the one that writes and prints
     failure: str | None = None  # error of the evaluation of the last weights

@@ -1,4 +1,4 @@
-"""Comparison of a run that was killed with one that was not: all but what a clock measured."""
+"""Comparison of a run that was killed with one that was not: all but times."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from minrl.runs.folder import (
     TARGETS,
 )
 
-# Keys of numbers that a clock measured.
+# Keys of measured times.
 CLOCK = ("seconds", "cpu_seconds", "time/", "steps_per_second", "training_seconds", "training_cpu_seconds",
          "seconds_per_training_step", "seconds_per_action")  # fmt: skip
 _ALL = {"scalars": 0, "images": 0, "tensors": 0}
@@ -46,20 +46,20 @@ def differences(whole: Path, killed: Path) -> list[str]:
 
 
 def rows(run: Path) -> list[list[tuple[str, str]]]:
-    """Return names and text of the log's cells, row by row, without what a clock measured."""
+    """Return names and text of the log's cells, row by row, without times."""
     with (run / PROGRESS).open(newline="", encoding="utf-8") as file:
         return [[(k, v) for k, v in row.items() if v and not k.startswith("time/")] for row in csv.DictReader(file)]
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the points of TensorBoard's curves by tag, without what a clock measured."""
+    """Return the points of TensorBoard's curves by tag, without times."""
     events = EventAccumulator(str(run), size_guidance=_ALL).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/")]
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
 def same_checkpoint(one: Path, other: Path) -> bool:
-    """Return True if two checkpoints hold the same bits, all but what a clock measured."""
+    """Return True if two checkpoints hold the same bits but for times."""
     if not one.exists() or not other.exists():
         return one.exists() == other.exists()
     first, second = (vars(checkpoint.read(path)) for path in (one, other))

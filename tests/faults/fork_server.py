@@ -20,7 +20,7 @@ ACTIONS = {"count": 0, "kill": 1, "once": 2, "from": 3}
 
 
 def without_plots() -> None:
-    """Leave out plots, which take seconds: pictures that nothing goes on from."""
+    """Leave out plots, which take seconds and which no run reads again."""
     for name in ("minrl.runs.learning_curve", "minrl.training.target_sweep"):
         importlib.import_module(name).find_spec = lambda _: None  # type: ignore[attr-defined]
     importlib.import_module("minrl.runs.figures").has_matplotlib = lambda: False  # type: ignore[attr-defined]

@@ -109,7 +109,7 @@ def test_a_comparison_trains_a_run_again_whose_summary_is_damaged(
     assert main(command) == 0
 
 
-def test_the_best_of_a_course_that_is_lost_is_dropped(tmp_path: Path) -> None:
+def test_a_best_checkpoint_after_the_last_one_is_dropped(tmp_path: Path) -> None:
     out = tmp_path / "run"
     ppo_run(out, steps=64, checkpoint_every=64, evaluate_every=64)
     agent, step = checkpoint.load(out), 64
@@ -122,7 +122,7 @@ def test_the_best_of_a_course_that_is_lost_is_dropped(tmp_path: Path) -> None:
     kept = (out / BEST_CHECKPOINT).read_bytes()
     best.offer(agent, 80, 6.0, note(6.0))
     assert (out / BEST_CHECKPOINT).read_bytes() == kept
-    # Killed before the next checkpoint: the weights of step 80 never were.
+    # Killed before the next checkpoint: the weights of step 80 are dropped.
     again = BestCheckpoint(out)
     again.restore(5.0, step)
     assert not (out / NEXT_BEST).exists()
@@ -132,7 +132,7 @@ def test_the_best_of_a_course_that_is_lost_is_dropped(tmp_path: Path) -> None:
     third = BestCheckpoint(out)
     third.restore(6.0, 96)
     assert checkpoint.read(out / BEST_CHECKPOINT).step == 80
-    # The last checkpoint is damaged, so the run goes on from the one before.
+    # The last checkpoint is damaged, so the run resumes from the one before.
     fourth = BestCheckpoint(out)
     fourth.restore(5.0, step)
     assert (fourth.score, (out / BEST_CHECKPOINT).exists()) == (-math.inf, False)

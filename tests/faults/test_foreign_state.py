@@ -11,7 +11,7 @@ from scenarios import Scenario
 
 from minrl.runs.folder import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 
-# Fields whose mutants crashed the process, or were taken in silence: of Adam's fused steps.
+# Fields of Adam's fused steps whose mutants once crashed the process or were loaded without an error.
 ADAM = {"flat", "larger", "empty", "double", "whole", "sparse", "nan", "text"}
 
 

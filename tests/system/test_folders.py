@@ -1,4 +1,4 @@
-"""Folders that link to themselves, to each other or to the root of the file system are walked in no time."""
+"""Folders that link to themselves, to each other or to the root of the file system are each entered once."""
 
 import json
 from pathlib import Path

@@ -179,7 +179,7 @@ def test_unwritten_chunks_are_read_on_trust(tmp_path: Path) -> None:
 
 
 def test_attributes_are_read_in_a_child_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the child loop as libhdf5 does on some damaged attributes: one in 2,500 damaged files."""
+    """Make the child loop as libhdf5 does on some damaged attributes: one in 2,500 damaged files."""
     path = flat(tmp_path / "flat.hdf5")
     with h5py.File(path, "a") as file:
         file.attrs.update({"env_id": "CartPole-v1", "ref_min_score": 1.5, "flag": np.bool_(True)})

@@ -93,7 +93,7 @@ class CloneAgent(Agent):
     @classmethod
     def saved_config(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings as `Actor.saved_config` does: before `refeed`, clones acted from the carried state."""
-        return {"refeed": False} | dict(values)
+        return ({} if values.get("context") is None else {"refeed": False}) | dict(values)
 
     def cautions(self) -> list[str]:
         """Return cautions as `Agent.cautions` does."""

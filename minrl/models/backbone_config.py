@@ -5,7 +5,7 @@ from typing import Any
 
 from minrl.backbone import Backbone
 from minrl.cells import CELLS
-from minrl.system.config import check_at_least
+from minrl.system.config import check_at_least, check_finite
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class BackboneConfig:
     )
 
     def __post_init__(self) -> None:
+        check_finite(self)
         check_at_least(self, 1, "width", "depth")
         check_at_least(self, 0, "conv", "mlp")
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from minrl.online.rollout import check_segments
 from minrl.runs.settings import SharedSettings
-from minrl.system.config import check_at_least
+from minrl.system.config import check_at_least, check_finite
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
     """All settings of a run, except for the policy's."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         check_at_least(self, 1, "n_envs", "n_steps", "n_epochs", "steps")
         check_at_least(self, 1, "log_every", "checkpoint_every", "evaluate_episodes")
         check_at_least(self, 0, "batch_size", "seed", "threads", "evaluate_every", "vf_coef")

@@ -5,6 +5,7 @@ A file has one table for each part ([train], [decision], ...) and holds only wha
 
 import argparse
 import dataclasses
+import math
 import sys
 import types
 from collections.abc import Mapping
@@ -79,6 +80,14 @@ def check_at_least(part: Any, bound: int, *names: str) -> None:
         value = getattr(part, name)
         if not value >= bound:
             raise ValueError(f"{name} must be at least {bound}, got {value}")
+
+
+def check_finite(part: Any) -> None:
+    """Raise ValueError if a field of a dataclass is infinite or NaN."""
+    for item in dataclasses.fields(part):
+        value = getattr(part, item.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{item.name} must be finite, got {value}")
 
 
 def to_plain(part: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from minrl.runs.settings import SharedSettings
-from minrl.system.config import check_at_least
+from minrl.system.config import check_at_least, check_finite
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class TrainConfig(SharedSettings, OfflineSettings):
     """Settings of offline training."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         check_at_least(self, 1, "steps", "batch_size", "length", "log_every", "checkpoint_every", "evaluate_episodes")
         check_at_least(self, 1, "validate_every")
         check_at_least(self, 0, "seed", "evaluate_every", "threads", "weight_decay")

@@ -64,3 +64,43 @@ def test_repeated_results_are_dropped_on_resume(tmp_path: Path) -> None:
         open_log(tmp_path, step=10, repeats_evaluation=repeats, terminal=False).close()
         assert len(read_log(tmp_path)) == count
     assert read_log(tmp_path)[-1] == {STEP: 10, "train/loss": 10}
+
+
+def test_files_follow_each_other_wherever_the_clock_stands(tmp_path: Path, clock: list[float]) -> None:
+    write(tmp_path, 0, range(1, 6))
+    for back, begin in ((3600, 5), (86400, 8), (-10, 11)):
+        clock[0] -= back
+        write(tmp_path, begin, range(begin + 1, begin + 4))
+    points = EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")
+    assert [point.step for point in points] == list(range(1, 15))
+
+
+def test_an_evaluation_that_is_repeated_shows_once(tmp_path: Path) -> None:
+    for begin, repeats in ((0, False), (10, True), (10, True)):
+        log = open_log(tmp_path, step=begin, repeats_evaluation=repeats, terminal=False)
+        if not begin:
+            log.record(STEP, 10)
+            log.record("train/loss", 0.1)
+            log.dump(10)
+        log.record(STEP, 10)
+        log.record("eval/mean_reward", 5.5)
+        log.dump(10)
+        log.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("eval/mean_reward")] == [(10, 5.5)]
+    assert [(event.step, round(event.value, 6)) for event in events.Scalars("train/loss")] == [(10, 0.1)]
+    assert read_log(tmp_path) == [{STEP: 10, "train/loss": 0.1}, {STEP: 10, "eval/mean_reward": 5.5}]
+
+
+def test_new_columns_replace_the_file_and_keep_text_and_order(tmp_path: Path) -> None:
+    log = open_log(tmp_path, terminal=False)
+    rows: list[dict[str, float]] = [{STEP: 1, "b": 0.1}, {STEP: 2, "a": 1e-7, "c": 3}, {"d": float("nan"), STEP: 3}]
+    for row in rows:
+        for name, value in row.items():
+            log.record(name, value)
+        log.dump(int(row[STEP]))
+    log.close()
+    text = f"{STEP},b,a,c,d\n1,0.1,,,\n2,,1e-07,3,\n3,,,,nan\n"
+    assert (tmp_path / "progress.csv").read_text() == text
+    open_log(tmp_path, step=3, terminal=False).close()
+    assert (tmp_path / "progress.csv").read_text() == text

@@ -13,7 +13,7 @@ from torch import nn
 from worlds import cartpole, own_folders
 
 from minrl.agents.__main__ import main
-from minrl.runs import threads
+from minrl.runs import checkpoint, threads
 from minrl.runs.folder import SUMMARY
 from minrl.runs.threads import LARGE, use_threads
 
@@ -56,6 +56,21 @@ def test_a_given_number_of_threads_is_used() -> None:
     # A number that the program sets in between holds for large models.
     torch.set_num_threads(4)
     assert use_threads(0, linear(100_000), int(LARGE)) == 4
+
+
+def test_a_run_goes_on_with_the_threads_that_it_was_begun_with(
+    cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(threads, "LARGE", 1.0)  # so that torch's own number is taken
+    out = tmp_path / "run"
+    words = [*SMALL["decision"], "--data", cartpole, "--evaluate-every", "0", "--steps", "3", "--out", str(out)]
+    assert main(words) == 0
+    assert checkpoint.read(out).training["threads"] == 3
+    torch.set_num_threads(1)  # as on another machine
+    capsys.readouterr()
+    assert main(["train", "--resume", str(out), "--steps", "5"]) == 0
+    assert "minrl: 3 CPU threads, as before" in capsys.readouterr().out.splitlines()
+    assert torch.get_num_threads() == 3
 
 
 FLAGS = ["--steps", "64", "--evaluate-every", "0"]

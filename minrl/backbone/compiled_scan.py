@@ -89,7 +89,7 @@ def _weights(backbone: Any) -> tuple[Tensor | None, ...] | None:
     weights: list[Tensor | None] = []
     for block in backbone.blocks:
         of_block = block_weights(block)
-        if not _have_shapes(of_block, block, backbone.width):
+        if not have_shapes(of_block, block, backbone.width):
             return None
         weights += of_block
     if not is_norm(backbone.norm) or backbone.state_size != sum(block.state_size for block in backbone.blocks):
@@ -97,7 +97,7 @@ def _weights(backbone: Any) -> tuple[Tensor | None, ...] | None:
     return *weights, backbone.norm.weight, backbone.norm.bias
 
 
-def _have_shapes(weights: list[Tensor | None], block: Any, width: int) -> bool:
+def have_shapes(weights: list[Tensor | None], block: Any, width: int) -> bool:
     """Return True if the shapes of a block's weights fit each other, as the kernels rely on them."""
     inner, hidden, taps = block_sizes(block)
     gates = inner * block.cell.parts

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from minrl.backbone.block import Block
@@ -35,8 +36,8 @@ def addresses(tensors: Iterable[Tensor | None]) -> Any:
     return np.array([0 if tensor is None else tensor.data_ptr() for tensor in tensors], np.int64)
 
 
-def stack_weights(backbone: Any) -> StackWeights | None:
-    """Return the weights of a backbone that the kernels support, else None."""
+def stack_weights(backbone: Any, dtype: torch.dtype = torch.float32) -> StackWeights | None:
+    """Return the weights of a backbone of equal blocks that the kernels support, of type `dtype`, else None."""
     blocks = list(backbone.blocks)
     if not all(is_known_block(block) for block in blocks) or not is_norm(backbone.norm) or not cpu.available():
         return None
@@ -48,7 +49,7 @@ def stack_weights(backbone: Any) -> StackWeights | None:
     if len(shapes) != 1:
         return None
     weights = [part for row in rows for part in row] + [backbone.norm.weight, backbone.norm.bias]
-    if not readable(weight for weight in weights if weight is not None):
+    if not readable((weight for weight in weights if weight is not None), dtype):
         return None
     from minrl.kernels.scan import cpu_gates  # it imports numba
 

@@ -14,6 +14,8 @@
 | block stack, scan    | `backbone/in_torch`         | `backbone/node`           |             | `test_compiled_scan` |
 | block stack, step    | module by module            | `backbone/step_loops`     |             | `test_compiled_step` |
 | whole action         | module by module            | `backbone/act_loops`      |             | `test_compiled_act`  |
+| PPO's action         | module by module            | `ppo/act`                 |             | `test_compiled_act`  |
+| PPO's update         | `PPO.train`                 | `ppo/update`              |             | `test_compiled_update` |
 
 `guard` decides where a compiled kernel may run, `differentiable` has the recurrences for second and forward-mode
 derivatives, `matmul` chooses between torch and oneDNN, and `jit/` compiles, with functions that kernels share.

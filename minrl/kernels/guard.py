@@ -241,6 +241,6 @@ def plain(x: Tensor, dimensions: int) -> bool:
     return type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu and x.dim() == dimensions
 
 
-def readable(tensors: Iterable[Tensor]) -> bool:
+def readable(tensors: Iterable[Tensor], dtype: torch.dtype = torch.float32) -> bool:
     """Return True if the kernels can read parameters in place."""
-    return all(t.dtype is torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors)
+    return all(t.dtype is dtype and t.device.type == "cpu" and t.is_contiguous() for t in tensors)

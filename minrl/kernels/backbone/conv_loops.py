@@ -49,41 +49,42 @@ def convolve(window: Any, slot: int, tap: Any, shift: Any, reset: Any, t: int, u
         add_product(u, tap[past - lag], window[slot - lag], width)
 
 
-@cache
-def mix_forward() -> Callable[..., None]:
-    """Build the kernel of the layer norm of x (B, T, D) and the convolution to u.
+def mix_pieces(
+    first: int, end: int, x_at: int, recent_at: int, reset_at: int, weight_at: int, bias_at: int, taps_at: int,
+    shift_at: int, u_at: int, stats_at: int, last_at: int,
+    batch: int, steps: int, width: int, taps: int, state_size: int, epsilon: Any,
+) -> None:  # fmt: skip
+    """Compute the layer norm of x (B, T, D) and the convolution to u.
 
     `recent` and `last` are columns of states (B, S).
     """
+    x, u = matrix(x_at, batch * steps, width, epsilon), matrix(u_at, batch * steps, width, epsilon)
+    stats, resets = matrix(stats_at, batch * steps, 2, epsilon), matrix(reset_at, batch, steps, _BYTE)
+    recents, lasts = matrix(recent_at, batch, state_size, epsilon), matrix(last_at, batch, state_size, epsilon)
+    weight, bias = vector(weight_at, width, epsilon), vector(bias_at, width, epsilon)
+    tap, shift = matrix(taps_at, taps, width, epsilon), vector(shift_at, width, epsilon)
+    past, pieces = taps - 1, (steps + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM
+    window = np.empty((past + ROWS_PER_ITEM, width), x.dtype)
+    for item in range(first, end):
+        b, start = item // pieces, item % pieces * ROWS_PER_ITEM
+        reset, recent, last = resets[b], recents[b], lasts[b]
+        for t in range(start - past, min(start + ROWS_PER_ITEM, steps)):
+            slot, n = t - start + past, b * steps + t
+            y = window[slot]
+            if t >= 0:
+                stats[n, 0], stats[n, 1] = normalise(x[n], weight, bias, epsilon, y, width)
+            else:
+                copy_row(recent[(t + past) * width : (t + past + 1) * width], y, width)
+            if t >= steps - past and (t >= start or start == 0):
+                keep_last(y, last, reset, t, steps, past, width)
+            if t >= start:
+                convolve(window, slot, tap, shift, reset, t, u[n], width)
 
-    def kernel(
-        first: int, end: int, x_at: int, recent_at: int, reset_at: int, weight_at: int, bias_at: int, taps_at: int,
-        shift_at: int, u_at: int, stats_at: int, last_at: int,
-        batch: int, steps: int, width: int, taps: int, state_size: int, epsilon: Any,
-    ) -> None:  # fmt: skip
-        x, u = matrix(x_at, batch * steps, width, epsilon), matrix(u_at, batch * steps, width, epsilon)
-        stats, resets = matrix(stats_at, batch * steps, 2, epsilon), matrix(reset_at, batch, steps, _BYTE)
-        recents, lasts = matrix(recent_at, batch, state_size, epsilon), matrix(last_at, batch, state_size, epsilon)
-        weight, bias = vector(weight_at, width, epsilon), vector(bias_at, width, epsilon)
-        tap, shift = matrix(taps_at, taps, width, epsilon), vector(shift_at, width, epsilon)
-        past, pieces = taps - 1, (steps + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM
-        window = np.empty((past + ROWS_PER_ITEM, width), x.dtype)
-        for item in range(first, end):
-            b, start = item // pieces, item % pieces * ROWS_PER_ITEM
-            reset, recent, last = resets[b], recents[b], lasts[b]
-            for t in range(start - past, min(start + ROWS_PER_ITEM, steps)):
-                slot, n = t - start + past, b * steps + t
-                y = window[slot]
-                if t >= 0:
-                    stats[n, 0], stats[n, 1] = normalise(x[n], weight, bias, epsilon, y, width)
-                else:
-                    copy_row(recent[(t + past) * width : (t + past + 1) * width], y, width)
-                if t >= steps - past and (t >= start or start == 0):
-                    keep_last(y, last, reset, t, steps, past, width)
-                if t >= start:
-                    convolve(window, slot, tap, shift, reset, t, u[n], width)
 
-    return compiled(kernel)
+@cache
+def mix_forward() -> Callable[..., None]:
+    """Build the kernel of `mix_pieces`."""
+    return compiled(mix_pieces)
 
 
 @inlined
@@ -105,50 +106,51 @@ def taps_backward(
         tap_gradients(tap[past - lag], y, du[first + t + lag], dy, dtap[past - lag], width)
 
 
-@cache
-def mix_backward() -> Callable[..., None]:
-    """Build the kernel from du (B, T, D) and `dlast` (B, S) to dx, plus `around` (B, T, D), and `drecent` (B, S).
+def mix_pieces_backward(
+    first: int, end: int, sums_at: int, x_at: int, stats_at: int, recent_at: int, reset_at: int, weight_at: int,
+    bias_at: int, taps_at: int, du_at: int, dlast_at: int, around_at: int, dx_at: int, drecent_at: int,
+    batch: int, steps: int, width: int, taps: int, state_size: int, like: Any,
+) -> None:  # fmt: skip
+    """Compute from du (B, T, D) and `dlast` (B, S) dx, plus `around` (B, T, D), and `drecent` (B, S).
 
     Sums: the norm's weight and bias (2, D), the taps (K, D) and their bias (D).
     """
-
-    def kernel(
-        first: int, end: int, sums_at: int, x_at: int, stats_at: int, recent_at: int, reset_at: int, weight_at: int,
-        bias_at: int, taps_at: int, du_at: int, dlast_at: int, around_at: int, dx_at: int, drecent_at: int,
-        batch: int, steps: int, width: int, taps: int, state_size: int, like: Any,
-    ) -> None:  # fmt: skip
-        rows, past, pieces = batch * steps, taps - 1, (steps + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM
-        x, stats, du = (
-            matrix(x_at, rows, width, like),
-            matrix(stats_at, rows, 2, like),
-            matrix(du_at, rows, width, like),
-        )
-        around, dx = matrix(around_at, rows, width, like), matrix(dx_at, rows, width, like)
-        recents, resets = matrix(recent_at, batch, state_size, like), matrix(reset_at, batch, steps, _BYTE)
-        dlasts, drecents = matrix(dlast_at, batch, state_size, like), matrix(drecent_at, batch, state_size, like)
-        weight, bias = vector(weight_at, width, like), vector(bias_at, width, like)
-        tap = matrix(taps_at, taps, width, like)
-        sums, partial = vector(sums_at, (taps + 3) * width, like), np.empty((taps + 3, width), x.dtype)
-        y, dy = np.empty(width, x.dtype), np.empty(width, x.dtype)
-        for item in range(first, end):
-            b, start = item // pieces, item % pieces * ROWS_PER_ITEM
-            reset, recent, dlast, drecent = resets[b], recents[b], dlasts[b], drecents[b]
-            partial[:] = _ZERO
-            if start == 0:
-                for t in range(-past, 0):
-                    columns = slice((t + past) * width, (t + past + 1) * width)
-                    copy_row(recent[columns], y, width)
-                    taps_backward(y, du, b * steps, steps, t, tap, reset, dlast, dy, partial[2:], width)
-                    copy_row(dy, drecent[columns], width)
-            for t in range(start, min(start + ROWS_PER_ITEM, steps)):
-                n = b * steps + t
-                mean, scale = stats[n, 0], stats[n, 1]
-                scaled(x[n], mean, scale, weight, bias, y, width)
-                add(partial[taps + 2], du[n], width)
+    rows, past, pieces = batch * steps, taps - 1, (steps + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM
+    x, stats, du = (
+        matrix(x_at, rows, width, like),
+        matrix(stats_at, rows, 2, like),
+        matrix(du_at, rows, width, like),
+    )
+    around, dx = matrix(around_at, rows, width, like), matrix(dx_at, rows, width, like)
+    recents, resets = matrix(recent_at, batch, state_size, like), matrix(reset_at, batch, steps, _BYTE)
+    dlasts, drecents = matrix(dlast_at, batch, state_size, like), matrix(drecent_at, batch, state_size, like)
+    weight, bias = vector(weight_at, width, like), vector(bias_at, width, like)
+    tap = matrix(taps_at, taps, width, like)
+    sums, partial = vector(sums_at, (taps + 3) * width, like), np.empty((taps + 3, width), x.dtype)
+    y, dy = np.empty(width, x.dtype), np.empty(width, x.dtype)
+    for item in range(first, end):
+        b, start = item // pieces, item % pieces * ROWS_PER_ITEM
+        reset, recent, dlast, drecent = resets[b], recents[b], dlasts[b], drecents[b]
+        partial[:] = _ZERO
+        if start == 0:
+            for t in range(-past, 0):
+                columns = slice((t + past) * width, (t + past + 1) * width)
+                copy_row(recent[columns], y, width)
                 taps_backward(y, du, b * steps, steps, t, tap, reset, dlast, dy, partial[2:], width)
-                normalise_gradients(x[n], mean, scale, weight, dy, dx[n], partial[0], partial[1], width)
-                if around.size:
-                    add(dx[n], around[n], width)
-            add(sums, partial.reshape(-1), (taps + 3) * width)
+                copy_row(dy, drecent[columns], width)
+        for t in range(start, min(start + ROWS_PER_ITEM, steps)):
+            n = b * steps + t
+            mean, scale = stats[n, 0], stats[n, 1]
+            scaled(x[n], mean, scale, weight, bias, y, width)
+            add(partial[taps + 2], du[n], width)
+            taps_backward(y, du, b * steps, steps, t, tap, reset, dlast, dy, partial[2:], width)
+            normalise_gradients(x[n], mean, scale, weight, dy, dx[n], partial[0], partial[1], width)
+            if around.size:
+                add(dx[n], around[n], width)
+        add(sums, partial.reshape(-1), (taps + 3) * width)
 
-    return compiled(kernel)
+
+@cache
+def mix_backward() -> Callable[..., None]:
+    """Build the kernel of `mix_pieces_backward`."""
+    return compiled(mix_pieces_backward)

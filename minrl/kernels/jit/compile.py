@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from numba import njit
+from numba import cfunc, njit
 from numba.core.caching import FunctionCache, NullCache
 
+# Parts of kernels are called from compiled code alone: what Python or C would call them by is not compiled.
+_PART: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -74,13 +76,37 @@ class _AnnouncedCache:
 
 def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
     """Return `function` as a part of the kernels that call it; arrays that it writes to must not overlap others."""
-    kernel: Any = njit(forceinline=True, fastmath=fastmath, error_model="numpy")(function)
+    kernel: Any = njit(forceinline=True, fastmath=fastmath, **_PART)(function)
     # Numba has no public switch for the `noalias` that it sets in its own loops: without it a loop over more than a
     # few rows is not vectorised. Where a release has moved this, the kernels are right and slower.
     if hasattr(kernel, "_compiler"):
         kernel._compiler._customize_flags = _without_aliases
     part: Function = kernel
     return part
+
+
+def called(function: Function) -> Function:
+    """Return `function` as a part of the kernels that call it, compiled once for all of its callers."""
+    part: Function = njit(fastmath=FAST, **_PART)(function)
+    return part
+
+
+def addressed(function: Callable[..., None], signature: Any) -> int:
+    """Return the address of `function` compiled by itself, kept on disk where possible, to be called through it.
+
+    What is large and called from many places is then compiled once, not with each of its callers.
+    """
+    options: dict[str, Any] = {"nopython": True, "fastmath": FAST, "error_model": "numpy"}
+    function.__qualname__ = f"{function.__qualname__}_{_REVISION}"
+    try:
+        kernel = cfunc(signature, cache=True, **options)(function)
+    except (RuntimeError, OSError):  # no folder can be written to
+        kernel = cfunc(signature, **options)(function)
+    _addressed.append(kernel)
+    return int(kernel.address or 0)
+
+
+_addressed: list[Any] = []  # code lives as long as its object
 
 
 def summing(function: Function) -> Function:

@@ -26,6 +26,9 @@ from torch import Tensor
 from minrl.online.backbone_policy import BackboneCnnPolicy, BackboneMultiInputPolicy, BackbonePolicy
 from minrl.online.bootstrap import bootstrap
 from minrl.online.checks import check_callbacks, check_observations, check_rewards
+from minrl.online.compiled.act import compiled_act, predict
+from minrl.online.compiled.act import step as step_of
+from minrl.online.compiled.update import announce, train
 from minrl.online.lstm_policy import LstmCnnPolicy, LstmMultiInputPolicy, LstmPolicy
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.policy_classes import POLICIES, contrib_objects
@@ -158,7 +161,7 @@ class RecurrentPPO(PPO):
         reward: Any | None = None,
     ) -> tuple[npt.NDArray[Any], tuple[Any, ...] | None]:
         """Predict as `minrl.online.policy.RecurrentPolicy.predict` does."""
-        return self.policy.predict(observation, state, episode_start, deterministic, reward)
+        return predict(self.policy, observation, state, episode_start, deterministic, reward)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -178,16 +181,15 @@ class RecurrentPPO(PPO):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        has_previous, source = self.policy.previous_size > 0, env.unwrapped
+        has_previous, source, compiled = self.policy.previous_size > 0, env.unwrapped, compiled_act(self.policy)
         for step in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and step % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             check_observations(self._last_obs, self.num_timesteps)
             entering, last_previous = self._last_state, self._last_previous
-            episode_starts = torch.from_numpy(self._last_episode_starts).to(self.device)
-            with torch.no_grad():
-                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-                chosen, values, log_probs, state = self.policy(obs_tensor, entering, episode_starts, last_previous)
+            chosen, values, log_probs, state = step_of(
+                self.policy, self._last_obs, entering, self._last_episode_starts, last_previous, compiled
+            )
             actions = chosen.cpu().numpy()
             clipped_actions = self.policy.to_environment(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
@@ -231,11 +233,8 @@ class RecurrentPPO(PPO):
         begin = time.perf_counter()
         if self.policy.reference is not None:
             weigh_reference(self.policy, self._current_progress_remaining, self.logger)
-        self.policy.listed = list(self.policy.parameters())
-        try:
+        if not train(self):
             super().train()
-        finally:
-            self.policy.listed = None
         self.logger.record("train/first_ratio_dev", self.policy.first_ratio_dev)
         seconds = time.perf_counter() - begin
         fillers = int(self.rollout_buffer.fillers.sum())
@@ -274,6 +273,7 @@ class RecurrentPPO(PPO):
         if self._random_states is not None and not reset_num_timesteps:
             restore_random_states(self._random_states)
         self._random_states = None
+        announce(self)
         return ready
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:

@@ -7,7 +7,11 @@ import math
 from typing import Any
 
 import torch
-from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
@@ -31,7 +35,7 @@ def evaluated(policy: ActorCriticPolicy, latent: Tensor, actions: Tensor) -> tup
 def sampled(policy: ActorCriticPolicy, latent: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
     """Return actions, a sample or the likeliest, and their log-likelihood (N,), by the formulas of `evaluated`.
 
-    They draw the same random numbers as Stable-Baselines3's distributions.
+    They draw the same random numbers as Stable-Baselines3's distributions, but for yes or no: one uniform number each.
     """
     kind: Any = type(policy.action_dist)
     if kind is CategoricalDistribution:
@@ -45,7 +49,11 @@ def sampled(policy: ActorCriticPolicy, latent: Tensor, deterministic: bool) -> t
         noise = torch.zeros_like(mean) if deterministic else torch.randn_like(mean)
         actions = torch.addcmul(mean, noise, policy.log_std.exp())
         return actions, gaussian(mean, policy.log_std, actions)[0]
-    distribution = policy._get_action_dist_from_latent(latent)
+    distribution: Any = policy._get_action_dist_from_latent(latent)
+    if kind is BernoulliDistribution and not deterministic:
+        p = distribution.distribution.probs
+        actions = (torch.rand_like(p) < p).to(p.dtype)
+        return actions, distribution.log_prob(actions)
     actions = distribution.get_actions(deterministic=deterministic)
     return actions, distribution.log_prob(actions)
 

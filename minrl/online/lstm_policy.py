@@ -144,7 +144,7 @@ class LstmPolicy(RecurrentPolicy):
                 f"got {len(parts)} of shape {', '.join(str(part.shape) for part in parts)}"
             )
         memory = np.concatenate([part[layer] for layer in range(layers) for part in parts], axis=1)
-        return torch.from_numpy(memory).to(self.device)
+        return torch.from_numpy(memory).to(self.device, self._precision())
 
     def _state(self, memory: Tensor) -> tuple[Array, ...]:
         layers, _, width = self.lstm_hidden_state_shape

@@ -5,7 +5,7 @@ N = B * T rows that count, A flat action width.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
-from torch import Tensor, nn
+from torch import Tensor
 
 from minrl.data.spaces import AnySpace
 from minrl.online.actions import bounded, flat_actions, to_environment
@@ -44,8 +44,6 @@ class RecurrentPolicy(ActorCriticPolicy):
     reference: Reference | None
     reference_weight: float = 0.0
     divergences: list[float]  # of the minibatches of an update
-    # During an update: the walk through all modules before each clipping of the gradient would take 3 % of it.
-    listed: list[nn.Parameter] | None = None
 
     @abstractmethod
     def _scan(
@@ -67,10 +65,6 @@ class RecurrentPolicy(ActorCriticPolicy):
     def _state(self, memory: Tensor) -> tuple[Array, ...]:
         """Convert a hidden state to the state of `predict`."""
 
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Iterate over the parameters as torch does; during an update over the list."""
-        return super().parameters(recurse) if self.listed is None or not recurse else iter(self.listed)
-
     @property
     def previous_size(self) -> int:
         """Return P: the flat width of an action, and one for the reward, as far as the policy reads them."""
@@ -84,9 +78,12 @@ class RecurrentPolicy(ActorCriticPolicy):
         self._starts = _starts(self.observation_space)
         super()._build(lr_schedule)
 
+    def _precision(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
     def initial_state(self, batch_size: int) -> Tensor:
         """Return the zero hidden state, (B, S)."""
-        return torch.zeros(batch_size, self.state_size, device=self.device)
+        return torch.zeros(batch_size, self.state_size, dtype=self._precision(), device=self.device)
 
     def forward(  # type: ignore[override]
         self,
@@ -234,11 +231,15 @@ class RecurrentPolicy(ActorCriticPolicy):
         values = np.asarray(values, dtype=np.float32)
         if values.shape != shape:
             raise ValueError(f"state must have shape {shape} for {shape[0]} environments, got {values.shape}")
-        return torch.tensor(values, device=self.device)
+        return torch.tensor(values, dtype=self._precision(), device=self.device)
 
     def _features(self, obs: Observations) -> Features:
-        features = self.extract_features(self._counted_from_0(obs))
-        return features if isinstance(features, tuple) else (features, features)
+        """Return the features in the precision of the weights; Stable-Baselines3 knows float32 alone."""
+        features, kind = self.extract_features(self._counted_from_0(obs)), self._precision()
+        if not isinstance(features, tuple):
+            features = features.to(kind)
+            return features, features
+        return features[0].to(kind), features[1].to(kind)
 
     def _counted_from_0(self, obs: Observations) -> Observations:
         """Shift choices that begin elsewhere, as Stable-Baselines3 makes them one-hot from 0."""

@@ -100,7 +100,7 @@ class SegmentBuffer(RolloutBuffer):
         self.previous: npt.NDArray[np.float32] | None = None  # (T, n_envs, P)
         self.reference: Tensor | None = None  # (T, n_envs, K)
         self.states: list[Tensor] = []  # (n_envs, S) at each cut
-        self._epochs = 0
+        self.epochs = 0
         self.pos, self.full, self.generator_ready = 0, False, False
 
     def add_step(
@@ -153,34 +153,43 @@ class SegmentBuffer(RolloutBuffer):
         """
         if not self.full:
             raise RuntimeError("the rollout is not complete")
+        groups = self.groups()
+        self.refresh_states()
+        for number, (i, rows) in enumerate(self.draw_epoch(batch_size)):
+            yield groups[i].take(torch.from_numpy(rows).to(self.device), first=not self.epochs and number == 0)
+        self.epochs += 1
+
+    def groups(self) -> list["Group"]:
+        """Return the segments of the rollout as tensors, those of one length together."""
         if not self.generator_ready:
             self._groups = self._grouped()
             self.generator_ready = True
-        if self._epochs and self.refresh is not None:
+        return self._groups
+
+    def refresh_states(self) -> None:
+        """Compute the hidden states at the cuts with the current weights, where that is asked for."""
+        if self.epochs and self.refresh is not None:
             states = self.refresh()
             for group in self._groups:
                 group.state = states[group.pieces].flatten(0, 1)
-        for number, (group, rows) in enumerate(self._minibatches(batch_size)):
-            yield group.take(rows, first=not self._epochs and number == 0)
-        self._epochs += 1
 
-    def _minibatches(self, batch_size: int | None) -> Iterator[tuple["_Group", Tensor]]:
+    def draw_epoch(self, batch_size: int | None) -> list[tuple[int, npt.NDArray[np.int64]]]:
+        """Return the minibatches of an epoch in their order: the number of a group and those of its segments."""
         batches = []
-        for group in self._groups:
+        for i, group in enumerate(self._groups):
             count, length = group.reset.shape
             wanted = count if batch_size is None else max(1, batch_size // length)
-            order = torch.from_numpy(np.random.permutation(count))  # noqa: NPY002, the generator SB3 seeds
-            batches += [(group, rows) for rows in order.to(self.device).tensor_split(-(-count // wanted))]
+            order = np.random.permutation(count)  # noqa: NPY002, the generator SB3 seeds
+            batches += [(i, rows) for rows in np.array_split(order, -(-count // wanted))]
         # Groups of different lengths are mixed, so that none always comes last.
-        for i in np.random.permutation(len(batches)):  # noqa: NPY002
-            yield batches[i]
+        return [batches[i] for i in np.random.permutation(len(batches))]  # noqa: NPY002
 
-    def _grouped(self) -> list["_Group"]:
+    def _grouped(self) -> list["Group"]:
         """Group the segments by length."""
         lengths = np.diff(self.cuts)
         states = torch.stack(self.states)
         return [
-            _Group(self, np.flatnonzero(lengths == length).tolist(), int(length), states)
+            Group(self, np.flatnonzero(lengths == length).tolist(), int(length), states)
             for length in np.unique(lengths)
         ]
 
@@ -216,7 +225,7 @@ class SegmentBuffer(RolloutBuffer):
         return torch.from_numpy(np.concatenate(rows)).to(self.device)
 
 
-class _Group:
+class Group:
     """All segments of one length as tensors (B, T, ...)."""
 
     def __init__(self, buffer: SegmentBuffer, pieces: list[int], length: int, states: Tensor) -> None:
@@ -234,9 +243,9 @@ class _Group:
         count = len(self.reset)
         self.previous = self.state.new_zeros(count, length, 0) if buffer.previous is None else cut(buffer.previous)
         # The likelihood does not take MultiBinary's integers.
-        self.actions = cut(buffer.actions.astype(np.float32, copy=False))
+        self.actions = cut(buffer.actions.astype(np.float32, copy=False)).to(self.state.dtype)
         names = ("values", "log_probs", "advantages", "returns")
-        self.numbers = torch.stack([cut(getattr(buffer, name)) for name in names])  # (4, B, T)
+        self.numbers = torch.stack([cut(getattr(buffer, name)) for name in names]).to(self.state.dtype)  # (4, B, T)
         self.counts = ~cut(buffer.fillers) if buffer.fillers.any() else None
         self.reference = None
         if buffer.reference is not None:

@@ -15,7 +15,7 @@
 | block stack, step    | module by module            | `backbone/step_loops`     |             | `test_compiled_step` |
 | whole action         | module by module            | `backbone/act_loops`      |             | `test_compiled_act`  |
 | PPO's action         | module by module            | `ppo/act`                 |             | `test_compiled_act`  |
-| PPO's update         | `PPO.train`                 | `ppo/update`              |             | `test_compiled_update` |
+| PPO's update         | `PPO.train`                 | `ppo/update`              |             | `test_compiled_act`  |
 
 `guard` decides where a compiled kernel may run, `differentiable` has the recurrences for second and forward-mode
 derivatives, `matmul` chooses between torch and oneDNN, and `jit/` compiles, with functions that kernels share.

@@ -170,15 +170,3 @@ def test_refreshed_states_are_those_of_the_present_weights() -> None:
     assert distance.min(0).values.max() < 1e-4
     assert distance.min(1).values.max() < 1e-4
     assert torch.cdist(stored, torch.cat(expected)).min(1).values.max() > 1e-2
-
-
-def test_an_update_lists_the_parameters_once() -> None:
-    model = small()
-    collected(model)
-    given = [id(parameter) for parameter in model.policy.parameters()]
-    model.policy.listed = list(model.policy.parameters())[:2]
-    assert [id(parameter) for parameter in model.policy.parameters()] == given[:2]
-    assert [id(p) for p in model.policy.parameters(recurse=False)] != given[:2]
-    model.train()
-    assert model.policy.listed is None
-    assert [id(parameter) for parameter in model.policy.parameters()] == given

@@ -43,7 +43,8 @@ def restore_state(model: OnPolicyAlgorithm, state: dict[str, Any], step: int) ->
         raise ValueError(f"{found} is not finite")
     model.num_timesteps, model._n_updates = step, state["updates"]
     environments = model.get_vec_normalize_env()
-    if environments is not None:
+    # At step 0 the saved ones hold the first reset, which a resumed run makes again.
+    if environments is not None and step > 0:
         for name, values in _statistics(environments).items():
             _restore_statistics(values, state["normalization"][name])
     window = model._stats_window_size

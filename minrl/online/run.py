@@ -136,7 +136,7 @@ class OnlineRun:
             self.agent.copy_normalization(normalization)
         self._check_finite()
         shows = (is_new or self.row_due) and (self.rollouts % self.config.log_every == 0 or is_last)
-        saves = is_new and self._is_due(self.config.checkpoint_every)
+        repeats, saves = self.row_due and is_last, is_new and self._is_due(self.config.checkpoint_every)
         if self._is_due(self.config.evaluate_every) and (is_last or self.evaluated != self.step):
             if saves:
                 self.row_due = True
@@ -151,7 +151,7 @@ class OnlineRun:
         stop = self.request.signal is not None
         # A checkpoint resets the environments of an exact run, so a signal adds none.
         stops_here = stop and not self.config.exact_resume
-        if self.step == 0 or saves or (is_new and stops_here):
+        if self.step == 0 or saves or (is_new and stops_here) or (repeats and not self.row_due):
             self.save()
             if self.config.exact_resume and 0 < self.step < self.config.steps:
                 reset_environments(self.model, self.config, self.step)

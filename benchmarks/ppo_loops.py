@@ -44,7 +44,7 @@ class Loop(NamedTuple):
     width: int
 
 
-LOOPS = (Loop(8, 128, 256, 10, 64), Loop(8, 128, 256, 10, 128), Loop(64, 128, 1024, 1, 64))
+LOOPS = (Loop(8, 128, 256, 10, 64), Loop(64, 128, 1024, 1, 64))
 
 
 def missing() -> dict[str, str]:

@@ -26,9 +26,7 @@ from torch import Tensor
 from minrl.online.backbone_policy import BackboneCnnPolicy, BackboneMultiInputPolicy, BackbonePolicy
 from minrl.online.bootstrap import bootstrap
 from minrl.online.checks import check_callbacks, check_observations, check_rewards
-from minrl.online.compiled.act import compiled_act, predict
-from minrl.online.compiled.act import step as step_of
-from minrl.online.compiled.update import announce, train
+from minrl.online.compiled import act, rollout, update
 from minrl.online.lstm_policy import LstmCnnPolicy, LstmMultiInputPolicy, LstmPolicy
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.policy_classes import POLICIES, contrib_objects
@@ -161,7 +159,7 @@ class RecurrentPPO(PPO):
         reward: Any | None = None,
     ) -> tuple[npt.NDArray[Any], tuple[Any, ...] | None]:
         """Predict as `minrl.online.policy.RecurrentPolicy.predict` does."""
-        return predict(self.policy, observation, state, episode_start, deterministic, reward)
+        return act.predict(self.policy, observation, state, episode_start, deterministic, reward)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -175,19 +173,20 @@ class RecurrentPPO(PPO):
         """
         assert self._last_obs is not None, "No previous observation was provided"
         assert isinstance(rollout_buffer, SegmentBuffer), f"{rollout_buffer} doesn't support recurrent policy"
-        begin, steps_before = time.perf_counter(), self.num_timesteps
+        begin, earlier = time.perf_counter(), self.num_timesteps
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        has_previous, source, compiled = self.policy.previous_size > 0, env.unwrapped, compiled_act(self.policy)
-        for step in range(n_rollout_steps):
+        at_once = rollout.collect_at_once(self, env, callback, rollout_buffer)
+        has_previous, source, compiled = self.policy.previous_size > 0, env.unwrapped, act.compiled_act(self.policy)
+        for step in range(0 if at_once else n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and step % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             check_observations(self._last_obs, self.num_timesteps)
             entering, last_previous = self._last_state, self._last_previous
-            chosen, values, log_probs, state = step_of(
+            chosen, values, log_probs, state = act.step(
                 self.policy, self._last_obs, entering, self._last_episode_starts, last_previous, compiled
             )
             actions = chosen.cpu().numpy()
@@ -211,14 +210,13 @@ class RecurrentPPO(PPO):
             )  # fmt: skip
             self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             self._last_state, self._last_previous = state, previous
-        self._complete(rollout_buffer, new_obs, dones)
+        self._complete(rollout_buffer, self._last_obs, self._last_episode_starts)
         callback.update_locals(locals())
         callback.on_rollout_end()
-        seconds = time.perf_counter() - begin
-        self.logger.record("time/rollout_fps", round((self.num_timesteps - steps_before) / seconds))
+        self.logger.record("time/rollout_fps", round((self.num_timesteps - earlier) / (time.perf_counter() - begin)))
         return True
 
-    def _complete(self, buffer: SegmentBuffer, observations: Any, dones: npt.NDArray[np.bool_]) -> None:
+    def _complete(self, buffer: SegmentBuffer, observations: Any, dones: Any) -> None:
         """Compute the advantages of the rollout, and the reference policy's distributions in it."""
         with torch.no_grad():
             tensors, reset = obs_as_tensor(observations, self.device), torch.from_numpy(dones).to(self.device)
@@ -233,7 +231,7 @@ class RecurrentPPO(PPO):
         begin = time.perf_counter()
         if self.policy.reference is not None:
             weigh_reference(self.policy, self._current_progress_remaining, self.logger)
-        if not train(self):
+        if not update.train(self):
             super().train()
         self.logger.record("train/first_ratio_dev", self.policy.first_ratio_dev)
         seconds = time.perf_counter() - begin
@@ -273,7 +271,7 @@ class RecurrentPPO(PPO):
         if self._random_states is not None and not reset_num_timesteps:
             restore_random_states(self._random_states)
         self._random_states = None
-        announce(self)
+        update.announce(self)
         return ready
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:

@@ -286,7 +286,7 @@ class _BetweenRollouts(BaseCallback):
 
     def __init__(self, run: OnlineRun, bar: Any) -> None:
         super().__init__()
-        self.run, self.bar = run, bar
+        self.run, self.bar, self.ignores_steps = run, bar, True  # see minrl.online.compiled.rollout
 
     def _on_rollout_start(self) -> None:
         self.run.between_rollouts()

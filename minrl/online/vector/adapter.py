@@ -72,7 +72,7 @@ class VectorEnvironment(VecEnv):
         self._layout = {key: ((count, *(part.shape or ())), part.dtype) for key, part in parts.items()}
         # Callers keep the last observation, so a reused buffer is copied.
         self._to_array: Any = np.asarray if kinds.returns_new_arrays(environment) else np.array
-        self._episodes = EpisodeStatistics(count)
+        self.episodes = EpisodeStatistics(count)
         self._nobody = np.zeros(count, dtype=bool)
         self._nobody.flags.writeable = False
         self.filler = self._resets_next = self._nobody
@@ -100,7 +100,7 @@ class VectorEnvironment(VecEnv):
             kinds.check_envpool_rows(info, self.num_envs)
         self._reset_seeds()
         self._reset_options()
-        self._episodes.restart()
+        self.episodes.restart()
         self.filler = self._resets_next = self._nobody
         self.reset_infos = split_info(info, self.num_envs)
         first: VecEnvObs = self._observations(observations)
@@ -129,7 +129,7 @@ class VectorEnvironment(VecEnv):
         self.filler, self._resets_next = self._resets_next, self._nobody
         filler = None if self.filler is self._nobody else self.filler
         rewards = self._rewards(rewards)
-        self._episodes.add(np.asarray(info["reward"]) if self._is_game(info) else rewards, filler)
+        self.episodes.add(np.asarray(info["reward"]) if self._is_game(info) else rewards, filler)
         rewards = np.array(rewards, dtype=np.float32)
         if filler is not None:
             self._mark_fillers(observations, rewards, infos)
@@ -178,7 +178,7 @@ class VectorEnvironment(VecEnv):
             info["TimeLimit.truncated"] = bool(time_limit[index])
             goes_on = self._is_game(info) and not (info["terminated"] or time_limit[index])
             if not goes_on and not self._has_monitor:
-                episode = self._episodes.end(index)
+                episode = self.episodes.end(index)
                 reported = info.get("episode") if self._trusts_reports else None
                 info["episode"] = reported if isinstance(reported, dict) and {"r", "l"} <= reported.keys() else episode
 

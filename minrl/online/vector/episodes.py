@@ -54,27 +54,27 @@ class EpisodeStatistics:
 
     def __init__(self, count: int) -> None:
         self._start = time.perf_counter()
-        self._returns = np.zeros(count)
-        self._lengths = np.zeros(count, dtype=np.int64)
+        self.returns = np.zeros(count)
+        self.lengths = np.zeros(count, dtype=np.int64)
 
     def restart(self) -> None:
         """Clear the running episodes."""
-        self._returns[:] = 0.0
-        self._lengths[:] = 0
+        self.returns[:] = 0.0
+        self.lengths[:] = 0
 
     def add(self, rewards: npt.NDArray[Any], filler: npt.NDArray[np.bool_] | None) -> None:
         """Add the rewards (N,) of one step, without environments that only reset."""
         counted: Any = True if filler is None else ~filler
-        np.add(self._returns, rewards, out=self._returns, where=counted)
-        self._lengths += counted
+        np.add(self.returns, rewards, out=self.returns, where=counted)
+        self.lengths += counted
+
+    def finished(self, total: float, length: int) -> dict[str, Any]:
+        """Return an episode as `Monitor` reports it: return `r`, steps `l`, seconds since the start `t`."""
+        return {"r": total, "l": length, "t": round(time.perf_counter() - self._start, 6)}
 
     def end(self, index: int) -> dict[str, Any]:
-        """Return the finished episode of one environment: return `r`, steps `l`, seconds since the start `t`."""
-        episode = {
-            "r": float(self._returns[index]),
-            "l": int(self._lengths[index]),
-            "t": round(time.perf_counter() - self._start, 6),
-        }
-        self._returns[index] = 0.0
-        self._lengths[index] = 0
+        """Return the finished episode of one environment, and begin another."""
+        episode = self.finished(float(self.returns[index]), int(self.lengths[index]))
+        self.returns[index] = 0.0
+        self.lengths[index] = 0
         return episode

@@ -1,0 +1,40 @@
+"""Calls of functions of numba that were compiled elsewhere, by their addresses."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+
+def _built(context: Any, result: Any) -> Any:
+    """Return the code of a call of what lies at the first argument, with the others."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        parts = [context.get_value_type(part) for part in signature.args[1:]]
+        kind = ir.FunctionType(context.get_value_type(result), parts)
+        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+
+    return generate
+
+
+def caller_of_three(result: Any) -> Any:
+    """Return a compiled function (address, a, b, c) that calls a function with that result."""
+
+    def call(context: Any, address: Any, a: Any, b: Any, c: Any) -> Any:
+        return result(types.int64, a, b, c), _built(context, result)
+
+    return intrinsic(call)
+
+
+def caller_of_act() -> Any:
+    """Return a compiled function that calls `minrl.kernels.ppo.act.act_rows` at an address."""
+    result, at = types.void, types.int64
+
+    def call(
+        context: Any, address: Any, plan: Any, reals: Any, features: Any, starts: Any, previous: Any, state: Any,
+        noise: Any, actions: Any, values: Any, log_probs: Any, last: Any, batch: Any,
+    ) -> Any:  # fmt: skip
+        return result(at, plan, reals, *[at] * 10), _built(context, result)
+
+    return intrinsic(call)

@@ -132,11 +132,11 @@ class OnlineRun:
             self.rollouts, self._before, self._seen = self.rollouts + 1, self._seen, self.step
         is_new, is_last = self.step > self._begun, self.step >= self.config.steps
         normalization = self.model.get_vec_normalize_env()
-        if normalization is not None:
+        if normalization is not None and (is_new or self.step == 0):  # a resumed run has counted a reset since
             self.agent.copy_normalization(normalization)
         self._check_finite()
         shows = (is_new or self.row_due) and (self.rollouts % self.config.log_every == 0 or is_last)
-        repeats, saves = self.row_due and is_last, is_new and self._is_due(self.config.checkpoint_every)
+        saves = is_new and self._is_due(self.config.checkpoint_every)
         if self._is_due(self.config.evaluate_every) and (is_last or self.evaluated != self.step):
             if saves:
                 self.row_due = True
@@ -151,7 +151,7 @@ class OnlineRun:
         stop = self.request.signal is not None
         # A checkpoint resets the environments of an exact run, so a signal adds none.
         stops_here = stop and not self.config.exact_resume
-        if self.step == 0 or saves or (is_new and stops_here) or (repeats and not self.row_due):
+        if self.step == 0 or saves or (is_new and stops_here):
             self.save()
             if self.config.exact_resume and 0 < self.step < self.config.steps:
                 reset_environments(self.model, self.config, self.step)

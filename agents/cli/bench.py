@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  minrl bench --out runs/bench\n"
         "  minrl bench --only op layer --threads 1\n"
         "  minrl bench --quick\n\n"
-        f"The peers and plots come with: {install_hint('bench')}"
+        f"The peers and plots come with:\n  {install_hint('bench')}"
     )
     parser.add_argument(
         "--out", metavar="FOLDER", type=Path, default=Path("runs/bench"), help="folder of table, JSON and plots"

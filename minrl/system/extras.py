@@ -13,7 +13,7 @@ PACKAGES = {
     "ray": ("ray",),
     "compare": ("scipy", "matplotlib"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
-    "bench": ("gymnasium[mujoco]", "matplotlib", "transformers", "mambapy"),
+    "bench": ("gymnasium[mujoco]", "matplotlib", "transformers", "mambapy", "sb3-contrib", "jax"),
 }
 
 

@@ -96,7 +96,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         'unknown cell "mingro"; did you mean "mingru"?',
     ),
     "cell option": ([*TRAIN, "--data", "D", "--out", "r", "--cell-options", "expnd=2"], 'did you mean "expand"?'),
-    "cell option's value": ([*TRAIN, "--data", "D", "--out", "r", "--cell-options", "expand=big"], "decision agent"),
+    "cell option's value": (
+        [*TRAIN, "--data", "D", "--out", "r", "--cell-options", "expand=big"],
+        "expand must be of type float",
+    ),
     "no pair": ([*TRAIN, "--data", "D", "--out", "r", "--cell-options", "expand"], '"expand" should read KEY=VALUE'),
     "width": ([*TRAIN, "--data", "D", "--out", "r", "--width", "0"], "width must be at least 1, got 0"),
     "mlp": ([*TRAIN, "--data", "D", "--out", "r", "--mlp", "-1"], "mlp must be at least 0, got -1.0"),

@@ -80,7 +80,7 @@ def test_a_file_with_doubtful_episode_ends_is_named(
 def test_a_file_with_clear_episode_ends_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, fields in {"end": {"terminals": at(11)}, "cut": {"timeouts": at(11)}, "two": {"timeouts": at(5)}}.items():
         load(f"hdf5:{write(tmp_path / f'{name}.hdf5', **fields)}")
-    assert not [text for text in caplog.messages if "episode" in text]
+    assert not [text for text in caplog.messages if "episode" in text.replace(str(tmp_path), "")]
 
 
 @pytest.mark.parametrize("timeouts", [None, np.zeros(450, np.bool_)], ids=["missing", "all zero"])

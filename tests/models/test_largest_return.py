@@ -221,7 +221,7 @@ def test_no_target_is_taken() -> None:
     with pytest.raises(ValueError, match="return_expectile predicts the return-to-go: leave target_return out"):
         agent_of(target_return=3.0)
     for wrong in (0.4, 1.0, float("nan")):
-        with pytest.raises(ValueError, match=r"return_expectile must lie in \[0.5, 1\), got"):
+        with pytest.raises(ValueError, match=r"return_expectile must (lie in \[0.5, 1\)|be finite), got"):
             agent_of(return_expectile=wrong)
     agent = agent_of()
     assert agent.target_return is None

@@ -158,7 +158,7 @@ def test_the_task_of_an_environment() -> None:
         ({"normalize_observations": True}, {"observations": "discrete"}, "nothing to normalise in images and choices"),
         ({"cell": "mingrru"}, {}, 'unknown cell "mingrru"; did you mean "mingru"'),
         ({"cell_options": {"expnd": 2}}, {}, 'did you mean "expand"'),
-        ({"cell_options": {"expand": "big"}}, {}, "no ppo agent can be made of these settings"),
+        ({"cell_options": {"expand": "big"}}, {}, "expand must be of type float, such as 1.0, got 'big'"),
         ({"pretrained": "nowhere"}, {}, "no checkpoint at"),
     ],
 )
@@ -191,7 +191,7 @@ def test_settings_of_the_policy(values: dict[str, Any], message: str) -> None:
     [
         ({"n_envs": 0}, "n_envs must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+        ({"learning_rate": float("nan")}, "learning_rate must be finite, got nan"),
         ({"gamma": 1.5}, r"gamma must lie in \[0, 1\], got 1.5"),
         ({"segment_length": 0}, "segment_length must be positive, got 0"),
         ({"batch_size": 1}, "normalize_advantage needs minibatches of two steps"),

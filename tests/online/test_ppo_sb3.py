@@ -170,7 +170,8 @@ def test_loading_takes_changes_and_another_environment(family: str, tmp_path: Pa
         loaded.set_env(make_vec_env("Pendulum-v1", 1))
     model.policy.save(tmp_path / "policy")
     policy = type(model.policy).load(tmp_path / "policy")
-    assert acts_alike(model, policy, np.ones((2, 4), np.float32))
+    # A policy by itself acts in torch's operations, a model by the compiled call.
+    assert acts_alike(model, policy, np.ones((2, 4), np.float32), rounding=1e-6)
 
 
 @every_policy

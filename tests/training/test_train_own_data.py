@@ -166,7 +166,7 @@ def test_a_comparison_learns_from_a_file_and_plays_in_an_environment(place: Plac
         'env_kwargs = {worth = 3.0}\nlow = 0\nhigh = 15\nagent = "clone"\n[offline.clone]\nwidth = 16\ndepth = 1\n'
         "[offline.train]\nsteps = 60\nevaluate_every = 60\nevaluate_episodes = 4\nlearning_rate = 0.01\nlength = 32\n"
     )
-    done = place.minrl("compare", "grid.toml", "--out", "compared")
+    done = place.minrl("compare", "grid.toml", "--out", "compared", "--trust")
     assert done.code == 0, done.err
     assert place.evaluation("compared/runs/aim/mingru/seed_0")["mean_return"] == 15.0
     (place.folder / "bare.toml").write_text('cells = ["mingru"]\n[tasks.aim]\ndata = "hdf5:own data.hdf5"\n')

@@ -185,7 +185,7 @@ def seconds_to_goal(name: str, seed: int) -> dict[str, Any]:
             scores: Any = evaluate_policy(model, tests, n_eval_episodes=EPISODES, deterministic=True)
             score = scores[0]
     with_tests = time.process_time() - begin
-    reached = score >= GOAL
+    reached = bool(score >= GOAL)
     return {"seconds": seconds, "steps": model.num_timesteps, "reached": reached, "seconds_with_tests": with_tests}
 
 

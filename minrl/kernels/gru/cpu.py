@@ -18,7 +18,7 @@ def _forward(
     gates: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, reset: Tensor | None, *, keep: bool
 ) -> tuple[tuple[Tensor, ...], Tensors]:
     from minrl.kernels.gru import cpu_loops as loops  # it imports numba
-    from minrl.kernels.lstm.cpu_loops import MARGIN
+    from minrl.kernels.lstm.cpu_loops import MARGIN, transpose_weights
 
     batch, steps, wide = gates.shape
     width = wide // 3
@@ -31,7 +31,7 @@ def _forward(
     # Reset gate | update gate | the state's part of the candidate | candidate, of all steps or of the current one.
     mapped = gates.new_empty(batch, steps if keep else 1, 4 * width)
     turned = gates.new_empty(width, wide + MARGIN)
-    loops.turn()(weight.data_ptr(), turned.data_ptr(), width, like(h))
+    transpose_weights()(weight.data_ptr(), turned.data_ptr(), wide, width, like(h))
     tensors = gates, turned, bias, state, reset, h, last, mapped
     run_rows(loops.forward(), tensors, batch, 3 * h.numel() * width, batch, steps, mapped.shape[1], width, like(h))
     return (h, last), (weight, state, reset, h, mapped) if keep else ()

@@ -17,7 +17,7 @@ from minrl.kernels.jit.math import exponential, held_constants
 from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import add, copy_row
 from minrl.kernels.lstm.cpu_loops import MARGIN, opens
-from minrl.kernels.lstm.cpu_matmul import add_product, transpose
+from minrl.kernels.lstm.cpu_matmul import add_product
 
 # Batch rows of one pass: each weight is read once for all of them.
 _ROWS = 64
@@ -126,22 +126,11 @@ def backward_rows(
 
 
 @cache
-def turn() -> Callable[..., None]:
-    """Build the kernel of W_hh (3H, H) -> its transpose (H, 3H) with padding after each row."""
-
-    def kernel(weight_at: int, turned_at: int, width: int, like: Any) -> None:
-        weight = vector(weight_at, 3 * width * width, like)
-        turned = vector(turned_at, width * (3 * width + MARGIN), like)
-        transpose(weight, turned, 3 * width + MARGIN, 3 * width, width)
-
-    return compiled(kernel)
-
-
-@cache
 def forward() -> Callable[..., None]:
-    """Build the kernel of gates (B, T, 3H), W_hh from `turn`, bias, state, reset -> h (B, T, H), last (B, H).
+    """Build the kernel of gates (B, T, 3H), transposed W_hh, bias, state, reset -> h (B, T, H), last (B, H).
 
-    `mapped` (B, T or 1, 4H) saves the gates of each step, or holds those of the current one.
+    W_hh is transposed by `transpose_weights` of the LSTM. `mapped` (B, T or 1, 4H) saves the gates of each step, or
+    holds those of the current one.
     """
 
     def kernel(

@@ -88,7 +88,7 @@ def _forward(
     h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, 2 * width)
     cells = torch.empty_like(h) if keep else None
     turned = gates.new_empty(width, wide + loops.MARGIN)
-    loops.transpose_weights()(weight.data_ptr(), turned.data_ptr(), width, like(h))
+    loops.transpose_weights()(weight.data_ptr(), turned.data_ptr(), wide, width, like(h))
     _run(loops.forward(), (gates, turned, state, reset, h, last, cells), h)
     return h, last, (weight, state, reset, h, gates, cells)
 

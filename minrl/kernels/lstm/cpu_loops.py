@@ -168,12 +168,12 @@ def backward_rows(
 
 @cache
 def transpose_weights() -> Callable[..., None]:
-    """Build the kernel of W_hh (4H, H) -> its transpose (H, 4H) with padding after each row."""
+    """Build the kernel of W_hh (G, H) -> its transpose (H, G) with padding after each row; G is 4H, of a GRU 3H."""
 
-    def kernel(weight_at: int, turned_at: int, width: int, like: Any) -> None:
-        weight = vector(weight_at, 4 * width * width, like)
-        turned = vector(turned_at, width * (4 * width + MARGIN), like)
-        transpose(weight, turned, 4 * width + MARGIN, 4 * width, width)
+    def kernel(weight_at: int, turned_at: int, wide: int, width: int, like: Any) -> None:
+        weight = vector(weight_at, wide * width, like)
+        turned = vector(turned_at, width * (wide + MARGIN), like)
+        transpose(weight, turned, wide + MARGIN, wide, width)
 
     return compiled(kernel)
 

@@ -8,22 +8,17 @@ from typing import Any
 from minrl.kernels.jit.compile import called
 from minrl.kernels.jit.memory import matrix, vector
 from minrl.kernels.jit.rows import add
+from minrl.kernels.lstm.cpu_matmul import transpose as transpose_array
 from minrl.kernels.ppo.matmul import product
 
 # Rows that are summed apart from the others: long sums of float32 lose digits.
 _ROWS = 64
-_BLOCK = 16
 
 
 @called
 def transpose(x: int, y: int, rows: int, size: int, next_y: int, like: Any) -> None:
     """Transpose x (N, K) to y (K, N), whose rows are `next_y` elements apart."""
-    source, target = vector(x, rows * size, like), vector(y, size * next_y, like)
-    for first in range(0, rows, _BLOCK):
-        end = min(first + _BLOCK, rows)
-        for k in range(size):
-            for n in range(first, end):
-                target[k * next_y + n] = source[n * size + k]
+    transpose_array(vector(x, rows * size, like), vector(y, size * next_y, like), next_y, rows, size)
 
 
 @called

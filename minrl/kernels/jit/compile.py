@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from numba import cfunc, njit
 from numba.core.caching import FunctionCache, NullCache
 
+from minrl.kernels.jit.turn import Turn
+
 # Parts of kernels are called from compiled code alone: what Python or C would call them by is not compiled.
 _PART: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -45,20 +47,33 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
 class _AnnouncedCache:
     """Numba's cache of a function: loads machine code before a compilation, saves it afterwards, announces long ones.
 
-    In a folder that is full or gone nothing is saved, and the call still returns.
+    In a folder that is full or gone nothing is saved, and the call still returns. Of several processes that need the
+    same kernel one compiles it while the others wait: numba's own files are not made for two that write at once.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._begin, self._keeps = 0.0, True
+        self._turn: Turn | None = None
         try:
             self._cache: Any = FunctionCache(function)  # type: ignore[no-untyped-call, unused-ignore]
         except RuntimeError:  # no folder is writable
             self._cache, self._keeps = NullCache(), False
+        if self._keeps:
+            self._turn = _turn_at(self._cache, function)
         self.flush, self.cache_path = self._cache.flush, self._cache.cache_path
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """Return the machine code of a signature, None if there is none."""
+        code = self._load(signature, target)
+        if code is None and self._turn is not None:
+            self._turn.take()
+            code = self._load(signature, target)  # another process may have kept it
+            if code is not None:
+                self._turn.give()
         self._begin = time.perf_counter()
+        return code
+
+    def _load(self, signature: Any, target: Any) -> Any:
         try:
             return self._cache.load_overload(signature, target)
         except OSError:
@@ -71,7 +86,15 @@ class _AnnouncedCache:
             self._cache.save_overload(signature, code)
         except OSError:
             kept = False
+        if self._turn is not None:
+            self._turn.give()
         _announce(seconds, kept)
+
+
+def _turn_at(cache: Any, function: Callable[..., None]) -> Turn:
+    """Return the lock of a function's file of machine code."""
+    name = f"{function.__module__}.{function.__qualname__}".replace("<", "").replace(">", "")
+    return Turn(Path(cache.cache_path) / f"{name}.lock")
 
 
 def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
@@ -98,10 +121,16 @@ def addressed(function: Callable[..., None], signature: Any) -> int:
     """
     options: dict[str, Any] = {"nopython": True, "fastmath": FAST, "error_model": "numpy"}
     function.__qualname__ = f"{function.__qualname__}_{_REVISION}"
+    turn = None
     try:
+        turn = _turn_at(FunctionCache(function), function)  # type: ignore[no-untyped-call, unused-ignore]
+        turn.take()
         kernel = cfunc(signature, cache=True, **options)(function)
     except (RuntimeError, OSError):  # no folder can be written to
         kernel = cfunc(signature, **options)(function)
+    finally:
+        if turn is not None:
+            turn.give()
     _addressed.append(kernel)
     return int(kernel.address or 0)
 

@@ -51,6 +51,7 @@ class DecisionAgent(Agent):
         uses_action = self.triple or config.previous_action
         self.embed_action = nn.Linear(action, width) if uses_action else None
         self.embed_time = nn.Embedding(task.longest_episode, width) if config.time_embedding else None
+        self.embed_norm = nn.LayerNorm(width) if config.embed_norm else None
         self.dropout = nn.Dropout(config.dropout)
         self.tokens_per_step = 3 if self.triple else 1
         # The last step of the window has no action token yet.
@@ -58,9 +59,9 @@ class DecisionAgent(Agent):
         self.backbone: Cell = config.backbone(dropout=config.dropout)
         # In a list, so that the backbone's weights are registered once.
         self._acting = [Refeed(self.backbone, window) if config.refeed else self.backbone]
-        self.head = head_for(task, width, config.action_loss)
+        self.head = head_for(task, width, config.action_loss, tanh=config.tanh_actions)
         self.loss_unit = self.head.loss_unit
-        self.action_units = ActionUnits(task)
+        self.action_units = ActionUnits(task, bounds=config.tanh_actions)
         self.memory_sizes = [self.backbone.state_size, 0]
         self.state_sizes = [_COLUMNS + action + self.acting.state_size, 0]
         if config.return_expectile is not None:
@@ -172,7 +173,7 @@ class DecisionAgent(Agent):
         earned, time, previous, memory = episode.split([1, 1, self.action_size, self.acting.state_size], dim=1)
         earned = earned + moment.reward.unsqueeze(1).masked_fill(start, 0.0)
         if self.triple and self.embed_action is not None:
-            token = self.embed_action(previous) + self._time(time[:, 0] - 1)
+            token = self._normed(self.embed_action(previous) + self._time(time[:, 0] - 1))
             memory = torch.where(time == 0, memory, _remember(self.acting, token, memory))
         capped = target.clamp_max(self.max_target_return) if self.config.cap_return else target
         *earlier, token = self._tokens(moment.observation, capped - earned, previous, time[:, 0])
@@ -199,7 +200,7 @@ class DecisionAgent(Agent):
 
     def _inputs(self) -> Inputs | None:
         """Return the parts of the compiled step; None if it would compute other equations."""
-        if self.triple or self.acting is not self.backbone:
+        if self.triple or self.embed_norm is not None or self.acting is not self.backbone:
             return None
         if overrides(self, DecisionAgent, "_step", "_tokens", "_time", "acting", "max_target_return"):
             return None
@@ -239,12 +240,12 @@ class DecisionAgent(Agent):
     def _features(self, batch: Batch, memory: Tensor | None, model: Cell) -> tuple[Tensor, Tensor]:
         """Return the features of each step (B, T, D) and the last hidden state."""
         inputs = batch.observations, batch.returns_to_go.unsqueeze(-1), self._previous(batch)
-        if not self.triple and self.embed_time is None:
+        if not self.triple and self.embed_time is None and self.embed_norm is None:
             return model.scan(embedded(self._parts(*inputs), self.dropout), memory, batch.reset)
         tokens = self._tokens(*inputs, batch.time_steps)
         if not self.triple or self.embed_action is None:
             return model.scan(dropped(self.dropout, tokens[0]), memory, batch.reset)
-        action = self.embed_action(self.action_units(batch.actions)) + self._time(batch.time_steps)
+        action = self._normed(self.embed_action(self.action_units(batch.actions)) + self._time(batch.time_steps))
         # (B, T, 3, D) -> (B, 3T, D): an episode opens with its first return-to-go.
         x = dropped(self.dropout, torch.stack([*tokens, action], dim=2).flatten(1, 2))
         later = torch.zeros_like(batch.reset)
@@ -257,13 +258,16 @@ class DecisionAgent(Agent):
         embedded = self.embed_observation(self.normalizer(observation))
         of_return, of_time = self.embed_return(remaining / self.return_scale), self._time(time)
         if self.triple:
-            return [of_return + of_time, embedded + of_time]
+            return [self._normed(of_return + of_time), self._normed(embedded + of_time)]
         token = embedded + of_return
         if self.embed_time is not None:
             token = token + of_time
         if self.embed_action is not None:
             token = token + self.embed_action(previous)
-        return [token]
+        return [self._normed(token)]
+
+    def _normed(self, token: Tensor) -> Tensor:
+        return token if self.embed_norm is None else self.embed_norm(token)
 
     def _parts(self, observation: Tensor, remaining: Tensor, previous: Tensor) -> list[Part]:
         """Return the layers whose outputs add up to the token of a step, each with its input, as for `_tokens`."""

@@ -34,9 +34,16 @@ class DecisionConfig(BackboneConfig):
         default=False,
         metadata={"help": "a learned embedding of the time step; later steps share the last one"},
     )
+    embed_norm: bool = field(
+        default=False, metadata={"help": "layer norm of each token before dropout, as Decision Transformer"}
+    )
     action_loss: ContinuousLoss = field(
         default="mse",
         metadata={"help": "loss of continuous actions, in units of their std; discrete actions have cross-entropy"},
+    )
+    tanh_actions: bool = field(
+        default=False,
+        metadata={"help": "continuous actions in units of their bounds, through tanh, as Decision Transformer"},
     )
     target_return: float | None = field(
         default=None, metadata={"help": "target return when acting; the data set's best by default"}

@@ -3,12 +3,16 @@
 Shapes: B batch, T time, D width, S state size.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from minrl.cells import Cell
 from minrl.cells.convolution import ShortConvolution
 from minrl.cells.nan_masks import contained
+
+Activation = Literal["gelu", "relu"]
 
 
 class Block(Cell):
@@ -21,17 +25,26 @@ class Block(Cell):
         cell: the sequence model, of width D.
         conv: taps of the short causal convolution; 0 leaves it out.
         mlp: hidden width of the MLP over D; 0 leaves it out.
+        activation: of the MLP.
         dropout: probability on both residual branches.
     """
 
-    def __init__(self, cell: Cell, *, conv: int = 4, mlp: float = 4.0, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        *,
+        conv: int = 4,
+        mlp: float = 4.0,
+        activation: Activation = "gelu",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         width = cell.width
         self.width = width
         self.cell = cell
         self.norm = nn.LayerNorm(width)
         self.conv = ShortConvolution(width, conv) if conv else None
-        self.mlp = _mlp(width, round(mlp * width)) if mlp else None
+        self.mlp = _mlp(width, round(mlp * width), activation) if mlp else None
         self.dropout = nn.Dropout(dropout)
         self.state_size = cell.state_size + (self.conv.state_size if self.conv else 0)
 
@@ -72,5 +85,6 @@ class Block(Cell):
         return x if self.mlp is None else x + self.dropout(self.mlp(x))
 
 
-def _mlp(width: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+def _mlp(width: int, hidden: int, activation: Activation) -> nn.Sequential:
+    between = nn.GELU() if activation == "gelu" else nn.ReLU()
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), between, nn.Linear(hidden, width))

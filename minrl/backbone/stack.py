@@ -5,13 +5,13 @@ Shapes: B batch, T time, D width, S state size.
 
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from minrl.backbone import compiled_scan, compiled_step
-from minrl.backbone.block import Block
+from minrl.backbone.block import Activation, Block
 from minrl.cells import CELLS, Cell
 from minrl.cells.nan_masks import contained
 from minrl.system.names import check_options, choose
@@ -26,11 +26,11 @@ class Backbone(Cell):
         cell: a name in `minrl.cells.CELLS`, or several with commas between them, which is a pattern.
         pattern: the cells of the blocks one after another, from the first again where there are more blocks, such as
             Griffin's ("rglru", "rglru", "transformer") (arXiv 2402.19427, section 2.3); it takes the place of `cell`.
-        conv, mlp, dropout: as for `Block`.
+        conv, mlp, activation, dropout: as for `Block`.
         options: passed to the cells that have them.
 
     Raises:
-        ValueError: for an unknown cell or an option that none of the cells has.
+        ValueError: for an unknown cell or activation, or an option that none of the cells has.
     """
 
     def __init__(
@@ -42,16 +42,20 @@ class Backbone(Cell):
         pattern: Sequence[str] = (),
         conv: int = 4,
         mlp: float = 4.0,
+        activation: Activation = "gelu",
         dropout: float = 0.0,
         **options: Any,
     ) -> None:
         super().__init__()
         if width < 1 or depth < 1:
             raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
+        if activation not in get_args(Activation):
+            raise ValueError(f"activation must be one of {', '.join(get_args(Activation))}, got {activation!r}")
         names = tuple(pattern) or tuple(name.strip() for name in cell.split(","))
         cells = [_cell(names[i % len(names)], width, options, names) for i in range(depth)]
         self.width = width
-        self.blocks = nn.ModuleList(Block(cell, conv=conv, mlp=mlp, dropout=dropout) for cell in cells)
+        parts: dict[str, Any] = {"conv": conv, "mlp": mlp, "activation": activation, "dropout": dropout}
+        self.blocks = nn.ModuleList(Block(cell, **parts) for cell in cells)
         self.norm = nn.LayerNorm(width)
         self._sizes = [block.state_size for block in self._stack()]
         self.state_size = sum(self._sizes)

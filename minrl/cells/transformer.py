@@ -31,7 +31,7 @@ class Transformer(Cell):
         heads: number of attention heads; it must divide `width`.
         positions: "rotary" rotates queries and keys by their distance (arXiv 2104.09864); "none" leaves the
             order of steps to the input, which may carry a learned time-step embedding.
-        dropout: of attention weights, in training.
+        attention_dropout: of attention weights, in training.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Transformer(Cell):
         context: int = 20,
         heads: int = 4,
         positions: Positions = "rotary",
-        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if context < 1:
@@ -56,7 +56,7 @@ class Transformer(Cell):
         self.context = context
         self.heads = heads
         self.positions: Positions = positions
-        self.dropout = dropout
+        self.attention_dropout = attention_dropout
         self.state_size = (context - 1) * (2 * width + 1)
         self.qkv = nn.Linear(width, 3 * width)  # query | key | value
         self.out = nn.Linear(width, width)
@@ -107,7 +107,7 @@ class Transformer(Cell):
         if self.positions == "rotary":
             query = _rotate(query, first=key.shape[2] - query.shape[2])
             key = _rotate(key, first=0)
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.attention_dropout if self.training else 0.0
         y = attention(query, key, value, mask.unsqueeze(1), dropout)
         return y.transpose(1, 2).flatten(2)
 

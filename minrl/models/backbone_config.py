@@ -3,7 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import nn
+
 from minrl.backbone import Backbone
+from minrl.backbone.block import Activation
 from minrl.cells import CELLS
 from minrl.system.config import check_at_least, check_finite
 
@@ -21,6 +25,11 @@ class BackboneConfig:
     depth: int = field(default=3, metadata={"help": "blocks of the backbone"})
     conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
     mlp: float = field(default=4.0, metadata={"help": "hidden width of each block's MLP over the width, 0 for none"})
+    activation: Activation = field(default="gelu", metadata={"help": "activation of each block's MLP"})
+    init_std: float | None = field(
+        default=None,
+        metadata={"help": "draw the weights of linear layers from N(0, std^2), with biases 0, as GPT-2 does (.02)"},
+    )
     cell_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "options of the cell, such as expand=2 candidate=tanh"}
     )
@@ -29,15 +38,31 @@ class BackboneConfig:
         check_finite(self)
         check_at_least(self, 1, "width", "depth")
         check_at_least(self, 0, "conv", "mlp")
+        if self.init_std is not None and not self.init_std > 0:
+            raise ValueError(f"init_std must be positive, got {self.init_std}")
 
     def backbone(self, *, dropout: float, depth: int | None = None) -> Backbone:
         """Build the backbone, of `depth` blocks if that is given."""
-        return Backbone(
+        backbone = Backbone(
             self.width,
             depth or self.depth,
             self.cell,
             conv=self.conv,
             mlp=self.mlp,
+            activation=self.activation,
             dropout=dropout,
             **self.cell_options,
         )
+        if self.init_std is not None:
+            _initialise(backbone, self.init_std)
+        return backbone
+
+
+@torch.no_grad()
+def _initialise(backbone: Backbone, std: float) -> None:
+    """Draw the weights of all linear layers from N(0, std^2) and set their biases to 0."""
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.normal_(0.0, std)
+            if layer.bias is not None:
+                layer.bias.zero_()

@@ -66,16 +66,24 @@ class ActionUnits(nn.Module):
     """Standardisation (action - mean) / std of the previous action as an input, saved with the weights.
 
     Choices pass unchanged. A constant column becomes 0. A task without statistics, as in checkpoints from before
-    actions were standardised, leaves actions in their own unit.
+    actions were standardised, leaves actions in their own unit. With `bounds`, continuous columns are mapped from their
+    bounds onto [-1, 1] instead.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, *, bounds: bool = False) -> None:
         super().__init__()
-        self.standardizes = task.action_mean is not None and task.action_std is not None
-        if task.action_mean is not None and task.action_std is not None:
-            std = torch.tensor(task.action_std, dtype=torch.float64)
-            self.register_buffer("mean", torch.tensor(task.action_mean))
-            self.register_buffer("inverse", torch.where(std > 0, 1 / std, 0.0).to(torch.get_default_dtype()))
+        mean, std = task.action_mean, task.action_std
+        self.standardizes = mean is not None and std is not None
+        if mean is not None and std is not None:
+            center, unit = torch.tensor(mean), torch.tensor(std, dtype=torch.float64)
+            if bounds:
+                low, high = task.action_limits()
+                for leaf in leaves(task.action_space):
+                    if isinstance(leaf.space, spaces.Box):
+                        center[leaf.columns] = ((low + high) / 2)[leaf.columns]
+                        unit[leaf.columns] = ((high.double() - low) / 2)[leaf.columns]
+            self.register_buffer("mean", center)
+            self.register_buffer("inverse", torch.where(unit > 0, 1 / unit, 0.0).to(torch.get_default_dtype()))
 
     def forward(self, action: Tensor) -> Tensor:
         """Standardise actions: (..., A) -> (..., A)."""

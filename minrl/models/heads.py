@@ -114,8 +114,14 @@ class ActionHead(nn.Module):
         return [part for part in self.parts if isinstance(part, Part)]
 
 
-def head_for(task: Task, width: int, continuous: ContinuousLoss) -> ActionHead:
-    """Build the head of an agent of width D that learns from the task's data set."""
+def head_for(task: Task, width: int, continuous: ContinuousLoss, *, tanh: bool = False) -> ActionHead:
+    """Build the head of an agent of width D that learns from the task's data set.
+
+    With `tanh`, outputs for Box spaces pass through tanh onto the bounds of actions, as in Decision Transformer.
+    """
+    if tanh:
+        low, high = task.action_limits()
+        return ActionHead(width, task.action_space, low=low, high=high, continuous=continuous)
     low, high = torch.tensor(task.action_low), torch.tensor(task.action_high)
     mean, std = (None if x is None else torch.tensor(x) for x in (task.action_mean, task.action_std))
     limits = None if mean is None else task.action_limits()

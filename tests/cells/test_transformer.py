@@ -98,7 +98,7 @@ def test_empty_slots_are_not_attended_to() -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    model = Transformer(WIDTH, context=7, heads=HEADS, dropout=0.5)
+    model = Transformer(WIDTH, context=7, heads=HEADS, attention_dropout=0.5)
     x = torch.randn(1, 20, WIDTH)
     assert not torch.allclose(model.scan(x)[0], model.scan(x)[0])
     model.eval()

@@ -19,19 +19,19 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
 
 from minrl.online.backbone_policy import BackboneCnnPolicy, BackboneMultiInputPolicy, BackbonePolicy
-from minrl.online.bootstrap import bootstrap
+from minrl.online.bootstrap import bootstrap, complete
 from minrl.online.checks import check_callbacks, check_observations, check_rewards
 from minrl.online.compiled import act, rollout, update
+from minrl.online.inputs.masks import Masking, current_masks
+from minrl.online.inputs.segments import check_segments
 from minrl.online.lstm_policy import LstmCnnPolicy, LstmMultiInputPolicy, LstmPolicy
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.policy_classes import POLICIES, contrib_objects
 from minrl.online.pretrained import check_normalization, weigh_reference
-from minrl.online.rollout import SegmentBuffer, check_segments
+from minrl.online.rollout import SegmentBuffer
 from minrl.online.spaces import prepared
 from minrl.online.state import random_states, restore_random_states
 
@@ -106,6 +106,7 @@ class RecurrentPPO(PPO):
         # (n_envs, S) hidden state before the next step, and (n_envs, P) the previous action and reward.
         self._last_state = self._last_previous = self._last_reference_state = torch.zeros(0, 0)
         self._random_states: dict[str, Any] | None = None  # of a loaded model, until it learns again
+        self._masking = Masking()
         if _init_setup_model:
             self._setup_model()
 
@@ -121,7 +122,8 @@ class RecurrentPPO(PPO):
         self.rollout_buffer_kwargs = {"segment_length": length}
         super()._setup_model()
         if self.state_refresh == "epoch":
-            self.rollout_buffer.refresh = self._refreshed_states
+            buffer = self.rollout_buffer
+            buffer.refresh = lambda: self.policy.states_at(buffer.whole(), buffer.cuts)
         if not isinstance(self.policy, RecurrentPolicy):
             raise ValueError(
                 f"Policy must subclass minrl.online.policy.RecurrentPolicy, got {type(self.policy).__name__}; load a "
@@ -132,9 +134,6 @@ class RecurrentPPO(PPO):
             # A saved model does not need the folder of the run.
             self.policy_kwargs = {**self.policy_kwargs, "pretrained": self.policy.pretrained}
         self.forget()
-
-    def _refreshed_states(self) -> Tensor:
-        return self.policy.states_at(self.rollout_buffer.whole(), self.rollout_buffer.cuts)
 
     def forget(self) -> None:
         """Reset the hidden state, as after a reset of all environments."""
@@ -157,9 +156,13 @@ class RecurrentPPO(PPO):
         episode_start: Any | None = None,
         deterministic: bool = False,
         reward: Any | None = None,
+        action_masks: Any | None = None,
     ) -> tuple[npt.NDArray[Any], tuple[Any, ...] | None]:
-        """Predict as `minrl.online.policy.RecurrentPolicy.predict` does."""
-        return act.predict(self.policy, observation, state, episode_start, deterministic, reward)
+        """Predict as `minrl.online.policy.RecurrentPolicy.predict` does; see `minrl.online.inputs.masks.Masking`."""
+        state = self._masking.carried_state(state, episode_start, action_masks)
+        found = act.predict(self.policy, observation, state, episode_start, deterministic, reward, action_masks)
+        self._masking.keep_state(found[1], episode_start, action_masks)
+        return found
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -179,15 +182,17 @@ class RecurrentPPO(PPO):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        at_once = rollout.collect_at_once(self, env, callback, rollout_buffer)
+        masking = self._masking.applies(env)
+        at_once = not masking and rollout.collect_at_once(self, env, callback, rollout_buffer)
         has_previous, source, compiled = self.policy.previous_size > 0, env.unwrapped, act.compiled_act(self.policy)
         for step in range(0 if at_once else n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and step % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             check_observations(self._last_obs, self.num_timesteps)
             entering, last_previous = self._last_state, self._last_previous
+            masks = current_masks(env, self.action_space, self.num_timesteps, self.device) if masking else None
             chosen, values, log_probs, state = act.step(
-                self.policy, self._last_obs, entering, self._last_episode_starts, last_previous, compiled
+                self.policy, self._last_obs, entering, self._last_episode_starts, last_previous, compiled, masks
             )
             actions = chosen.cpu().numpy()
             clipped_actions = self.policy.to_environment(actions)
@@ -206,25 +211,15 @@ class RecurrentPPO(PPO):
                 bootstrap(rewards, self.gamma, infos, self.policy, state, previous)
             rollout_buffer.add_step(
                 self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs,  # type: ignore[arg-type]
-                state=entering, previous=last_previous, filler=filler,
+                state=entering, previous=last_previous, filler=filler, masks=masks,
             )  # fmt: skip
             self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             self._last_state, self._last_previous = state, previous
-        self._complete(rollout_buffer, self._last_obs, self._last_episode_starts)
+        complete(self, rollout_buffer, self._last_obs, self._last_episode_starts)  # type: ignore[arg-type]
         callback.update_locals(locals())
         callback.on_rollout_end()
         self.logger.record("time/rollout_fps", round((self.num_timesteps - earlier) / (time.perf_counter() - begin)))
         return True
-
-    def _complete(self, buffer: SegmentBuffer, observations: Any, dones: Any) -> None:
-        """Compute the advantages of the rollout, and the reference policy's distributions in it."""
-        with torch.no_grad():
-            tensors, reset = obs_as_tensor(observations, self.device), torch.from_numpy(dones).to(self.device)
-            values = self.policy.predict_values(tensors, self._last_state, reset, self._last_previous)
-        if self.policy.reference is not None:
-            parameters, last = self.policy.reference_parameters(buffer.whole(), self._last_reference_state)
-            buffer.reference, self._last_reference_state = parameters.transpose(0, 1), last
-        buffer.compute_returns_and_advantage(last_values=values, dones=dones)
 
     def train(self) -> None:
         """Update the policy from the rollout, as `PPO.train` does."""
@@ -271,12 +266,15 @@ class RecurrentPPO(PPO):
         if self._random_states is not None and not reset_num_timesteps:
             restore_random_states(self._random_states)
         self._random_states = None
-        update.announce(self)
+        update.announce(self, masked=self._masking.applies(ready[1].training_env))
         return ready
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         # The last rollout may end after the last step, where a schedule would give a negative learning rate.
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_masking"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, tensors = super()._get_torch_save_params()
@@ -290,6 +288,13 @@ class RecurrentPPO(PPO):
         tb_log_name: str = "RecurrentPPO",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        use_masking: bool | None = None,
     ) -> Self:
-        """Learn as in Stable-Baselines3; the hidden state continues from the last call where the environment does."""
+        """Learn as in Stable-Baselines3; the hidden state continues from the last call where the environment does.
+
+        Args:
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar: as there.
+            use_masking: use `action_masks()` of the environments; by default where they have it.
+        """
+        self._masking.asked = use_masking
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

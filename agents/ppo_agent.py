@@ -18,7 +18,7 @@ from minrl.agent import Moment, OnlineAgent
 from minrl.data.task import Task
 from minrl.models.backbone_config import BackboneConfig
 from minrl.online.flat_spaces import CLIP, PolicySpaces, Standardizer
-from minrl.online.images import CNN
+from minrl.online.inputs.images import CNN
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.settings import AlgorithmSettings, OnlineConfig
 from minrl.runs.checkpoint import Checkpoint

@@ -24,7 +24,7 @@ from ppo_peers import CARTPOLE
 from stable_baselines3.common.env_util import make_vec_env
 
 from minrl.agents.ppo import RecurrentPPO
-from minrl.online.rollout import Segments
+from minrl.online.inputs.segments import Segments
 from minrl.online.vector import as_vec_env
 
 OURS, OURS_GRU = "ours, native environments", "ours, GRU, native environments"

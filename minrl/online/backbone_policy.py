@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from minrl.backbone import Backbone
-from minrl.online.images import CNN, PartsExtractor, image_network, with_network
+from minrl.online.inputs.images import CNN, PartsExtractor, image_network, with_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, StartsOnline, check_start, open_run
 from minrl.runs.checkpoint import Checkpoint
@@ -214,7 +214,7 @@ class BackboneCnnPolicy(BackbonePolicy):
 
     Args:
         observation_space, arguments, keywords: as for `BackbonePolicy`.
-        cnn: the network for images, see `minrl.online.images.image_network`.
+        cnn: the network for images, see `minrl.online.inputs.images.image_network`.
         features_extractor_class: another network than those.
     """
 
@@ -236,7 +236,7 @@ class BackboneMultiInputPolicy(BackbonePolicy):
 
     Args:
         arguments, keywords: as for `BackbonePolicy`.
-        cnn: the network for images among them, see `minrl.online.images.image_network`.
+        cnn: the network for images among them, see `minrl.online.inputs.images.image_network`.
         features_extractor_class: another extractor than `PartsExtractor`.
     """
 

@@ -1,4 +1,5 @@
-"""Bootstrap at a time limit: the value of the final observation, with the hidden state after the last step.
+"""Values at the end of a rollout and at a time limit: of the next observation, with the hidden state after the last
+step.
 
 Shapes: n_envs environments, S state size, P width of the previous action and reward.
 """
@@ -10,9 +11,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 from minrl.online.policy import RecurrentPolicy
+from minrl.online.rollout import SegmentBuffer
+
+
+@torch.no_grad()
+def complete(algorithm: Any, buffer: SegmentBuffer, observations: Any, dones: npt.NDArray[np.bool_]) -> None:
+    """Compute the advantages of a `RecurrentPPO`'s rollout, and the reference policy's distributions in it.
+
+    Args:
+        algorithm: with the hidden state after the rollout.
+        buffer: of the rollout.
+        observations, dones: after it, of n_envs environments.
+    """
+    policy, device = algorithm.policy, algorithm.device
+    tensors, reset = obs_as_tensor(observations, device), torch.from_numpy(dones).to(device)
+    values = policy.predict_values(tensors, algorithm._last_state, reset, algorithm._last_previous)
+    if policy.reference is not None:
+        parameters, last = policy.reference_parameters(buffer.whole(), algorithm._last_reference_state)
+        buffer.reference, algorithm._last_reference_state = parameters.transpose(0, 1), last
+    buffer.compute_returns_and_advantage(last_values=values, dones=dones)
 
 
 @torch.no_grad()

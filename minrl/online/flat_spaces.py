@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrl.data.spaces import AnySpace, leaves
-from minrl.online.rollout import Observations
+from minrl.online.inputs.segments import Observations
 from minrl.online.spaces import fitted_spaces
 
 CLIP = 10.0  # bound of normalised observations and rewards, Stable-Baselines3's default

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrl.cells.lstm import lstm_layer
-from minrl.online.images import CNN, PartsExtractor, image_network, with_network
+from minrl.online.inputs.images import CNN, PartsExtractor, image_network, with_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.system.names import nearest
 
@@ -169,7 +169,7 @@ class LstmCnnPolicy(LstmPolicy):
 
     Args:
         observation_space, arguments, keywords: as for `LstmPolicy`.
-        cnn: the network for images, see `minrl.online.images.image_network`.
+        cnn: the network for images, see `minrl.online.inputs.images.image_network`.
         features_extractor_class: another network than those.
     """
 
@@ -194,7 +194,7 @@ class LstmMultiInputPolicy(LstmPolicy):
 
     Args:
         arguments, keywords: as for `LstmPolicy`.
-        cnn: the network for images among them, see `minrl.online.images.image_network`.
+        cnn: the network for images among them, see `minrl.online.inputs.images.image_network`.
         features_extractor_class: another extractor than `PartsExtractor`.
     """
 

@@ -5,7 +5,6 @@ N = B * T rows that count, A flat action width.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -18,11 +17,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from minrl.data.spaces import AnySpace
+from minrl.models.action_masks import added_to_logits
 from minrl.online.actions import bounded, flat_actions, to_environment
-from minrl.online.likelihood import evaluated, sampled
+from minrl.online.inputs.segments import Observations, Segments, between, each
+from minrl.online.likelihood import distribution_of, evaluated, masked, sampled
 from minrl.online.pretrained import Reference, with_loss
-from minrl.online.rollout import Observations, Segments
+from minrl.online.spaces import choice_starts
 
 # Features for the actor and the critic; the same tensor twice where they share the extractor.
 Features = tuple[Tensor, Tensor]
@@ -75,7 +75,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         if self.optimizer_class is torch.optim.Adam and self.optimizer_kwargs.keys() <= {"eps"}:
             # All parameters in one pass; equal up to rounding.
             self.optimizer_kwargs = {**self.optimizer_kwargs, "fused": True}
-        self._starts = _starts(self.observation_space)
+        self._starts = choice_starts(self.observation_space)
         super()._build(lr_schedule)
 
     def _precision(self) -> torch.dtype:
@@ -92,28 +92,30 @@ class RecurrentPolicy(ActorCriticPolicy):
         reset: Tensor,
         previous: Tensor | None = None,
         deterministic: bool = False,
+        masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Compute one step: actions (B, *shape), values (B, 1), log-likelihoods (B,) and the next state (B, S)."""
+        """Compute one step: actions (B, *shape), values (B, 1), log-likelihoods (B,) and the next state (B, S).
+
+        `masks` (B, K) are added to the logits.
+        """
         latent_pi, latent_vf, state = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
         values = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
-        actions, log_prob = sampled(self, self.mlp_extractor.forward_actor(latent_pi), deterministic)
+        actions, log_prob = sampled(self, self.mlp_extractor.forward_actor(latent_pi), deterministic, masks)
         return actions.reshape((-1, *self.action_space.shape)), values, log_prob, state  # type: ignore[misc]
 
     def evaluate_actions(self, obs: Segments, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
         """Return values (N, 1), log-likelihoods (N,) and entropies (N,) by one scan over whole segments."""
-        latent_pi, latent_vf = (x.flatten(0, 1) for x in self._scan_segments(obs)[:2])
-        if obs.kept is not None:
-            latent_pi, latent_vf = latent_pi[obs.kept], latent_vf[obs.kept]
+        latent_pi, latent_vf = (obs.of_valid(x) for x in self._scan_segments(obs)[:2])
+        masks = None if obs.masks is None else obs.of_valid(obs.masks)
         values = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
         latent_pi = self.mlp_extractor.forward_actor(latent_pi)
-        log_prob, entropy = evaluated(self, latent_pi, actions)
+        log_prob, entropy = evaluated(self, latent_pi, actions, masks)
         if obs.old_log_prob is not None:
             ratio = torch.exp(log_prob.detach() - obs.old_log_prob)
             self.first_ratio_dev = float((ratio - 1).abs().max())
         if self.reference is not None and obs.reference is not None and self.reference_weight > 0:
-            parameters = obs.reference.flatten(0, 1)
-            parameters = parameters if obs.kept is None else parameters[obs.kept]
-            divergence = self.reference.divergence(self._get_action_dist_from_latent(latent_pi), parameters).mean()
+            parameters = masked(obs.of_valid(obs.reference), masks)
+            divergence = self.reference.divergence(distribution_of(self, latent_pi, masks), parameters).mean()
             self.divergences.append(divergence.item())
             log_prob = with_loss(log_prob, self.reference_weight * divergence)
         return values, log_prob, entropy
@@ -127,11 +129,16 @@ class RecurrentPolicy(ActorCriticPolicy):
         return values
 
     def get_distribution(  # type: ignore[override]
-        self, obs: Observations, state: Tensor, reset: Tensor, previous: Tensor | None = None
+        self,
+        obs: Observations,
+        state: Tensor,
+        reset: Tensor,
+        previous: Tensor | None = None,
+        masks: Tensor | None = None,
     ) -> tuple[Distribution, Tensor]:
-        """Return the distribution of actions and the next state (B, S)."""
+        """Return the distribution of actions and the next state (B, S); `masks` (B, K) are added to its logits."""
         latent_pi, _, state = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent_pi)), state
+        return distribution_of(self, self.mlp_extractor.forward_actor(latent_pi), masks), state
 
     def reference_parameters(self, rollout: Segments, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parameters (B, T, K) of the reference policy's distributions in a rollout, and its last state."""
@@ -145,7 +152,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         training, states = self.training, [rollout.state]
         self.set_training_mode(False)  # as while acting, without dropout
         for first, end in pairwise(cuts[:-1]):
-            states.append(self._scan_segments(_between(rollout, first, end)._replace(state=states[-1]))[2])
+            states.append(self._scan_segments(between(rollout, first, end)._replace(state=states[-1]))[2])
         self.set_training_mode(training)
         return torch.stack(states)
 
@@ -165,6 +172,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         episode_start: Array | None = None,
         deterministic: bool = False,
         reward: Array | float | None = None,
+        action_masks: Any | None = None,
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return actions for one observation or a batch, and the state for the next call.
 
@@ -174,9 +182,10 @@ class RecurrentPolicy(ActorCriticPolicy):
             episode_start: (B,) True where the observation opens an episode, which resets the state.
             deterministic: the most likely action instead of a sample.
             reward: (B,) of the last actions, for a policy with `previous_reward`.
+            action_masks: (B, M) flags of the choices that are allowed, see `minrl.models.action_masks`.
 
         Raises:
-            ValueError: for an observation, state or episode start that does not fit.
+            ValueError: for an observation, state, episode start or mask that does not fit.
         """
         if self.training:
             self.set_training_mode(False)
@@ -191,7 +200,8 @@ class RecurrentPolicy(ActorCriticPolicy):
                     raise ValueError(f"episode_start has {len(reset)} entries for {count} observations")
             previous = self._no_previous(previous, reset)
             latent, _, memory = self._step(self._features(tensors), previous, memory, reset)
-            actions, _ = sampled(self, self.mlp_extractor.forward_actor(latent), deterministic)
+            masks = added_to_logits(self.action_space, action_masks, count, self.device)
+            actions, _ = sampled(self, self.mlp_extractor.forward_actor(latent), deterministic, masks)
             actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
             after = self._state(memory)
             if self.previous_size:
@@ -257,7 +267,7 @@ class RecurrentPolicy(ActorCriticPolicy):
     def _segment_features(self, rollout: Segments) -> Features:
         """Return the features (B, T, F) of the actor and the critic."""
         shape = rollout.reset.shape
-        actor, critic = self._features(_each(rollout.observations, lambda x: x.flatten(0, 1)))
+        actor, critic = self._features(each(rollout.observations, lambda x: x.flatten(0, 1)))
         shared = actor is critic
         actor = actor.unflatten(0, shape)
         return actor, actor if shared else critic.unflatten(0, shape)
@@ -267,28 +277,3 @@ class RecurrentPolicy(ActorCriticPolicy):
         if previous is None or not self.previous_size:
             return torch.zeros(*reset.shape, self.previous_size, device=reset.device)
         return previous.masked_fill(reset.unsqueeze(-1), 0.0)
-
-
-def _starts(space: AnySpace) -> dict[str, Tensor]:
-    """Return the first choice of observations that do not count from 0; one without parts is named ""."""
-    parts = space.spaces.items() if isinstance(space, spaces.Dict) else [("", space)]
-    return {
-        name: torch.from_numpy(np.asarray(part.start, np.int64))
-        for name, part in parts
-        if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start)
-    }
-
-
-def _each(observations: Observations, change: Callable[[Tensor], Tensor]) -> Observations:
-    if isinstance(observations, dict):
-        return {key: change(x) for key, x in observations.items()}
-    return change(observations)
-
-
-def _between(rollout: Segments, first: int, end: int) -> Segments:
-    """Return the steps from `first` to before `end`."""
-    return rollout._replace(
-        observations=_each(rollout.observations, lambda x: x[:, first:end]),
-        previous=rollout.previous[:, first:end],
-        reset=rollout.reset[:, first:end],
-    )

@@ -4,7 +4,7 @@ Shapes: B segments, T time, S state size, P width of the previous action and rew
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,47 +15,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
-Observations = Tensor | dict[str, Tensor]
-
-
-class Segments(NamedTuple):
-    """Segments of observations that a recurrent policy evaluates."""
-
-    observations: Observations  # (B, T, ...)
-    previous: Tensor  # (B, T, P) the previous action and reward, if the policy reads them
-    state: Tensor  # (B, S) hidden state before the first step
-    reset: Tensor  # (B, T) bool, True where an observation opens an episode
-    kept: Tensor | None = None  # (N,) int64 flat indices of the valid steps; None for all
-    old_log_prob: Tensor | None = None  # (N,) in the first minibatch after a rollout only
-    reference: Tensor | None = None  # (B, T, K) parameters of the pretrained policy's distributions
-
-
-def segment_cuts(steps: int, segment_length: int) -> list[int]:
-    """Return the steps at which a rollout is cut into segments of about equal length, from 0 to its end."""
-    pieces = -(-steps // segment_length)
-    return [steps * i // pieces for i in range(pieces + 1)]
-
-
-def check_segments(steps: int, segment_length: int | None, batch_size: int | None) -> None:
-    """Raise ValueError for segments without steps, or longer than a minibatch, which holds whole ones.
-
-    Args:
-        steps: of the rollout in each environment.
-        segment_length: most steps of a segment; None for as many as fit a minibatch.
-        batch_size: steps of a minibatch; None or 0 for the whole rollout.
-    """
-    if segment_length is None:
-        return
-    if segment_length < 1:
-        raise ValueError(f"segment_length must be at least 1 step, got {segment_length}")
-    if not batch_size:
-        return
-    longest = int(np.diff(segment_cuts(steps, segment_length)).max())
-    if longest > batch_size:
-        raise ValueError(
-            f"segments of {longest} steps do not fit a minibatch of {batch_size}, which is made of whole segments: "
-            f"set segment_length to {batch_size} or less, or batch_size to {longest} or more"
-        )
+from minrl.online.inputs.segments import Observations, Segments, segment_cuts
 
 
 class SegmentBuffer(RolloutBuffer):
@@ -99,6 +59,7 @@ class SegmentBuffer(RolloutBuffer):
         self.fillers = np.zeros(steps, dtype=np.bool_)
         self.previous: npt.NDArray[np.float32] | None = None  # (T, n_envs, P)
         self.reference: Tensor | None = None  # (T, n_envs, K)
+        self.masks: npt.NDArray[np.float32] | None = None  # (T, n_envs, K)
         self.states: list[Tensor] = []  # (n_envs, S) at each cut
         self.epochs = 0
         self.pos, self.full, self.generator_ready = 0, False, False
@@ -115,6 +76,7 @@ class SegmentBuffer(RolloutBuffer):
         state: Tensor,
         previous: Tensor | None = None,
         filler: npt.NDArray[np.bool_] | None = None,
+        masks: Tensor | None = None,
     ) -> None:
         """Add one step of all environments.
 
@@ -123,6 +85,7 @@ class SegmentBuffer(RolloutBuffer):
             state: (n_envs, S) that entered the step, before any reset.
             previous: (n_envs, P).
             filler: (n_envs,) True where the environment only reset, so that the step is ignored.
+            masks: (n_envs, K) added to the logits.
         """
         at = self.pos
         if at in self._cut_at:
@@ -141,6 +104,10 @@ class SegmentBuffer(RolloutBuffer):
             if self.previous is None:
                 self.previous = np.zeros((self.buffer_size, *previous.shape), dtype=np.float32)
             self.previous[at] = previous.cpu().numpy()
+        if masks is not None:
+            if self.masks is None:
+                self.masks = np.zeros((self.buffer_size, *masks.shape), dtype=np.float32)
+            self.masks[at] = masks.cpu().numpy()
         if filler is not None:
             self.fillers[at] = filler
         self.pos += 1
@@ -247,6 +214,7 @@ class Group:
         names = ("values", "log_probs", "advantages", "returns")
         self.numbers = torch.stack([cut(getattr(buffer, name)) for name in names]).to(self.state.dtype)  # (4, B, T)
         self.counts = ~cut(buffer.fillers) if buffer.fillers.any() else None
+        self.masks = None if buffer.masks is None else cut(buffer.masks).to(self.state.dtype)
         self.reference = None
         if buffer.reference is not None:
             bounds = [(buffer.cuts[i], buffer.cuts[i + 1]) for i in pieces]
@@ -273,5 +241,6 @@ class Group:
             kept=kept,
             old_log_prob=log_prob if first else None,
             reference=None if self.reference is None else self.reference[rows],
+            masks=None if self.masks is None else self.masks[rows],
         )
         return RolloutBufferSamples(segments, actions, values, log_prob, advantages, returns)  # type: ignore[arg-type]

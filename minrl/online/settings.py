@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from minrl.online.rollout import check_segments
+from minrl.online.inputs.segments import check_segments
 from minrl.runs.settings import SharedSettings
 from minrl.system.config import check_at_least, check_finite
 

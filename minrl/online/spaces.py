@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
@@ -76,6 +77,16 @@ def prepared(env: GymEnv) -> GymEnv:
             "environment with minrl.online.spaces.fit_spaces; predict then takes and returns their spaces"
         )
     return env if isinstance(env, VecEnv) else ScalarReward(env)
+
+
+def choice_starts(space: AnySpace) -> dict[str, torch.Tensor]:
+    """Return the first choice of observations that do not count from 0; one without parts is named ""."""
+    parts = space.spaces.items() if isinstance(space, spaces.Dict) else [("", space)]
+    return {
+        name: torch.from_numpy(np.asarray(part.start, np.int64))
+        for name, part in parts
+        if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start)
+    }
 
 
 def _ordered(env: AnyEnv, like: tuple[AnySpace, AnySpace] | None) -> tuple[AnySpace, AnySpace]:

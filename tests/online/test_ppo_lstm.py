@@ -19,7 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
 
 from minrl.agents.ppo import CnnLstmPolicy, MlpLstmPolicy, MultiInputLstmPolicy, RecurrentPPO
-from minrl.online.rollout import Segments
+from minrl.online.inputs.segments import Segments
 
 CRITICS: dict[str, dict[str, Any]] = {
     "own": {},

@@ -22,7 +22,7 @@ from minrl.agents.ppo_agent import PPOAgent, PPOConfig
 from minrl.data import EnvironmentInfo
 from minrl.data.task import Task
 from minrl.evaluate import evaluate
-from minrl.online.images import PartsExtractor, SmallCNN, image_network
+from minrl.online.inputs.images import PartsExtractor, SmallCNN, image_network
 
 
 def image(*shape: int) -> spaces.Box:

@@ -33,8 +33,8 @@ def caller_of_act() -> Any:
 
     def call(
         context: Any, address: Any, plan: Any, reals: Any, features: Any, starts: Any, previous: Any, state: Any,
-        noise: Any, actions: Any, values: Any, log_probs: Any, last: Any, batch: Any,
+        noise: Any, masks: Any, actions: Any, values: Any, log_probs: Any, last: Any, batch: Any,
     ) -> Any:  # fmt: skip
-        return result(at, plan, reals, *[at] * 10), _built(context, result)
+        return result(at, plan, reals, *[at] * 11), _built(context, result)
 
     return intrinsic(call)

@@ -159,7 +159,7 @@ def prepare(plan: Any, features: int, starts: int, previous: int, state: int, x:
 
 @inlined
 def act_rows(
-    plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, actions: int,
+    plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, masks: int, actions: int,
     values: int, log_probs: int, last: int, batch: int, parts: int, candidate: int,
 ) -> None:  # fmt: skip
     """Compute one step of B environments from the addresses of features (B, F), starts (B,), and so on.
@@ -168,6 +168,7 @@ def act_rows(
         plan, reals: of `minrl.online.compiled.act`.
         features, starts, previous, state: what enters the step, (B, F), (B,) bytes, (B, P), (B, S).
         noise: as `decide` takes it, B * K or B * A numbers; 0 for the likeliest action.
+        masks: (B, K) added to the raw outputs; 0 for none.
         actions, values, log_probs, last: where (B, A), (B,), (B,) and the next state (B, S) are written.
         batch: B.
         parts, candidate: of the gates of a backbone; no parts for LSTM layers.
@@ -196,6 +197,8 @@ def act_rows(
     through_layers(plan[plan[CRITIC_HEAD] : plan[FRONT]], latent_vf, numbers(values, batch), batch, plan[ACTIVATION])
     raw = aligned(batch * plan[RAW])
     through_layers(plan[plan[ACTOR] : plan[CRITIC_HEAD]], latent, raw, batch, plan[ACTIVATION])
+    if masks:
+        add(raw, numbers(masks, batch * plan[RAW]), batch * plan[RAW])
     count = batch * (plan[RAW] if noise else 0)
     decide(
         plan[HEAD], raw, plan[plan[PIECES] : plan[END]], weights(plan[LOG_STD], plan[ACTIONS]), numbers(noise, count),
@@ -208,12 +211,12 @@ def act(parts: int, candidate: int) -> Callable[..., None]:
     """Build the kernel of `act_rows`."""
 
     def kernel(
-        plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, actions: int,
-        values: int, log_probs: int, last: int, batch: int,
+        plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, masks: int,
+        actions: int, values: int, log_probs: int, last: int, batch: int,
     ) -> None:  # fmt: skip
         act_rows(
-            plan, reals, features, starts, previous, state, noise, actions, values, log_probs, last, batch, parts,
-            candidate,
+            plan, reals, features, starts, previous, state, noise, masks, actions, values, log_probs, last, batch,
+            parts, candidate,
         )  # fmt: skip
 
     return compiled(kernel)

@@ -30,15 +30,15 @@ def act_address(parts: int, candidate: int) -> int:
     """Compile `act_rows` by itself and return its address."""
 
     def act(
-        plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, actions: int,
-        values: int, log_probs: int, last: int, batch: int,
+        plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, masks: int,
+        actions: int, values: int, log_probs: int, last: int, batch: int,
     ) -> None:  # fmt: skip
         act_rows(
-            plan, reals, features, starts, previous, state, noise, actions, values, log_probs, last, batch, parts,
-            candidate,
+            plan, reals, features, starts, previous, state, noise, masks, actions, values, log_probs, last, batch,
+            parts, candidate,
         )  # fmt: skip
 
-    return addressed(act, numba.void(numba.int64[::1], numba.float32[::1], *[numba.int64] * 10))
+    return addressed(act, numba.void(numba.int64[::1], numba.float32[::1], *[numba.int64] * 11))
 
 
 @called
@@ -106,7 +106,7 @@ def rollout() -> Callable[..., None]:
                 encode(observations[t, b], choices, features[b])
             _act(
                 functions[ACT], plan, reals, features.ctypes.data, starts[t].ctypes.data, 0, states[now].ctypes.data,
-                noise[t].ctypes.data, actions[t].ctypes.data, values[t].ctypes.data, log_probs[t].ctypes.data,
+                noise[t].ctypes.data, 0, actions[t].ctypes.data, values[t].ctypes.data, log_probs[t].ctypes.data,
                 states[1 - now].ctypes.data, batch,
             )  # fmt: skip
             now = 1 - now
@@ -125,7 +125,7 @@ def rollout() -> Callable[..., None]:
                     encode(observations[t + 1, b], choices, features[b])
                     _act(
                         functions[ACT], plan, reals, features[b].ctypes.data, never.ctypes.data, 0,
-                        states[now, b].ctypes.data, 0, chosen.ctypes.data, value.ctypes.data, ignored.ctypes.data,
+                        states[now, b].ctypes.data, 0, 0, chosen.ctypes.data, value.ctypes.data, ignored.ctypes.data,
                         after.ctypes.data, 1,
                     )  # fmt: skip
                     rewards[t, b] += gamma * value[0]

@@ -12,7 +12,7 @@ import numpy as np
 
 from minrl.kernels.jit.compile import called, compiled
 from minrl.kernels.jit.memory import matrix, vector
-from minrl.kernels.jit.rows import copy_row
+from minrl.kernels.jit.rows import add, copy_row
 from minrl.kernels.ppo import backbone, distributions, heads, loss, lstm
 from minrl.kernels.ppo.adam import adam_step
 from minrl.kernels.ppo.backbone import MATMUL, PARTIAL, TURNED
@@ -24,11 +24,11 @@ SHARED, OWN, DETACHED, LINEAR = range(4)
 # The columns of the list of minibatches.
 FIRST_ROW, STEPS, FIRST_STATE, FIRST_SEGMENT, SEGMENTS, EPOCH, PER_MINIBATCH = range(7)
 # Where the rollout lies, row by row in segments, and where the rows of a minibatch go.
-INPUTS, RESETS, STATES, ACTIONS, OLD, VALID, ROLLOUT = range(7)
+INPUTS, RESETS, STATES, ACTIONS, OLD, VALID, MASKS, ROLLOUT = range(8)
 # Further buffers of a minibatch: both latents and their gradients, what the loss is of and its gradients, room for the
 # gradients within the heads; then gradients that are sums, log_std and its gradient.
-LATENT, DLATENT, LOG_PROBS, ENTROPIES, DVALUES, OF_LOG_PROB, OF_ENTROPY, FIRST, SECOND = range(6, 15)
-SUMS, LOG_STD, DLOG_STD, BUFFERS = range(15, 19)
+LATENT, DLATENT, LOG_PROBS, ENTROPIES, DVALUES, OF_LOG_PROB, OF_ENTROPY, FIRST, SECOND = range(7, 16)
+SUMS, LOG_STD, DLOG_STD, BUFFERS = range(16, 20)
 _BYTE = np.uint8(0)
 
 
@@ -67,6 +67,9 @@ def gather(rollout: Any, buffers: Any, batch: Any, order: Any, inputs: int, size
         for n in range(steps):
             copy_row(x[first + n], to_x[to + n], inputs)
             copy_row(actions[first + n], to_actions[to + n], sizes.actions)
+        if rollout[MASKS]:
+            masks = matrix(rollout[MASKS], sizes.rows, sizes.raw, like)[first : first + steps]
+            matrix(buffers[MASKS], rows, sizes.raw, like)[to : to + steps] = masks
         copy_row(resets[first : first + steps], to_resets[to : to + steps], steps)
         copy_row(valid[first : first + steps], to_valid[to : to + steps], steps)
         for k in range(4):
@@ -76,7 +79,7 @@ def gather(rollout: Any, buffers: Any, batch: Any, order: Any, inputs: int, size
 @called
 def through_heads(
     actor: Any, critic: Any, front: Any, buffers: Any, room: Any, latent_vf: int, pieces: Any, settings: Any,
-    figures: Any, rows: int, inputs: int, sizes: Any, like: Any,
+    figures: Any, masked: bool, rows: int, inputs: int, sizes: Any, like: Any,
 ) -> None:  # fmt: skip
     """Run both heads and compute the figures of the loss and its gradients to values and distributions."""
     heads.forward(room[MATMUL], actor, buffers[LATENT], rows, sizes.activation, room[TURNED], like)
@@ -87,6 +90,9 @@ def through_heads(
         )  # fmt: skip
     heads.forward(room[MATMUL], critic, latent_vf, rows, sizes.activation, room[TURNED], like)
     raw = matrix(actor[-1, heads.OUT], rows, sizes.raw, like)
+    if masked:
+        size = rows * sizes.raw
+        add(vector(actor[-1, heads.OUT], size, like), vector(buffers[MASKS], size, like), size)
     actions, valid = matrix(buffers[ACTIONS], rows, sizes.actions, like), vector(buffers[VALID], rows, _BYTE)
     log_std = vector(buffers[LOG_STD], sizes.actions, like)
     log_probs, entropies = vector(buffers[LOG_PROBS], rows, like), vector(buffers[ENTROPIES], rows, like)
@@ -163,8 +169,8 @@ def update(parts: int, candidate: int) -> Callable[..., None]:
                         trunk, epsilons, flip, parts, candidate,
                     )  # fmt: skip
             through_heads(
-                actor, critic, front, buffers, room, latent_vf, pieces, settings, figures[number], rows, trunk.inputs,
-                sizes, like,
+                actor, critic, front, buffers, room, latent_vf, pieces, settings, figures[number],
+                rollout[MASKS] != 0, rows, trunk.inputs, sizes, like,
             )  # fmt: skip
             done[0] = number + 1
             if settings.target_kl >= 0 and figures[number, loss.KL] > 1.5 * settings.target_kl:

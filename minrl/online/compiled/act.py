@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minrl.backbone.compiled_step import takes
 from minrl.kernels.guard import Watch, runs_alone
+from minrl.models.action_masks import added_to_logits
 from minrl.online.compiled.conditions import has_own_methods, obstacle
 from minrl.online.compiled.layout import PolicyLayout, policy_layout, trunk_addresses
 from minrl.online.compiled.memory import address, words
@@ -54,8 +55,9 @@ class CompiledAct:
         return noise
 
     def __call__(
-        self, features: Tensor, state: Tensor, starts: Tensor, previous: Tensor | None, deterministic: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self, features: Tensor, state: Tensor, starts: Tensor, previous: Tensor | None, deterministic: bool,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """Compute actions (B, A), values (B, 1), log-likelihoods (B,) and next state from contiguous tensors.
 
         Args:
@@ -64,6 +66,7 @@ class CompiledAct:
             starts: (B,) bool, True where an episode begins.
             previous: (B, P); None for zeros.
             deterministic: take the likeliest action instead of a sample.
+            masks: (B, K) added to the raw outputs.
         """
         batch, layout = features.shape[0], self.layout
         actions, last = torch.empty(batch, layout.actions), torch.empty_like(state)
@@ -71,8 +74,8 @@ class CompiledAct:
         noise = None if deterministic else self.noise(batch)
         self.kernel(
             self.plan, self.reals, features.data_ptr(), starts.data_ptr(),
-            0 if previous is None else previous.data_ptr(), state.data_ptr(), 0 if noise is None else noise.data_ptr(),
-            actions.data_ptr(), values.data_ptr(), log_probs.data_ptr(), last.data_ptr(), batch,
+            address(previous), state.data_ptr(), address(noise), address(masks), actions.data_ptr(), values.data_ptr(),
+            log_probs.data_ptr(), last.data_ptr(), batch,
         )  # fmt: skip
         return actions, values, log_probs, last
 
@@ -137,8 +140,9 @@ def _of_layer(layer: nn.Linear) -> tuple[int, ...]:
 
 @torch.no_grad()
 def step(
-    policy: Any, observations: Any, state: Tensor, starts: Any, previous: Tensor, compiled: CompiledAct | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    policy: Any, observations: Any, state: Tensor, starts: Any, previous: Tensor, compiled: CompiledAct | None,
+    masks: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Sample actions as `RecurrentPolicy.forward` does, by one compiled call where there is one.
 
     Args:
@@ -147,11 +151,12 @@ def step(
         state, previous: as for the policy, (B, S) and (B, P).
         starts: (B,) bool.
         compiled: from `compiled_act`.
+        masks: (B, K) added to the raw outputs.
     """
     if compiled is None or not takes(len(starts)):
         tensors = obs_as_tensor(observations, policy.device)
         found: tuple[Tensor, Tensor, Tensor, Tensor] = policy(
-            tensors, state, torch.from_numpy(starts).to(policy.device), previous
+            tensors, state, torch.from_numpy(starts).to(policy.device), previous, masks=masks
         )
         return found
     if compiled.is_flat:
@@ -159,29 +164,37 @@ def step(
     else:
         features = policy._features(obs_as_tensor(observations, policy.device))[0].contiguous()
     begins = torch.from_numpy(np.ascontiguousarray(starts))
-    actions, *others = compiled(features, state.contiguous(), begins, previous.contiguous(), deterministic=False)
+    actions, *others = compiled(
+        features, state.contiguous(), begins, previous.contiguous(), deterministic=False, masks=masks
+    )
     actions = actions.long() if compiled.pieces else actions
     return actions.view(-1, *policy.action_space.shape), others[0], others[1], others[2]
 
 
 def predict(
-    policy: Any, observation: Any, state: Any, episode_start: Any, deterministic: bool, reward: Any
+    policy: Any,
+    observation: Any,
+    state: Any,
+    episode_start: Any,
+    deterministic: bool,
+    reward: Any,
+    masks: Any = None,
 ) -> tuple[Array, tuple[Any, ...] | None]:
     """Predict as `RecurrentPolicy.predict` does, by one compiled call for plain observations where there is one."""
     compiled = compiled_act(policy) if type(observation) is np.ndarray and not policy.previous_size else None
     shape = policy.observation_space.shape
     if compiled is None or not compiled.is_flat or observation.shape[-len(shape) :] != shape:
-        return policy.predict(observation, state, episode_start, deterministic, reward)  # type: ignore[no-any-return]
+        return policy.predict(observation, state, episode_start, deterministic, reward, masks)  # type: ignore[no-any-return]
     count = 1 if observation.ndim == len(shape) else len(observation)
     is_known = state is None or (type(state) is tuple and len(state) == (1 if compiled.layout.parts else 2))
     if observation.ndim > len(shape) + 1 or not takes(count) or not is_known:
-        return policy.predict(observation, state, episode_start, deterministic, reward)  # type: ignore[no-any-return]
-    return _predict(compiled, policy, observation, state, episode_start, deterministic, count)
+        return policy.predict(observation, state, episode_start, deterministic, reward, masks)  # type: ignore[no-any-return]
+    return _predict(compiled, policy, observation, state, episode_start, deterministic, masks, count)
 
 
 def _predict(
     compiled: CompiledAct, policy: Any, observation: Array, state: Any, episode_start: Any, deterministic: bool,
-    count: int,
+    masks: Any, count: int,
 ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
     """Run `predict` for `count` observations that fit."""
     if policy.training:
@@ -202,14 +215,14 @@ def _predict(
         memory = policy._memory(state, count)
         if memory.shape[1] < size:  # that of an LSTM has no state of the critic
             memory = torch.cat([memory, memory.new_zeros(count, size - memory.shape[1])], dim=1)
-    noise = None if deterministic else compiled.noise(count)
+    noise, added = None if deterministic else compiled.noise(count), added_to_logits(policy.action_space, masks, count)
     # Actions, values, log-likelihoods and the next state one after another.
     width = count * layout.actions
     out = torch.empty(width + 2 * count + count * size)
     at, item = out.data_ptr(), out.element_size()
     compiled.kernel(
         compiled.plan, compiled.reals, rows.data_ptr(), starts.data_ptr(), 0, memory.data_ptr(),
-        0 if noise is None else noise.data_ptr(), at, at + width * item, at + (width + count) * item,
+        address(noise), address(added), at, at + width * item, at + (width + count) * item,
         at + (width + 2 * count) * item, count,
     )  # fmt: skip
     actions, last = out[:width].numpy(), out[width + 2 * count :].view(count, size)

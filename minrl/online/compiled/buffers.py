@@ -67,7 +67,8 @@ def minibatch_buffers(layout: PolicyLayout, arena: Arena, rows: int, segments: i
     return words(
         [
             take(rows, layout.inputs), bytes_of[0], take(segments, layout.state_size), take(rows, layout.actions),
-            take(4, rows), bytes_of[1], take(*latents), take(*latents), *(take(rows) for _ in range(5)),
+            take(4, rows), bytes_of[1], take(rows, layout.raw), take(*latents), take(*latents),
+            *(take(rows) for _ in range(5)),
             take(rows, widest), take(rows, widest), layout.sums.ctypes.data,
             0 if log_std is None else log_std.data_ptr(), layout.dlog_std,
         ]

@@ -18,7 +18,7 @@ from minrl.backbone.weights import stack_weights
 from minrl.kernels.guard import is_unwatched, runs_alone
 from minrl.kernels.scan import cpu
 from minrl.online.backbone_policy import BackbonePolicy, Trunk
-from minrl.online.images import PartsExtractor
+from minrl.online.inputs.images import PartsExtractor
 from minrl.online.lstm_policy import LstmPolicy
 from minrl.online.policy import RecurrentPolicy
 

@@ -1,6 +1,7 @@
 """The segments of a rollout and the minibatches of an update as arrays for the compiled update.
 
-Shapes: R rows of the rollout, segment after segment; Q segments, S state size, A action width, F inputs, G minibatches.
+Shapes: R rows of the rollout, segment after segment; Q segments, S state size, A action width, F inputs, K raw outputs,
+G minibatches.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ class Rollout:
     actions: Tensor  # (R, A)
     old: Tensor  # (4, R) values, log-likelihoods, advantages and returns
     valid: Tensor  # (R,) bool
+    masks: Tensor | None  # (R, K) added to the raw outputs
     first_rows: list[int]  # of the groups
     first_states: list[int]
     lengths: list[int]
@@ -57,6 +59,7 @@ def rollout_tensors(buffer: SegmentBuffer, policy: Any, dtype: torch.dtype) -> R
         actions=each(lambda group: group.actions.flatten(0, 1)).to(dtype).contiguous(),
         old=torch.cat([group.numbers.flatten(1) for group in groups], dim=1).to(dtype).contiguous(),
         valid=valid,
+        masks=None if buffer.masks is None else each(lambda group: group.masks.flatten(0, 1)).to(dtype).contiguous(),
         first_rows=np.cumsum([0, *rows])[:-1].tolist(),
         first_states=np.cumsum([0, *(count for count, _ in shapes)])[:-1].tolist(),
         lengths=[length for _, length in shapes],

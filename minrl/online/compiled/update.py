@@ -13,7 +13,7 @@ from minrl.kernels.guard import Watch
 from minrl.online.compiled.buffers import block_buffers, head_layers, kept_buffers, minibatch_buffers
 from minrl.online.compiled.conditions import obstacle_of_update
 from minrl.online.compiled.layout import PolicyLayout, policy_layout, trunk_addresses
-from minrl.online.compiled.memory import Arena, words
+from minrl.online.compiled.memory import Arena, address, words
 from minrl.online.compiled.segments import Minibatches, Rollout, draw_minibatches, rollout_tensors
 
 
@@ -30,9 +30,11 @@ class _Update:
 _updates: WeakKeyDictionary[nn.Module, _Update] = WeakKeyDictionary()
 
 
-def announce(algorithm: Any) -> None:
-    """Print, with `verbose` of at least 1, whether updates run as one compiled call, and if not, why."""
+def announce(algorithm: Any, *, masked: bool) -> None:
+    """Print, with `verbose` of at least 1, whether updates run as one compiled call, if not, why, and masks."""
     if algorithm.verbose >= 1:
+        if masked:
+            print("actions: masked by action_masks() of the environments")
         reason = _obstacle(algorithm)
         print(f"update: {'one compiled call' if reason is None else f'torch operations, as {reason}'}")
 
@@ -92,7 +94,7 @@ def _run(
     policy = algorithm.policy
     plan = _plan(policy, minibatches.largest)
     layout, group = plan.layout, policy.optimizer.param_groups[0]
-    tensors = rollout.inputs, rollout.resets, rollout.states, rollout.actions, rollout.old, rollout.valid
+    tensors = rollout.inputs, rollout.resets, rollout.states, rollout.actions, rollout.old, rollout.valid, rollout.masks
     trunk = backbone.TrunkSizes(
         layout.inputs, layout.width, layout.depth, layout.inner, layout.hidden, layout.taps, layout.state_size
     )
@@ -109,7 +111,7 @@ def _run(
     rates = adam.AdamSettings(float(group["lr"]), first, second, float(group["eps"]), float(algorithm.max_grad_norm))
     figures, done = np.zeros((len(minibatches.table), _FIGURES)), np.zeros(2, np.int64)
     update.update(layout.parts, layout.candidate)(
-        words([tensor.data_ptr() for tensor in tensors]), *plan.arguments, layout.epsilons, layout.flip, layout.pieces,
+        words([address(tensor) for tensor in tensors]), *plan.arguments, layout.epsilons, layout.flip, layout.pieces,
         _moments(layout, policy.optimizer), minibatches.table, minibatches.order, trunk, sizes, settings, rates,
         figures, done,
     )  # fmt: skip

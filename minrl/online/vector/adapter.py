@@ -75,7 +75,7 @@ class VectorEnvironment(VecEnv):
         self.episodes = EpisodeStatistics(count)
         self._nobody = np.zeros(count, dtype=bool)
         self._nobody.flags.writeable = False
-        self.filler = self._resets_next = self._nobody
+        self.filler = self.resets_next = self._nobody
         super().__init__(count, observation_space, action_space)
         self.metadata = {**(environment.metadata or {}), **self.metadata}
         self._trusts_reports = not kinds.miscounts_episodes(environment, self.autoreset)
@@ -101,7 +101,7 @@ class VectorEnvironment(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self.episodes.restart()
-        self.filler = self._resets_next = self._nobody
+        self.filler = self.resets_next = self._nobody
         self.reset_infos = split_info(info, self.num_envs)
         first: VecEnvObs = self._observations(observations)
         return first
@@ -126,7 +126,7 @@ class VectorEnvironment(VecEnv):
         observations = self._observations(observations)
         infos = split_info(info, self.num_envs)
         done = np.logical_or(terminated, truncated)
-        self.filler, self._resets_next = self._resets_next, self._nobody
+        self.filler, self.resets_next = self.resets_next, self._nobody
         filler = None if self.filler is self._nobody else self.filler
         rewards = self._rewards(rewards)
         self.episodes.add(np.asarray(info["reward"]) if self._is_game(info) else rewards, filler)
@@ -163,7 +163,7 @@ class VectorEnvironment(VecEnv):
     ) -> None:
         """Write the entries of `infos` that Stable-Baselines3 reads at the end of an episode."""
         if self.autoreset is AutoresetMode.NEXT_STEP:
-            self._resets_next = done.copy()
+            self.resets_next = done.copy()
         for index in np.flatnonzero(done & ~self.filler).tolist():
             final = self._row(observations, index)
             if self.autoreset is AutoresetMode.SAME_STEP:

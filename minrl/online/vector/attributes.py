@@ -65,11 +65,16 @@ def call_method(
 ) -> list[Any]:
     """Call method `name` of each of the environments `indices`, and return the results.
 
+    A natively vectorised environment's own `action_masks` gives a row for each.
+
     Raises:
         AttributeError: if they have no such method.
         ValueError: if they cannot be called, or only all together.
     """
     base = environment.unwrapped
+    if not hasattr(base, "call") and name == "action_masks" and has_attribute(environment, name):
+        rows = next(getattr(layer, name) for layer in _layers(environment) if hasattr(layer, name))()
+        return [rows[index] for index in indices]  # one array for all
     if not hasattr(base, "call"):
         raise ValueError(
             f"{type(base).__name__} steps all its environments as one and cannot call {name!r} on each: "

@@ -1,0 +1,1 @@
+"""Inputs of a policy: images, segments of a rollout, action masks."""

@@ -11,6 +11,8 @@ from minrl.system.config import key_value
 from minrl.system.mujoco import quiet_mujoco
 from minrl.system.trust import add_trust
 
+from .zip_flags import add_vecnormalize
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `minrl collect`."""
@@ -18,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  minrl collect --policy random --env Pendulum-v1 --episodes 100 --out minari:me/pendulum-v0\n"
-        "  minrl collect --policy sac.zip --trust --env Hopper-v5 --episodes 50 --out minari:me/hopper-v0"
+        "  minrl collect --policy sac.zip --env Hopper-v5 --episodes 50 --out minari:me/hopper-v0"
     )
     add = parser.add_argument
     add(
@@ -32,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="minari:NAME", help="data set to write, NAME as namespace/name-v0")
     add("--seed", metavar="N", type=int, default=0, help="seed of the first episode (default: 0)")
     add("--deterministic", action="store_true", help="the policy's likeliest action instead of a sample")
-    add("--vecnormalize", metavar="FILE.pkl", help="file of VecNormalize.save, for a policy trained with it")
-    add_trust(parser, "open pickles: a policy's .zip, or --vecnormalize")
+    add_vecnormalize(parser)
+    add_trust(parser, "open the pickles of a policy's .zip, or of --vecnormalize, where they are needed")
     add("--env-options", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="settings of gymnasium.make")
     add(
         "--max-episode-steps",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minrl.agent import parameter_count
+from minrl.agent import Actor, parameter_count
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.task import Task
 from minrl.data.trust import check_keywords
@@ -21,17 +21,21 @@ from minrl.runs.threads import describe_threads, use_threads
 from minrl.system.config import key_value
 from minrl.system.json_text import to_json
 from minrl.system.trust import add_trust
+from minrl.zoo import is_policy_file, load_zip_in
+
+from .zip_flags import RUN_OR_ZIP, add_vecnormalize
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `minrl evaluate`."""
-    parser.usage = "minrl evaluate RUN [flags]"
+    parser.usage = "minrl evaluate RUN|ZIP [flags]"
     parser.epilog = (
         "examples:\n"
         "  minrl evaluate runs/hopper --episodes 50 --json\n"
-        "  minrl evaluate runs/hopper/best.pt --target 1800 3600"
+        "  minrl evaluate runs/hopper/best.pt --target 1800 3600\n"
+        "  minrl evaluate ppo.zip --env CartPole-v1"
     )
-    parser.add_argument("path", metavar="RUN", type=Path, help="a run's folder (its last checkpoint) or a checkpoint")
+    parser.add_argument("path", metavar="RUN|ZIP", type=Path, help=RUN_OR_ZIP)
     parser.add_argument("--episodes", metavar="N", type=int, default=20, help="episodes of each target (default: 20)")
     parser.add_argument(
         "--target", type=float, nargs="+", metavar="RETURN", help="target returns (default: the agent's own)"
@@ -71,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", metavar="N", type=int, default=0, help="CPU threads, 0: by the model's size (default: 0)"
     )
-    add_trust(parser, "make whatever environment the checkpoint names")
+    add_vecnormalize(parser)
+    add_trust(parser, "make whatever environment the checkpoint names, or open the pickles of a .zip")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else")
     parser.set_defaults(run=run)
 
@@ -81,13 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threads < 0:
         raise ValueError(f"threads must not be negative, got {arguments.threads}")
     with stdout_left_alone() if arguments.json else contextlib.nullcontext():
-        saved = checkpoint.read(arguments.path)
-        agent = checkpoint.restore(saved, str(arguments.path))
+        agent, environment, about = opened(arguments)
         acting = arguments.environments * len(arguments.target or [None]) * inputs_per_action(agent)
         threads = use_threads(arguments.threads, agent, acting, places=agent.task.observation_size)
         results = evaluate(
             agent,
-            chosen_environment(agent.task, arguments.env, dict(arguments.env_kwargs)),
+            environment,
             episodes=arguments.episodes,
             targets=arguments.target,
             environments=arguments.environments,
@@ -97,22 +101,32 @@ def run(arguments: argparse.Namespace) -> int:
             max_episode_steps=arguments.max_episode_steps,
             progress=not arguments.json,
         )
-    label = saved.note.get("label", "checkpoint")
     if arguments.json:
-        head = {
-            "run": str(arguments.path),
-            "agent": saved.agent,
-            "checkpoint": label,
-            "step": saved.step,
-            "parameters": parameter_count(agent),
-            "threads": threads,
-        }
+        head = {"run": str(arguments.path), **about, "parameters": parameter_count(agent), "threads": threads}
         rows = [result.to_dict() for result in results]
         print(to_json(head | (rows[0] if len(rows) == 1 else {"targets": rows})))
     else:
-        print(f"{arguments.path}: {label}, step {saved.step} ({describe_threads(threads, arguments.threads)})\n")
+        what = ", step ".join(str(about[key]) for key in ("checkpoint", "step") if about[key] is not None)
+        print(f"{arguments.path}: {what} ({describe_threads(threads, arguments.threads)})\n")
         print(evaluation_table(results))
     return 0
+
+
+def opened(arguments: argparse.Namespace) -> tuple[Actor, EnvironmentInfo, dict[str, Any]]:
+    """Return the agent of a run, a checkpoint or a .zip, where to evaluate it, and what JSON says of it."""
+    kwargs = dict(arguments.env_kwargs)
+    if is_policy_file(arguments.path):
+        if arguments.env is None:
+            raise ValueError(f"{arguments.path}: name the environment of its training with --env ID")
+        environment = EnvironmentInfo(arguments.env, kwargs)
+        policy = load_zip_in(arguments.path, environment, vecnormalize=arguments.vecnormalize)
+        return policy, environment, {"agent": policy.name, "checkpoint": policy.algorithm, "step": None}
+    if arguments.vecnormalize is not None:
+        raise ValueError("--vecnormalize is for a policy's .zip; a run keeps its own statistics")
+    saved = checkpoint.read(arguments.path)
+    agent = checkpoint.restore(saved, str(arguments.path))
+    about = {"agent": saved.agent, "checkpoint": saved.note.get("label", "checkpoint"), "step": saved.step}
+    return agent, chosen_environment(agent.task, arguments.env, kwargs), about
 
 
 def chosen_environment(task: Task, name: str | None, kwargs: dict[str, Any]) -> EnvironmentInfo:

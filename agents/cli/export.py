@@ -3,10 +3,16 @@
 import argparse
 from pathlib import Path
 
+from minrl.agent import Actor
+from minrl.data.environment import EnvironmentInfo
 from minrl.export.onnx import OPSET, Exported, export_onnx
 from minrl.runs import checkpoint
+from minrl.system.trust import add_trust
+from minrl.zoo import is_policy_file, load_zip_in
+from minrl.zoo.trusted import TrustedAgent
 
 from . import flag_hints
+from .zip_flags import RUN_OR_ZIP, add_vecnormalize
 
 # Needs gymnasium, numpy and onnxruntime; for flat Box observations.
 EXAMPLE = """\
@@ -55,23 +61,27 @@ def act(observation, reward=0.0, start=False):  # the last action's reward; star
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `minrl export`."""
-    parser.usage = "minrl export RUN --onnx FILE [flags]"
+    parser.usage = "minrl export RUN|ZIP --onnx FILE [flags]"
     indented, alone = ("".join(f"  {line}\n" for line in text.splitlines()) for text in (EXAMPLE, EXAMPLE_ALONE))
     parser.epilog = (
         "examples:\n"
         "  minrl export runs/hopper --onnx hopper.onnx\n"
-        "  minrl export runs/hopper/best.pt --onnx hopper.onnx --target 3600\n\n"
+        "  minrl export runs/hopper/best.pt --onnx hopper.onnx --target 3600\n"
+        "  minrl export ppo.zip --env CartPole-v1 --onnx cartpole.onnx\n\n"
         "to act with the file in Python, without torch and without minrl, in the environment that it\n"
         "names, if the observation is one array:\n\n"
         f"{indented}\n"
         "the same without an environment, for observations of any structure, act(observation, reward, start):\n\n"
         f"{alone}"
     )
-    parser.add_argument("path", metavar="RUN", type=Path, help="a run's folder (its last checkpoint) or a checkpoint")
+    parser.add_argument("path", metavar="RUN|ZIP", type=Path, help=RUN_OR_ZIP)
     parser.add_argument("--onnx", metavar="FILE", type=Path, help="file to write; an existing one is replaced")
     parser.add_argument(
         "--target", metavar="RETURN", type=float, help="target return of the initial state (unset: the agent's own)"
     )
+    parser.add_argument("--env", metavar="ID", help="environment of a .zip's training, for its spaces and the metadata")
+    add_vecnormalize(parser)
+    add_trust(parser, "open the pickles of --vecnormalize, where they are needed")
     parser.add_argument("--opset", metavar="N", type=int, default=OPSET, help=f"ONNX operator set (default: {OPSET})")
     parser.set_defaults(run=run, instead=flag_hints.EXPORT)
 
@@ -80,10 +90,25 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, check, and print a summary."""
     if arguments.onnx is None:
         raise ValueError(f"--onnx is missing: {arguments.parser.usage}")
-    agent = checkpoint.load(arguments.path)
+    agent, name = _opened(arguments)
     written = export_onnx(agent, arguments.onnx, target_return=arguments.target, opset=arguments.opset)
-    print(_report(written, agent.name, plays=agent.task.environment is not None))
+    print(_report(written, name, plays=agent.task.environment is not None))
     return 0
+
+
+def _opened(arguments: argparse.Namespace) -> tuple[Actor, str]:
+    """Return the agent and its name."""
+    if not is_policy_file(arguments.path):
+        for flag in ("env", "vecnormalize"):
+            if getattr(arguments, flag) is not None:
+                raise ValueError(f"--{flag} is for a policy's .zip; a run keeps its own")
+        agent = checkpoint.load(arguments.path)
+        return agent, agent.name
+    environment = None if arguments.env is None else EnvironmentInfo(arguments.env)
+    policy = load_zip_in(arguments.path, environment, vecnormalize=arguments.vecnormalize)
+    if isinstance(policy, TrustedAgent):
+        raise ValueError(f"{arguments.path}: its policy acts by code of its own, which cannot be exported")
+    return policy, policy.algorithm
 
 
 def _report(written: Exported, name: str, *, plays: bool) -> str:

@@ -13,28 +13,34 @@ from typing import Any
 _ITEMS = {"Double": 8, "Long": 8, "ComplexFloat": 8, "ComplexDouble": 16, "Float": 4, "Int": 4, "Half": 2, "Short": 2}
 _ITEMS |= {"BFloat16": 2, "Byte": 1, "Char": 1, "Bool": 1, "Untyped": 1}
 _PIECE = 1 << 20  # bytes read at once
+_LEGACY_PICKLES = 4  # magic number, version, sizes of C's types, the object itself
 
 
 class DamagedFileError(ValueError):
     """Error of a file whose content was damaged, or that was not written to its end."""
 
 
-def check_archive(file: Path) -> None:
+def check_archive(file: Path, content: bytes | None = None) -> None:
     """Check the archive at `file` as `torch.save` writes it: stored records, each with a CRC-32.
+
+    Args:
+        file: path of the archive, which errors name.
+        content: its bytes, if the archive lies inside `file`.
 
     Raises:
         DamagedFileError: if it is no such archive, cut short, or a record fails its CRC-32.
         ValueError: if it holds code, or tensors larger than their records.
     """
     damaged = DamagedFileError(f"checkpoint {file} is damaged or cut short or no checkpoint; nothing was loaded")
+    size = file.stat().st_size if content is None else len(content)
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(file if content is None else io.BytesIO(content)) as archive:
             records = {_inner(entry.filename): entry for entry in archive.infolist()}
             if _holds_code(records):
                 raise ValueError(f"checkpoint {file} is a TorchScript archive, which holds code; refused")
             sizes = sum(entry.file_size for entry in archive.infolist())
             stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
-            if not stored or sizes > file.stat().st_size or "data.pkl" not in records:
+            if not stored or sizes > size or "data.pkl" not in records:
                 raise damaged
             for entry in archive.infolist():
                 _read_to_the_end(archive, entry)
@@ -43,10 +49,33 @@ def check_archive(file: Path) -> None:
         raise damaged from error
     if storages is None:
         raise damaged
-    for key, size in storages:
+    for key, declared in storages:
         record = records.get(f"data/{key}")
-        if record is None or record.file_size < size:
-            raise ValueError(f"checkpoint {file} declares a tensor of {size} bytes that it does not hold; refused")
+        if record is None or record.file_size < declared:
+            raise ValueError(f"checkpoint {file} declares a tensor of {declared} bytes that it does not hold; refused")
+
+
+def check_legacy(file: Path, content: bytes) -> None:
+    """Check the bytes of a file inside `file` that torch wrote before 1.6: pickles, then the storages.
+
+    It has no checksum of its own.
+
+    Raises:
+        DamagedFileError: if it cannot be read.
+        ValueError: if it declares more bytes of tensors than it holds.
+    """
+    stream, sizes = io.BytesIO(content), dict[str, int]()
+    try:
+        for _ in range(_LEGACY_PICKLES):
+            reader = _Sizes(stream)
+            reader.load()
+            sizes |= dict(reader.found)
+    except Exception as error:  # a malformed pickle may raise anything
+        raise DamagedFileError(f"checkpoint {file} is damaged or cut short; nothing was loaded") from error
+    if sum(sizes.values()) > len(content):
+        raise ValueError(
+            f"checkpoint {file} declares tensors of {sum(sizes.values())} bytes that it does not hold; refused"
+        )
 
 
 def is_sound(file: Path) -> bool:
@@ -111,8 +140,8 @@ class _Sizes(pickle._Unpickler):
         return _Stub
 
     def persistent_load(self, reference: Any) -> None:
-        """Note a storage: ("storage", class, key, device, elements)."""
-        _, item, key, _, elements = reference
+        """Note a storage: ("storage", class, key, device, elements), and before torch 1.6 a view of another."""
+        _, item, key, _, elements = reference[:5]
         self.found.append((str(key), (item if isinstance(item, int) else 1) * int(elements)))
 
 

@@ -228,14 +228,15 @@ def test_pickles_are_opened_only_on_trust(
     stranger = tmp_path / ("evil.zip" if flag == "--policy" else "evil.pkl")
     if flag == "--policy":
         evil = {"policy_class": {":type:": "x", ":serialized:": b64encode(pickle.dumps(Evil(mark))).decode()}}
-        with zipfile.ZipFile(stranger, "w") as archive:
+        with zipfile.ZipFile(harmless) as source, zipfile.ZipFile(stranger, "w") as archive:
             archive.writestr("data", json.dumps(evil))
+            archive.writestr("policy.pth", source.read("policy.pth"))
     else:
         stranger.write_bytes(pickle.dumps(Evil(mark)))
     words = ["collect", "--env", "CartPole-v1", "--episodes", 1, "--out", "minari:a/b-v0", flag, stranger]
     words += [] if flag == "--policy" else ["--policy", harmless]
     said = command(capsys, *words)
-    assert "holds pickled objects, and opening them runs whatever code they name" in said
+    assert ("only its own code can act with it" if flag == "--policy" else "it is not opened") in said
     assert "--trust" in said
     assert not mark.exists()
     command(capsys, *words, "--trust")  # it is opened, and is no policy

@@ -36,6 +36,7 @@ FLOORS = [
     ["minrl.models", "minrl.evaluate"],
     ["minrl.runs"],
     ["minrl.training", "minrl.online", "minrl.compare"],
+    ["minrl.zoo"],
     ["minrl.collect", "minrl.export", "minrl.bench"],
     ["minrl.agents"],
     ["minrl.agents.__main__", "minrl.agents.cli"],

@@ -3,6 +3,9 @@
 A complex number is kept as two real ones, so that a state is a real tensor and a step needs no complex arithmetic
 (ONNX has none).
 
+Decays are computed in float64 and rounded once: a slow state magnifies what its decay is off by 1 / (1 - |decay|),
+2,000 times at a step size of 0.001. In float32 outputs of S5 are off by 6e-6 of the largest, so by 2e-6.
+
 Shapes: B batch, T time, D width, N states, P parts of a number: 2 (real | imaginary), or 1 where all are real.
 """
 
@@ -35,18 +38,18 @@ def expm1(x: Tensor) -> Tensor:
 
 
 def zero_order_hold(real: Tensor, imaginary: Tensor | None, dt: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute exp(A dt) and (exp(A dt) - 1) / A of A = real + i * imaginary, each (…) -> two (…, P).
+    """Compute exp(A dt) and (exp(A dt) - 1) / A of A = real + i * imaginary, each (…) float64 -> two (…, P).
 
-    For small steps a naive exp(A dt) - 1 loses four of float32's seven digits: see `expm1`.
+    In float32 exp(A dt) - 1 loses four of seven digits at small steps, in float64 four of sixteen.
     """
-    x = real * dt
+    size = torch.exp(real * dt)
     if imaginary is None:
-        return torch.exp(x).unsqueeze(-1), (expm1(x) / real).unsqueeze(-1)
-    y = imaginary * dt
-    decay = polar(torch.exp(x), y)
-    less_one = expm1(x) * torch.cos(y) - 2 * torch.sin(y / 2).square()
-    inverse = torch.stack([real, -imaginary], dim=-1) / (real.square() + imaginary.square()).unsqueeze(-1)
-    return decay, multiply(torch.stack([less_one, decay[..., 1]], dim=-1), inverse)
+        return size.unsqueeze(-1), ((size - 1) / real).unsqueeze(-1)
+    decay = polar(size, imaginary * dt)
+    less_one, part = decay[..., 0] - 1, decay[..., 1]
+    square = real.square() + imaginary.square()
+    factor = [less_one * real + part * imaginary, part * real - less_one * imaginary]
+    return decay, torch.stack(factor, dim=-1) / square.unsqueeze(-1)
 
 
 def log_uniform(size: int, least: float, most: float) -> Tensor:

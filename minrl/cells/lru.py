@@ -73,9 +73,8 @@ class LRU(Cell):
 
     def _decay(self) -> Tensor:
         """Compute lambda, (N, 2)."""
-        precision = state_dtype(self.nu_log)
-        nu, theta = torch.exp(self.nu_log.to(precision)), torch.exp(self.theta_log.to(precision))
-        return diagonal.polar(torch.exp(-nu), theta)
+        nu, theta = torch.exp(self.nu_log.double()), torch.exp(self.theta_log.double())
+        return diagonal.polar(torch.exp(-nu), theta).to(state_dtype(self.nu_log))
 
     def _drive(self, x: Tensor) -> Tensor:
         matrix = torch.stack([self.B_re, self.B_im], dim=-1) * torch.exp(self.gamma_log)[:, None, None]

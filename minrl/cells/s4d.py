@@ -102,10 +102,10 @@ class S4D(Cell):
     def _discrete(self) -> tuple[Tensor, Tensor]:
         """Compute A-bar (D * M, P) and B-bar (D, M, P), where B is 1."""
         precision = state_dtype(self.log_dt)
-        imaginary = None if self.A_imag is None else self.A_imag.to(precision)
-        dt = torch.exp(self.log_dt.to(precision)).unsqueeze(-1)
-        decay, factor = diagonal.zero_order_hold(-torch.exp(self.log_A_real.to(precision)), imaginary, dt)
-        return decay.flatten(0, 1), factor
+        imaginary = None if self.A_imag is None else self.A_imag.double()
+        dt = torch.exp(self.log_dt.double()).unsqueeze(-1)
+        decay, factor = diagonal.zero_order_hold(-torch.exp(self.log_A_real.double()), imaginary, dt)
+        return decay.flatten(0, 1).to(precision), factor.to(precision)
 
     def _read_out(self) -> Tensor:
         """Return the weights of a channel's state parts in its output, (D, M * P)."""

@@ -78,12 +78,11 @@ class S5(Cell):
     def _discrete(self) -> tuple[Tensor, Tensor]:
         """Compute Lambda-bar (N / 2, 2) and B-bar (N / 2, D, 2)."""
         precision = state_dtype(self.B)
-        real, imaginary = self.Lambda_re.to(precision), self.Lambda_im.to(precision)
+        real, imaginary, log_step = (part.double() for part in (self.Lambda_re, self.Lambda_im, self.log_step[:, 0]))
         if self.clip_eigs:
             real = real.clamp(max=-1e-4)
-        dt = torch.exp(self.log_step[:, 0].to(precision))
-        decay, factor = diagonal.zero_order_hold(real, imaginary, dt)
-        return decay, diagonal.multiply(factor.unsqueeze(1), self.B.to(precision))
+        decay, factor = diagonal.zero_order_hold(real, imaginary, torch.exp(log_step))
+        return decay.to(precision), diagonal.multiply(factor.to(precision).unsqueeze(1), self.B.to(precision))
 
     def _out(self, h: Tensor, x: Tensor) -> Tensor:
         return diagonal.read_out(h, 2 * self.C) + self.D * x

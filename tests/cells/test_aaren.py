@@ -53,7 +53,7 @@ def test_without_scores_it_is_the_running_mean() -> None:
     mean = model.value(x).cumsum(1) / torch.arange(1, STEPS + 1).unsqueeze(-1)
     y, last = model.scan(x)
     assert torch.allclose(y, model.out(mean), atol=1e-12)
-    counts = last[:, HEADS:].unflatten(1, (HEADS, -1))[..., -1]
+    counts = last[:, HEADS : 2 * HEADS + WIDTH].unflatten(1, (HEADS, -1))[..., -1]
     assert torch.allclose(counts, torch.full_like(counts, STEPS), atol=1e-10)
 
 
@@ -66,6 +66,23 @@ def test_the_initial_state_is_not_a_score_of_zero() -> None:
     y, last = model.scan(x)
     assert last[0, :HEADS].max() < -200
     assert torch.allclose(y, model.out(model.value(x)), atol=1e-6)
+
+
+def test_a_long_episode_loses_no_step() -> None:
+    """Continue after 1e8 equal scores, where a float32 count stands still: count and sums follow."""
+    model = Aaren(WIDTH, heads=HEADS)
+    torch.nn.init.zeros_(model.key.weight)
+    before = 1e8
+    state = model.initial_state(1)
+    state[:, HEADS : 2 * HEADS + WIDTH].unflatten(1, (HEADS, -1))[..., -1] = before
+    x = torch.randn(1, STEPS, WIDTH)
+    wanted = model.value(x).double().sum(1)
+    for way in WAYS.values():
+        _, last = way(model, x, state, torch.zeros(1, STEPS, dtype=torch.bool))
+        kept, rest = last[:, HEADS:].double().chunk(2, dim=1)
+        sums = (kept + rest).unflatten(1, (HEADS, -1))
+        assert torch.allclose(sums[..., -1] - before, torch.full_like(sums[..., -1], STEPS), atol=1e-3)
+        assert torch.allclose(sums[..., :-1].flatten(1), wanted, atol=1e-4)
 
 
 def test_running_max() -> None:

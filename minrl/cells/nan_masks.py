@@ -15,7 +15,6 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from minrl.cells.base import Cell
 from minrl.kernels.guard import is_unwatched
 
 Scan = TypeVar("Scan", bound=Callable[..., tuple[Tensor, Tensor]])
@@ -38,7 +37,7 @@ def contained(scan: Scan) -> Scan:
     """
 
     @wraps(scan)
-    def run(cell: Cell, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def run(cell: Any, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if reset is None or getattr(_outer, "active", False):
             return scan(cell, x, state, reset)
         may_look = x.is_cpu and is_unwatched() and not _function_modes()
@@ -70,7 +69,7 @@ def contained(scan: Scan) -> Scan:
 
 
 def _run(
-    scan: Callable[..., tuple[Tensor, Tensor]], cell: Cell, x: Tensor, state: Tensor | None, reset: Tensor
+    scan: Callable[..., tuple[Tensor, Tensor]], cell: Any, x: Tensor, state: Tensor | None, reset: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Call `scan` on finite inputs, without checks in the cells inside."""
     _outer.active = not torch.compiler.is_compiling()

@@ -25,14 +25,14 @@ DOORS = {ROOT / "agents/cli/reproduce.py": "minrl.reproduce"}
 # Modules that run where only torch is installed.
 BARE = [
     *(ROOT / "minrl" / name for name in ("scan.py", "system/names.py", "system/malloc.py", "__init__.py")),
-    *sorted(path for room in ("kernels", "cells", "backbone") for path in (ROOT / "minrl" / room).rglob("*.py")),
+    *sorted(path for room in ("kernels", "cells", "backbone", "nn") for path in (ROOT / "minrl" / room).rglob("*.py")),
 ]
 # An import leads to a lower floor or stays in its room: the innermost one of a module.
 FLOORS = [
     ["minrl.system", "minrl.kernels"],
     ["minrl.scan", "minrl.data"],
     ["minrl.cells", "minrl.agent"],
-    ["minrl.backbone", "minrl.play"],
+    ["minrl.backbone", "minrl.nn", "minrl.play"],
     ["minrl.models", "minrl.evaluate"],
     ["minrl.runs"],
     ["minrl.training", "minrl.online", "minrl.compare"],

@@ -1,5 +1,7 @@
 """The models under the contract of a cell, and the ways to run one that must agree.
 
+Compiled kernels run in float32, as agents do; in float64 torch's operations run, as on a device without kernels.
+
 Shapes: B batch, T time, D width, S state size.
 """
 
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from minrl.backbone import Backbone
 from minrl.cells import CELLS, Cell
+from minrl.scan import without_fused_kernels
 
 WIDTH, BATCH, STEPS = 8, 3, 70  # more steps than one chunk, block or piece of any cell, and no multiple of any
 CUTS = (1, 2, 13, 50, STEPS)
@@ -109,32 +112,37 @@ def episodes_apart(model: Cell, x: Tensor, state: Tensor, reset: Tensor) -> tupl
 WAYS: dict[str, Run] = {"scan": scan, "steps": step_by_step, "cuts": cut, "episodes": episodes_apart}
 
 
-def build(name: str, dtype: torch.dtype = torch.float64) -> Cell:
+def build(name: str, dtype: torch.dtype = torch.float32) -> Cell:
     """Build the model `name` of MODELS, always with the same weights, without dropout."""
     torch.manual_seed(1)
     return MODELS[name]().to(dtype).eval()
 
 
+def inputs(name: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw x (B, T, D), a state (B, S) left by some steps, and resets (B, T)."""
+    x, state, reset = _drawn(name)
+    return x.to(dtype, copy=True), state.to(dtype, copy=True), reset
+
+
 @cache
-def inputs(name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw x (B, T, D), a state (B, S) left by some steps, and resets (B, T), in float64."""
-    model = build(name)
+def _drawn(name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw them in float64, rounded to float32 so that only the arithmetic differs."""
+    model = build(name, torch.float64)
     torch.manual_seed(2)
-    x = torch.randn(BATCH, STEPS, WIDTH, dtype=torch.float64)
+    x = torch.randn(BATCH, STEPS, WIDTH).double()
     reset = torch.rand(BATCH, STEPS) < 0.08
     reset[0, 0] = True
     reset[1, 30:33] = True
-    with torch.no_grad():
+    with torch.no_grad(), without_fused_kernels():
         state = model.scan(torch.randn(BATCH, 9, WIDTH, dtype=torch.float64))[1]
-    return x, state, reset
+    return x, state.float().double(), reset
 
 
 def measure(name: str, way: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return outputs, final state and the gradients of a random loss of both, for `way` of running the model."""
     model = build(name, dtype)
-    x, state, reset = inputs(name)
-    x = x.to(dtype).requires_grad_()
-    state = state.to(dtype).requires_grad_()
+    x, state, reset = inputs(name, dtype)
+    x, state = x.requires_grad_(), state.requires_grad_()
     y, last = WAYS[way](model, x, state, reset)
     torch.manual_seed(3)
     of_y, of_last = torch.randn(y.shape, dtype=torch.float64), torch.randn(last.shape, dtype=torch.float64)
@@ -148,8 +156,9 @@ def measure(name: str, way: str, dtype: torch.dtype) -> dict[str, Tensor]:
 
 @cache
 def expected(name: str) -> dict[str, Tensor]:
-    """Return the reference results: step by step in float64."""
-    return measure(name, "steps", torch.float64)
+    """Return the reference results: step by step in float64 and torch's operations."""
+    with without_fused_kernels():
+        return measure(name, "steps", torch.float64)
 
 
 def assert_near(actual: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:

@@ -26,9 +26,10 @@ pytest.importorskip("numba")
 
 Scan = Callable[..., tuple[Tensor, ...]]
 Drawn = tuple[list[Tensor], list[Tensor], Tensor]
-PRECISIONS = pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
-)
+# The kernels are compiled for each precision, which takes a minute: `make test` has the one that agents have.
+in_float64 = pytest.param(torch.float64, marks=pytest.mark.slow, id="float64")
+every_precision = pytest.mark.parametrize("dtype", [in_float64, pytest.param(torch.float32, id="float32")])
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,17 @@ every_size = pytest.mark.parametrize(("name", "size"), SIZED, ids=[f"{name}-{siz
 every_one = pytest.mark.parametrize("name", CASES)
 
 
-def drawn(name: str, size: tuple[int, int, int], resets: float = 0.2) -> tuple[list[Tensor], Tensor, int]:
+def drawn(
+    name: str, size: tuple[int, int, int], resets: float = 0.2, dtype: torch.dtype = torch.float64
+) -> tuple[list[Tensor], Tensor, int]:
     """Return all inputs but the reset, the reset, and how many of the inputs are sequences.
 
-    In float64, rounded to float32 so that only the arithmetic differs.
+    They are rounded to float32 so that only the arithmetic differs.
     """
     torch.manual_seed(size[0] + 10 * size[1] + 100 * size[2])
     reset = torch.rand(size[0], size[1]) < resets
     sequences, parameters, state = CASES[name].draw(*size)
-    return [leaf.float().double() for leaf in (*sequences, *parameters, state)], reset, len(sequences)
+    return [leaf.float().to(dtype) for leaf in (*sequences, *parameters, state)], reset, len(sequences)
 
 
 def with_gradients(scan: Scan, leaves: list[Tensor], *rest: Tensor | None) -> list[Tensor]:
@@ -126,10 +129,8 @@ def assert_all_near(actual: list[Tensor], wanted: list[Tensor], tolerance: float
 
 
 @every_size
-@PRECISIONS
-def test_resets_are_episodes_run_apart(
-    name: str, size: tuple[int, int, int], dtype: torch.dtype, tolerance: float
-) -> None:
+@every_precision
+def test_resets_are_episodes_run_apart(name: str, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     leaves, reset, sequences = drawn(name, size)
 
     def apart(*leaves: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,23 +150,27 @@ def test_resets_are_episodes_run_apart(
     recurrence = CASES[name].recurrence
     wanted = with_gradients(apart, leaves)
     assert_all_near(with_gradients(recurrence.in_torch, leaves, reset), wanted, 1e-10)
-    assert_all_near(with_gradients(recurrence, [x.to(dtype) for x in leaves], reset), wanted, tolerance)
+    assert_all_near(with_gradients(recurrence, [x.to(dtype) for x in leaves], reset), wanted, TOLERANCE[dtype])
 
 
 @every_size
-def test_without_state_or_reset(name: str, size: tuple[int, int, int]) -> None:
+@every_precision
+def test_without_state_or_reset(name: str, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     leaves, _, _ = drawn(name, size)
     recurrence = CASES[name].recurrence
     for state in ([], [leaves[-1]]):
         rest = [None] if state else [None, None]
-        wanted = with_gradients(recurrence.in_torch, [*leaves[:-1], *state], *rest)
-        assert_all_near(with_gradients(recurrence, [*leaves[:-1], *state], *rest), wanted, 1e-10)
+        inputs = [*leaves[:-1], *state]
+        wanted = with_gradients(recurrence.in_torch, inputs, *rest)
+        actual = with_gradients(recurrence, [leaf.to(dtype) for leaf in inputs], *rest)
+        assert_all_near(actual, wanted, TOLERANCE[dtype])
 
 
 @every_one
-def test_nothing_leaks_through_a_reset(name: str) -> None:
+@every_precision
+def test_nothing_leaks_through_a_reset(name: str, dtype: torch.dtype) -> None:
     """Put NaN in the state and before the reset: outputs that follow and gradients to them are equal to the bit."""
-    leaves, reset, sequences = drawn(name, (3, 22, 9), resets=0.0)
+    leaves, reset, sequences = drawn(name, (3, 22, 9), resets=0.0, dtype=dtype)
     reset[0, 0] = reset[1:, 17] = True
     spoilt = [leaf.clone() for leaf in leaves]
     spoilt[-1][0] = float("nan")
@@ -184,8 +189,9 @@ def test_nothing_leaks_through_a_reset(name: str) -> None:
 
 
 @every_one
-def test_gradients_of_a_forgotten_state_that_is_not_finite(name: str) -> None:
-    leaves, reset, _ = drawn(name, (1, 6, 5), resets=0.0)
+@every_precision
+def test_gradients_of_a_forgotten_state_that_is_not_finite(name: str, dtype: torch.dtype) -> None:
+    leaves, reset, _ = drawn(name, (1, 6, 5), resets=0.0, dtype=dtype)
     reset[0, 0] = True
     leaves[-1][:] = float("nan")
     leaves = [leaf.requires_grad_() for leaf in leaves]
@@ -194,6 +200,7 @@ def test_gradients_of_a_forgotten_state_that_is_not_finite(name: str) -> None:
         assert found.isfinite().all()
 
 
+@pytest.mark.slow
 @every_one
 def test_gradients_against_differences(name: str) -> None:
     leaves, reset, _ = drawn(name, (2, 6, 3))
@@ -204,6 +211,7 @@ def test_gradients_against_differences(name: str) -> None:
         assert gradcheck(lambda *leaves, chosen=chosen: recurrence(*leaves, reset)[chosen], leaves, fast_mode=True)
 
 
+@pytest.mark.slow
 @every_one
 def test_second_derivatives(name: str) -> None:
     leaves, reset, _ = drawn(name, (2, 5, 2))
@@ -213,8 +221,9 @@ def test_second_derivatives(name: str) -> None:
 
 
 @every_one
-def test_any_cut_gives_the_same(name: str) -> None:
-    leaves, reset, sequences = drawn(name, (3, 40, 20), resets=0.1)
+@every_precision
+def test_any_cut_gives_the_same(name: str, dtype: torch.dtype) -> None:
+    leaves, reset, sequences = drawn(name, (3, 40, 20), resets=0.1, dtype=dtype)
     recurrence = CASES[name].recurrence
 
     def cut(*leaves: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,12 +234,13 @@ def test_any_cut_gives_the_same(name: str) -> None:
             pieces.append(y)
         return torch.cat(pieces, dim=1), state
 
-    assert_all_near(with_gradients(cut, leaves), with_gradients(recurrence, leaves, reset), 1e-10)
+    assert_all_near(with_gradients(cut, leaves), with_gradients(recurrence, leaves, reset), TOLERANCE[dtype])
 
 
 @every_one
-def test_threads_share_the_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    leaves, reset, _ = drawn(name, (7, 20, 24))
+@every_precision
+def test_threads_share_the_rows(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves, reset, _ = drawn(name, (7, 20, 24), dtype=dtype)
     recurrence = CASES[name].recurrence
     wanted = with_gradients(recurrence, leaves, reset)
     monkeypatch.setattr("minrl.kernels.recurrence.WORK_PER_THREAD", 1)
@@ -240,13 +250,14 @@ def test_threads_share_the_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         actual = with_gradients(recurrence, leaves, reset)
     finally:
         torch.set_num_threads(before)
-    assert_all_near(actual, wanted, 1e-12)
+    assert_all_near(actual, wanted, TOLERANCE[dtype])
 
 
 @every_one
-def test_inputs_stay_as_they_are(name: str) -> None:
+@every_precision
+def test_inputs_stay_as_they_are(name: str, dtype: torch.dtype) -> None:
     """Check that neither pass writes over its inputs or over tensors that it saved."""
-    leaves, reset, _ = drawn(name, (3, 19, 5))
+    leaves, reset, _ = drawn(name, (3, 19, 5), dtype=dtype)
     copies = [leaf.clone() for leaf in leaves]
     leaves = [leaf.requires_grad_() for leaf in leaves]
     y, last = CASES[name].recurrence(*leaves, reset)
@@ -261,9 +272,10 @@ def test_inputs_stay_as_they_are(name: str) -> None:
 
 
 @every_one
-def test_strided_tensors(name: str) -> None:
+@every_precision
+def test_strided_tensors(name: str, dtype: torch.dtype) -> None:
     """Pass time-major rollouts, columns of a wider state, transposed parameters and expanded gradients."""
-    leaves, reset, sequences = drawn(name, (3, 8, 5))
+    leaves, reset, sequences = drawn(name, (3, 8, 5), dtype=dtype)
     recurrence = CASES[name].recurrence
     wanted = with_gradients(recurrence, leaves, reset)
     turned = [leaf.transpose(0, 1).contiguous().transpose(0, 1) for leaf in leaves[:sequences]]
@@ -271,30 +283,32 @@ def test_strided_tensors(name: str) -> None:
     wide = torch.cat([leaves[-1], leaves[-1]], dim=1)[:, leaves[-1].shape[1] :]
     turned = [leaf.requires_grad_() for leaf in turned]
     y, last = recurrence(*turned, wide, reset.T.contiguous().T)
-    assert_all_near([y, last], wanted[:2], 1e-12)
+    assert_all_near([y, last], wanted[:2], TOLERANCE[dtype])
     of_sum = torch.autograd.grad(y.sum(), turned)
     leaves = [leaf.requires_grad_() for leaf in leaves]
     found = torch.autograd.grad(recurrence(*leaves, reset)[0].sum(), leaves[:-1])
-    assert_all_near(list(of_sum), list(found), 1e-12)
+    assert_all_near(list(of_sum), list(found), TOLERANCE[dtype])
 
 
 @every_one
-def test_many_gradients_at_once(name: str) -> None:
-    leaves, reset, _ = drawn(name, (2, 5, 3))
+@every_precision
+def test_many_gradients_at_once(name: str, dtype: torch.dtype) -> None:
+    leaves, reset, _ = drawn(name, (2, 5, 3), dtype=dtype)
     leaves = [leaf.requires_grad_() for leaf in leaves]
     y, _ = CASES[name].recurrence(*leaves, reset)
     directions = torch.randn(3, *y.shape, dtype=y.dtype)
     together = torch.autograd.grad(y, leaves, directions, is_grads_batched=True, retain_graph=True)
     for number, direction in enumerate(directions):
         apart = torch.autograd.grad(y, leaves, direction, retain_graph=True)
-        assert_all_near([dx[number] for dx in together], list(apart), 1e-10)
+        assert_all_near([dx[number] for dx in together], list(apart), TOLERANCE[dtype])
 
 
 @every_one
-def test_the_kernel_reads_nothing_that_is_not_there(name: str) -> None:
-    leaves, reset, _ = drawn(name, (2, 5, 3))
+@every_precision
+def test_the_kernel_reads_nothing_that_is_not_there(name: str, dtype: torch.dtype) -> None:
+    leaves, reset, _ = drawn(name, (2, 5, 3), dtype=dtype)
     recurrence = CASES[name].recurrence
-    with pytest.raises(ValueError, match=r"state must be torch\.float64 of shape \(2, .* on the CPU, got"):
+    with pytest.raises(ValueError, match=rf"state must be {dtype} of shape \(2, .* on the CPU, got"):
         recurrence(*leaves[:-1], leaves[-1][:1], reset)
     with pytest.raises(ValueError, match=r"reset must be torch\.bool of shape \(2, 5\) on the CPU, got"):
         recurrence(*leaves, reset[:, :4])

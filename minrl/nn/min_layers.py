@@ -90,7 +90,7 @@ class MinLayers(nn.Module):
         self._set_hold()
 
     def flatten_parameters(self) -> None:
-        """Return at once: programs call it to arrange the weights for cuDNN."""
+        """Keep the weights as they are; programs call it to arrange them for cuDNN."""
 
     def extra_repr(self) -> str:
         """Return the arguments for the module's text."""

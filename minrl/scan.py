@@ -88,6 +88,7 @@ def mingru_scan(
     *,
     candidate: Candidate = "positive",
     signed: bool = False,
+    hard: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute the minGRU: z = sigmoid(k), h_t = (1 - z_t) * h_{t-1} + z_t * g(v_t) (arXiv 2410.01201, section 3.1).
 
@@ -97,11 +98,12 @@ def mingru_scan(
         reset: (B, T) bool or None.
         candidate: the map g: "positive" is the paper's x + 0.5 (x >= 0), sigmoid(x) (x < 0).
         signed: decay 1 - 2z in (-1, 1) instead of 1 - z, so that a state can flip its sign.
+        hard: z = clip(k / 6 + 1/2, 0, 1), which reaches 0: the state is then held exactly.
 
     Returns:
         h (B, T, D) in the precision of `gates` and the last state (B, D) in float32 or float64.
     """
-    return gated_scan(gates, state, reset, parts=2, candidate=candidate, signed=signed)
+    return gated_scan(gates, state, reset, parts=2, candidate=candidate, signed=signed, hard=hard)
 
 
 def minlstm_scan(
@@ -111,6 +113,7 @@ def minlstm_scan(
     *,
     candidate: Candidate = "positive",
     signed: bool = False,
+    hard: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute the minLSTM: f' = f / (f + i), i' = i / (f + i), h_t = f'_t * h_{t-1} + i'_t * g(v_t) (section 3.2).
 
@@ -118,15 +121,23 @@ def minlstm_scan(
         gates: (B, T, 3D) forget gate | input gate | candidate v, all before their maps.
         state, reset, candidate: as for `mingru_scan`.
         signed: decay 2f' - 1 in (-1, 1) instead of f'.
+        hard: i = clip(x / 6 + 1/2, 0, 1) of the input gate, which reaches 0: the state is then held exactly.
 
     Returns:
         h (B, T, D) in the precision of `gates` and the last state (B, D) in float32 or float64.
     """
-    return gated_scan(gates, state, reset, parts=3, candidate=candidate, signed=signed)
+    return gated_scan(gates, state, reset, parts=3, candidate=candidate, signed=signed, hard=hard)
 
 
 def gated_scan(
-    gates: Tensor, state: Tensor | None, reset: Tensor | None, *, parts: int, candidate: Candidate, signed: bool
+    gates: Tensor,
+    state: Tensor | None,
+    reset: Tensor | None,
+    *,
+    parts: int,
+    candidate: Candidate,
+    signed: bool,
+    hard: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute `mingru_scan` (parts=2) or `minlstm_scan` (parts=3): by a fused kernel where there is one."""
     candidate_checked(candidate)
@@ -137,9 +148,9 @@ def gated_scan(
     if fused := FUSED.get(kernel_for(pre)):
         _check_shapes(pre, pre.shape[2] // parts, state, reset)
         state = None if state is None else state.to(torch.promote_types(pre.dtype, torch.float32))
-        h, last = fused(pre, state, reset, parts=parts, candidate=candidate, signed=signed)
+        h, last = fused(pre, state, reset, parts=parts, candidate=candidate, signed=signed, hard=hard)
     else:
-        decay, drive = recurrence_of(pre, parts=parts, candidate=candidate, signed=signed)
+        decay, drive = recurrence_of(pre, parts=parts, candidate=candidate, signed=signed, hard=hard)
         if pre.shape[1] == 1 and state is not None and reset is None:  # a step: nothing to scan
             last = torch.addcmul(drive[:, 0], decay[:, 0], state)
             h = last.unsqueeze(1)

@@ -122,7 +122,7 @@ def _stack(backbone: Any, kind: Any) -> Any:
         inner, hidden, taps = block_sizes(block)
         form = layout.BlockLayout(
             parts=block.cell.parts,
-            candidate=cpu_gates.CANDIDATES[block.cell.candidate],
+            candidate=cpu_gates.maps(block.cell.candidate, block.cell.gate == "hard"),
             flip=kind(block.cell.signed),
             inner=inner,
             hidden=hidden,

@@ -23,7 +23,7 @@ from minrl.kernels.scan import cpu
 class StackWeights:
     """Weights of a backbone and their addresses, in the order of the kernels."""
 
-    kind: tuple[int, int]  # parts of the gates, candidate
+    kind: tuple[int, int]  # parts of the gates, number of their maps (`cpu_gates.maps`)
     weights: tuple[Tensor | None, ...]
     epsilons: tuple[float, ...]
     sizes: tuple[int, int, int, int, int]  # D, H, M, K and the number of blocks
@@ -43,7 +43,10 @@ def stack_weights(backbone: Any, dtype: torch.dtype = torch.float32) -> StackWei
         return None
     cell: Any = blocks[0].cell
     rows = [block_weights(block) for block in blocks]
-    shapes = {(type(block.cell), block.cell.candidate, block.cell.signed, block_sizes(block)) for block in blocks}
+    shapes = {
+        (type(block.cell), block.cell.candidate, block.cell.signed, block.cell.gate, block_sizes(block))
+        for block in blocks
+    }
     norms = [norm for block in blocks for norm in (block.norm, block.norm if block.mlp is None else block.mlp[0])]
     norms.append(backbone.norm)
     if len(shapes) != 1:
@@ -54,7 +57,7 @@ def stack_weights(backbone: Any, dtype: torch.dtype = torch.float32) -> StackWei
     from minrl.kernels.scan import cpu_gates  # it imports numba
 
     return StackWeights(
-        kind=(cell.parts, cpu_gates.CANDIDATES[cell.candidate]),
+        kind=(cell.parts, cpu_gates.maps(cell.candidate, cell.gate == "hard")),
         weights=tuple(weights),
         epsilons=tuple(norm.eps for norm in norms),
         sizes=(backbone.width, *block_sizes(blocks[0]), len(blocks)),

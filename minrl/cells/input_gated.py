@@ -4,7 +4,7 @@ Shapes: B batch, T time, D width, H inner width, P parts of the gates.
 """
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from minrl.cells.base import Cell, hold_bias, inner_width
 from minrl.cells.nan_masks import contained
 from minrl.kernels.matmul import layer, layer_of_step
 from minrl.scan import Candidate, candidate_checked, gated_scan
+
+Gate = Literal["sigmoid", "hard"]
 
 
 class InputGated(Cell):
@@ -27,6 +29,7 @@ class InputGated(Cell):
         expand: float = 1.0,
         candidate: Candidate = "positive",
         signed: bool = False,
+        gate: Gate = "sigmoid",
         hold: tuple[float, float] = (1.0, 2.5),
         bias: bool = True,
     ) -> None:
@@ -36,6 +39,9 @@ class InputGated(Cell):
         self.state_size = inner
         self.candidate: Candidate = candidate_checked(candidate)
         self.signed = signed
+        if gate not in get_args(Gate):
+            raise ValueError(f"gate must be one of {', '.join(get_args(Gate))}, got {gate!r}")
+        self.gate: Gate = gate
         self.gates = nn.Linear(width, self.parts * inner, bias=bias)
         self.down = nn.Identity() if inner == width else nn.Linear(inner, width, bias=False)
         if bias:
@@ -58,4 +64,12 @@ class InputGated(Cell):
         return layer_of_step(self.down, h[:, 0]), last
 
     def _scan(self, gates: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        return gated_scan(gates, state, reset, parts=self.parts, candidate=self.candidate, signed=self.signed)
+        return gated_scan(
+            gates,
+            state,
+            reset,
+            parts=self.parts,
+            candidate=self.candidate,
+            signed=self.signed,
+            hard=self.gate == "hard",
+        )

@@ -53,9 +53,10 @@ def gated_scan(
     parts: int,
     candidate: Candidate,
     signed: bool,
+    hard: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run minGRU on gates (B, T, 2D) or minLSTM on gates (B, T, 3D): h (B, T, D), last state (B, D)."""
-    decay, drive = recurrence_of(gates, parts=parts, candidate=candidate, signed=signed)
+    decay, drive = recurrence_of(gates, parts=parts, candidate=candidate, signed=signed, hard=hard)
     h, last = linear_scan(decay, drive, state, reset)
     return h.to(gates.dtype), last
 
@@ -94,11 +95,12 @@ def gated_gradients(
     parts: int,
     candidate: str,
     signed: bool,
+    hard: bool,
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients to gates and state of a gated recurrence whose outputs were h."""
 
     def form(gates: Tensor) -> tuple[Tensor, Tensor]:
-        return recurrence_of(gates, parts=parts, candidate=cast("Candidate", candidate), signed=signed)
+        return recurrence_of(gates, parts=parts, candidate=cast("Candidate", candidate), signed=signed, hard=hard)
 
     (decay, drive), pull_back = _vjp(form, gates)
     ddecay, ddrive, dstate = linear_gradients(decay, state, reset, h.to(drive.dtype), dh, dlast)

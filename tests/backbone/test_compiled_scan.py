@@ -38,6 +38,7 @@ def threads() -> Iterator[None]:
         {"expand": 0.5, "mlp": 0},
         {"signed": True, "mlp": 1},
         {"bias": False, "conv": 0, "mlp": 0},
+        pytest.param({"gate": "hard", "mlp": 1}, marks=pytest.mark.slow),  # kernels of their own
     ],
 )
 @pytest.mark.parametrize("width", [8, 24, 70])

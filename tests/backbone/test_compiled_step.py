@@ -49,6 +49,7 @@ def error(model: Backbone, x: Tensor, state: Tensor) -> float:
         {"conv": 2, "mlp": 2.5, "expand": 2},
         {"mlp": 0},
         {"candidate": "tanh", "signed": True},
+        pytest.param({"gate": "hard", "conv": 0}, marks=pytest.mark.slow),  # kernels of their own
         {"candidate": "linear", "bias": False, "conv": 0, "mlp": 0},
     ],
 )

@@ -26,9 +26,9 @@ pytest.importorskip("numba")
 
 WIDTH = 8  # a square MLP, so that its weights can be transposed
 # Another value for each kind of plain attribute; for texts by their value.
-OTHER_TEXT = {"positive": "tanh", "none": "tanh"}
+OTHER_TEXT = {"positive": "tanh", "none": "tanh", "sigmoid": "hard"}
 # These change a model's results; other attributes may not.
-COUNTS = {"eps", "candidate", "signed", "approximate"}
+COUNTS = {"eps", "candidate", "signed", "gate", "approximate"}
 
 
 def moved(model: nn.Module) -> nn.Module:

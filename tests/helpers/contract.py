@@ -41,6 +41,7 @@ MODELS: dict[str, Callable[[], Cell]] = {
     **{f"{name}-tanh": cell_with(name, candidate="tanh") for name in ("mingru", "minlstm")},
     **{f"{name}-linear": cell_with(name, candidate="linear") for name in ("mingru", "minlstm")},
     **{f"{name}-signed": cell_with(name, signed=True) for name in ("mingru", "minlstm")},
+    "mingru-hard": cell_with("mingru", gate="hard"),
     **{f"{name}-unbiased": cell_with(name, bias=False) for name in ("mingru", "minlstm", "gru", "lstm")},
     "transformer-short": cell_with("transformer", context=2, heads=1),
     "transformer-long": cell_with("transformer", context=STEPS + 5),

@@ -27,7 +27,7 @@ STEPS, WIDTH = 11, 9
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 
 
-def scans(parts: int, reset: Tensor | None, candidate: Candidate, signed: bool) -> tuple[Scan, Scan]:
+def scans(parts: int, reset: Tensor | None, candidate: Candidate, signed: bool, hard: bool) -> tuple[Scan, Scan]:
     """Return the kernels and the loop, both of (B, T, P * D); the linear one has decay | drive, each (B, T, D)."""
     if parts == 1:
         return (
@@ -36,8 +36,8 @@ def scans(parts: int, reset: Tensor | None, candidate: Candidate, signed: bool) 
         )
     form = mingru_gates if parts == 2 else minlstm_gates
     return (
-        lambda x, state: cuda.gated_scan(x, state, reset, parts=parts, candidate=candidate, signed=signed),
-        lambda x, state: reference.linear_scan(*form(x, candidate=candidate, signed=signed), state, reset),
+        lambda x, state: cuda.gated_scan(x, state, reset, parts=parts, candidate=candidate, signed=signed, hard=hard),
+        lambda x, state: reference.linear_scan(*form(x, candidate=candidate, signed=signed, hard=hard), state, reset),
     )
 
 
@@ -73,6 +73,7 @@ def agree(
     dtype: torch.dtype = torch.float32,
     candidate: Candidate = "positive",
     signed: bool = False,
+    hard: bool = False,
     resets: str = "some",
     has_state: bool = True,
     scale: float = 1.0,
@@ -84,7 +85,7 @@ def agree(
     gates = prepare((gates * scale).to(dtype))
     start = prepare(state.unsqueeze(1))[:, 0] if has_state else None
     flags = {"some": prepare(reset), "all": torch.ones_like(prepare(reset)), "none": None}[resets]
-    fused, loop = scans(parts, flags, candidate, signed)
+    fused, loop = scans(parts, flags, candidate, signed, hard)
     cut = {"CHUNK": chunk or cuda.CHUNK, "multiprocessors": (lambda _: 10**6) if chunk else cuda.multiprocessors}
     with mock.patch.multiple(cuda, **cut):
         if chunk:
@@ -124,7 +125,7 @@ def no_number_crosses(device: str, *, parts: int, value: float) -> None:
     gates[0, 1, -3:] = value
     reset = torch.zeros(1, STEPS, dtype=torch.bool, device=device)
     reset[0, 9] = True
-    fused, _ = scans(parts, reset, "positive", False)
+    fused, _ = scans(parts, reset, "positive", False, False)
     h, last, dgates, _ = everything(fused, gates, state)
     assert not h[0, 1:9].isfinite().any()
     assert h[0, 9:].isfinite().all()
@@ -150,7 +151,7 @@ def no_number_crosses_in_chunks(device: str, *, parts: int, value: float) -> Non
 def compiles_to_one_graph(device: str, *, parts: int) -> None:
     """Run forward and backward through torch.compile without a graph break."""
     gates, state, reset = (x.to(device) for x in inputs(parts, 1, 5, 3))
-    fused, _ = scans(parts, reset, "positive", False)
+    fused, _ = scans(parts, reset, "positive", False, False)
 
     def loss(gates: Tensor, state: Tensor) -> Tensor:
         h, last = fused(gates, state)
@@ -169,7 +170,7 @@ def registered_as_torch_asks(device: str, *, parts: int) -> None:
     if parts == 1:
         torch.library.opcheck(torch.ops.minrl.cuda_linear_scan.default, (*leaves, reset))
     else:
-        torch.library.opcheck(torch.ops.minrl.cuda_gated_scan.default, (*leaves, reset, parts, "tanh", True))
+        torch.library.opcheck(torch.ops.minrl.cuda_gated_scan.default, (*leaves, reset, parts, "tanh", True, False))
 
 
 def by_its_public_name(device: str, *, parts: int) -> None:
@@ -221,6 +222,7 @@ def cases() -> dict[str, Case]:
             # 3 * randn * 40: gates of 120 and more, both closed, both open.
             name = f"{recurrence}, {candidate}, large gates"
             found[name] = partial(agree, parts=parts, steps=6, candidate=candidate, scale=40.0)
+        found[f"{recurrence}, hard gates"] = partial(agree, parts=parts, candidate="tanh", hard=True, scale=1.5)
     return found
 
 

@@ -62,16 +62,17 @@ def assert_as_the_loop(
     inputs: tuple[Tensor, Tensor | None, Tensor | None],
     candidate: Candidate = "positive",
     signed: bool = False,
+    hard: bool = False,
 ) -> None:
     """Compare with the loop from the same rounded inputs, relative to the largest element of each."""
     gates, state, reset = inputs
 
     def loop(gates: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-        return reference.linear_scan(*FORMS[parts](gates, candidate=candidate, signed=signed), state, reset)
+        return reference.linear_scan(*FORMS[parts](gates, candidate=candidate, signed=signed, hard=hard), state, reset)
 
     def fused(gates: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
         assert kernel_for(gates) == "cpu"
-        return SCANS[parts](gates, state, reset, candidate=candidate, signed=signed)
+        return SCANS[parts](gates, state, reset, candidate=candidate, signed=signed, hard=hard)
 
     gates, state = gates.to(dtype), None if state is None else state.to(dtype)
     wanted = everything(loop, gates.double(), None if state is None else state.double(), reset)
@@ -195,7 +196,7 @@ def test_registered_as_torch_asks(name: str) -> None:
     gates, state, reset = case(2, (2, 9, 4))
     gates.requires_grad_()
     state.requires_grad_()
-    gated = (gates, state, reset, 2, "tanh", True)
+    gated = (gates, state, reset, 2, "tanh", True, False)
     linear = (gates[..., :4], gates[..., 4:], state, reset)
     torch.library.opcheck(getattr(torch.ops.minrl, name).default, gated if name == "cpu_gated_scan" else linear)
 

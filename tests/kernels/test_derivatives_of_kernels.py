@@ -54,6 +54,17 @@ def test_a_recurrence_with_gates(scan: Scan, parts: int, candidate: str, signed:
     assert gradgradcheck(lambda gates: scan(gates, candidate=candidate)[1].sum(), leaves[:1], fast_mode=True)
 
 
+@pytest.mark.parametrize(("scan", "parts"), [(mingru_scan, 2), (minlstm_scan, 3)])
+def test_a_recurrence_with_hard_gates(scan: Scan, parts: int) -> None:
+    gates, state = numbers(2, 6, 2 * parts), numbers(2, 2)
+
+    def run(gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return scan(gates, state, RESET, hard=True)
+
+    assert gradcheck(run, (gates, state), check_forward_ad=True, fast_mode=True)
+    assert gradgradcheck(run, (gates, state), check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True)
+
+
 def test_an_lstm() -> None:
     leaves = numbers(2, 6, 3), numbers(2, 4), numbers(8, 3), numbers(8, 2)
     assert gradgradcheck(lambda x, state, *weights: lstm_layer(x, weights, state, RESET), leaves)

@@ -5,7 +5,7 @@ It runs where the compiled scan's gradients are differentiated again, with the s
 Shapes: B batch, T time, D width, S state size, N = B * T rows.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,10 +15,10 @@ from minrl.kernels.backbone.convolution import causal_convolution
 from minrl.kernels.backbone.dropout import Noise, drop
 from minrl.kernels.backbone.layout import BlockLayout, BlockWeights, Noises, StackLayout
 from minrl.kernels.differentiable import gated_scan
-from minrl.kernels.scan.cpu_gates import CANDIDATES
+from minrl.kernels.scan.cpu_gates import CANDIDATES, maps
 from minrl.kernels.scan.gates import Candidate
 
-_NAMES = {number: cast("Candidate", name) for name, number in CANDIDATES.items()}
+_MAPS = {maps(name, hard): (cast("Candidate", name), hard) for name in CANDIDATES for hard in (False, True)}
 
 
 # Dropout masks of a block's two branches, (B, T, D); None without dropout.
@@ -55,9 +55,9 @@ def _block(
         assert w.taps_bias is not None
         y, recent = causal_convolution(y, w.taps, w.taps_bias, recent, reset)
     gates = F.linear(y, w.gates, w.gates_bias)
-    h, last = gated_scan(
-        gates, memory, reset, parts=form.parts, candidate=_NAMES[form.candidate], signed=bool(form.flip)
-    )
+    candidate, hard = _MAPS[form.candidate]
+    options: dict[str, Any] = {"parts": form.parts, "candidate": candidate, "signed": bool(form.flip), "hard": hard}
+    h, last = gated_scan(gates, memory, reset, **options)
     x = x + _dropped(masks[0], h if w.down is None else F.linear(h, w.down))
     if w.up is not None:
         assert w.back is not None

@@ -17,7 +17,7 @@ from torch import Tensor
 from minrl.kernels.differentiable import gated_gradients, gradients_of, linear_gradients
 from minrl.kernels.guard import under_transform
 
-_GATED = "int parts, str candidate, bool signed"
+_GATED = "int parts, str candidate, bool signed, bool hard"
 _Kernel = Callable[..., Any]
 
 
@@ -69,7 +69,7 @@ def register_gated(
     def gradients(ctx: Any, dh: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
         gates, state, reset, h = ctx.saved_tensors
         dgates, dstate = run_backward(gates, state, reset, h, dh, dlast, *ctx.options)
-        return dgates, None if state is None else dstate, None, None, None, None
+        return dgates, None if state is None else dstate, None, None, None, None, None
 
     _operator(name, devices, schema, forward, fake_forward).register_autograd(gradients, setup_context=keep)
     run_backward = _backward(name, devices, of_backward, backward, fake_backward, gated_gradients)

@@ -62,22 +62,29 @@ def linear_scan(
 
 
 def gated_scan(
-    gates: Tensor, state: Tensor | None, reset: Tensor | None, *, parts: int, candidate: str, signed: bool
+    gates: Tensor,
+    state: Tensor | None,
+    reset: Tensor | None,
+    *,
+    parts: int,
+    candidate: str,
+    signed: bool,
+    hard: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute the minGRU of gates (B, T, 2D) or the minLSTM of gates (B, T, 3D): h (B, T, D), last state (B, D)."""
-    h, last = torch.ops.minrl.cpu_gated_scan(gates, state, reset, parts, candidate, signed)
+    h, last = torch.ops.minrl.cpu_gated_scan(gates, state, reset, parts, candidate, signed, hard)
     return h, last
 
 
 def _gated_forward(
-    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool, hard: bool
 ) -> tuple[Tensor, Tensor]:
     loops = _loops()
     batch, steps, columns = gates.shape
     width = columns // parts
     h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, width)
     arrays = [flat(gates), flat(state, gates), reset_flags(reset), flat(h), flat(last)]
-    kernel = loops.gated_forward(parts, _candidate(candidate))
+    kernel = loops.gated_forward(parts, _maps(candidate, hard))
     _run(kernel, arrays, (steps, width, scalar(signed, gates)), h)
     return h, last
 
@@ -92,12 +99,13 @@ def _gated_backward(
     parts: int,
     candidate: str,
     signed: bool,
+    hard: bool,
 ) -> tuple[Tensor, Tensor]:
     loops = _loops()
     _, steps, width = h.shape
     dgates, dstate = torch.empty_like(gates, memory_format=torch.contiguous_format), torch.empty_like(dlast)
     inputs = [flat(gates), flat(state, gates), reset_flags(reset), flat(h), flat(dh), flat(dlast)]
-    kernel = loops.gated_backward(parts, _candidate(candidate))
+    kernel = loops.gated_backward(parts, _maps(candidate, hard))
     _run(kernel, [*inputs, flat(dgates), flat(dstate)], (steps, width, scalar(signed, gates)), h)
     return dgates, dstate
 
@@ -133,10 +141,10 @@ def _loops() -> Any:
     return cpu_loops
 
 
-def _candidate(name: str) -> int:
+def _maps(candidate: str, hard: bool) -> int:
     from minrl.kernels.scan import cpu_gates
 
-    return cpu_gates.CANDIDATES[name]
+    return cpu_gates.maps(candidate, hard)
 
 
 def _run(kernel: Callable[..., None], arrays: list[Any], options: tuple[Any, ...], h: Tensor) -> None:
@@ -146,7 +154,7 @@ def _run(kernel: Callable[..., None], arrays: list[Any], options: tuple[Any, ...
 
 
 def _fake_gated(
-    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool, hard: bool
 ) -> tuple[Tensor, Tensor]:
     batch, steps, columns = gates.shape
     return gates.new_empty(batch, steps, columns // parts), gates.new_empty(batch, columns // parts)

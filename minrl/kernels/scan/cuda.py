@@ -73,12 +73,19 @@ def linear_scan(
 
 
 def gated_scan(
-    gates: Tensor, state: Tensor | None, reset: Tensor | None, *, parts: int, candidate: str, signed: bool
+    gates: Tensor,
+    state: Tensor | None,
+    reset: Tensor | None,
+    *,
+    parts: int,
+    candidate: str,
+    signed: bool,
+    hard: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute the minGRU of gates (B, T, 2D) or the minLSTM of gates (B, T, 3D): h (B, T, D), last state (B, D) in
     float32."""
     state = None if state is None else state.float()
-    h, last = torch.ops.minrl.cuda_gated_scan(gates, state, reset, parts, candidate, signed)
+    h, last = torch.ops.minrl.cuda_gated_scan(gates, state, reset, parts, candidate, signed, hard)
     return h, last
 
 
@@ -100,18 +107,18 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def _gated_forward(
-    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool, hard: bool
 ) -> tuple[Tensor, Tensor]:
-    return _forward(gates, None, state, reset, parts, candidate, signed)
+    return _forward(gates, None, state, reset, parts, candidate, signed, hard)
 
 
 def _linear_forward(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-    return _forward(decay, drive, state, reset, 1, "linear", False)
+    return _forward(decay, drive, state, reset, 1, "linear", False, False)
 
 
 def _forward(
     gates: Tensor, drive: Tensor | None, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str,
-    signed: bool,
+    signed: bool, hard: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     batch, steps, columns = gates.shape
     width = columns // parts
@@ -119,7 +126,7 @@ def _forward(
     last = gates.new_empty(batch, width, dtype=torch.float32)
     if not h.numel():
         return h, last
-    launch = _Launch(h, {"PARTS": parts, "CANDIDATE": candidate, "SIGNED": signed})
+    launch = _Launch(h, {"PARTS": parts, "CANDIDATE": candidate, "SIGNED": signed, "HARD": hard})
     inputs = _dense(gates), _dense(drive)
     if launch.totals is not None:
         launch("forward_totals", launch.chunks - 1, *inputs, _flags(reset), launch.totals)
@@ -129,21 +136,21 @@ def _forward(
 
 def _gated_backward(
     gates: Tensor, state: Tensor | None, reset: Tensor | None, h: Tensor, dh: Tensor, dlast: Tensor, parts: int,
-    candidate: str, signed: bool,
+    candidate: str, signed: bool, hard: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    dgates, _, dstate = _backward(gates, state, reset, h, dh, dlast, parts, candidate, signed)
+    dgates, _, dstate = _backward(gates, state, reset, h, dh, dlast, parts, candidate, signed, hard)
     return dgates, dstate
 
 
 def _linear_backward(
     decay: Tensor, state: Tensor | None, reset: Tensor | None, h: Tensor, dh: Tensor, dlast: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _backward(decay, state, reset, h, dh, dlast, 1, "linear", False)
+    return _backward(decay, state, reset, h, dh, dlast, 1, "linear", False, False)
 
 
 def _backward(
     gates: Tensor, state: Tensor | None, reset: Tensor | None, h: Tensor, dh: Tensor, dlast: Tensor, parts: int,
-    candidate: str, signed: bool,
+    candidate: str, signed: bool, hard: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dgates = torch.empty_like(gates, memory_format=torch.contiguous_format)
     ddrive = torch.empty_like(h) if parts == 1 else h.new_empty(0)
@@ -151,7 +158,7 @@ def _backward(
     if not h.numel():
         return dgates, ddrive, dstate
     gates, dh = _dense(gates), _dense(dh)
-    launch = _Launch(h, {"PARTS": parts, "SIGNED": signed})
+    launch = _Launch(h, {"PARTS": parts, "SIGNED": signed, "HARD": hard})
     if launch.totals is not None:
         launch("backward_totals", launch.chunks - 1, gates, _flags(reset), dh, launch.totals)
     inputs = gates, _dense(state), _flags(reset), _dense(h), dh, _dense(dlast), launch.totals
@@ -193,7 +200,7 @@ def _flags(reset: Tensor | None) -> Any:
 
 
 def _fake_gated(
-    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool
+    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool, hard: bool
 ) -> tuple[Tensor, Tensor]:
     batch, steps, columns = gates.shape
     width = columns // parts

@@ -35,14 +35,30 @@ def sigmoid(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def insert_share(first: tl.tensor, second: tl.tensor, parts: tl.constexpr) -> tl.tensor:
+def hard_sigmoid(x: tl.tensor) -> tl.tensor:
+    """Return the hard sigmoid and its slope."""
+    share = tl.minimum(tl.maximum((x + 3.0) * 0.16666666666666666, 0.0), 1.0)
+    return share, tl.where(tl.abs(x) <= 3.0, 0.16666666666666666, 0.0)
+
+
+@triton.jit
+def insert_share(first: tl.tensor, second: tl.tensor, parts: tl.constexpr, hard: tl.constexpr) -> tl.tensor:
     """Return the candidate's share of the new state, and its slopes by the first and the second gate.
 
     minGRU: z of the update gate. minLSTM: i' of the forget gate and the insert gate.
     """
     if parts == 2:
-        share, slope = sigmoid(first)
+        if hard:
+            share, slope = hard_sigmoid(first)
+        else:
+            share, slope = sigmoid(first)
         return share, slope, slope
+    if hard:
+        f, of_f = sigmoid(first)
+        i, of_i = hard_sigmoid(second)
+        scale = 1.0 / tl.maximum(f + i, 1e-30)
+        share, kept = i * scale, f * scale
+        return share, -share * (of_f * scale), kept * (of_i * scale)
     # i' / f' = (1 + exp(-f)) / (1 + exp(-i)). Where both gates are closed, only the exponentials' ratio counts:
     # exp(40) is so large that one more is lost in it, and so small that its square still fits float32.
     excess = tl.maximum(-tl.minimum(first, second) - 40.0, 0.0)

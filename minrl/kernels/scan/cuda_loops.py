@@ -53,13 +53,13 @@ def _opens(reset: tl.tensor, rows: tl.tensor, mask: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _gates(gates: tl.tensor, width: tl.tensor, mask: tl.tensor, PARTS: tl.constexpr) -> tl.tensor:
+def _gates(gates: tl.tensor, width: tl.tensor, mask: tl.tensor, PARTS: tl.constexpr, HARD: tl.constexpr) -> tl.tensor:
     """Return the candidate's share and its slopes; zero outside the mask."""
     first = tl.load(gates, mask=mask, other=0.0).to(tl.float32)
     second = first
     if PARTS == 3:
         second = tl.load(gates + width, mask=mask, other=0.0).to(tl.float32)
-    share, slope, other_slope = insert_share(first, second, PARTS)
+    share, slope, other_slope = insert_share(first, second, PARTS, HARD)
     return tl.where(mask, share, 0.0), slope, other_slope
 
 
@@ -73,14 +73,14 @@ def _candidate(
 @triton.jit
 def _step(
     gates: tl.tensor, drive: tl.tensor, width: tl.tensor, mask: tl.tensor,
-    PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr,
+    PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr, HARD: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """Return the weight and the drive of each step; the identity outside the mask."""
     if PARTS == 1:
         weight = tl.load(gates, mask=mask, other=1.0).to(tl.float32)
         add = tl.load(drive, mask=mask, other=0.0).to(tl.float32)
     else:
-        share, _, _ = _gates(gates, width, mask, PARTS)
+        share, _, _ = _gates(gates, width, mask, PARTS, HARD)
         content, _ = _candidate(gates, width, mask, PARTS, CANDIDATE)
         weight = 2.0 * share if SIGNED else share
         add = share * content
@@ -90,7 +90,7 @@ def _step(
 @triton.jit
 def _step_back(
     gates: tl.tensor, dh: tl.tensor, width: tl.tensor, mask: tl.tensor, opens: tl.tensor,
-    PARTS: tl.constexpr, SIGNED: tl.constexpr,
+    PARTS: tl.constexpr, SIGNED: tl.constexpr, HARD: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """Return weight, drive and dh of each step of the gradient's recurrence, and the gates' share and slopes."""
     given = tl.load(dh, mask=mask, other=0.0).to(tl.float32)
@@ -98,7 +98,7 @@ def _step_back(
         weight = tl.load(gates, mask=mask, other=1.0).to(tl.float32)
         share, slope, other_slope = weight, weight, weight
     else:
-        share, slope, other_slope = _gates(gates, width, mask, PARTS)
+        share, slope, other_slope = _gates(gates, width, mask, PARTS, HARD)
         weight = 2.0 * share if SIGNED else share
     return weight, tl.where(opens != 0, 0.0, kept(given, weight, PARTS)), given, share, slope, other_slope
 
@@ -153,7 +153,7 @@ def _write_total(
 def forward(
     gates: tl.tensor, drive: tl.tensor, state: tl.tensor, reset: tl.tensor, totals: tl.tensor, h: tl.tensor,
     last: tl.tensor, steps: tl.tensor, width: tl.tensor, length: tl.tensor, plane: tl.tensor,
-    PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr,
+    PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr, HARD: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
     """Compute from gates (B, T, P * D), or decay and drive (B, T, D), to h (B, T, D) and the last state (B, D)."""
@@ -169,7 +169,7 @@ def forward(
         at = sequence * steps + t
         of_gates = gates + at * (width * PARTS) + rows * (width * PARTS) + lanes[None, :]
         of_drive = drive if drive is None else drive + at * width + rows * width + lanes[None, :]
-        weight, add = _step(of_gates, of_drive, width, mask, PARTS, CANDIDATE, SIGNED)
+        weight, add = _step(of_gates, of_drive, width, mask, PARTS, CANDIDATE, SIGNED, HARD)
         weight, add, opens = all_up_to(weight, add, _opens(reset, at + rows, mask), PARTS)
         left = left_by(memory, weight, add, opens, PARTS)
         tl.store(h + at * width + rows * width + lanes[None, :], left.to(h.dtype.element_ty), mask=mask)
@@ -182,7 +182,7 @@ def forward(
 def forward_totals(
     gates: tl.tensor, drive: tl.tensor, reset: tl.tensor, totals: tl.tensor, steps: tl.tensor, width: tl.tensor,
     length: tl.tensor, plane: tl.tensor,
-    PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr,
+    PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr, HARD: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
     """Compute the totals (3, B, N, D) of the chunks of `forward`, except for the last."""
@@ -195,7 +195,7 @@ def forward_totals(
         at = sequence * steps + t
         of_gates = gates + at * (width * PARTS) + rows * (width * PARTS) + lanes[None, :]
         of_drive = drive if drive is None else drive + at * width + rows * width + lanes[None, :]
-        weight, add = _step(of_gates, of_drive, width, mask, PARTS, CANDIDATE, SIGNED)
+        weight, add = _step(of_gates, of_drive, width, mask, PARTS, CANDIDATE, SIGNED, HARD)
         weight, add, opens = all_up_to(weight, add, _opens(reset, at + rows, mask), PARTS)
         total, done, opened = _and_then(total, done, opened, weight, add, opens, PARTS)
     chunks = tl.num_programs(1) + 1
@@ -207,7 +207,7 @@ def backward(
     gates: tl.tensor, state: tl.tensor, reset: tl.tensor, h: tl.tensor, dh: tl.tensor, dlast: tl.tensor,
     totals: tl.tensor, dgates: tl.tensor, ddrive: tl.tensor, dstate: tl.tensor,
     steps: tl.tensor, width: tl.tensor, length: tl.tensor, plane: tl.tensor,
-    PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr,
+    PARTS: tl.constexpr, CANDIDATE: tl.constexpr, SIGNED: tl.constexpr, HARD: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
     """Compute the adjoint of `forward`, from the last step to the first; gates are recomputed.
@@ -233,7 +233,7 @@ def backward(
         of_h = at * width - rows * width + lanes[None, :]
         opens = _opens(reset, at - rows, mask)
         weight, add, given, share, slope, other_slope = _step_back(
-            gates + of_gates, dh + of_h, width, mask, opens, PARTS, SIGNED
+            gates + of_gates, dh + of_h, width, mask, opens, PARTS, SIGNED, HARD
         )
         weight, add, later_opens = all_up_to(weight, add, opens, PARTS)
         passed = left_by(onward, weight, add, later_opens, PARTS)
@@ -261,7 +261,8 @@ def backward(
 def backward_totals(
     gates: tl.tensor, reset: tl.tensor, dh: tl.tensor, totals: tl.tensor, steps: tl.tensor, width: tl.tensor,
     length: tl.tensor, plane: tl.tensor,
-    PARTS: tl.constexpr, SIGNED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
+    PARTS: tl.constexpr, SIGNED: tl.constexpr, HARD: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, STAGES: tl.constexpr,
 ) -> None:  # fmt: skip
     """Compute the totals (3, B, N, D) of the chunks of `backward`, except for the first."""
     sequence, lanes, there = _place(width, LANES)
@@ -276,7 +277,7 @@ def backward_totals(
         of_gates = at * (width * PARTS) - rows * (width * PARTS) + lanes[None, :]
         of_h = at * width - rows * width + lanes[None, :]
         opens = _opens(reset, at - rows, mask)
-        weight, add, _, _, _, _ = _step_back(gates + of_gates, dh + of_h, width, mask, opens, PARTS, SIGNED)
+        weight, add, _, _, _, _ = _step_back(gates + of_gates, dh + of_h, width, mask, opens, PARTS, SIGNED, HARD)
         weight, add, opens = all_up_to(weight, add, opens, PARTS)
         total, done, opened = _and_then(total, done, opened, weight, add, opens, PARTS)
     chunks = tl.num_programs(1) + 1

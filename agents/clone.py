@@ -117,13 +117,13 @@ class CloneAgent(Agent):
             parts.append((self.embed_action, self._previous(batch)))
         token = embedded(parts, self.dropout)
         features, memory = self.backbone.scan(token, memory, batch.reset)
-        losses = self.head.loss(features, batch.actions) * batch.mask
+        losses = self.head.loss(features, batch.actions, batch.action_masks) * batch.mask
         return Loss(total=losses.sum(), count=batch.mask.sum(), memory=memory.detach())
 
     def predict(self, batch: Batch) -> Tensor:
         """Predict as `Agent.predict` does."""
         token = self.embed(batch.observations, self._previous(batch))
-        return self.head.act(self.acting.scan(token, None, batch.reset)[0])
+        return self.head.act(self.acting.scan(token, None, batch.reset)[0], masks=batch.action_masks)
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
         """Return the initial state as `Agent.initial_state` does; a target return has no effect."""
@@ -137,7 +137,7 @@ class CloneAgent(Agent):
         state = torch.where(moment.episode_start.unsqueeze(1), 0.0, state)
         previous, memory = state.split([self.action_size, self.acting.state_size], dim=1)
         features, memory = self.acting.step(self.embed(moment.observation, previous), memory)
-        action = self.head.act(features, deterministic=deterministic)
+        action = self.head.act(features, deterministic=deterministic, masks=moment.action_masks)
         return action, torch.cat([self.action_units(action).to(state.dtype), memory], dim=1)
 
     def _inputs(self) -> Inputs | None:

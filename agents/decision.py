@@ -122,7 +122,7 @@ class DecisionAgent(Agent):
         """Compute the loss as `Agent.loss` does."""
         own, other = (None, None) if memory is None else memory.split(self.memory_sizes, dim=1)
         features, last = self._features(batch, own, self.backbone)
-        losses = self.head.loss(features, batch.actions)
+        losses = self.head.loss(features, batch.actions, batch.action_masks)
         if self.largest_return is not None:
             seen = self.normalizer(batch.observations), self._previous(batch)
             further, of_returns = self.largest_return.loss(*seen, batch.returns_to_go, other, batch.reset)
@@ -132,7 +132,7 @@ class DecisionAgent(Agent):
     def predict(self, batch: Batch) -> Tensor:
         """Predict as `Agent.predict` does."""
         features, _ = self._features(self._with_targets(batch), None, self.acting)
-        return self.head.act(features)
+        return self.head.act(features, masks=batch.action_masks)
 
     def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
         """Return the initial state as `Agent.initial_state` does; target returns may differ, (B,).
@@ -180,7 +180,7 @@ class DecisionAgent(Agent):
         for part in earlier:
             memory = _remember(self.acting, part, memory)
         features, memory = self.acting.step(token, memory)
-        action = self.head.act(features, deterministic=deterministic)
+        action = self.head.act(features, deterministic=deterministic, masks=moment.action_masks)
         remembered = self.action_units(action).to(state.dtype)
         return action, torch.cat([target, earned, time + 1, remembered, memory], dim=1)
 

@@ -106,7 +106,7 @@ class RecurrentPPO(PPO):
         # (n_envs, S) hidden state before the next step, and (n_envs, P) the previous action and reward.
         self._last_state = self._last_previous = self._last_reference_state = torch.zeros(0, 0)
         self._random_states: dict[str, Any] | None = None  # of a loaded model, until it learns again
-        self._masking = Masking()
+        self.masking = Masking()
         if _init_setup_model:
             self._setup_model()
 
@@ -159,9 +159,9 @@ class RecurrentPPO(PPO):
         action_masks: Any | None = None,
     ) -> tuple[npt.NDArray[Any], tuple[Any, ...] | None]:
         """Predict as `minrl.online.policy.RecurrentPolicy.predict` does; see `minrl.online.inputs.masks.Masking`."""
-        state = self._masking.carried_state(state, episode_start, action_masks)
+        state = self.masking.carried_state(state, episode_start, action_masks)
         found = act.predict(self.policy, observation, state, episode_start, deterministic, reward, action_masks)
-        self._masking.keep_state(found[1], episode_start, action_masks)
+        self.masking.keep_state(found[1], episode_start, action_masks)
         return found
 
     def collect_rollouts(
@@ -182,7 +182,7 @@ class RecurrentPPO(PPO):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
-        masking = self._masking.applies(env)
+        masking = self.masking.applies(env)
         at_once = not masking and rollout.collect_at_once(self, env, callback, rollout_buffer)
         has_previous, source, compiled = self.policy.previous_size > 0, env.unwrapped, act.compiled_act(self.policy)
         for step in range(0 if at_once else n_rollout_steps):
@@ -266,7 +266,7 @@ class RecurrentPPO(PPO):
         if self._random_states is not None and not reset_num_timesteps:
             restore_random_states(self._random_states)
         self._random_states = None
-        update.announce(self, masked=self._masking.applies(ready[1].training_env))
+        update.announce(self, masked=self.masking.applies(ready[1].training_env))
         return ready
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
@@ -274,7 +274,7 @@ class RecurrentPPO(PPO):
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_masking"]
+        return [*super()._excluded_save_params(), "masking"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, tensors = super()._get_torch_save_params()
@@ -296,5 +296,5 @@ class RecurrentPPO(PPO):
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar: as there.
             use_masking: use `action_masks()` of the environments; by default where they have it.
         """
-        self._masking.asked = use_masking
+        self.masking.asked = use_masking
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from minrl.agent import Moment, OnlineAgent
+from minrl.data.masks.action_masks import additive
 from minrl.data.task import Task
 from minrl.models.backbone_config import BackboneConfig
 from minrl.online.flat_spaces import CLIP, PolicySpaces, Standardizer
@@ -41,6 +42,7 @@ class PPOOptions(BackboneConfig):
     separate_critic: bool = field(default=False, metadata={"help": "a backbone of its own for the critic"})
     previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
     previous_reward: bool = field(default=False, metadata={"help": "the previous reward as an input"})
+    use_masking: bool = field(default=True, metadata={"help": "action masks, of environments with action_masks()"})
     net_arch: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "layers of actor and critic after the backbone: pi=[64] vf=[64]"}
     )
@@ -138,7 +140,9 @@ class PPOAgent(OnlineAgent):
         cls, config: PPOConfig, settings: OnlineConfig, task: Task, environments: VecEnv, device: torch.device
     ) -> tuple["PPOAgent", RecurrentPPO]:
         """Build an agent and its PPO as `OnlineAgent.learner` does."""
+        task = replace(task, masked=task.masked and config.use_masking)
         model = _model(config, settings, task, environments, device)
+        model.masking.default = task.masked
         if config.pretrained is not None and not config.origin:
             start: Any = model.policy.pretrained
             config = replace(config, origin=dict(vars(start)))
@@ -166,7 +170,10 @@ class PPOAgent(OnlineAgent):
             policy.reset_noise(len(state))
         flat = moment.observation if self.standardizer is None else self.standardizer(moment.observation)
         observation = self.spaces.observations(flat)
-        distribution, memory = policy.get_distribution(observation, memory, moment.episode_start, previous)
+        masks = None
+        if moment.action_masks is not None:
+            masks = additive(self.spaces.action_space, moment.action_masks)
+        distribution, memory = policy.get_distribution(observation, memory, moment.episode_start, previous, masks)
         action = distribution.get_actions(deterministic=deterministic)
         if policy.previous_size:
             memory = torch.cat([memory, policy.encode_previous(action, None)], dim=1)

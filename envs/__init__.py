@@ -19,6 +19,7 @@ without the module's name, as it does those of every package with an entry point
 | `minrl/TMaze-v0`                       | a cue, a corridor (`length=10`, `active=False`)    | yes        |
 | `minrl/TMaze1000-v0`                   | the same with a corridor of 1000 steps             | yes        |
 | `minrl/DelayedCue-v0`                  | a cue, blanks (`delay=20`), the go signal          | yes        |
+| `minrl/MaskedRecall-v0`                | a symbol; name the one two steps ago, four of 20 choices are allowed | no |
 | `minrl/Parity-v0`                      | bits; say whether the ones are odd (`length=40`)   | yes        |
 
 The robots are Ant, HalfCheetah, Hopper, Humanoid, InvertedDoublePendulum, InvertedPendulum, Swimmer and Walker2d,
@@ -69,6 +70,7 @@ def _register(environment_id: str, base: str, entry_point: str, **options: Any) 
     )
 
 
+gymnasium.register("minrl/MaskedRecall-v0", entry_point=f"{__name__}.masked_recall:MaskedRecall")
 for _name, _base, _vector in (
     ("CartPoleNoVel-v1", "CartPole-v1", "classic_vector:cartpole"),
     ("PendulumNoVel-v1", "Pendulum-v1", "classic_vector:pendulum"),

@@ -36,6 +36,7 @@ class Batch:
     # (B, T) the return-to-go at the first step of each step's episode, which a window may begin after; None in batches
     # made by hand, where `reset` opens episodes.
     first_returns: Tensor | None = None
+    action_masks: Tensor | None = None  # (B, T, M) bool, see `minrl.data.masks`; False at padding
 
     @classmethod
     def from_numpy(cls, arrays: Mapping[str, npt.NDArray[Any]], device: torch.device | str = "cpu") -> "Batch":
@@ -59,6 +60,7 @@ class Moment:
     observation: Tensor  # (B, O) flattened; float64 where float32 would lose what it holds (`Task.wide_observations`)
     reward: Tensor  # (B,) of the last action; ignored where an episode starts
     episode_start: Tensor  # (B,) bool, True where the observation opens an episode
+    action_masks: Tensor | None = None  # (B, M) bool, see `minrl.data.masks`; None where all actions are allowed
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,8 @@ def evaluate(
     compiled float32 step gives the same bits), and a chaotic environment magnifies them: the mean return of one Mamba
     agent changed by 0.75. Equal arguments give equal results.
 
+    Actions are masked where agent and environment have action masks.
+
     Args:
         agent: any agent.
         environment: where to run; the one that the agent's data set names by default.
@@ -203,13 +205,15 @@ def _run(
     player = Player(agent, count, target_return=asked, deterministic=deterministic)
     with closing(_vector(environment, count, vectorization)) as vector:
         agent.task.check_fits(vector.single_observation_space, vector.single_action_space, environment.id)
+        # Gymnasium's class does not know its environments' methods.
+        masked = agent.task.masked and all(vector.call("has_wrapper_attr", "action_masks"))
         results.limit = vector.get_attr("max_episode_steps")[0]
         observations, _ = vector.reset(seed=[seed + int(e) for e in running])
         rewards, starts = np.zeros(count), np.ones(count, dtype=np.bool_)
         returns, lengths, left = np.zeros(count), np.zeros(count, dtype=np.int64), len(targets) * episodes
         with EvaluationProgress(left, shown=progress) as shown:
             while left:
-                actions = player.act(observations, rewards, starts)
+                actions = player.act(observations, rewards, starts, vector.call("action_masks") if masked else None)
                 observations, rewards, terminated, truncated, _ = vector.step(actions)
                 returns += rewards
                 lengths += 1

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minrl.agent import Actor, Moment
+from minrl.data.masks.action_masks import checked_masks
 from minrl.data.spaces import flattener, leaves, unflattener
 from minrl.system.messages import one_line
 
@@ -53,7 +54,9 @@ class Player:
         with torch.inference_mode():
             self.state = agent.initial_state(batch_size, target)
 
-    def act(self, observations: Any, rewards: npt.ArrayLike, episode_starts: npt.ArrayLike) -> npt.NDArray[Any] | Any:
+    def act(
+        self, observations: Any, rewards: npt.ArrayLike, episode_starts: npt.ArrayLike, action_masks: Any = None
+    ) -> npt.NDArray[Any] | Any:
         """Return actions for a vector environment.
 
         Args:
@@ -61,6 +64,7 @@ class Player:
                 structure of the space).
             rewards: (B,) or (B, 1) of the last actions.
             episode_starts: (B,) bool, True where the observation is the first of an episode.
+            action_masks: (B, M) flags of the choices that are allowed, see `minrl.data.masks.action_masks`.
 
         Returns:
             Actions in the structure of the batched action space.
@@ -75,9 +79,16 @@ class Player:
                 episode_start=self._each(
                     torch.from_numpy(np.array(episode_starts, dtype=np.bool_)).to(self.device), "episode_starts"
                 ),
+                action_masks=self._masks(action_masks),
             )
             action, self.state = self.agent.act(moment, self.state, deterministic=self.deterministic)
         return self._unflatten(action.cpu().numpy())
+
+    def _masks(self, masks: Any) -> Tensor | None:
+        if masks is None:
+            return None
+        flags = checked_masks(self.agent.task.action_space, masks, self.batch_size, "action_masks")
+        return torch.from_numpy(flags).to(self.device)
 
     def _rows(self, observations: Any) -> npt.NDArray[Any]:
         """Return the observations as flat rows (B, O)."""

@@ -11,6 +11,7 @@ import torch
 
 from minrl.agent import Moment
 from minrl.collect.waypoint import WaypointPolicy
+from minrl.data.masks.action_masks import checked_masks, draw_allowed, mask_size
 from minrl.zoo import find_statistics, load_zip
 from minrl.zoo.batches import from_rows, to_rows
 
@@ -40,7 +41,7 @@ def open_policy(
         ValueError: for an unknown policy, a file that cannot be read, or one of other spaces.
     """
     if source == "random":
-        return RandomPolicy(environment.action_space)
+        return RandomPolicy(environment)
     if source == "waypoint":
         return WaypointPolicy(environment, deterministic)
     file = Path(source).expanduser()
@@ -50,18 +51,25 @@ def open_policy(
 
 
 class RandomPolicy:
-    """Policy that samples uniformly from the action space."""
+    """Policy that samples uniformly from the action space, or where the environment masks actions, from the allowed."""
 
     name = "uniform random"
 
-    def __init__(self, space: gym.Space[Any]) -> None:
-        self.space = space
+    def __init__(self, environment: gym.Env[Any, Any]) -> None:
+        self.space = environment.action_space
+        self.masks: Any = None
+        if environment.has_wrapper_attr("action_masks") and mask_size(self.space):
+            self.masks = environment.get_wrapper_attr("action_masks")
 
     def start(self, seed: int) -> None:
         self.space.seed(seed)
+        self.random = np.random.default_rng(seed)
 
     def act(self, observation: Any) -> Any:
-        return self.space.sample()
+        if self.masks is None:
+            return self.space.sample()
+        mask = checked_masks(self.space, self.masks(), 1, "action_masks()")[0]
+        return draw_allowed(self.space, mask, self.random)
 
 
 class SavedPolicy:

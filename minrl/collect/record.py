@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from minrl.collect.policies import Policy, open_policy
 from minrl.data import EnvironmentInfo, make_environment
+from minrl.data.masks.action_masks import checked_masks, mask_size
 from minrl.data.minari.folders import minari_folder
 from minrl.data.minari.writer import EpisodeWriter, RecordedEpisode, record_set
 from minrl.data.wrappers import EpisodeLimit, scalar_reward
@@ -134,9 +135,15 @@ def run_episode(environment: gym.Env[Any, Any], policy: Policy, seed: int, index
     observations = [copy.deepcopy(observation)]
     actions: list[Any] = []
     rewards: list[float] = []
+    space = environment.action_space
+    has_masks = environment.has_wrapper_attr("action_masks") and mask_size(space) > 0
+    masks: list[Any] | None = [] if has_masks else None
     terminated = truncated = False
     while not (terminated or truncated):
-        action = as_element(environment.action_space, policy.act(observation))
+        if masks is not None:
+            given = environment.get_wrapper_attr("action_masks")()
+            masks.append(checked_masks(space, given, 1, f"episode {index}, step {len(rewards)}: action_masks()")[0])
+        action = as_element(space, policy.act(observation))
         observation, given, terminated, truncated, _ = environment.step(action)
         reward = scalar_reward(given)
         if not (math.isfinite(reward) and _is_finite(observation)):
@@ -148,7 +155,7 @@ def run_episode(environment: gym.Env[Any, Any], policy: Policy, seed: int, index
         observations.append(copy.deepcopy(observation))
         actions.append(action)
         rewards.append(reward)
-    return RecordedEpisode(seed, observations, actions, rewards, bool(terminated), bool(truncated))
+    return RecordedEpisode(seed, observations, actions, rewards, bool(terminated), bool(truncated), masks)
 
 
 def as_element(space: gym.Space[Any], action: Any) -> Any:

@@ -185,6 +185,8 @@ def gather(episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray
         "returns_to_go": episodes.returns_to_go[rows],
         "first_returns": episodes.returns_to_go[rows - steps],
     }
+    if episodes.action_masks is not None:
+        batch["action_masks"] = episodes.action_masks[rows]
     if not mask.all():
         padding = ~mask
         for values in batch.values():

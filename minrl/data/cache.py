@@ -36,6 +36,7 @@ _NAMES = (
     "truncated",
     "returns_to_go",
 )
+_OPTIONAL = "action_masks"
 
 
 def cache_folder() -> Path:
@@ -98,7 +99,7 @@ def _write(draft: Path, convert: Callable[[Allocate], Arrays]) -> None:
     for array in arrays.values():
         if isinstance(array, np.memmap):
             array.flush()
-    digests = {name: _digest(draft / f"{name}.npy") for name in _NAMES}
+    digests = {name: _digest(draft / f"{name}.npy") for name in arrays}
     (draft / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
 
 
@@ -117,11 +118,13 @@ def _read(folder: Path) -> Arrays | None:
     """Return the mapped arrays of a folder; None if it has none, or they are not what was written."""
     try:
         digests = json.loads(read_text(folder / _DIGESTS))
-        for name in _NAMES:
+        if not set(_NAMES) <= digests.keys() <= {*_NAMES, _OPTIONAL}:
+            return None
+        for name in digests:
             if _digest(folder / f"{name}.npy") != digests[name]:
                 _log.warning("data cache %s is damaged (%s.npy), so the set is converted anew", folder, name)
                 return None
-        return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _NAMES}
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in digests}
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from minrl.data.episode import BoolArray, FloatArray, IntArray, returns_to_go
 from minrl.data.mapped import BYTES_AT_ONCE, leave_memory
+from minrl.data.masks.action_masks import forbidden
 from minrl.data.moments import Rounding
 from minrl.data.spaces import AnySpace, Leaf, encode, invalid_row, leaves, stored_dtype
 from minrl.system.messages import one_line
@@ -46,6 +47,7 @@ class EpisodeBlock:
     rewards: FloatArray  # (n,)
     terminated: BoolArray  # (e,)
     truncated: BoolArray  # (e,)
+    action_masks: BoolArray | None = None  # (n, M)
 
 
 def in_memory(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -107,6 +109,7 @@ def _filled(
     truncated = allocate("truncated", (episodes,), np.bool_)
     offsets = allocate("offsets", (episodes + 1,), np.int64)
     offsets[0] = 0
+    masks: npt.NDArray[Any] | None = None
     row = episode = 0
     for block in blocks:
         rows, count = len(block.rewards), len(block.stops)
@@ -121,6 +124,10 @@ def _filled(
         observations[row : row + rows] = block.observations
         actions[row : row + rows] = block.actions
         rewards[row : row + rows] = block.rewards
+        if block.action_masks is not None:
+            if masks is None:
+                masks = allocate("action_masks", (steps, block.action_masks.shape[1]), np.bool_)
+            masks[row : row + rows] = block.action_masks
         final_observations[episode : episode + count] = block.final_observations
         terminated[episode : episode + count] = block.terminated
         truncated[episode : episode + count] = block.truncated
@@ -132,7 +139,7 @@ def _filled(
         raise ValueError(
             f"{where}: holds {episode} episodes with {row} steps, the metadata says {episodes} with {steps}"
         )
-    return {
+    found = {
         "observations": observations,
         "actions": actions,
         "rewards": rewards,
@@ -141,6 +148,7 @@ def _filled(
         "terminated": terminated,
         "truncated": truncated,
     }
+    return found if masks is None else {**found, "action_masks": masks}
 
 
 def flatten_block(
@@ -206,6 +214,18 @@ def last_flags(flags: BoolArray, lengths: IntArray, *, field: str, place: Place)
             f"{locate(place, lengths, int(np.argmax(early)))}: {field} is set before the episode's last step"
         )
     return last
+
+
+def checked_block_masks(
+    space: AnySpace, masks: npt.NDArray[Any], actions: npt.NDArray[Any], lengths: IntArray, place: Place
+) -> BoolArray:
+    """Return the masks (n, M) of a block; raise ValueError naming the first recorded action that they forbid."""
+    flags: BoolArray = masks.reshape(len(actions), -1) != 0
+    bad = forbidden(space, actions, flags)
+    if bad.any():
+        where = locate(place, lengths, int(np.argmax(bad)))
+        raise ValueError(f"{where}: the recorded action is not allowed by its row of action_masks")
+    return flags
 
 
 def split_final(rows: npt.NDArray[Any], lengths: IntArray) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

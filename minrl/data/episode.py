@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.mapped import BYTES_AT_ONCE, leave_memory, room_beside
+from minrl.data.masks.action_masks import mask_size
 from minrl.data.moments import in_precision
 
 FloatArray = npt.NDArray[np.float32]
@@ -47,6 +48,7 @@ class Episodes:
     action_space: gymnasium.Space  # type: ignore[type-arg]
     environment: EnvironmentInfo | None = None
     reference_scores: tuple[float, float] | None = None  # returns that score 0 and 100
+    action_masks: BoolArray | None = None  # (N, M) the choices that were allowed, see `minrl.data.masks`
 
     def __post_init__(self) -> None:
         steps, episodes = self.num_steps, self.num_episodes
@@ -60,6 +62,8 @@ class Episodes:
             "truncated": (episodes,),
             "returns_to_go": (steps,),
         }
+        if self.action_masks is not None:
+            expected["action_masks"] = (steps, mask_size(self.action_space))
         for field, shape in expected.items():
             if getattr(self, field).shape != shape:
                 raise ValueError(f"{self.name}: {field} has shape {getattr(self, field).shape}, expected {shape}")
@@ -141,6 +145,7 @@ class Episodes:
             action_space=self.action_space,
             environment=self.environment,
             reference_scores=self.reference_scores,
+            action_masks=None if self.action_masks is None else steps_of(self.action_masks),
         )
 
 
@@ -218,8 +223,9 @@ def build_episodes(
     action_space: gymnasium.Space,  # type: ignore[type-arg]
     environment: EnvironmentInfo | None = None,
     reference_scores: tuple[float, float] | None = None,
+    action_masks: npt.ArrayLike | None = None,
 ) -> Episodes:
-    """Build episodes from flat arrays in memory: (N, O), (N, A), (N,), (E, O), (E,), (E,), (E,).
+    """Build episodes from flat arrays in memory: (N, O), (N, A), (N,), (E, O), (E,), (E,), (E,), and masks (N, M).
 
     Observations are kept as float64 if float32 would lose their values, else as float32.
     """
@@ -242,4 +248,5 @@ def build_episodes(
         action_space=action_space,
         environment=environment,
         reference_scores=reference_scores,
+        action_masks=None if action_masks is None else np.asarray(action_masks, dtype=np.bool_),
     )

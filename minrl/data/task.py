@@ -42,6 +42,7 @@ class Task:
     wide_observations: bool = False  # float32 would lose their values, so they stay float64 until centred
     # At any step of the data set: with negative rewards above `best_return`. None in older checkpoints.
     best_return_to_go: float | None = None
+    masked: bool = False  # the data set or the environment has action masks, see `minrl.data.masks`
 
     @classmethod
     def of(cls, episodes: Episodes) -> "Task":
@@ -63,6 +64,7 @@ class Task:
             longest_episode=int(episodes.lengths.max()),
             environment=episodes.environment,
             reference_scores=episodes.reference_scores,
+            masked=episodes.action_masks is not None,
         )
 
     @classmethod
@@ -125,6 +127,7 @@ class Task:
             "best_return_to_go": self.best_return_to_go,
             "return_scale": self.return_scale,
             "longest_episode": self.longest_episode,
+            "masked": self.masked,
             "environment": None if environment is None else environment.to_dict(),
             "reference_scores": None if self.reference_scores is None else list(self.reference_scores),
         }
@@ -145,6 +148,7 @@ class Task:
                 "action_low": tuple(values["action_low"]),
                 "action_high": tuple(values["action_high"]),
                 "wide_observations": values.get("wide_observations") is True,
+                "masked": values.get("masked") is True,
                 "action_mean": None if mean is None else tuple(mean),
                 "action_std": None if std is None else tuple(std),
                 "environment": named,

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from minrl.agent import Actor, Moment
+from minrl.data.masks.action_masks import choices
 from minrl.data.spaces import flatten, leaves, unflatten
 
 Array = npt.NDArray[Any]
@@ -92,6 +93,8 @@ def action_gaps(agent: Actor, flat: Array, outputs: list[Array]) -> Array:
 
 def _named(moment: Moment, state: Array) -> dict[str, Array]:
     tensors = {"observation": moment.observation, "reward": moment.reward, "episode_start": moment.episode_start}
+    if moment.action_masks is not None:
+        tensors["action_masks"] = moment.action_masks
     return {name: tensor.numpy() for name, tensor in tensors.items()} | {"state": state}
 
 
@@ -114,8 +117,9 @@ def is_tie(agent: Actor, moment: Moment, state: Tensor, row: int, outputs: list[
     if agent.task.wide_observations:  # 1e-5 of the mean may be many standard deviations
         mean = torch.from_numpy(_statistics(agent, agent.task.observation_size)[0])
     near = Moment(
-        mean + nudged(moment.observation - mean), nudged(moment.reward), moment.episode_start[row].expand(_NUDGES)
-    )
+        mean + nudged(moment.observation - mean), nudged(moment.reward), moment.episode_start[row].expand(_NUDGES),
+        None if moment.action_masks is None else moment.action_masks[row].expand(_NUDGES, -1),
+    )  # fmt: skip
     with torch.inference_mode():
         flat, _ = agent.act(near, nudged(state))
     many = [np.repeat(part, _NUDGES, axis=0) for part in outputs]
@@ -153,7 +157,16 @@ class _Inputs:
             observation=torch.from_numpy(observation).to(observation_type(self.agent)),
             reward=torch.from_numpy(self.random.normal(size=self.batch_size).astype(np.float32) * self.reward_spread),
             episode_start=torch.from_numpy(starts),
+            action_masks=self._masks() if self.agent.task.masked else None,
         )
+
+    def _masks(self) -> Tensor:
+        """Draw masks (B, M) of which every component allows at least one choice."""
+        parts = choices(self.agent.task.action_space)
+        masks = [self.random.random((self.batch_size, count)) < 0.5 for count in parts]
+        for part in masks:
+            part[np.arange(self.batch_size), self.random.integers(part.shape[1], size=self.batch_size)] = True
+        return torch.from_numpy(np.concatenate(masks, axis=1))
 
 
 def _batched(space: Any, sample: Any) -> Any:

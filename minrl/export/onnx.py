@@ -1,19 +1,15 @@
 """Export of a trained agent as one ONNX file that acts without this package and without torch.
 
 The model is one deterministic step of the agent: inputs observation (B, O) flattened, reward (B,), episode_start (B,)
-bool and state (B, S); outputs the action in the environment's format and next_state (B, S). The state holds target
-return, rewards so far, previous action and the backbone's hidden state. The file's metadata give the initial state and
-the columns of the spaces, as JSON (`metadata`).
+bool, state (B, S) and, for an agent with action masks, action_masks (B, M) bool; outputs the environment's action
+and next_state (B, S). The state holds target return, rewards so far, previous action and the backbone's hidden
+state. The file's metadata give the initial state and the columns of the spaces, as JSON (`metadata`).
 
-Shapes: B environments, O flat observation width, S state size.
+Shapes: B environments, O flat observation width, S state size, M flags of a mask.
 """
 
 import json
-import logging
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,13 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 import minrl
 from minrl.agent import Actor, Moment
 from minrl.cells import Cell
+from minrl.data.masks.action_masks import mask_size
 from minrl.export.check import Agreement, compare, observation_type
 from minrl.export.digest import write_digest
+from minrl.export.quiet import quiet, without_validation
 from minrl.export.spaces import ActionDecoder, described
 from minrl.models.context_window import Refeed
 from minrl.scan import without_fused_kernels
@@ -40,6 +37,7 @@ INPUTS = {
     "reward": "of the last action; ignored where an episode starts",
     "episode_start": "True where the observation is the first of an episode",
     "state": "next_state of the last step; at first rows of initial_state in the metadata",
+    "action_masks": "True where a choice is allowed; for each bit of a MultiBinary two: it may be 0, it may be 1",
 }
 NEXT_STATE = "next_state"
 OPSET = 18  # torch's own, written without conversion
@@ -66,9 +64,16 @@ class StepModel(nn.Module):
         self.agent = agent
         self.decoder = ActionDecoder(agent.task.action_space)
 
-    def forward(self, observation: Tensor, reward: Tensor, episode_start: Tensor, state: Tensor) -> tuple[Tensor, ...]:
-        """Act: (B, O), (B,), (B,) bool, (B, S) -> a tensor for each part of the action, and the next state (B, S)."""
-        action, state = self.agent.act(Moment(observation, reward, episode_start), state)
+    def forward(
+        self,
+        observation: Tensor,
+        reward: Tensor,
+        episode_start: Tensor,
+        state: Tensor,
+        action_masks: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Act: (B, O), (B,), (B,) bool, (B, S), (B, M) bool -> tensors of the action's parts, next state (B, S)."""
+        action, state = self.agent.act(Moment(observation, reward, episode_start, action_masks), state)
         return *self.decoder(action), state
 
 
@@ -156,6 +161,8 @@ def _inputs(agent: Actor) -> list[dict[str, Any]]:
         "episode_start": ("bool", ["batch"]),
         "state": ("float32", ["batch", agent.state_size]),
     }
+    if agent.task.masked:
+        kinds["action_masks"] = ("bool", ["batch", mask_size(agent.task.action_space)])
     return [
         {"name": name, "dtype": dtype, "shape": shape, "about": about[name]} for name, (dtype, shape) in kinds.items()
     ]
@@ -196,9 +203,11 @@ def _proto(agent: Actor, opset: int) -> Any:
         "episode_start": torch.ones(count, dtype=torch.bool),
         "state": state,
     }
+    if agent.task.masked:
+        inputs["action_masks"] = torch.ones(count, mask_size(agent.task.action_space), dtype=torch.bool)
     batch = {name: {0: torch.export.Dim("batch")} for name in inputs}
     outputs = [*step.decoder.names, NEXT_STATE]
-    with torch.no_grad(), without_fused_kernels(), _without_validation(), _quiet():
+    with torch.no_grad(), without_fused_kernels(), without_validation(), quiet():
         try:
             program = torch.export.export(step, (), inputs, dynamic_shapes=batch, strict=False)
             written: Any = torch.onnx.export(
@@ -269,30 +278,3 @@ def _package(name: str) -> Any:
         return import_module(name)
     except ImportError:
         raise ValueError(f"{name} is missing: {install_hint('onnx')} to export an agent") from None
-
-
-@contextmanager
-def _without_validation() -> Iterator[None]:
-    """Switch off the validation of distributions, whose values a trace does not have."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress warnings of torch's exporter about packages and axes that do not matter here."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

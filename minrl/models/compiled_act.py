@@ -90,7 +90,7 @@ def fused_step(
 ) -> tuple[Tensor, Tensor] | None:
     """Compute `agent.act` by one compiled call for an agent of `inputs()`; return None if there is none."""
     start = moment.episode_start
-    if not may_run() or start.dtype is not torch.bool or start.dim() != 1:
+    if moment.action_masks is not None or not may_run() or start.dtype is not torch.bool or start.dim() != 1:
         return None
     plan = planned(_plans, agent, lambda agent: _build(agent, inputs()))
     if plan is None or plan.watch.has_dropout():

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from minrl.data.masks.action_masks import additive_parts
 from minrl.data.spaces import AnySpace, leaves
 from minrl.data.task import Task
 from minrl.models.head_parts import Binary, Binned, Gaussian, OneHot, Part, Scale, SquaredError
@@ -53,6 +54,7 @@ class ActionHead(nn.Module):
         bins: int = 41,
     ) -> None:
         super().__init__()
+        self.space = space
         if continuous not in get_args(ContinuousLoss):
             names = ", ".join(get_args(ContinuousLoss))
             raise ValueError(f'action_loss must be one of {names}, got "{continuous}"')
@@ -87,15 +89,21 @@ class ActionHead(nn.Module):
         """Unit of the loss, for reports; joined by + for a space of several kinds."""
         return " + ".join(dict.fromkeys(part.loss_unit for part in self._all()))
 
-    def loss(self, features: Tensor, action: Tensor) -> Tensor:
-        """Compute the loss summed over the action's columns: (..., D), (..., A) -> (...), in float32 or float64."""
-        raw = self._raw(features)
+    def loss(self, features: Tensor, action: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Compute the loss summed over the action's columns: (..., D), (..., A) -> (...), in float32 or float64.
+
+        With `masks` (..., M) choices are likely among the allowed ones.
+        """
+        raw = self._raw(features, masks)
         losses = [p.loss(r, action[..., p.columns]) for p, r in zip(self._all(), raw, strict=True)]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
 
-    def act(self, features: Tensor, *, deterministic: bool = True) -> Tensor:
-        """Return the mode, or a sample: (..., D) -> (..., A). With squared error both are the mean."""
-        raw = self._raw(features)
+    def act(self, features: Tensor, *, deterministic: bool = True, masks: Tensor | None = None) -> Tensor:
+        """Return the mode, or a sample: (..., D) -> (..., A). With squared error both are the mean.
+
+        With `masks` (..., M) choices are among the allowed ones.
+        """
+        raw = self._raw(features, masks)
         actions = [p.act(r, deterministic=deterministic) for p, r in zip(self._all(), raw, strict=True)]
         # Rounded here, so that the previous action as an input equals what the environment gets.
         actions = [a.round() if p.whole else a for p, a in zip(self._all(), actions, strict=True)]
@@ -105,10 +113,14 @@ class ActionHead(nn.Module):
         """Return means of Box columns and logits of choices: (..., D) -> (..., K)."""
         return torch.cat([p.center_of(r) for p, r in zip(self._all(), self._raw(features), strict=True)], dim=-1)
 
-    def _raw(self, features: Tensor) -> tuple[Tensor, ...]:
+    def _raw(self, features: Tensor, masks: Tensor | None = None) -> tuple[Tensor, ...]:
         raw: Tensor = self.linear(features)
         raw = raw.float() if raw.dtype in (torch.bfloat16, torch.float16) else raw
-        return torch.split(raw, [part.inputs for part in self._all()], dim=-1)
+        parts = torch.split(raw, [part.inputs for part in self._all()], dim=-1)
+        if masks is None:
+            return parts
+        added = additive_parts(self.space, masks)
+        return tuple(part if more is None else part + more for part, more in zip(parts, added, strict=True))
 
     def _all(self) -> list[Part]:
         return [part for part in self.parts if isinstance(part, Part)]

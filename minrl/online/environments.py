@@ -7,6 +7,7 @@ import inspect
 import multiprocessing
 import signal
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,11 +19,13 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from minrl.data.environment import EnvironmentInfo, make_environment
+from minrl.data.masks.action_masks import mask_size
 from minrl.data.space_match import arranged
 from minrl.data.spaces import AnySpace
 from minrl.data.task import Task
 from minrl.data.wrappers import ScalarReward
 from minrl.online.flat_spaces import CLIP, PolicySpaces
+from minrl.online.inputs.masks import METHOD
 from minrl.online.settings import OnlineConfig
 from minrl.online.spaces import fit_spaces
 from minrl.online.vector import as_vec_env
@@ -57,6 +60,8 @@ def probe(config: OnlineConfig) -> tuple[Task, str]:
             # First, as its errors name the remedy for spaces that PPO does not support.
             PolicySpaces(environment.observation_space, environment.action_space)
             task = Task.in_environment(info, environment.observation_space, environment.action_space)
+            masked = environment.has_wrapper_attr(METHOD) and mask_size(environment.action_space) > 0
+            task = replace(task, masked=masked)
         except ValueError as error:
             raise ValueError(f"environment {config.env}: {error}") from error
         reason = _no_native(environment, config)
@@ -66,7 +71,8 @@ def probe(config: OnlineConfig) -> tuple[Task, str]:
     if config.video:
         check_renders(info, modes)
     if config.vectorization == "auto":
-        return task, "sync" if reason else "native"
+        # A native vector environment need not have the masks of the single one.
+        return task, "sync" if reason or task.masked else "native"
     return task, config.vectorization
 
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from minrl.models.action_masks import added_to_logits
+from minrl.data.masks.action_masks import added_to_logits
 from minrl.online.actions import bounded, flat_actions, to_environment
 from minrl.online.inputs.segments import Observations, Segments, between, each
 from minrl.online.likelihood import distribution_of, evaluated, masked, sampled
@@ -182,7 +182,7 @@ class RecurrentPolicy(ActorCriticPolicy):
             episode_start: (B,) True where the observation opens an episode, which resets the state.
             deterministic: the most likely action instead of a sample.
             reward: (B,) of the last actions, for a policy with `previous_reward`.
-            action_masks: (B, M) flags of the choices that are allowed, see `minrl.models.action_masks`.
+            action_masks: (B, M) flags of the choices that are allowed, see `minrl.data.masks.action_masks`.
 
         Raises:
             ValueError: for an observation, state, episode start or mask that does not fit.

@@ -158,5 +158,7 @@ def _set_up(
         raise
     if device.type == "cpu":
         print(f"minrl: {describe_threads(threads, config.threads, begun)}")
+    if agent.task.masked:
+        print("minrl: actions are masked by action_masks() of the environments")
     seed_environments(environments, config, step)
     return OnlineRun(model, agent.to(device), config, vectorization, out)

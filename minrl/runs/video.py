@@ -60,13 +60,14 @@ def record_episode(agent: Actor, environment: EnvironmentInfo, seed: int) -> Pic
     with closing(_rendered(environment)) as world:
         rate = float(world.metadata.get("render_fps") or _RATE)
         stride = max(1, round(rate / _RATE))
-        player = Player(agent, 1)
+        player, masked = Player(agent, 1), agent.task.masked and world.has_wrapper_attr("action_masks")
         observation, _ = world.reset(seed=seed)
         reward, start, over, step = 0.0, True, False, 0
         while not over and len(frames) < _MOST_FRAMES:
             if step % stride == 0:
                 frames.append(_frame(world))
-            action = player.act(_stacked(observation), [reward], [start])
+            masks = world.get_wrapper_attr("action_masks")() if masked else None
+            action = player.act(_stacked(observation), [reward], [start], masks)
             observation, reward, terminated, truncated, _ = world.step(_first(action))
             start, over, step = False, terminated or truncated, step + 1
         frames.append(_frame(world))

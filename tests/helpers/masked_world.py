@@ -7,7 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 
-from minrl.models.action_masks import choices, mask_size
+from minrl.data.masks.action_masks import choices, mask_size
+from minrl.data.spaces import leaves
 
 
 def drawn_masks(space: spaces.Space[Any], random: np.random.Generator, rows: int | None = None) -> Any:
@@ -18,6 +19,17 @@ def drawn_masks(space: spaces.Space[Any], random: np.random.Generator, rows: int
         masks[np.arange(len(masks)), first + random.integers(count, size=len(masks))] = True
         first += count
     return masks if rows else masks[0]
+
+
+def chosen(space: spaces.Space[Any], action: Any) -> Any:
+    """Return the number of the choice of each component, from 0."""
+    parts = []
+    for leaf in leaves(space):
+        part = action
+        for key in leaf.keys:
+            part = part[key]
+        parts.append(np.asarray(part).reshape(-1) - np.reshape(getattr(leaf.space, "start", 0), -1))
+    return np.concatenate(parts)
 
 
 class Masked(gymnasium.Env[Any, Any]):
@@ -40,7 +52,7 @@ class Masked(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         first = np.cumsum([0, *choices(self.action_space)[:-1]])
-        taken = first + np.asarray(action).reshape(-1) - np.reshape(getattr(self.action_space, "start", 0), -1)
+        taken = first + chosen(self.action_space, action)
         assert self.masks[taken].all(), f"{action} is masked: {self.masks}"
         best = [np.argmax(part) for part in np.split(self.masks, first[1:])]
         self.left -= 1

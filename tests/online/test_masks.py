@@ -11,7 +11,7 @@ from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from stable_baselines3.common.evaluation import evaluate_policy as evaluate_unmasked
 
 from minrl.agents.ppo import RecurrentPPO
-from minrl.models.action_masks import additive, mask_size
+from minrl.data.masks.action_masks import additive, mask_size
 from minrl.online.likelihood import distribution_of
 from minrl.scan import without_fused_kernels
 from tests.helpers.masked_world import Masked, drawn_masks, masked

@@ -23,6 +23,7 @@ from minrl.data.convert import (
     Place,
     assemble,
     check_finite,
+    checked_block_masks,
     flatten_block,
 )
 from minrl.data.d4rl.episodes import Segment, report, segments, split
@@ -32,6 +33,7 @@ from minrl.data.download import download_file
 from minrl.data.episode import BoolArray, Episodes, IntArray
 from minrl.data.hdf5_file import attributes_of, check_stored, open_hdf5, rows_of
 from minrl.data.limits import check_size
+from minrl.data.masks.action_masks import mask_size
 from minrl.data.space_text import to_json
 from minrl.data.spaces import AnySpace, as_rows, block_dtype, leaves
 from minrl.system.extras import install_hint
@@ -133,7 +135,7 @@ def load_file(
         assert found.action_space is not None
         spaces_found = found.observation_space, found.action_space
         arrays = cached(
-            fingerprint([file], task, *map(to_json, spaces_found)),
+            fingerprint([file], task, *map(to_json, spaces_found), *masks_in(source)),
             lambda allocate: _convert(source, file, task, *spaces_found, allocate),
             enabled=cache,
             folder=folder,
@@ -160,6 +162,11 @@ def _references(source: h5py.File, known: tuple[float, float] | None) -> tuple[f
     return (float(found[keys[0]]), float(found[keys[1]])) if len(found) == 2 else known
 
 
+def masks_in(source: h5py.File) -> list[str]:
+    """Return the key of a file's action masks, none if it has none."""
+    return [key for key in ("action_masks", "infos/action_masks") if key in source][:1]
+
+
 def _check_fields(source: h5py.File, file: Path) -> None:
     for key in ("observations", "actions", "rewards", "terminals"):
         if not isinstance(source.get(key), h5py.Dataset):
@@ -168,13 +175,13 @@ def _check_fields(source: h5py.File, file: Path) -> None:
                 f"{file}: no field {key}; a flat HDF5 set has observations, actions, rewards, terminals "
                 f"and may have timeouts and next_observations (this file has {held})"
             )
-    for key in FIELDS:
+    for key in (*FIELDS, *masks_in(source)):
         if key in source:
             if not isinstance(source[key], h5py.Dataset):
                 raise ValueError(f"{file}: {key} is no array")
             check_stored(source[key].id, f"{file}: {key}")
     steps = source["rewards"].shape[0] if source["rewards"].shape else 0
-    for key in ("observations", "actions", "terminals", "timeouts", "next_observations"):
+    for key in ("observations", "actions", "terminals", "timeouts", "next_observations", *masks_in(source)):
         if key in source and source[key].shape[:1] != (steps,):
             raise ValueError(f"{file}: {key} has {source[key].shape[:1]} rows, rewards has {steps}")
     if steps == 0:
@@ -249,5 +256,13 @@ def _blocks(
         if "next_observations" in source:
             # Reading all rows and indexing is faster than h5py's read of scattered rows.
             final = read("next_observations", observation_space, dtype)[segment.stops - 1]
-        ended = segment.episodes
-        yield EpisodeBlock(segment.stops, observations, final, actions, rewards, terminated[ended], truncated[ended])
+        ended, masks = segment.episodes, None
+        for key in masks_in(source)[: mask_size(action_space)]:
+            found = rows_of(source, key, segment.rows)
+            if found.size != len(rewards) * mask_size(action_space):
+                raise ValueError(
+                    f"{where}: {key} has {found.shape[1:]} flags a step, expected {mask_size(action_space)}"
+                )
+            masks = checked_block_masks(action_space, found, actions, segment.lengths, place)
+        ends = terminated[ended], truncated[ended]
+        yield EpisodeBlock(segment.stops, observations, final, actions, rewards, *ends, masks)

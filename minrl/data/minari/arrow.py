@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from minrl.data.convert import EpisodeBlock, Place, check_finite, flatten_block, last_flags
+from minrl.data.convert import EpisodeBlock, Place, check_finite, checked_block_masks, flatten_block, last_flags
 from minrl.data.limits import MOST_UNPACKED, SMALL
+from minrl.data.masks.action_masks import mask_size
 from minrl.data.minari.images import decode_frames
 from minrl.data.spaces import AnySpace, Leaf, as_rows, block_dtype
 from minrl.system.extras import install_hint
@@ -65,7 +66,19 @@ def _block(data: Path, format: str, episode: int, observation_space: AnySpace, a
         last_flags(np.asarray(table.column(field), dtype=np.bool_)[:-1], lengths, field=field, place=place)
         for field in ("terminations", "truncations")
     )
-    return EpisodeBlock(lengths, observations[:-1], observations[-1:], actions, rewards, terminated, truncated)
+    masks = None
+    if size := _mask_size(table, action_space):
+        leaf = Leaf(("action_masks",), spaces.MultiBinary(size), slice(0, size))
+        masks = checked_block_masks(action_space, read("infos", leaf, steps), actions, lengths, place)
+    return EpisodeBlock(lengths, observations[:-1], observations[-1:], actions, rewards, terminated, truncated, masks)
+
+
+def _mask_size(table: Any, action_space: AnySpace) -> int:
+    """Return the flags of the action masks among the infos, 0 if there are none."""
+    if "infos" not in table.column_names:
+        return 0
+    names = [field.name for field in table.schema.field("infos").type]
+    return mask_size(action_space) if "action_masks" in names else 0
 
 
 def _table(folder: Path, format: str, data: Path) -> Any:
@@ -86,7 +99,8 @@ def _table(folder: Path, format: str, data: Path) -> Any:
     try:
         source = pyarrow.dataset.dataset([str(file) for file in files], format=format)
         batches, size = [], 0
-        for batch in source.scanner(columns=_COLUMNS, batch_size=_ROWS_AT_ONCE, use_threads=False).to_batches():
+        columns = [*_COLUMNS, *(["infos"] if "infos" in source.schema.names else [])]
+        for batch in source.scanner(columns=columns, batch_size=_ROWS_AT_ONCE, use_threads=False).to_batches():
             batch.validate(full=True)
             batches.append(batch)
             size += batch.nbytes

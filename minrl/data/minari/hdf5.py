@@ -23,12 +23,14 @@ from minrl.data.convert import (
     Place,
     ReadLeaf,
     check_finite,
+    checked_block_masks,
     flatten_block,
     last_flags,
     split_final,
 )
 from minrl.data.episode import IntArray
 from minrl.data.hdf5_file import check_stored, open_hdf5
+from minrl.data.masks.action_masks import mask_size
 from minrl.data.minari.images import decode_frames, is_image
 from minrl.data.spaces import AnySpace, Leaf, as_rows, block_dtype, leaves
 from minrl.system.messages import faults_of
@@ -40,6 +42,7 @@ _MEMORY_TYPES = {
     np.dtype(np.bool_): h5t.NATIVE_UINT8,
     np.dtype(np.uint8): h5t.NATIVE_UINT8,
 }
+MASKS = "episode_0/infos/action_masks"
 _memory_space = lru_cache(maxsize=4096)(lambda count: h5s.create_simple((count,)))
 
 
@@ -93,6 +96,14 @@ def _columns(name: str, space: AnySpace, extra: int) -> list[_Column]:
     return columns
 
 
+def mask_column(file: h5py.File, action_space: AnySpace) -> _Column | None:
+    """Return the column of action masks among the infos, which may have a row after the last action; None if none."""
+    if not (size := mask_size(action_space)) or not isinstance(file.get(MASKS), h5py.Dataset):
+        return None
+    rows, steps = (file[f"episode_0/{name}"].shape[:1] for name in ("infos/action_masks", "rewards"))
+    return _Column("infos/action_masks", size, np.bool_, extra=int(rows != steps))
+
+
 def _source(columns: list[_Column]) -> ReadLeaf:
     by_keys = {column.leaf.keys: column for column in columns if column.leaf is not None}
     return lambda leaf: by_keys[leaf.keys].result()
@@ -110,7 +121,9 @@ class _Reader:
         self.actions = _columns("actions", action_space, 0)
         self.rewards = _Column("rewards", 1, np.float32)
         self.flags = [_Column("terminations", 1, np.bool_), _Column("truncations", 1, np.bool_)]
+        self.masks = mask_column(file, action_space)
         self.columns = [*self.observations, *self.actions, self.rewards, *self.flags]
+        self.columns += [] if self.masks is None else [self.masks]
         self.capacity = max(1, BLOCK_BYTES // (8 * sum(column.width for column in self.columns)))
 
     def blocks(self, first: int, episodes: int) -> Iterator[EpisodeBlock]:
@@ -150,13 +163,18 @@ class _Reader:
             last_flags(values, lengths + 1 - extra, field=column.path, place=place)
             for column, values in zip(self.flags, flags, strict=True)
         )
+        masks = None
+        if self.masks is not None:
+            stored = self.masks.result()
+            stored = split_final(stored, lengths)[0] if ends and self.masks.extra else stored
+            masks = checked_block_masks(self.action_space, stored, actions, lengths, place)
         if not ends:
             none = np.zeros(0, dtype=np.bool_)
             return EpisodeBlock(
-                np.zeros(0, dtype=np.int64), observations, observations[:0], actions, rewards, none, none
+                np.zeros(0, dtype=np.int64), observations, observations[:0], actions, rewards, none, none, masks
             )
         before, final = split_final(observations, lengths)
-        return EpisodeBlock(np.cumsum(lengths), before, final, actions, rewards, terminated, truncated)
+        return EpisodeBlock(np.cumsum(lengths), before, final, actions, rewards, terminated, truncated, masks)
 
     def _steps(self, episode: int) -> int:
         shape = self._open(episode, "rewards").shape

@@ -14,11 +14,13 @@ from minrl.data.convert import Allocate, Arrays, EpisodeBlock, assemble
 from minrl.data.d4rl.spaces import Stated
 from minrl.data.environment import EnvironmentInfo, from_spec, make_environment
 from minrl.data.episode import Episodes
+from minrl.data.hdf5_file import open_hdf5
 from minrl.data.limits import check_size
+from minrl.data.masks.action_masks import mask_size
 from minrl.data.minari.attributes import read_attributes
 from minrl.data.minari.download import fetch
 from minrl.data.minari.folders import MAIN, find, local_ids, minari_folder
-from minrl.data.minari.hdf5 import read_hdf5
+from minrl.data.minari.hdf5 import MASKS, read_hdf5
 from minrl.data.space_text import from_json, to_json
 from minrl.data.spaces import AnySpace
 from minrl.system.messages import faults_of
@@ -77,6 +79,7 @@ def load_folder(
     metadata = read_metadata(data, given, file)
     # The spaces are part of the key, as another order of their keys means other columns.
     layout = [to_json(space) for space in (metadata.observation_space, metadata.action_space)]
+    layout += [MASKS] if _has_masks(metadata) else []  # of which a cache from before they were read has none
     with faults_of(str(data)):
         arrays = cached(
             fingerprint(_source_files(metadata), *layout),
@@ -155,6 +158,13 @@ def _space(raw: dict[str, Any], field: str, environment: EnvironmentInfo | None,
         space: AnySpace = getattr(made, field)
     flattened = field.removesuffix("_space") in raw.get("flattened", ())
     return flatten_space(space) if flattened else space
+
+
+def _has_masks(metadata: Metadata) -> bool:
+    if metadata.format != "hdf5" or not mask_size(metadata.action_space) or not metadata.main.is_file():
+        return False
+    with open_hdf5(metadata.main) as file:
+        return MASKS in file
 
 
 def _source_files(metadata: Metadata) -> list[Path]:

@@ -38,6 +38,7 @@ class RecordedEpisode:
     rewards: list[float]
     terminated: bool
     truncated: bool
+    action_masks: list[npt.NDArray[np.bool_]] | None = None  # before each action
 
     def __post_init__(self) -> None:
         steps = len(self.rewards)
@@ -77,6 +78,8 @@ class EpisodeWriter:
         group.attrs["seed"] = episode.seed
         self._write(group, "observations", self.observation_space, episode.observations)
         self._write(group, "actions", self.action_space, episode.actions)
+        if episode.action_masks is not None:
+            self._array(group, "infos/action_masks", np.stack(episode.action_masks))
 
     def copy(self, episodes: Episodes, index: int) -> None:
         """Append an episode of a set whose spaces have no parts, in pieces, so that memory does not grow with it."""
@@ -85,6 +88,8 @@ class EpisodeWriter:
         group = self._open(
             episodes.rewards[begin:end], bool(episodes.terminated[index]), bool(episodes.truncated[index])
         )
+        if episodes.action_masks is not None:
+            self._array(group, "infos/action_masks", np.asarray(episodes.action_masks[begin:end]))
         row_bytes = episodes.observations[:1].nbytes + episodes.actions[:1].nbytes
         size = max(1, BYTES_AT_ONCE // max(1, row_bytes))
         for name, space, rows, last in (

@@ -15,8 +15,8 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
 from minrl.backbone.compiled_step import takes
+from minrl.data.masks.action_masks import added_to_logits
 from minrl.kernels.guard import Watch, runs_alone
-from minrl.models.action_masks import added_to_logits
 from minrl.online.compiled.conditions import has_own_methods, obstacle
 from minrl.online.compiled.layout import PolicyLayout, policy_layout, trunk_addresses
 from minrl.online.compiled.memory import address, words

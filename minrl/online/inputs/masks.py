@@ -10,8 +10,8 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from minrl.data.masks.action_masks import added_to_logits, mask_size
 from minrl.data.spaces import AnySpace
-from minrl.models.action_masks import added_to_logits, mask_size
 from minrl.system.messages import one_line
 
 METHOD = "action_masks"
@@ -62,17 +62,19 @@ class Masking:
     """Masks of a `RecurrentPPO`: whether they apply, and the state of callers that drop it.
 
     Attributes:
-        asked: of `learn`: True or False, or None for wherever there are masks.
+        asked: of `learn`: True or False, or None for `default`.
+        default: the same for calls that do not say; None for wherever there are masks.
     """
 
     asked: bool | None = None
+    default: bool | None = None
 
     def __init__(self) -> None:
         self._states: tuple[int, Any] | None = None  # of the last call of `predict` with masks, and how many
 
     def applies(self, env: VecEnv) -> bool:
         """Return True if a rollout in `env` has masks; raise as `uses_masks`."""
-        return uses_masks(env, self.asked)
+        return uses_masks(env, self.default if self.asked is None else self.asked)
 
     def carried_state(self, state: Any, episode_start: Any, action_masks: Any) -> Any:
         """Return the state for `predict`: the last one where a caller with masks gives none within an episode.

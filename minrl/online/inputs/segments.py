@@ -23,7 +23,7 @@ class Segments(NamedTuple):
     kept: Tensor | None = None  # (N,) int64 flat indices of the valid steps; None for all
     old_log_prob: Tensor | None = None  # (N,) in the first minibatch after a rollout only
     reference: Tensor | None = None  # (B, T, K) parameters of the pretrained policy's distributions
-    masks: Tensor | None = None  # (B, T, K) added to the logits, see `minrl.models.action_masks`
+    masks: Tensor | None = None  # (B, T, K) added to the logits, see `minrl.data.masks.action_masks`
 
     def of_valid(self, values: Tensor) -> Tensor:
         """Return the valid steps (N, ...) of values (B, T, ...)."""

@@ -19,7 +19,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from minrl.data.spaces import AnySpace, leaves
+from minrl.data.spaces import AnySpace, leaves, unflatten
 from minrl.system.messages import one_line
 
 BoolArray = npt.NDArray[np.bool_]
@@ -77,12 +77,55 @@ def checked_masks(space: AnySpace, masks: Any, count: int, where: str) -> BoolAr
     return flags
 
 
+def forbidden(space: AnySpace, actions: npt.NDArray[Any], masks: BoolArray) -> BoolArray:
+    """Return True for each recorded action (n, A), flattened, that its mask (n, M) does not allow: (n,)."""
+    found, first = np.zeros(len(actions), dtype=np.bool_), 0
+    for leaf in leaves(space):
+        size = mask_size(leaf.space)
+        flags, taken = masks[:, first : first + size], actions[:, leaf.columns] > 0.5
+        first += size
+        if isinstance(leaf.space, spaces.MultiBinary):
+            taken = np.stack([~taken, taken], axis=-1).reshape(flags.shape)
+        if size:
+            found |= (taken & ~flags).any(axis=1)
+    return found
+
+
+def draw_allowed(space: AnySpace, mask: BoolArray, random: np.random.Generator) -> Any:
+    """Draw an action of a space whose choices are uniform over those that a mask (M,) allows."""
+    rows, at = [], 0
+    for leaf in leaves(space):
+        hot = []
+        for count in choices(leaf.space):
+            hot.append(np.zeros(count))
+            hot[-1][random.choice(np.flatnonzero(mask[at : at + count]))] = 1.0
+            at += count
+        if isinstance(leaf.space, spaces.MultiBinary):
+            hot = [part[1:] for part in hot]
+        rows += hot or [np.reshape(leaf.space.sample(), -1)]
+    return _first(unflatten(space, np.concatenate(rows)[None]))
+
+
+def _first(values: Any) -> Any:
+    """Take the first of a batch, structure kept."""
+    if isinstance(values, dict):
+        return {key: _first(part) for key, part in values.items()}
+    return tuple(map(_first, values)) if isinstance(values, tuple) else values[0]
+
+
 def additive(space: AnySpace, masks: Tensor) -> Tensor:
     """Return what masks (…, M) add to logits, (…, K): 0 where the choice is free; none for the columns of a Box.
 
     A flag of MultiBinary has the logit of 1: it becomes very large or very small where only one value is allowed.
     """
-    rows, first = [], 0
+    rows = [part for part in additive_parts(space, masks) if part is not None]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-1)
+
+
+def additive_parts(space: AnySpace, masks: Tensor) -> list[Tensor | None]:
+    """Return `additive` for each part of a space, None for a part without choices."""
+    rows: list[Tensor | None] = []
+    first = 0
     for leaf in leaves(space):
         size = mask_size(leaf.space)
         flags = masks[..., first : first + size]
@@ -90,9 +133,9 @@ def additive(space: AnySpace, masks: Tensor) -> Tensor:
         if isinstance(leaf.space, spaces.MultiBinary):
             no, yes = flags.unflatten(-1, (leaf.raw_width, 2)).unbind(-1)
             rows.append(MASKED * (no.to(torch.float32) - yes.to(torch.float32)))
-        elif size:
-            rows.append(torch.where(flags, 0.0, MASKED))
-    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-1)
+        else:
+            rows.append(torch.where(flags, 0.0, MASKED) if size else None)
+    return rows
 
 
 def added_to_logits(

@@ -1,0 +1,1 @@
+"""Action masks: flags for the choices of an action."""

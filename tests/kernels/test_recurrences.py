@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -27,8 +28,8 @@ pytest.importorskip("numba")
 Scan = Callable[..., tuple[Tensor, ...]]
 Drawn = tuple[list[Tensor], list[Tensor], Tensor]
 # The kernels are compiled for each precision, which takes a minute: `make test` has the one that agents have.
-in_float64 = pytest.param(torch.float64, marks=pytest.mark.slow, id="float64")
-every_precision = pytest.mark.parametrize("dtype", [in_float64, pytest.param(torch.float32, id="float32")])
+PRECISIONS = [pytest.param(torch.float64, marks=pytest.mark.slow), torch.float32]
+every_precision = pytest.mark.parametrize("dtype", PRECISIONS, ids=["float64", "float32"])
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
@@ -75,11 +76,8 @@ def _s4d(batch: int, steps: int, width: int, states: int = 3) -> Drawn:
 
 
 def _convolution(batch: int, steps: int, width: int) -> Drawn:
-    return (
-        [torch.randn(batch, steps, width)],
-        [torch.randn(4, width), torch.randn(width)],
-        torch.randn(batch, 3 * width),
-    )
+    x, weight = torch.randn(batch, steps, width), torch.randn(4, width)
+    return [x], [weight, torch.randn(width)], torch.randn(batch, 3 * width)
 
 
 _MATRICES = ((1, 1, 1), (2, 37, 5), (1, 16, 64), (3, 17, 20))
@@ -99,6 +97,10 @@ CASES = {
 SIZED = [(name, size) for name, case in CASES.items() for size in case.sizes]
 every_size = pytest.mark.parametrize(("name", "size"), SIZED, ids=[f"{name}-{size}" for name, size in SIZED])
 every_one = pytest.mark.parametrize("name", CASES)
+
+
+def every_case(test: Callable[..., None]) -> Any:
+    return every_one(every_precision(test))
 
 
 def drawn(
@@ -166,8 +168,7 @@ def test_without_state_or_reset(name: str, size: tuple[int, int, int], dtype: to
         assert_all_near(actual, wanted, TOLERANCE[dtype])
 
 
-@every_one
-@every_precision
+@every_case
 def test_nothing_leaks_through_a_reset(name: str, dtype: torch.dtype) -> None:
     """Put NaN in the state and before the reset: outputs that follow and gradients to them are equal to the bit."""
     leaves, reset, sequences = drawn(name, (3, 22, 9), resets=0.0, dtype=dtype)
@@ -188,8 +189,7 @@ def test_nothing_leaks_through_a_reset(name: str, dtype: torch.dtype) -> None:
     assert torch.all(runs[0][1] == 0)
 
 
-@every_one
-@every_precision
+@every_case
 def test_gradients_of_a_forgotten_state_that_is_not_finite(name: str, dtype: torch.dtype) -> None:
     leaves, reset, _ = drawn(name, (1, 6, 5), resets=0.0, dtype=dtype)
     reset[0, 0] = True
@@ -202,26 +202,17 @@ def test_gradients_of_a_forgotten_state_that_is_not_finite(name: str, dtype: tor
 
 @pytest.mark.slow
 @every_one
-def test_gradients_against_differences(name: str) -> None:
+def test_derivatives_against_differences(name: str) -> None:
     leaves, reset, _ = drawn(name, (2, 6, 3))
     leaves = [leaf.requires_grad_() for leaf in leaves]
     recurrence, has_unit = CASES[name].recurrence, CASES[name].has_unit
     assert reset[:, 1:].any()
     for chosen in (slice(0, 1),) if has_unit else (slice(0, 1), slice(1, 2), slice(0, 2)):
         assert gradcheck(lambda *leaves, chosen=chosen: recurrence(*leaves, reset)[chosen], leaves, fast_mode=True)
+    assert gradgradcheck(lambda *leaves: recurrence(*leaves, reset)[: 1 if has_unit else 2], leaves, fast_mode=True)
 
 
-@pytest.mark.slow
-@every_one
-def test_second_derivatives(name: str) -> None:
-    leaves, reset, _ = drawn(name, (2, 5, 2))
-    leaves = [leaf.requires_grad_() for leaf in leaves]
-    recurrence, count = CASES[name].recurrence, 1 if CASES[name].has_unit else 2
-    assert gradgradcheck(lambda *leaves: recurrence(*leaves, reset)[:count], leaves, fast_mode=True)
-
-
-@every_one
-@every_precision
+@every_case
 def test_any_cut_gives_the_same(name: str, dtype: torch.dtype) -> None:
     leaves, reset, sequences = drawn(name, (3, 40, 20), resets=0.1, dtype=dtype)
     recurrence = CASES[name].recurrence
@@ -237,8 +228,7 @@ def test_any_cut_gives_the_same(name: str, dtype: torch.dtype) -> None:
     assert_all_near(with_gradients(cut, leaves), with_gradients(recurrence, leaves, reset), TOLERANCE[dtype])
 
 
-@every_one
-@every_precision
+@every_case
 def test_threads_share_the_rows(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     leaves, reset, _ = drawn(name, (7, 20, 24), dtype=dtype)
     recurrence = CASES[name].recurrence
@@ -253,8 +243,7 @@ def test_threads_share_the_rows(name: str, dtype: torch.dtype, monkeypatch: pyte
     assert_all_near(actual, wanted, TOLERANCE[dtype])
 
 
-@every_one
-@every_precision
+@every_case
 def test_inputs_stay_as_they_are(name: str, dtype: torch.dtype) -> None:
     """Check that neither pass writes over its inputs or over tensors that it saved."""
     leaves, reset, _ = drawn(name, (3, 19, 5), dtype=dtype)
@@ -271,8 +260,7 @@ def test_inputs_stay_as_they_are(name: str, dtype: torch.dtype) -> None:
     assert torch.equal(alone[1], last)
 
 
-@every_one
-@every_precision
+@every_case
 def test_strided_tensors(name: str, dtype: torch.dtype) -> None:
     """Pass time-major rollouts, columns of a wider state, transposed parameters and expanded gradients."""
     leaves, reset, sequences = drawn(name, (3, 8, 5), dtype=dtype)
@@ -290,8 +278,7 @@ def test_strided_tensors(name: str, dtype: torch.dtype) -> None:
     assert_all_near(list(of_sum), list(found), TOLERANCE[dtype])
 
 
-@every_one
-@every_precision
+@every_case
 def test_many_gradients_at_once(name: str, dtype: torch.dtype) -> None:
     leaves, reset, _ = drawn(name, (2, 5, 3), dtype=dtype)
     leaves = [leaf.requires_grad_() for leaf in leaves]
@@ -303,8 +290,7 @@ def test_many_gradients_at_once(name: str, dtype: torch.dtype) -> None:
         assert_all_near([dx[number] for dx in together], list(apart), TOLERANCE[dtype])
 
 
-@every_one
-@every_precision
+@every_case
 def test_the_kernel_reads_nothing_that_is_not_there(name: str, dtype: torch.dtype) -> None:
     leaves, reset, _ = drawn(name, (2, 5, 3), dtype=dtype)
     recurrence = CASES[name].recurrence

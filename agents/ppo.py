@@ -160,7 +160,7 @@ class RecurrentPPO(PPO):
     ) -> tuple[npt.NDArray[Any], tuple[Any, ...] | None]:
         """Predict as `minrl.online.policy.RecurrentPolicy.predict` does; see `minrl.online.inputs.masks.Masking`."""
         state = self.masking.carried_state(state, episode_start, action_masks)
-        found = act.predict(self.policy, observation, state, episode_start, deterministic, reward, action_masks)
+        found = self.policy.predict(observation, state, episode_start, deterministic, reward, action_masks)
         self.masking.keep_state(found[1], episode_start, action_masks)
         return found
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
+import numpy as np
 import sb3_contrib
 import torch
 from gymnasium.vector import AutoresetMode
@@ -24,7 +25,7 @@ from minrl.agents.ppo import RecurrentPPO
 from minrl.online.vector import as_vec_env
 
 N_ENVS = 8
-CARTPOLE, HOPPER = "minrl.envs:minrl/CartPoleNoVel-v1", "Hopper-v5"
+CARTPOLE, HOPPER, PENDULUM = "minrl.envs:minrl/CartPoleNoVel-v1", "Hopper-v5", "Pendulum-v1"
 # Names in the table: a policy of `RecurrentPPO`, a peer, or the environments.
 OURS, LSTM, NATIVE = "ours", "ours, LSTM", "ours, native environments"
 CONTRIB, ONE_CALL, MLP = "sb3-contrib", "sb3-contrib, one LSTM call", "SB3 PPO, no memory"
@@ -120,6 +121,15 @@ def learn(model: Any, steps: int) -> Seconds:
     for method in spent:
         delattr(model, method)
     return Seconds(whole, spent["collect_rollouts"], spent["train"])
+
+
+def predict_seconds(model: Any, observation: Any, deterministic: bool, calls: int) -> float:
+    """Return the mean CPU seconds of `predict` for one observation, with the state carried from call to call."""
+    starts, state = np.zeros(1, np.bool_), None
+    begin = time.process_time()
+    for _ in range(calls):
+        _, state = model.predict(observation, state, starts, deterministic)
+    return (time.process_time() - begin) / calls
 
 
 def one_call_difference() -> float:

@@ -3,13 +3,15 @@
     python benchmarks/ppo_speed.py [--quick] [--rounds 5] [--json FILE]
     python benchmarks/ppo_speed.py --loops [--rounds 5] [--json FILE]
     python benchmarks/ppo_speed.py --to-500 [--json FILE]
+    python benchmarks/ppo_speed.py --predict [--rounds 5] [--json FILE]
 
 One thread, 8 environments, 10 epochs, all else each library's default. Every figure is the median over interleaved
 rounds of the ratio within a round; all share the same environments unless a name says otherwise. `ppo_peers.py` says
 what is compared. Policies begin untrained, so that episodes are short and sb3-contrib's sequences with them: it becomes
 slower as they grow, we do not. `--loops` prints only the second table: compiled environments against whole training
 loops of others (`ppo_loops.py`). `--to-500` measures the cost of learning: CPU seconds without evaluations to the
-first evaluation of 500. It resumes from the FILE of an interrupted run, and keeps other figures in it.
+first evaluation of 500. It resumes from the FILE of an interrupted run, and keeps other figures in it. `--predict`
+measures acting with one environment: CPU time of a call of `predict`, width 64.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from ppo_peers import (
     NATIVE,
     ONE_CALL,
     OURS,
+    PENDULUM,
     Row,
     Seconds,
     environments,
@@ -40,6 +43,7 @@ from ppo_peers import (
     machine,
     make,
     one_call_difference,
+    predict_seconds,
 )
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -216,6 +220,31 @@ def to_500(kept: dict[str, Any], path: Path | None, quick: bool) -> None:
     table(["to 500", "over seeds", "reached", "steps", "CPU s", "÷ sb3-contrib's"], lines)
 
 
+def predicting(rounds: int) -> list[dict[str, Any]]:
+    """Measure and print CPU microseconds of `predict` for one observation, deterministic and sampled."""
+    found = []
+    for environment in (CARTPOLE, PENDULUM):
+        models = {name: make(name, Row(environment, 16, 16, 64)) for name in (OURS, LSTM, CONTRIB, MLP)}
+        observation = models[OURS].observation_space.sample()
+        for deterministic in (True, False):
+            times: dict[str, list[float]] = {name: [] for name in models}
+            for number in range(rounds + 1):
+                for name, model in models.items():
+                    spent = predict_seconds(model, observation, deterministic, 2000 if name in (OURS, LSTM) else 300)
+                    times[name] += [1e6 * spent] if number else []  # the first one warms up
+            found.append({"environment": environment, "deterministic": deterministic, "microseconds": times})
+    table(
+        ["environment", "action", *(f"{name}, µs" for name in (OURS, LSTM, CONTRIB, MLP)), "sb3-contrib ÷ ours"],
+        [
+            [one["environment"].rpartition("/")[2], "likeliest" if one["deterministic"] else "sampled",
+             *(statistics.median(each) for each in one["microseconds"].values()),
+             statistics.median(b / a for a, b in zip(*(one["microseconds"][x] for x in (OURS, CONTRIB)), strict=True))]
+            for one in found
+        ],
+    )  # fmt: skip
+    return found
+
+
 def save(result: dict[str, Any], path: Path | None) -> None:
     """Write `result` if a file is given, whole or not at all."""
     if path:
@@ -231,6 +260,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loops", action="store_true", help="only compiled environments against whole loops")
     parser.add_argument("--to-500", action="store_true", help="only this: CPU seconds to a return of 500")
+    parser.add_argument("--predict", action="store_true", help="only this: CPU time of a call of predict")
     parser.add_argument("--json", type=Path, help="keep the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -243,6 +273,10 @@ def main() -> int:
     if arguments.to_500:
         warm_up()
         to_500(result, arguments.json, arguments.quick)
+        save(result, arguments.json)
+        return 0
+    if arguments.predict:
+        result["predict"] = predicting(arguments.rounds)
         save(result, arguments.json)
         return 0
     if not arguments.loops:

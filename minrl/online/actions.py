@@ -28,21 +28,24 @@ def to_environment(space: AnySpace, actions: Array, *, squashed: bool) -> Array:
         actions: real numbers for a Box, choices counted from 0.
         squashed: of a Box, True if they lie in [-1, 1] and stand for the space's whole range.
     """
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        return actions + space.start if np.any(space.start) else actions
+    if isinstance(space, spaces.Discrete):
+        return actions + space.start if space.start else actions
+    if isinstance(space, spaces.MultiDiscrete):
+        return actions + space.start if space.start.any() else actions
     if isinstance(space, spaces.MultiBinary):
         return actions.astype(space.dtype)
     if not isinstance(space, spaces.Box):
         return actions
-    low, high, is_whole = space.low, space.high, np.issubdtype(space.dtype, np.integer)
+    low, high, is_whole = space.low, space.high, space.dtype.kind in "iu"
     if is_whole:
         # In float64, as high - low of bytes would overflow.
         (low, high), actions = whole_bounds(space), actions.astype(np.float64)
     if squashed:
         actions = low + (0.5 * (actions + 1.0) * (high - low))  # rounding may pass a bound by one unit
     # In the space's dtype: a Box of float16 does not contain float32.
-    kept: Array = np.clip(np.rint(actions) if is_whole else actions, low, high).astype(space.dtype, copy=False)
-    return kept
+    # These two take a fifth of the time of `np.clip` for a few numbers.
+    kept: Array = np.minimum(np.maximum(np.rint(actions) if is_whole else actions, low), high)
+    return kept.astype(space.dtype, copy=False)
 
 
 def bounded(space: AnySpace, actions: Tensor, *, squashed: bool) -> Tensor:

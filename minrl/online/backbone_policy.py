@@ -14,45 +14,18 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
-from torch import Tensor, nn
+from torch import Tensor
 
 from minrl.backbone import Backbone
 from minrl.online.inputs.images import CNN, PartsExtractor, image_network, with_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, StartsOnline, check_start, open_run
+from minrl.online.trunk import Trunk
 from minrl.runs.checkpoint import Checkpoint
 from minrl.system.names import nearest
 
 # A trunk's scan or step: features, previous-step input, hidden state and resets to latents and the next state.
 Run = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-class Trunk(nn.Module):
-    """Backbone of features, episode start and previous-step input.
-
-    Args:
-        inputs: F + 1 + P.
-        backbone: of width D.
-    """
-
-    def __init__(self, inputs: int, backbone: Backbone) -> None:
-        super().__init__()
-        self.embed = nn.Linear(inputs, backbone.width)
-        self.backbone = backbone
-
-    def scan(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (B, T, F), (B, T, P), (B, S), (B, T) bool -> (B, T, D), (B, S)."""
-        return self.backbone.scan(self._embedded(features, previous, reset), state, reset)
-
-    def step(self, features: Tensor, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (B, F), (B, P), (B, S), (B,) bool -> (B, D), (B, S)."""
-        state = state.masked_fill(reset.unsqueeze(1), 0.0)
-        return self.backbone.step(self._embedded(features, previous, reset), state)
-
-    def _embedded(self, features: Tensor, previous: Tensor, reset: Tensor) -> Tensor:
-        start = reset.unsqueeze(-1).to(features.dtype)
-        embedded: Tensor = self.embed(torch.cat([features, start, previous], dim=-1))
-        return embedded
 
 
 class BackbonePolicy(RecurrentPolicy):
@@ -83,6 +56,8 @@ class BackbonePolicy(RecurrentPolicy):
     Raises:
         ValueError: for an unknown cell or option, or sizes below 1.
     """
+
+    formulas = "backbone"
 
     def __init__(
         self,

@@ -48,6 +48,8 @@ class LstmPolicy(RecurrentPolicy):
         ValueError: for options of the LSTM that this policy cannot have.
     """
 
+    formulas = "lstm"
+
     def __init__(
         self,
         observation_space: Any,

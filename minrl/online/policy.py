@@ -6,7 +6,7 @@ N = B * T rows that count, A flat action width.
 
 from abc import abstractmethod
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from minrl.data.masks.action_masks import added_to_logits
 from minrl.online.actions import bounded, flat_actions, to_environment
+from minrl.online.compiled import predict
 from minrl.online.inputs.segments import Observations, Segments, between, each
 from minrl.online.likelihood import distribution_of, evaluated, masked, sampled
 from minrl.online.pretrained import Reference, with_loss
@@ -35,6 +36,8 @@ class RecurrentPolicy(ActorCriticPolicy):
     Subclasses compute latents from features, over segments and step by step.
     """
 
+    # Whose formulas the kernels have, "backbone" or "lstm", beside the methods of the class that says so.
+    formulas: ClassVar[str] = ""
     state_size: int
     previous_action: bool = False
     previous_reward: bool = False
@@ -187,6 +190,9 @@ class RecurrentPolicy(ActorCriticPolicy):
         Raises:
             ValueError: for an observation, state, episode start or mask that does not fit.
         """
+        found = predict.predict(self, observation, state, episode_start, deterministic, reward, action_masks)
+        if found is not None:
+            return found
         if self.training:
             self.set_training_mode(False)
         tensors, vectorized = self.obs_to_tensor(observation)

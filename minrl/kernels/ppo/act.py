@@ -169,7 +169,8 @@ def act_rows(
         features, starts, previous, state: what enters the step, (B, F), (B,) bytes, (B, P), (B, S).
         noise: as `decide` takes it, B * K or B * A numbers; 0 for the likeliest action.
         masks: (B, K) added to the raw outputs; 0 for none.
-        actions, values, log_probs, last: where (B, A), (B,), (B,) and the next state (B, S) are written.
+        actions, values, log_probs, last: where (B, A), (B,), (B,) and the next state (B, S) are written; with 0 for
+            `values` nothing of the critic is read but its state, which of LSTMs stays as it is.
         batch: B.
         parts, candidate: of the gates of a backbone; no parts for LSTM layers.
     """
@@ -178,7 +179,7 @@ def act_rows(
     prepare(plan, features, starts, previous, state, x, after, batch)
     latent = aligned(batch * width)
     latent_vf = aligned(batch * width) if plan[CRITIC] == OWN or plan[CRITIC] == LINEAR else latent
-    for i in range(plan[TRUNKS]):
+    for i in range(plan[TRUNKS] if values or parts else 1):
         first = plan[WEIGHTS] + i * plan[OF_TRUNK]
         of_trunk, y = plan[first : first + plan[OF_TRUNK]], latent_vf if i else latent
         if parts == 0:
@@ -191,10 +192,12 @@ def act_rows(
                 of_trunk[BLOCKS:], reals[EPSILONS:], stream, after, i * plan[MEMORY], size, y, batch, width,
                 plan[INNER], plan[HIDDEN], plan[TAPS], plan[DEPTH], reals[FLIP], parts, candidate,
             )  # fmt: skip
-    if plan[CRITIC] == LINEAR:
+    if values and plan[CRITIC] == LINEAR:
         front = plan[plan[FRONT] : plan[FRONT] + PER_HEAD_LAYER]
         gemv(x, weights(front[WEIGHT], inputs * width), weights(front[BIAS], width), latent_vf, batch, inputs, width)
-    through_layers(plan[plan[CRITIC_HEAD] : plan[FRONT]], latent_vf, numbers(values, batch), batch, plan[ACTIVATION])
+    if values:
+        critic = plan[plan[CRITIC_HEAD] : plan[FRONT]]
+        through_layers(critic, latent_vf, numbers(values, batch), batch, plan[ACTIVATION])
     raw = aligned(batch * plan[RAW])
     through_layers(plan[plan[ACTOR] : plan[CRITIC_HEAD]], latent, raw, batch, plan[ACTIVATION])
     if masks:

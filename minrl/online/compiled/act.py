@@ -1,29 +1,25 @@
-"""One step of a policy as one compiled call, for rollouts and for `predict`.
+"""One step of a policy as one compiled call.
 
 Shapes: B environments, F features, P previous action and reward, S state size, K raw outputs, A action width.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
 from minrl.backbone.compiled_step import takes
-from minrl.data.masks.action_masks import added_to_logits
 from minrl.kernels.guard import Watch, runs_alone
-from minrl.online.compiled.conditions import has_own_methods, obstacle
+from minrl.online.compiled.conditions import OF_PREDICT, has_own_methods, is_overridden, obstacle
 from minrl.online.compiled.layout import PolicyLayout, policy_layout, trunk_addresses
 from minrl.online.compiled.memory import address, words
 from minrl.online.compiled.update import parts_of
-from minrl.online.policy import RecurrentPolicy
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -35,24 +31,29 @@ class CompiledAct:
     reals: Any  # float32
     layout: PolicyLayout
     watch: Watch
+    actor: Watch  # of what `predict` depends on
     pieces: tuple[int, ...]
     is_flat: bool  # observations are features as they are
+    predicts: bool  # so is `predict` in this call
+    workspaces: list[Any] = field(default_factory=list)  # of `predict`, those not in use
 
     def noise(self, batch: int) -> Tensor:
         """Draw what a sample of B actions needs, the numbers that torch's operations draw."""
+        noise, draws = self.noise_buffer(batch)
+        for draw in draws:
+            draw()
+        return noise
+
+    def noise_buffer(self, batch: int) -> tuple[Tensor, tuple[Callable[[], Any], ...]]:
+        """Return a buffer for the noise of B actions, and the functions that draw it anew."""
         from minrl.kernels.ppo import distributions  # it imports numba
 
         layout = self.layout
-        if layout.head == distributions.GAUSSIAN:
-            return torch.empty(batch, layout.actions).normal_()
-        if layout.head == distributions.BINARY:
-            return torch.rand(batch, layout.actions)
-        noise = torch.empty(batch * layout.raw)
-        if len(self.pieces) == 1:
-            return noise.view(batch, layout.raw).exponential_()
-        for part in noise.split([batch * count for count in self.pieces]):
-            part.exponential_()
-        return noise
+        if layout.head in (distributions.GAUSSIAN, distributions.BINARY):
+            noise = torch.empty(batch, layout.actions, dtype=torch.float32, device="cpu")
+            return noise, (noise.normal_ if layout.head == distributions.GAUSSIAN else noise.uniform_,)
+        noise = torch.empty(batch * layout.raw, dtype=torch.float32, device="cpu")
+        return noise, tuple(part.exponential_ for part in noise.split([batch * count for count in self.pieces]))
 
     def __call__(
         self, features: Tensor, state: Tensor, starts: Tensor, previous: Tensor | None, deterministic: bool,
@@ -83,14 +84,38 @@ class CompiledAct:
 _acts: WeakKeyDictionary[nn.Module, CompiledAct | None] = WeakKeyDictionary()
 
 
-def compiled_act(policy: RecurrentPolicy) -> CompiledAct | None:
-    """Return the compiled step of a policy, made anew where a part was replaced; None where there is none."""
+def compiled_act(policy: Any, *, values: bool = True) -> CompiledAct | None:
+    """Return the compiled step of a policy, made anew where a part was replaced; None where there is none.
+
+    Args:
+        policy: a `RecurrentPolicy`.
+        values: False if the kernel is to leave out the critic, whose parts may then have been replaced.
+    """
     if not runs_alone() or has_own_methods(policy):
         return None
     found = _acts.get(policy)
-    if found is None or not found.watch.is_valid() or getattr(policy, "log_std", None) is not found.layout.log_std:
+    if (
+        found is None
+        or not (found.watch if values else found.actor).is_valid()
+        or policy._parameters.get("log_std") is not found.layout.log_std
+    ):
         found = _acts[policy] = _build(policy)
     return found
+
+
+def _watch_of_actor(policy: Any, layout: PolicyLayout) -> Watch | None:
+    """Watch a policy without its critic; of a backbone of the critic, `predict` carries the state on."""
+    critic = ("value_net", "lstm_critic", "critic")
+    parts = nn.ModuleList([part for name, part in policy.named_children() if name not in critic])
+    own = {id(parameter) for parameter in (*parts.parameters(), layout.log_std)}
+    watch = Watch.over(parts, [parameter for parameter, _ in layout.parameters if id(parameter) in own])
+    if watch is None:
+        return None
+    return replace(
+        watch,
+        children=[*watch.children, policy._modules],  # where a part may be replaced
+        children_then=[*watch.children_then, dict(policy._modules)],
+    )
 
 
 def _build(policy: Any) -> CompiledAct | None:
@@ -98,19 +123,23 @@ def _build(policy: Any) -> CompiledAct | None:
         return None
     layout = policy_layout(policy)
     watch = Watch.over(parts_of(policy), [parameter for parameter, _ in layout.parameters])
-    if watch is None or layout.arena.dtype != np.float32:
+    actor = _watch_of_actor(policy, layout)
+    if watch is None or actor is None or layout.arena.dtype != np.float32:
         return None
     from minrl.kernels.ppo import act  # it imports numba
 
     space = policy.observation_space
+    is_flat = isinstance(space, spaces.Box) and space.dtype != np.uint8
     return CompiledAct(
         kernel=act.act(layout.parts, layout.candidate),
         plan=act_plan(layout),
         reals=np.array([layout.flip, *layout.epsilons], np.float32),
         layout=layout,
         watch=watch,
+        actor=actor,
         pieces=tuple(layout.pieces.tolist()),
-        is_flat=isinstance(space, spaces.Box) and space.dtype != np.uint8,
+        is_flat=is_flat,
+        predicts=is_flat and not any(is_overridden(policy, name) for name in OF_PREDICT),
     )
 
 
@@ -169,69 +198,3 @@ def step(
     )
     actions = actions.long() if compiled.pieces else actions
     return actions.view(-1, *policy.action_space.shape), others[0], others[1], others[2]
-
-
-def predict(
-    policy: Any,
-    observation: Any,
-    state: Any,
-    episode_start: Any,
-    deterministic: bool,
-    reward: Any,
-    masks: Any = None,
-) -> tuple[Array, tuple[Any, ...] | None]:
-    """Predict as `RecurrentPolicy.predict` does, by one compiled call for plain observations where there is one."""
-    compiled = compiled_act(policy) if type(observation) is np.ndarray and not policy.previous_size else None
-    shape = policy.observation_space.shape
-    if compiled is None or not compiled.is_flat or observation.shape[-len(shape) :] != shape:
-        return policy.predict(observation, state, episode_start, deterministic, reward, masks)  # type: ignore[no-any-return]
-    count = 1 if observation.ndim == len(shape) else len(observation)
-    is_known = state is None or (type(state) is tuple and len(state) == (1 if compiled.layout.parts else 2))
-    if observation.ndim > len(shape) + 1 or not takes(count) or not is_known:
-        return policy.predict(observation, state, episode_start, deterministic, reward, masks)  # type: ignore[no-any-return]
-    return _predict(compiled, policy, observation, state, episode_start, deterministic, masks, count)
-
-
-def _predict(
-    compiled: CompiledAct, policy: Any, observation: Array, state: Any, episode_start: Any, deterministic: bool,
-    masks: Any, count: int,
-) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
-    """Run `predict` for `count` observations that fit."""
-    if policy.training:
-        policy.set_training_mode(False)
-    layout, size = compiled.layout, policy.state_size
-    rows = torch.from_numpy(np.ascontiguousarray(observation, np.float32))
-    starts = torch.zeros(count, dtype=torch.bool)
-    if episode_start is not None:
-        opens = np.asarray(episode_start).reshape(-1) > 0
-        if len(opens) != count:
-            raise ValueError(f"episode_start has {len(opens)} entries for {count} observations")
-        starts = torch.from_numpy(opens)
-    if state is None:
-        memory = torch.zeros(count, size)
-    elif layout.parts and _is_plain(state[0], (count, size)):
-        memory = torch.from_numpy(np.ascontiguousarray(state[0]))
-    else:
-        memory = policy._memory(state, count)
-        if memory.shape[1] < size:  # that of an LSTM has no state of the critic
-            memory = torch.cat([memory, memory.new_zeros(count, size - memory.shape[1])], dim=1)
-    noise, added = None if deterministic else compiled.noise(count), added_to_logits(policy.action_space, masks, count)
-    # Actions, values, log-likelihoods and the next state one after another.
-    width = count * layout.actions
-    out = torch.empty(width + 2 * count + count * size)
-    at, item = out.data_ptr(), out.element_size()
-    compiled.kernel(
-        compiled.plan, compiled.reals, rows.data_ptr(), starts.data_ptr(), 0, memory.data_ptr(),
-        address(noise), address(added), at, at + width * item, at + (width + count) * item,
-        at + (width + 2 * count) * item, count,
-    )  # fmt: skip
-    actions, last = out[:width].numpy(), out[width + 2 * count :].view(count, size)
-    if compiled.pieces:
-        actions = actions.astype(np.int64)
-    chosen = policy.to_environment(actions.reshape(count, *policy.action_space.shape))
-    is_one = observation.ndim == len(policy.observation_space.shape)
-    return (chosen[0] if is_one else chosen), policy._state(last)
-
-
-def _is_plain(x: Any, shape: tuple[int, ...]) -> bool:
-    return type(x) is np.ndarray and x.dtype == np.float32 and x.shape == shape

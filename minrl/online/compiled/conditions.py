@@ -17,10 +17,8 @@ from minrl.backbone.compiled_scan import have_shapes
 from minrl.backbone.weights import stack_weights
 from minrl.kernels.guard import is_unwatched, runs_alone
 from minrl.kernels.scan import cpu
-from minrl.online.backbone_policy import BackbonePolicy, Trunk
 from minrl.online.inputs.images import PartsExtractor
-from minrl.online.lstm_policy import LstmPolicy
-from minrl.online.policy import RecurrentPolicy
+from minrl.online.trunk import Trunk
 
 HEADS = (CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution, DiagGaussianDistribution)
 ACTIVATIONS = (nn.Tanh, nn.ReLU)
@@ -34,12 +32,14 @@ _METHODS = (
 # The compiled update has one thread. From about 4 ms of work in a minibatch (rows times parameters) torch's operations,
 # which cost 2.4 ms besides the work, are faster with two.
 _LARGE = 5e7
-_NAMES = frozenset(_METHODS)
+# Further methods of `predict` in torch's operations.
+OF_PREDICT = ("_memory", "_state", "_unpacked", "_checked", "obs_to_tensor", "is_vectorized_observation")
+_NAMES = frozenset((*_METHODS, *OF_PREDICT))
 # Options of torch.optim.Adam that the step does not have.
 _OFF = ("weight_decay", "amsgrad", "maximize", "capturable", "differentiable", "decoupled_weight_decay")
 
 
-def obstacle_of_update(policy: RecurrentPolicy, rows: int = 0) -> str | None:
+def obstacle_of_update(policy: Any, rows: int = 0) -> str | None:
     """Return why the update of a policy with minibatches of `rows` steps is no compiled call; None where it is."""
     found = obstacle(policy) or _obstacle_of_optimizer(policy)
     if found is None and torch.get_num_threads() > 1 and rows * sum(p.numel() for p in policy.parameters()) > _LARGE:
@@ -49,10 +49,16 @@ def obstacle_of_update(policy: RecurrentPolicy, rows: int = 0) -> str | None:
 
 def has_own_methods(policy: Any) -> bool:
     """Return True if a policy object has a method of its own that its class has not, or hooks."""
-    return bool(policy._forward_hooks or policy._forward_pre_hooks) or not _NAMES.isdisjoint(vars(policy))
+    return bool(policy._forward_hooks or policy._forward_pre_hooks) or not vars(policy).keys().isdisjoint(_NAMES)
 
 
-def obstacle(policy: RecurrentPolicy) -> str | None:
+def is_overridden(policy: Any, method: str) -> bool:
+    """Return True if a subclass of the policy whose formulas the kernels have overrides a method of it."""
+    kind = next(base for base in type(policy).__mro__ if "formulas" in vars(base))
+    return getattr(type(policy), method, None) is not getattr(kind, method, None)
+
+
+def obstacle(policy: Any) -> str | None:
     """Return why neither acting nor the update of a policy runs as one compiled call."""
     if not runs_alone():
         return "torch's operations are asked for" if is_unwatched() else "torch's operations are watched"
@@ -60,11 +66,10 @@ def obstacle(policy: RecurrentPolicy) -> str | None:
         return "numba does not run here"
     if policy.device.type != "cpu":
         return f"the policy is on {policy.device.type}"
-    kind = next((base for base in (BackbonePolicy, LstmPolicy) if isinstance(policy, base)), None)
-    if kind is None:
+    if not policy.formulas:
         return f"{type(policy).__name__} is a policy of another kind"
     for name in _METHODS:
-        if name in vars(policy) or getattr(type(policy), name, None) is not getattr(kind, name, None):
+        if name in vars(policy) or is_overridden(policy, name):
             return f"{type(policy).__name__} has a {name} of its own"
     if policy.reference is not None:
         return "the loss has a pretrained policy in it"
@@ -85,12 +90,12 @@ def _obstacle_of_modules(policy: Any) -> str | None:
         return "the heads have other layers than linear ones with tanh or ReLU"
     if type(policy.action_net) is not nn.Linear or type(policy.value_net) is not nn.Linear:
         return "the action or value net is not a linear layer"
-    trunks = [policy.trunk, policy.critic_trunk] if isinstance(policy, BackbonePolicy) else []
+    trunks = [policy.trunk, policy.critic_trunk] if policy.formulas == "backbone" else []
     for trunk in trunks:
         found = None if trunk is None else _obstacle_of_trunk(trunk)
         if found:
             return found
-    if isinstance(policy, LstmPolicy) and any(
+    if policy.formulas == "lstm" and any(
         type(lstm) is not nn.LSTM or (lstm.dropout and lstm.num_layers > 1)
         for lstm in (policy.lstm_actor, policy.lstm_critic)
         if lstm is not None

@@ -13,7 +13,6 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from torch import Tensor, nn
 
 from minrl.backbone.weights import stack_weights
-from minrl.online.backbone_policy import BackbonePolicy
 from minrl.online.compiled.conditions import ACTIVATIONS, HEADS
 from minrl.online.compiled.memory import Arena, address, words
 
@@ -70,7 +69,7 @@ def policy_layout(policy: Any) -> PolicyLayout:
     parameter = next(iter(policy.parameters()))
     kind = np.float64 if parameter.dtype == torch.float64 else np.float32
     arena, space = Arena(kind), policy.action_space
-    is_backbone = isinstance(policy, BackbonePolicy)
+    is_backbone = policy.formulas == "backbone"
     trunk = _Backbone(policy, arena) if is_backbone else _Lstm(policy, arena)
     heads = policy.mlp_extractor
     nets = [[*heads.policy_net, policy.action_net], [*heads.value_net, policy.value_net]]
@@ -146,7 +145,7 @@ def _of_layer(layer: nn.Linear, arena: Arena) -> tuple[nn.Linear, int, int]:
 class _Backbone:
     """Trunks of minGRU or minLSTM blocks."""
 
-    def __init__(self, policy: BackbonePolicy, arena: Arena) -> None:
+    def __init__(self, policy: Any, arena: Arena) -> None:
         self._arena = arena
         self._trunks: list[Any] = [trunk for trunk in (policy.trunk, policy.critic_trunk) if trunk is not None]
         embed = self._trunks[0].embed

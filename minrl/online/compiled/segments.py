@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minrl.online.backbone_policy import BackbonePolicy
 from minrl.online.rollout import SegmentBuffer
 
 
@@ -48,7 +47,7 @@ def rollout_tensors(buffer: SegmentBuffer, policy: Any, dtype: torch.dtype) -> R
     resets, observations = each(lambda group: group.reset.flatten()), groups[0].observations
     flat = {key: observed(key) for key in observations} if isinstance(observations, dict) else observed(None)
     inputs = policy._features(flat)[0]
-    if isinstance(policy, BackbonePolicy):
+    if policy.formulas == "backbone":
         previous = each(lambda group: group.previous.flatten(0, 1)).masked_fill(resets.unsqueeze(1), 0.0)
         inputs = torch.cat([inputs, resets.unsqueeze(1).to(inputs.dtype), previous], dim=1)
     valid = each(lambda group: (torch.ones_like(group.reset) if group.counts is None else group.counts).flatten())

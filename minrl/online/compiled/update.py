@@ -146,7 +146,9 @@ def _plan(policy: Any, largest: tuple[int, int]) -> _Update:
 
 def parts_of(policy: nn.Module) -> nn.ModuleList:
     """Return the modules of a policy, without the policy's own attributes, which change in training."""
-    return nn.ModuleList(policy.children())
+    parts = nn.ModuleList()
+    parts.__dict__["_modules"] = policy._modules  # the same dictionary, so that a replaced module is noticed
+    return parts
 
 
 def _moments(layout: PolicyLayout, optimizer: Any) -> Any:

@@ -1,14 +1,12 @@
 """Acting by one compiled call against the policy in torch's operations: actions, values, likelihoods and states."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from compiled_cases import CASES, ready
 
 from minrl.kernels.guard import without_fused_kernels
-from minrl.online.compiled.act import compiled_act, predict, step
+from minrl.online.compiled.act import compiled_act, step
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -33,36 +31,3 @@ def test_a_step_is_the_policys(name: str) -> None:
             assert first.shape == second.shape
             assert first.dtype == second.dtype
             torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["plain", "mlp", "separate critic", "layers", "lstm", "lstm, two layers"])
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_predict_is_the_policys(name: str, deterministic: bool) -> None:
-    policy = ready(name).policy
-    generator = np.random.default_rng(0)
-    states: list[Any] = [None, None]
-    for count in (0, 0, 0):  # one observation without an axis for several
-        observation = generator.uniform(-1, 1, (count, 3) if count else (3,)).astype(np.float32)
-        results = []
-        for i, run in enumerate((type(policy).predict, predict)):
-            torch.manual_seed(2)
-            rest = (None,) if i else ()
-            start = np.array([True]) if states[i] is None else None
-            action, states[i] = run(policy, observation, states[i], start, deterministic, *rest)
-            results.append(action)
-        np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-5)
-        assert results[0].dtype == results[1].dtype
-        assert np.shape(results[0]) == np.shape(results[1])
-        for first, second in zip(*states, strict=True):
-            assert first.shape == second.shape
-            np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-5)
-
-
-def test_predict_refuses_what_does_not_fit() -> None:
-    policy = ready("plain").policy
-    with pytest.raises(ValueError, match="episode_start"):
-        predict(policy, np.zeros((2, 3), np.float32), None, np.zeros(3, bool), True, None)
-    with pytest.raises(ValueError, match="state"):
-        predict(policy, np.zeros((2, 3), np.float32), (np.zeros((3, 1), np.float32),), None, True, None)
-    with pytest.raises(ValueError, match="shape"):
-        predict(policy, np.zeros((2, 4), np.float32), None, None, True, None)

@@ -36,9 +36,10 @@ def matrix_memory(
     log_weight: Tensor | None,
     memory: Memory,
     reset: Tensor | None = None,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Memory, Tensor | None]:
-    """Compute S_t = exp(log_decay_t) S_{t-1} + exp(log_weight_t) k_t v_t^T, y_t = q_t S_t, with S_{t-1} := 0 where
-    `reset`.
+    """Compute S_t = exp(log_decay_t) S_{t-1} + scale exp(log_weight_t) k_t v_t^T, y_t = q_t S_t, with S_{t-1} := 0
+    where `reset`.
 
     Where no kernel runs: the chunked form of arXiv 2405.21060, section 6, with sums of log decays formed pair by pair
     (its listing 1), so that a strong decay before a pair costs no digits of it. All chunks run side by side.
@@ -53,12 +54,14 @@ def matrix_memory(
         log_weight: (B, T, H) or None for weights of 1.
         memory: before the first step.
         reset: (B, T) bool or None.
+        scale: of keys, where there is a `log_weight`.
 
     Returns:
         y (B, T, H, V) and the last memory, both in units of exp(m), and m (B, T, H), which takes no gradient.
     """
     if takes(value):
-        return _compiled(query, key, value, log_decay, log_weight, memory, reset)
+        return _compiled(query, key, value, log_decay, log_weight, memory, reset, scale)
+    key = key if log_weight is None else key * scale
     faulty = not_finite(2, key, value, log_decay, *([] if log_weight is None else [log_weight]))
     lost = not_finite(1, *(part for part in memory if part is not None))
     spoiled = reached(faulty, lost, reset)
@@ -75,7 +78,13 @@ def matrix_memory(
 
 
 def matrix_step(
-    query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, log_weight: Tensor | None, memory: Memory
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    log_decay: Tensor,
+    log_weight: Tensor | None,
+    memory: Memory,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Memory]:
     """Compute one step of `matrix_memory`, without the dimension of time: y (B, H, V) and the next memory."""
     if log_weight is None or memory.unit is None:
@@ -83,7 +92,7 @@ def matrix_step(
     else:
         unit = torch.maximum(log_decay + memory.unit, log_weight).detach()
         decay = torch.exp(log_decay + memory.unit - unit)
-        value = value * torch.exp(log_weight - unit).unsqueeze(-1)
+        key = key * (scale * torch.exp(log_weight - unit)).unsqueeze(-1)
     matrix = decay[..., None, None] * memory.matrix + key.unsqueeze(-1) * value.unsqueeze(-2)
     y = (query.unsqueeze(-2) @ matrix).squeeze(-2)
     return y, Memory(matrix, unit)
@@ -97,13 +106,14 @@ def _compiled(
     log_weight: Tensor | None,
     memory: Memory,
     reset: Tensor | None,
+    scale: float,
 ) -> tuple[Tensor, Memory, Tensor | None]:
     """Compute `matrix_memory` as one loop over time, whose decays are those of the state in its units."""
     units = None
     if log_weight is not None and memory.unit is not None:
         units = running_max(_floor(log_decay, log_weight, reset), log_decay, memory.unit, reset)
         log_decay = log_decay + lagged(units, memory.unit, reset) - units
-        value = value * torch.exp(log_weight - units).unsqueeze(-1)
+        key = key * (scale * torch.exp(log_weight - units)).unsqueeze(-1)  # at once: a pass over all steps less
     y, last = matrix_scan(query, key, value, log_decay.exp().unsqueeze(-1), memory.matrix.flatten(1), reset)
     return y, Memory(last.view_as(memory.matrix), None if units is None else units[:, -1]), units
 

@@ -11,14 +11,13 @@ from torch.nn import functional as F
 
 from minrl.cells import convolution
 from minrl.cells.base import Cell, inner_width, state_dtype
-from minrl.cells.headwise import HeadwiseLinear, headwise_norm
+from minrl.cells.headwise import HeadwiseLinear
 from minrl.cells.matrix_memory import Memory, matrix_memory, matrix_step
 from minrl.cells.nan_masks import contained
 from minrl.kernels import matmul
+from minrl.kernels.gated_norm import reference
+from minrl.kernels.gated_norm.cpu import gated_norm
 from minrl.kernels.recurrence import takes
-
-# The published code adds it to the normaliser, the paper does not.
-_EPSILON = 1e-6
 
 
 class MLSTM(Cell):
@@ -48,6 +47,7 @@ class MLSTM(Cell):
         self.width = width
         self.inner = inner
         self.heads = heads
+        self.scale = (inner // heads) ** -0.5  # of keys
         self.proj_up = nn.Linear(width, 2 * inner, bias=False)  # memory | gate
         self.conv = convolution.ShortConvolution(inner, conv_width, compiled=True)
         # Appendix: normal of variance 2 / 5D ("small init"), with the outer width D for the inner maps too.
@@ -75,12 +75,12 @@ class MLSTM(Cell):
         if state is None:
             state = self.initial_state(x.shape[0])
         recent, memory = self._split(state)
-        content, gate = self.proj_up(x).chunk(2, dim=-1)
+        content, gate = matmul.halves(self.proj_up, x)
         mixed, recent = self.conv.scan(content, recent, reset)
         mixed = F.silu(mixed)
         parts = self._parts(mixed, content)
         with torch.autocast(x.device.type, enabled=False):
-            y, memory, unit = matrix_memory(*parts, memory, reset)
+            y, memory, unit = matrix_memory(*parts, memory, reset, scale=self.scale)
         return self._out(y, unit, mixed, gate), self._joined(recent, memory)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ class MLSTM(Cell):
         mixed = F.silu(mixed)
         parts = self._parts(mixed, content)
         with torch.autocast(x.device.type, enabled=False):
-            y, memory = matrix_step(*parts, memory)
+            y, memory = matrix_step(*parts, memory, scale=self.scale)
         return self._out(y, memory.unit, mixed, gate), self._joined(recent, memory)
 
     def _parts(self, mixed: Tensor, content: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -102,7 +102,7 @@ class MLSTM(Cell):
         log_input, forget = (gate.to(precision) for gate in self._gates(query, key, value))
         query, key, value = (part.to(precision).unflatten(-1, (self.heads, -1)) for part in (query, key, value))
         value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
-        return query, key * key.shape[-1] ** -0.5, value, F.logsigmoid(forget), log_input
+        return query, key, value, F.logsigmoid(forget), log_input
 
     def _gates(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return input and forget gate (…, H) before their maps, each of query | key | value."""
@@ -122,11 +122,12 @@ class MLSTM(Cell):
     def _out(self, y: Tensor, unit: Tensor | None, mixed: Tensor, gate: Tensor) -> Tensor:
         """Compute from q C | q n (…, H, E + 1) in units of exp(m) (…, H): h = q C / max(|q n|, 1), equation 21."""
         assert unit is not None
-        # 1 in units of exp(m) is exp(-m).
-        normaliser = torch.maximum(y[..., -1].abs(), torch.exp(-unit)) + _EPSILON
-        h = headwise_norm(y[..., :-1] * normaliser.reciprocal().unsqueeze(-1), self.outnorm)
-        out: Tensor = self.proj_down(torch.addcmul(h.to(gate.dtype), self.learnable_skip, mixed) * F.silu(gate))
-        return out
+        parts = y, unit, mixed, gate, self.outnorm, self.learnable_skip
+        if y.dim() == 4 and takes(y) and len({part.dtype for part in parts}) == 1:
+            (out,) = gated_norm(*parts)
+        else:
+            out = reference.gated_norm(*parts)
+        return self.proj_down(out)  # type: ignore[no-any-return]
 
     def _split(self, state: Tensor) -> tuple[Tensor, Memory]:
         recent, unit, matrix = state.tensor_split([self.conv.state_size, self.conv.state_size + self.heads], dim=1)

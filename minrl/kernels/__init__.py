@@ -10,6 +10,7 @@
 | mLSTM, Mamba2, RWKV6 | `matrix/reference`          | `matrix/cpu`              |             | `test_recurrences`   |
 | Mamba                | `selective/reference`       | `selective/cpu`           |             | `test_recurrences`   |
 | S4D                  | `s4d/reference`             | `s4d/cpu`                 |             | `test_recurrences`   |
+| mLSTM's output       | `gated_norm/reference`      | `gated_norm/cpu`          |             | `test_gated_norm`    |
 | short convolution    | `backbone/convolution`      | `convolution/cpu`         |             | `test_recurrences`   |
 | block stack, scan    | `backbone/in_torch`         | `backbone/node`           |             | `test_compiled_scan` |
 | block stack, step    | module by module            | `backbone/step_loops`     |             | `test_compiled_step` |

@@ -69,6 +69,19 @@ def layer(module: nn.Module, x: Tensor) -> Tensor:
     return y.view(*x.shape[:-1], module.out_features)
 
 
+def halves(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the first and the second half of the outputs of a linear layer without bias, for x (..., K).
+
+    Each is a product of its own, and contiguous: of one product both would be copied, forward and backward.
+    """
+    if not runs_alone() or type(module) is not nn.Linear or not _is_plain(module, x) or module.bias is not None:
+        first, second = module(x).chunk(2, dim=-1)
+        return first, second
+    rows = x.reshape(-1, x.shape[-1])
+    first, second = (F.linear(rows, part).view(*x.shape[:-1], -1) for part in module.weight.chunk(2))
+    return first, second
+
+
 def narrow(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute x (..., K) times weight (M, K) for an M of a few, with all gradients.
 

@@ -1,0 +1,1 @@
+"""Parts of recurrent SAC: replay of whole rows, networks, targets and losses."""

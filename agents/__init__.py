@@ -5,4 +5,5 @@ AGENTS = {
     "clone": "clone:CloneAgent",
     "decision": "decision:DecisionAgent",
     "ppo": "ppo_agent:PPOAgent",
+    "sac": "sac_agent:SACAgent",
 }

@@ -10,11 +10,11 @@ from minrl.data.environment import EnvironmentInfo, check_trusted
 from minrl.data.task import Task
 from minrl.online.environments import probe
 from minrl.online.report import OnlineResult, write_report
-from minrl.online.settings import AlgorithmSettings, EnvironmentSettings, OnlineConfig, RunSettings
+from minrl.online.settings import Config, EnvironmentSettings, OnlineConfig, RunSettings, config_class
 from minrl.online.train import resume, train
 from minrl.runs.checkpoint import agent_class
 from minrl.runs.log import TIMESTEPS
-from minrl.system.config import add_flags, build, from_flags, read_toml
+from minrl.system.config import add_flags, build, from_flags, read_tables, read_toml
 from minrl.system.messages import one_line
 from minrl.system.shipped_configs import shipped_configs
 
@@ -49,29 +49,30 @@ def add_flags_of(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup
     add_flags(parser, EnvironmentSettings, "environment")
     add_flags(parser, RunSettings, "run")
     add_flags(parser, kind.options_class, "policy")
-    add_flags(parser, AlgorithmSettings, "algorithm, as in Stable-Baselines3's PPO")
+    add_flags(parser, config_class(kind).algorithm, f"algorithm, as in Stable-Baselines3's {name.upper()}")
     parser.set_defaults(instead=flag_hints.ONLINE)
 
 
-def read_flags(kind: type[OnlineAgent], arguments: argparse.Namespace) -> tuple[Any, OnlineConfig]:
+def read_flags(kind: type[OnlineAgent], arguments: argparse.Namespace) -> tuple[Any, Config]:
     """Return the agent's options and the run's settings: flags over a config, by default the environment's own."""
-    parts = {kind.name: kind.options_class, "train": OnlineConfig}
+    config = config_class(kind)
+    parts = {kind.name: kind.options_class, "train": config}
     if arguments.config:
         tables = read_toml(arguments.config, parts)
     else:
-        tables = {} if arguments.no_config else _shipped(parts, getattr(arguments, "env", ""))
-    check_environment_of_config(tables.get("train", {}), from_flags(OnlineConfig, arguments), "env", arguments.config)
+        tables = {} if arguments.no_config else _shipped(kind.name, parts, getattr(arguments, "env", ""))
+    check_environment_of_config(tables.get("train", {}), from_flags(config, arguments), "env", arguments.config)
     own, training = (tables.get(name, {}) | from_flags(part, arguments) for name, part in parts.items())
-    options, settings = build(kind.options_class, own, "the settings"), build(OnlineConfig, training, "the settings")
+    options, settings = build(kind.options_class, own, "the settings"), build(config, training, "the settings")
     if not settings.env:
         raise ValueError(f"no environment: {USAGE.format(kind.name)}")
     return options, settings
 
 
-def _shipped(parts: dict[str, type[Any]], environment: str) -> dict[str, dict[str, Any]]:
-    """Return the tables of the config that ships for an environment, if there is one."""
-    for name in shipped_configs():
-        if not name.startswith(SHIPPED):
+def _shipped(agent: str, parts: dict[str, type[Any]], environment: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of the agent's config that ships for an environment, if there is one."""
+    for name, path in shipped_configs().items():
+        if not name.startswith(SHIPPED) or agent not in read_tables(path, "config"):
             continue
         tables = read_toml(name, parts)
         if tables.get("train", {}).get("env") == environment.rpartition(":")[2]:
@@ -88,8 +89,8 @@ def report(result: OnlineResult, out: Path) -> int:
 
 
 def family(kinds: dict[str, type[OnlineAgent]]) -> Family:
-    """Return the interface of these agents to `minrl compare`."""
-    options = {name: kind.options_class for name, kind in kinds.items()}
+    """Return the interface of these agents to `minrl compare`, whose table [train] holds PPO's settings."""
+    options = {name: kind.options_class for name, kind in kinds.items() if config_class(kind) is OnlineConfig}
     return Family(
         source="env",
         keys={"env": "env", "env_kwargs": "env_kwargs"},

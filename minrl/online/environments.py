@@ -26,7 +26,7 @@ from minrl.data.task import Task
 from minrl.data.wrappers import ScalarReward
 from minrl.online.flat_spaces import CLIP, PolicySpaces
 from minrl.online.inputs.masks import METHOD
-from minrl.online.settings import OnlineConfig
+from minrl.online.settings import Config
 from minrl.online.spaces import fit_spaces
 from minrl.online.vector import as_vec_env
 from minrl.runs.video import check_renders
@@ -45,7 +45,7 @@ class Normalization(Protocol):
         """Return True to divide rewards by the running spread of the discounted return."""
 
 
-def probe(config: OnlineConfig) -> tuple[Task, str]:
+def probe(config: Config) -> tuple[Task, str]:
     """Create one environment; return its task and the vectorisation to use ("native", "sync" or "async").
 
     Raises:
@@ -76,7 +76,7 @@ def probe(config: OnlineConfig) -> tuple[Task, str]:
     return task, config.vectorization
 
 
-def open_environments(config: OnlineConfig, options: Normalization, task: Task, kind: str) -> VecEnv:
+def open_environments(config: Config, options: Normalization, task: Task, kind: str) -> VecEnv:
     """Open `n_envs` environments, stepped in one of `probe`'s ways.
 
     Raises:
@@ -108,7 +108,7 @@ def open_environments(config: OnlineConfig, options: Normalization, task: Task, 
     )
 
 
-def seed_environments(environments: VecEnv, config: OnlineConfig, step: int) -> None:
+def seed_environments(environments: VecEnv, config: Config, step: int) -> None:
     """Seed the environments for their next reset.
 
     That depends on the run's step too, and differs from where evaluations begin, which count from the seed.
@@ -116,7 +116,7 @@ def seed_environments(environments: VecEnv, config: OnlineConfig, step: int) -> 
     environments.seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0] >> 1))
 
 
-def reset_environments(model: Any, config: OnlineConfig, step: int) -> None:
+def reset_environments(model: Any, config: Config, step: int) -> None:
     """Reset a model's environments as a run does that is resumed from a checkpoint just saved at `step`."""
     seed_environments(model.env, config, step)
     model._last_obs = model.env.reset()
@@ -136,7 +136,7 @@ def _make(info: EnvironmentInfo, order: tuple[AnySpace, AnySpace]) -> gymnasium.
     return Monitor(ScalarReward(fit_spaces(make_environment(info), like=order)))
 
 
-def _native(config: OnlineConfig) -> Any:
+def _native(config: Config) -> Any:
     spec = gymnasium.spec(config.env.rpartition(":")[2])
     make = partial(gymnasium.make_vec, spec, config.n_envs, "vector_entry_point", **config.env_kwargs)
     try:
@@ -146,7 +146,7 @@ def _native(config: OnlineConfig) -> Any:
         return make()  # its mode is fixed
 
 
-def _no_native(environment: gymnasium.Env[Any, Any], config: OnlineConfig) -> str | None:
+def _no_native(environment: gymnasium.Env[Any, Any], config: Config) -> str | None:
     """Return why the native vector environment of an id cannot be taken; None if it can."""
     spec = environment.spec
     if spec is None or spec.vector_entry_point is None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from minrl.agent import OnlineAgent
 from minrl.evaluate import Evaluation
-from minrl.online.settings import OnlineConfig
+from minrl.online.settings import Config
 from minrl.runs.learning_curve import CurvePanel
 from minrl.runs.log import TIMESTEPS
 from minrl.runs.summary import finish
@@ -17,7 +17,7 @@ class OnlineResult:
     """Outcome of a run."""
 
     agent: OnlineAgent
-    config: OnlineConfig
+    config: Config
     vectorization: str
     step: int  # environment steps
     evaluation: Evaluation | None  # of the last weights; None if stopped or without evaluation

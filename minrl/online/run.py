@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
 from minrl.agent import OnlineAgent
@@ -25,7 +25,7 @@ from minrl.kernels import matmul
 from minrl.online import state
 from minrl.online.environments import reset_environments
 from minrl.online.report import OnlineResult
-from minrl.online.settings import OnlineConfig
+from minrl.online.settings import Config
 from minrl.runs import checkpoint
 from minrl.runs import log as logs
 from minrl.runs.attempt import attempt
@@ -55,9 +55,7 @@ class OnlineRun:
         out: the run's folder.
     """
 
-    def __init__(
-        self, model: OnPolicyAlgorithm, agent: OnlineAgent, config: OnlineConfig, vectorization: str, out: Path
-    ) -> None:
+    def __init__(self, model: BaseAlgorithm, agent: OnlineAgent, config: Config, vectorization: str, out: Path) -> None:
         self.model, self.agent, self.config, self.out = model, agent, config, out
         self.vectorization = vectorization
         self.best, self.seconds, self.cpu_seconds = BestCheckpoint(out), 0.0, 0.0

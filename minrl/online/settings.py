@@ -1,9 +1,11 @@
 """Settings of an online run: table [train] of a config."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from minrl.online.inputs.segments import check_segments
+from minrl.online.offpolicy.entropy import first_ent_coef
+from minrl.online.offpolicy.replay import RowState, check_rows
 from minrl.runs.settings import SharedSettings
 from minrl.system.config import check_at_least, check_finite
 
@@ -65,6 +67,47 @@ class AlgorithmSettings:
 
 
 @dataclass(frozen=True)
+class ReplaySettings:
+    """Settings of the algorithm; names and meaning are those of Stable-Baselines3's SAC."""
+
+    train_freq: int = field(default=8, metadata={"help": "steps of each environment between updates"})
+    gradient_steps: int = field(
+        default=-1, metadata={"help": "gradient steps of an update; -1: as many as environment steps since the last"}
+    )
+    batch_size: int = field(default=512, metadata={"help": "steps of a minibatch, made of whole rows"})
+    segment_length: int = field(default=64, metadata={"help": "steps of a row, over which gradients flow through time"})
+    row_state: RowState = field(
+        default="stored",
+        metadata={
+            "help": "hidden state at the start of a row: stored while acting; burn_in: that, refreshed by a scan over "
+            "the steps before; recomputed from the start of its episode; zero"
+        },
+    )
+    burn_in: int = field(default=0, metadata={"help": "steps before a row, for row_state=burn_in"})
+    buffer_size: int = field(default=1_000_000, metadata={"help": "observations that the replay buffer holds"})
+    learning_starts: int = field(default=1000, metadata={"help": "steps of random actions before the first update"})
+    n_steps: int = field(default=1, metadata={"help": "most rewards in a target, which then bootstraps"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "learning rate of Adam"})
+    decay: Literal["constant", "linear"] = field(
+        default="constant", metadata={"help": "the learning rate over the run: constant, or linear to zero"}
+    )
+    gamma: float = field(default=0.99, metadata={"help": "discount factor"})
+    tau: float = field(default=0.01, metadata={"help": "part of the way that the target critics move in an update"})
+    target_update_interval: int = field(default=1, metadata={"help": "gradient steps between moves of the targets"})
+    ent_coef: str = field(
+        default="auto_0.1",
+        metadata={"help": "weight of the entropy: learned (auto), from a first value (auto_0.1), or a number"},
+    )
+    target_entropy: str = field(
+        default="auto",
+        metadata={
+            "help": "entropy in nats to which the weight is steered; auto: -(number of actions) or 0.3 log(choices)"
+        },
+    )
+    max_grad_norm: float = field(default=10.0, metadata={"help": "largest norm of the gradient of actor and critics"})
+
+
+@dataclass(frozen=True)
 class RunSettings(SharedSettings):
     """Settings of a run: length, device, logs, checkpoints and evaluations."""
 
@@ -89,30 +132,70 @@ class RunSettings(SharedSettings):
 
 @dataclass(frozen=True)
 class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
-    """All settings of a run, except for the policy's."""
+    """All settings of a run of PPO, except for the policy's."""
+
+    algorithm: ClassVar[type[Any]] = AlgorithmSettings
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        check_at_least(self, 1, "n_envs", "n_steps", "n_epochs", "steps")
-        check_at_least(self, 1, "log_every", "checkpoint_every", "evaluate_episodes")
-        check_at_least(self, 0, "batch_size", "seed", "threads", "evaluate_every", "vf_coef")
-        for name in (
-            "learning_rate", "clip_range", "max_grad_norm", "clip_range_vf", "target_kl", "segment_length",
-            "evaluate_max_steps",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        _check(
+            self, ("n_steps", "n_epochs"), ("batch_size", "vf_coef"),
+            ("clip_range", "clip_range_vf", "target_kl", "segment_length"), ("gae_lambda",),
+        )  # fmt: skip
         check_segments(self.n_steps, self.segment_length, self.batch_size)
         if self.normalize_advantage and (self.n_envs * self.n_steps == 1 or self.batch_size == 1):
             raise ValueError("normalize_advantage needs minibatches of two steps or more")
-        if self.video and not self.evaluate_every:
-            raise ValueError("video shows evaluations: it needs evaluate_every above 0")
 
     @property
     def rollout_steps(self) -> int:
         """Return the environment steps of a rollout."""
         return self.n_envs * self.n_steps
+
+
+@dataclass(frozen=True)
+class ReplayConfig(EnvironmentSettings, ReplaySettings, RunSettings):
+    """All settings of a run of SAC, except for the policy's."""
+
+    algorithm: ClassVar[type[Any]] = ReplaySettings
+
+    def __post_init__(self) -> None:
+        _check(
+            self, ("train_freq", "n_steps", "batch_size", "target_update_interval"), ("learning_starts",), ("tau",),
+            ("tau",),
+        )  # fmt: skip
+        if self.gradient_steps == 0 or self.gradient_steps < -1:
+            raise ValueError(f"gradient_steps must be at least 1, or -1, got {self.gradient_steps}")
+        check_rows(self.row_state, self.burn_in, self.segment_length, self.buffer_size // self.n_envs)
+        first_ent_coef(self.ent_coef)
+
+    @property
+    def rollout_steps(self) -> int:
+        """Return the environment steps between updates."""
+        return self.n_envs * self.train_freq
+
+
+Config = OnlineConfig | ReplayConfig
+
+
+def config_class(kind: Any) -> type[Config]:
+    """Return the class of the settings of a run of an agent: PPO's, if the agent names none."""
+    found: type[Config] = getattr(kind, "settings_class", OnlineConfig)
+    return found
+
+
+def _check(
+    config: Any, counts: tuple[str, ...], others: tuple[str, ...], positive: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    """Raise ValueError for settings out of range: the algorithm's `counts` ≥ 1, `others` ≥ 0, `parts` in [0, 1]."""
+    check_finite(config)
+    check_at_least(config, 1, "n_envs", "steps", *counts)
+    check_at_least(config, 1, "log_every", "checkpoint_every", "evaluate_episodes")
+    check_at_least(config, 0, "seed", "threads", "evaluate_every", *others)
+    for name in ("learning_rate", "max_grad_norm", "evaluate_max_steps", *positive):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+    for name in ("gamma", *parts):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {getattr(config, name)}")
+    if config.video and not config.evaluate_every:
+        raise ValueError("video shows evaluations: it needs evaluate_every above 0")

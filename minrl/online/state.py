@@ -11,23 +11,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 from minrl.runs.optimizer_state import load_optimizer, not_finite
 from minrl.runs.saved_state import check_numbers
 
 # Parts of a saved state whose length is not fixed.
-FREE = ("episodes", "successes")
+FREE = ("episodes", "successes", "replay")
 
 
-def saved_state(model: OnPolicyAlgorithm) -> dict[str, Any]:
-    """Return optimizer, counters, normalisation, and the episodes behind the log's means."""
+def saved_state(model: BaseAlgorithm) -> dict[str, Any]:
+    """Return optimizer, counters, normalisation, replay buffer, and the episodes behind the log's means."""
     environments = model.get_vec_normalize_env()
     statistics: dict[str, Any] = {}
     if environments is not None:
         statistics = {name: _saved_statistics(values) for name, values in _statistics(environments).items()}
+    replay: Any = getattr(model, "replay_buffer", None)
     return {
+        **({} if replay is None else {"replay": replay.saved()}),
         "optimizer": model.policy.optimizer.state_dict(),
         "updates": int(model._n_updates),
         "normalization": statistics,
@@ -36,11 +38,13 @@ def saved_state(model: OnPolicyAlgorithm) -> dict[str, Any]:
     }
 
 
-def restore_state(model: OnPolicyAlgorithm, state: dict[str, Any], step: int) -> None:
+def restore_state(model: BaseAlgorithm, state: dict[str, Any], step: int) -> None:
     """Restore `saved_state` for a run that has made `step` environment steps."""
     load_optimizer(model.policy.optimizer, state["optimizer"])
     if (found := not_finite(model.policy.named_parameters(), model.policy.optimizer)) is not None:
         raise ValueError(f"{found} is not finite")
+    if (replay := getattr(model, "replay_buffer", None)) is not None:
+        replay.restore(state["replay"])
     model.num_timesteps, model._n_updates = step, state["updates"]
     environments = model.get_vec_normalize_env()
     # At step 0 the saved ones hold the first reset, which a resumed run makes again.

@@ -12,7 +12,7 @@ from minrl.data.trust import check_keywords
 from minrl.online.environments import open_environments, probe, seed_environments
 from minrl.online.report import OnlineResult
 from minrl.online.run import OnlineRun
-from minrl.online.settings import OnlineConfig
+from minrl.online.settings import Config, config_class
 from minrl.runs import checkpoint
 from minrl.runs.folder import CONFIG, check_new, run_folder, run_lock
 from minrl.runs.saved_state import unfit
@@ -24,7 +24,7 @@ from minrl.system.malloc import tune_cpu
 from minrl.system.messages import with_class
 
 
-def train(kind: type[OnlineAgent], options: Any, settings: OnlineConfig, out: Path) -> OnlineResult:
+def train(kind: type[OnlineAgent], options: Any, settings: Config, out: Path) -> OnlineResult:
     """Train a new policy into the folder `out`.
 
     Args:
@@ -69,15 +69,15 @@ def _resume(out: Path, environment: str | None, steps: int | None) -> OnlineResu
     if "config" not in saved.training:
         raise ValueError(f"{out} holds an agent that only acts; there is nothing to resume")
     where = f"checkpoint {out}"
-    planned = build(OnlineConfig, saved.training["config"], where)
+    kind = checkpoint.agent_class(saved.agent)
+    if not issubclass(kind, OnlineAgent):
+        raise ValueError(f"the {saved.agent} agent of {out} does not learn in an environment")
+    planned = build(config_class(kind), saved.training["config"], where)
     if steps is not None and steps < saved.step:
         raise ValueError(
             f"{out} has made {saved.step} steps already: --steps N is the total number of steps, got {steps}"
         )
     config = planned if steps is None else replace(planned, steps=steps)
-    kind = checkpoint.agent_class(saved.agent)
-    if not issubclass(kind, OnlineAgent):
-        raise ValueError(f"the {saved.agent} agent of {out} does not learn in an environment")
     agent_config = build(kind.config_class, kind.saved_config(saved.config), where)
     try:
         task = Task.from_dict(saved.task)
@@ -107,13 +107,13 @@ def _write_config(run: OnlineRun) -> None:
     write_toml(run.out / CONFIG, _written(run.agent, run.config))
 
 
-def _written(agent: OnlineAgent, config: OnlineConfig) -> dict[str, Any]:
+def _written(agent: OnlineAgent, config: Config) -> dict[str, Any]:
     """Return the tables of the run's `config.toml`."""
     names = (field.name for field in fields(agent.options_class))
     return {agent.name: agent.options_class(**{n: getattr(agent.config, n) for n in names}), "train": config}
 
 
-def _write_new_steps(run: OnlineRun, planned: OnlineConfig) -> None:
+def _write_new_steps(run: OnlineRun, planned: Config) -> None:
     """Record the new number of steps for later resumes, and print what the learning rate does."""
     config = run.config
     run.save()
@@ -131,7 +131,7 @@ def _write_new_steps(run: OnlineRun, planned: OnlineConfig) -> None:
 def _set_up(
     kind: type[OnlineAgent],
     agent_config: Any,
-    config: OnlineConfig,
+    config: Config,
     out: Path,
     known: Task | None = None,
     step: int = 0,

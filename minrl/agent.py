@@ -16,7 +16,7 @@ from minrl.data.episode import Episodes
 from minrl.data.task import Task
 
 if TYPE_CHECKING:
-    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+    from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 OnlineSelf = TypeVar("OnlineSelf", bound="OnlineAgent")
@@ -36,6 +36,8 @@ class Batch:
     # (B, T) the return-to-go at the first step of each step's episode, which a window may begin after; None in batches
     # made by hand, where `reset` opens episodes.
     first_returns: Tensor | None = None
+    rewards: Tensor | None = None  # (B, T), None as well
+    terminal: Tensor | None = None  # (B, T) bool, True at the last step of an episode that terminated; None as well
     action_masks: Tensor | None = None  # (B, T, M) bool, see `minrl.data.masks`; False at padding
 
     @classmethod
@@ -168,12 +170,12 @@ class OnlineAgent(Actor):
     @abstractmethod
     def learner(
         cls: type[OnlineSelf], config: Any, settings: Any, task: Task, environments: "VecEnv", device: torch.device
-    ) -> tuple[OnlineSelf, "OnPolicyAlgorithm"]:
+    ) -> tuple[OnlineSelf, "BaseAlgorithm"]:
         """Return an agent and the algorithm that trains its policy.
 
         Args:
             config: of the agent.
-            settings: of the run, a `minrl.online.settings.OnlineConfig`.
+            settings: of the run, of the agent's `settings_class`; by default a `minrl.online.settings.OnlineConfig`.
             task: what the agent is trained for.
             environments: in which it learns.
             device: of the policy.

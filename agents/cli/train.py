@@ -29,6 +29,9 @@ EXAMPLES = """examples:
 
 minrl train AGENT --help shows the agent's flags."""
 
+# `minrl train sac --data NAME` is this agent.
+OFFLINE = {"sac": "offline_sac"}
+
 
 class _Agents(argparse._SubParsersAction):  # type: ignore[type-arg]
     """Subcommands of the agents; flags are added to the chosen one, so that no other agent is imported."""
@@ -36,7 +39,9 @@ class _Agents(argparse._SubParsersAction):  # type: ignore[type-arg]
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
-        """Add the flags of the agent `values[0]`, then parse them."""
+        """Add the flags of the agent `values[0]`, or of the one that it is on a data set, then parse them."""
+        if any(word.partition("=")[0] == "--data" for word in values):
+            values = [OFFLINE.get(values[0], values[0]), *values[1:]]
         chosen = self.choices[values[0]]
         files = chosen.add_argument_group("files")
         files.add_argument("--out", metavar="RUN", type=Path, help="folder for checkpoints, log and config")

@@ -184,6 +184,7 @@ def gather(episodes: Episodes, rows: IntArray, steps: IntArray, reset: BoolArray
         "rewards": episodes.rewards[rows],
         "returns_to_go": episodes.returns_to_go[rows],
         "first_returns": episodes.returns_to_go[rows - steps],
+        "terminal": np.isin(rows, episodes.offsets[1:][episodes.terminated] - 1),
     }
     if episodes.action_masks is not None:
         batch["action_masks"] = episodes.action_masks[rows]

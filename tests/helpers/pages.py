@@ -40,6 +40,11 @@ _CUT = {
     "train clone": _OFFLINE,
     "train weighted": _OFFLINE,
     "train ppo": _ONLINE,
+    "train sac --data": _OFFLINE,
+    "train sac": (
+        "--steps 80 --train-freq 16 --gradient-steps 1 --n-envs 2 --batch-size 32 --learning-starts 64 --width 16 "
+        "--segment-length 8 --evaluate-episodes 1 --evaluate-max-steps 20 --threads 1"
+    ),
     "train --resume": "--steps 66",
     "evaluate": "--episodes 1 --max-episode-steps 20",
     "collect": "--episodes 2",
@@ -110,7 +115,8 @@ def run_command(words: list[str]) -> None:
 
 
 def _minrl(words: list[str]) -> None:
-    cut = shlex.split(_CUT.get(" ".join(words[:2]), _CUT.get(words[0], "")))
+    keys = " ".join(words[:3]), " ".join(words[:2]), words[0]
+    cut = shlex.split(next((_CUT[key] for key in keys if key in _CUT), ""))
     if "--report-only" in words:  # needs runs that no page makes
         cut = ["--help"]
     if words[:2] == ["train", "--resume"] and "--steps" not in words:

@@ -13,6 +13,7 @@ PACKAGES = {
     "ray": ("ray",),
     "compare": ("scipy", "matplotlib"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "peers": ("rsl-rl-lib",),
     "bench": ("gymnasium[mujoco]", "matplotlib", "transformers", "mambapy", "sb3-contrib", "jax"),
 }
 

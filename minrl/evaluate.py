@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -249,8 +249,13 @@ def _make(environment: EnvironmentInfo) -> gymnasium.Env[Any, Any]:
 
 def package_versions() -> dict[str, str]:
     """Return the installed versions of packages that a score depends on."""
+    return dict(_package_versions())
+
+
+@cache  # reading the metadata of a package takes 10 ms
+def _package_versions() -> tuple[tuple[str, str], ...]:
     packages = ("minrl", "torch", "gymnasium", "mujoco", "gymnasium-robotics")
-    return {name: version(name) for name in packages if find_spec(name.replace("-", "_")) is not None}
+    return tuple((name, version(name)) for name in packages if find_spec(name.replace("-", "_")) is not None)
 
 
 def _standard_error(values: Sequence[float]) -> float | None:

@@ -2,12 +2,15 @@
 
 import argparse
 import ast
+import inspect
 import shlex
 import textwrap
+import tokenize
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
+from token import COMMENT, NEWLINE, NL, STRING
 from typing import Any
 
 from minrl.runs import checkpoint
@@ -31,6 +34,9 @@ minrl train AGENT --help shows the agent's flags."""
 
 # `minrl train sac --data NAME` is this agent.
 OFFLINE = {"sac": "offline_sac"}
+
+
+_BLANK = (COMMENT, NL, NEWLINE)
 
 
 class _Agents(argparse._SubParsersAction):  # type: ignore[type-arg]
@@ -83,8 +89,9 @@ def _summary(point: EntryPoint) -> str:
         spec = None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return point.name
-    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-    return (text or point.name).splitlines()[0]
+    with tokenize.open(spec.origin) as file:  # parsing the whole of three files takes a fifth of a second
+        first = next(token for token in tokenize.generate_tokens(file.readline) if token.type not in _BLANK)
+    return inspect.cleandoc(ast.literal_eval(first.string)).splitlines()[0] if first.type == STRING else point.name
 
 
 def _add_common(parser: argparse._ActionsContainer) -> None:

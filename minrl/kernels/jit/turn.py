@@ -10,8 +10,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-# Seconds to wait for another process; a kernel takes some ten of them on a machine that is not busy.
-PATIENCE_S = 120.0
+# Seconds to wait for another process; the largest kernel takes 20 on a machine that is not busy.
+PATIENCE_S = 600.0
 _POLL_S = 0.02
 
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 # A file's tests stay together: they share what they have trained. One process more than two cores have, as tests that
 # start servers or stop runs wait a good part of their time.
-PARALLEL := -n 3 --dist loadfile
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all lint bench docs clean
 

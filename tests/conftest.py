@@ -1,12 +1,40 @@
-"""Settings of every test: one thread and a fixed seed."""
+"""Settings of every test: one thread, a fixed seed, and no plots of runs where none are asked for."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from plots import without_plots
 
 torch.set_num_threads(1)
+
+# Files that take longest begin first, so that the processes of `make test` end together; those that compile most
+# kernels compile different ones.
+FIRST = (
+    "cells/test_cells.py", "online/compiled/test_compiled_conditions.py", "export/test_export.py",
+    "compare/test_compare_run.py", "faults/test_kills.py", "faults/test_disk.py", "faults/test_foreign_state.py",
+    "bench/test_reproduce.py", "project/test_docs.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files in `FIRST` to the beginning."""
+    begins = {Path(__file__).parent / name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: begins.get(item.path, len(FIRST)))
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """Start each test from the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _plots(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave out the plots of runs, except in tests that are marked with `plots`."""
+    if request.node.get_closest_marker("plots"):
+        yield
+    else:
+        with without_plots():
+            yield

@@ -14,6 +14,7 @@ import tomli_w
 
 pytest.importorskip("scipy")
 from compare_runs import CARTPOLE, HOPPER, change_summary, copy_run, tomllib, train_all, write_grid
+from plots import without_plots
 
 from minrl.compare.grid.plan import ComparedTask, Method, NotDone, write_state
 from minrl.compare.report.report import write_report
@@ -29,7 +30,8 @@ LASTING = ("report.md", "scores.csv", "statistics.csv")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train two methods on two tasks with two seeds."""
     folder = tmp_path_factory.mktemp("compare")
-    train_all(folder, (0, 1))
+    with without_plots():
+        train_all(folder, (0, 1))
     return folder
 
 

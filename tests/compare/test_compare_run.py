@@ -75,7 +75,7 @@ def test_runs_are_normal_runs_and_done_once(cartpole: str, tmp_path: Path, capsy
 
 def test_kill_9_and_the_same_command_again(cartpole: str, tmp_path: Path) -> None:
     """Repeat it after a kill in either run, on a data set and in an environment: the report is the same."""
-    path = grid(tmp_path, both(cartpole), steps=60, every=10, online_steps=1280)
+    path = grid(tmp_path, both(cartpole), steps=40, every=10, online_steps=320)
     assert main(["compare", str(path), "--out", str(tmp_path / "whole")]) == 0
     out = tmp_path / "killed"
     for name in ("data", "world"):
@@ -87,7 +87,7 @@ def test_kill_9_and_the_same_command_again(cartpole: str, tmp_path: Path) -> Non
     assert_same(tmp_path / "whole", out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_stops(number: signal.Signals, cartpole: str, tmp_path: Path) -> None:
     path, out = grid(tmp_path, both(cartpole), steps=4000, every=100), tmp_path / "out"
     done = cut_off_at(30, number, "compare", path, "--out", out)

@@ -34,13 +34,13 @@ n_steps = 16
 batch_size = 16
 n_epochs = 2
 steps = {online_steps}
-checkpoint_every = 128
+checkpoint_every = 64
 evaluate_every = {online_steps}
 evaluate_episodes = 2
 """
 
 
-def grid(folder: Path, text: str, *, steps: int = 20, every: int = 5, online_steps: int = 256) -> Path:
+def grid(folder: Path, text: str, *, steps: int = 20, every: int = 5, online_steps: int = 96) -> Path:
     """Write a grid file of `text` with tiny settings."""
     tables = (OFFLINE + ONLINE).format(steps=steps, every=every, online_steps=online_steps)
     path = folder / "grid.toml"

@@ -39,6 +39,7 @@ def board(folder: Path) -> Iterator[Board]:
     board.process.kill()
 
 
+@pytest.mark.plots
 def test_curves_settings_and_scores_are_served(board: Board, folder: Path) -> None:
     names = {"cloned/mingru/seed_0", "cloned/mingru/seed_1", "online/mingru/seed_0"}
     curves = board.wait_for_runs(names)

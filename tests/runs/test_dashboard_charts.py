@@ -34,6 +34,7 @@ def test_charts_are_scaled_with_outliers() -> None:
     assert re.search(rf'"{key}",\{{defaultValue:!0,useLocalStorage:!0\}}', bundle)
 
 
+@pytest.mark.plots
 @pytest.mark.parametrize(
     ("settings", "shown"),
     [({"target_sweep": "last"}, False), ({"target_sweep": "all"}, True), ({"evaluate_every": 12}, False)],

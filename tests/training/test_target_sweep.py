@@ -58,6 +58,7 @@ def test_curves_keep_short_names_where_these_tell_targets_apart() -> None:
     assert curve_names([1234567.0, 2.0]) == ["eval/target_1.23457e+06_mean_reward", "eval/target_2_mean_reward"]
 
 
+@pytest.mark.plots
 def test_several_targets_are_evaluated_at_the_end(cartpole: str, tmp_path: Path) -> None:
     """Compare the file with an evaluation of the saved agent."""
     run(cartpole, tmp_path / "run")

@@ -1,10 +1,9 @@
 """Agents of the command line and of `minrl.load`: those that ship, and those of other packages."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 
 from minrl import agents
@@ -85,7 +84,7 @@ def test_an_installed_package_adds_its_agents(tmp_path: Path) -> None:
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text(ENTRIES)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False)
+    done = fresh.run(PROGRAM, env=environment)
     assert done.returncode == 0, done.stderr
     listed, *rows = done.stdout.splitlines()
     assert set(listed.split()) >= {*agents.AGENTS, "first", "second", "third", "absent", "number", "broken"}

@@ -3,10 +3,9 @@
 import inspect
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 
 from minrl.agents.__main__ import main
@@ -77,7 +76,7 @@ for words in ([], ["absent"], ["number"]):
 
 def test_an_installed_package_adds_its_cells(installed: dict[str, str]) -> None:
     """List and use them like those that ship; a broken one gives one line and leaves the others usable."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=installed, capture_output=True, text=True, check=True)
+    done = fresh.run(PROGRAM, env=installed, check=True)
     used, *lines = done.stdout.splitlines()
     assert used == "torch.Size([1, 2, 8])"
     assert "outside      Half of what it sees." in lines

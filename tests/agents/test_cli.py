@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 from forked import minrl
 from worlds import TINY, cartpole, own_folders
@@ -66,7 +67,7 @@ def test_help_does_not_load_torch() -> None:
 def test_importing_an_agent_leaves_the_compiler_of_torch_alone() -> None:
     """Leave its import, which takes longer than all others, to training, whose optimizers need it."""
     program = "import sys, minrl.agents.decision, minrl.agents.ppo; print('torch._dynamo' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = fresh.run(program, check=True)
     assert found.stdout == "False\n"
 
 
@@ -240,6 +241,7 @@ def test_mujoco_warnings_do_no_harm(environment: str, tmp_path: Path) -> None:
     assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
 
 
+@pytest.mark.plots
 def test_the_table_at_the_end(cartpole: str, tmp_path: Path) -> None:
     flags = [*TINY, "--steps", 4, "--evaluate-every", 4, "--evaluate-episodes", 3]
     done = minrl("train", "decision", *flags, "--data", cartpole, "--out", "run", cwd=tmp_path)

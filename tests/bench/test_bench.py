@@ -3,10 +3,10 @@
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import torch
 
@@ -23,9 +23,7 @@ QUICK = ["bench", "--quick", "--threads", "1"]
 def bench(folder: Path, *words: str, before: str = "") -> "subprocess.CompletedProcess[str]":
     """Run in a process of its own, as it changes the allocator."""
     program = f"import sys\n{before}\nfrom minrl.agents.__main__ import main\nsys.exit(main(sys.argv[1:]))"
-    return subprocess.run(
-        [sys.executable, "-c", program, *QUICK, *words], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return fresh.run(program, *QUICK, *words, cwd=folder)
 
 
 # The group `length` starts processes for peaks of memory, as test_reproduce.py and test_bench_peers.py do.

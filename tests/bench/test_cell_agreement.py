@@ -1,10 +1,10 @@
 """The table of agreement: each cell against an independent package, or the equations of its paper."""
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from cell_peers.table import PEERS, Peer
@@ -18,7 +18,7 @@ PROGRAM = ROOT / "benchmarks" / "cell_agreement.py"
 def test_no_cell_is_left_out(tmp_path: Path) -> None:
     """Require a row for each cell; a missing peer names its command, and a transcription its test."""
     table = tmp_path / "table.md"
-    done = subprocess.run([sys.executable, PROGRAM, "--table", table], capture_output=True, text=True, check=False)
+    done = fresh.run(PROGRAM, "--table", table)
     assert done.returncode == 0, done.stdout + done.stderr
     text = table.read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| `")]

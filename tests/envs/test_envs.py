@@ -1,12 +1,12 @@
 """Registered ids: partial observations, discovery and refusals."""
 
-import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import fresh
 import gymnasium
 import numpy as np
 import pytest
@@ -151,10 +151,10 @@ info = EnvironmentInfo("minrl/CartPoleNoVel-v1")
 check_trusted(info)
 print(make_environment(info).observation_space.shape, EnvironmentInfo("minrl/RepeatFirst-v0").to_spec()[:30])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = fresh.run(program)
     assert done.stdout == '(2,) {"id": "minrl/RepeatFirst-v0",\n', done.stderr
     program = "import gymnasium; print(gymnasium.make('minrl.envs:minrl/RepeatFirst-v0').spec.id)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = fresh.run(program)
     assert done.stdout == "minrl/RepeatFirst-v0\n", done.stderr
 
 

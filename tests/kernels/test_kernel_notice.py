@@ -1,10 +1,9 @@
 """The notice about compiling: printed after a compilation, and not after reading from disk."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import pytest
 
 PROGRAM = """
@@ -37,7 +36,7 @@ def notice(folder: Path, in_memory: bool = False, before: str = "", more: str = 
     if not program.exists():  # numba caches code by its file's modification time
         program.write_text(PROGRAM.format(in_memory=in_memory, before=before, more=more), encoding="utf-8")
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache")}
-    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=True)
+    done = fresh.run(program, env=environment, check=True)
     return done.stderr.splitlines()
 
 

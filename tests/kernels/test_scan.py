@@ -3,10 +3,10 @@
 Shapes: B batch, T time, D width.
 """
 
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import cache
 
+import fresh
 import pytest
 import torch
 from torch import Tensor
@@ -85,6 +85,14 @@ def with_gradients(scan: Callable[..., tuple[Tensor, Tensor]], parts: list[Tenso
     return [h, last, *torch.autograd.grad(loss.real if h.is_complex() else loss, leaves)]
 
 
+@cache
+def by_the_loop(steps: int, dtype: torch.dtype, wide: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+    """Return a case and the results of the plain loop, for all kernels."""
+    # Both start from the same rounded values, so that only the arithmetic differs.
+    parts = [part if part.dtype == torch.bool else part.to(dtype).to(wide) for part in case(steps, wide)]
+    return parts, with_gradients(reference.linear_scan, parts)
+
+
 @pytest.mark.parametrize("kernel", FAST)
 @pytest.mark.parametrize("steps", LENGTHS)
 @pytest.mark.parametrize(
@@ -100,10 +108,7 @@ def test_kernels_against_the_loop(
     kernel: str, steps: int, dtype: torch.dtype, wide: torch.dtype, tolerance: float
 ) -> None:
     """Compare outputs, last state and every gradient, relative to the largest, with the plain loop in float64."""
-    parts = case(steps, wide)
-    # Both start from the same rounded values, so that only the arithmetic differs.
-    parts = [part if part.dtype == torch.bool else part.to(dtype).to(wide) for part in parts]
-    wanted = with_gradients(reference.linear_scan, parts)
+    parts, wanted = by_the_loop(steps, dtype, wide)
     narrow = [part if part.dtype == torch.bool else part.to(dtype) for part in parts]
     for actual, exact in zip(with_gradients(KERNELS[kernel], narrow), wanted, strict=True):
         assert actual.dtype == dtype
@@ -226,17 +231,17 @@ def test_unknown_candidate(scan: Callable[..., tuple[Tensor, Tensor]]) -> None:
 
 def test_runs_where_only_torch_is_installed() -> None:
     """Import and run the recurrences, the cells and the backbone without any other package."""
-    blocked = ["gymnasium", "minari", "h5py", "stable_baselines3", "numba", "triton", "tensorboard", "tqdm"]
+    blocked = ["gymnasium", "minari", "h5py", "stable_baselines3", "numba", "triton", "tensorboard", "tqdm", "tomli_w"]
     program = f"""
 import sys
 for name in {blocked}: sys.modules[name] = None
-import torch, minrl.scan, minrl.cells, minrl.backbone
+import torch, minrl, minrl.scan, minrl.cells, minrl.backbone
 for name in minrl.cells.CELLS:
     model = minrl.backbone.Backbone(8, 1, name)
     model.scan(torch.randn(2, 5, 8))[0].sum().backward()
     model.step(torch.randn(2, 8), model.initial_state(2))
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    fresh.run(program, check=True)
 
 
 def test_each_module_can_be_imported_first() -> None:
@@ -250,4 +255,4 @@ for module in ("scan", "kernels", "cells", "cells.convolution", "backbone"):
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0, module
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    fresh.run(program, check=True)

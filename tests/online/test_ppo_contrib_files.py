@@ -2,11 +2,10 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import fresh
 import gymnasium
 import numpy as np
 import pytest
@@ -89,7 +88,7 @@ def test_files_load_without_sb3_contrib(tmp_path: Path) -> None:
         f"model = RecurrentPPO.load({str(tmp_path / 'model.zip')!r}, device='cpu')\n"
         "print(model.predict([0.1, 0.2, 0.3], deterministic=True)[0].tolist())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = fresh.run(code)
     assert done.returncode == 0, done.stderr
     expected = model.predict(np.array([0.1, 0.2, 0.3], np.float32), deterministic=True)[0]
     np.testing.assert_allclose(np.array(json.loads(done.stdout)), expected, atol=1e-6)

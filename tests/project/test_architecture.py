@@ -200,37 +200,6 @@ def test_sequence_models_need_torch_alone(path: Path) -> None:
         assert name.split(".")[0] in allowed or any(within(name, own) for own in ours - {"minrl"}) or is_lazy, name
 
 
-def test_sequence_models_import_with_torch_alone() -> None:
-    """Import them in a process where nothing else can be imported."""
-    program = """
-import sys
-
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"gymnasium", "minari", "h5py", "stable_baselines3", "tqdm", "tomli_w", "numba"}:
-            return None
-        return self.finder.find_spec(name, path, target)
-
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-import torch
-import minrl, minrl.scan
-from minrl.backbone import Backbone
-from minrl.cells import CELLS
-for cell in CELLS:
-    y, _ = Backbone(16, 1, cell).scan(torch.randn(2, 9, 16))
-    assert y.shape == (2, 9, 16)
-try:
-    import gymnasium
-except ModuleNotFoundError:
-    print("alone")
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout == "alone\n", done.stderr
-
-
 def test_every_package_is_mapped_and_there() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
     wheel = settings["targets"]["wheel"]

@@ -1,9 +1,8 @@
 """`tune_cpu`: the memory of a large tensor is kept for the next one."""
 
 import platform
-import subprocess
-import sys
 
+import fresh
 import pytest
 
 PROGRAM = """
@@ -26,7 +25,7 @@ def test_page_faults_end() -> None:
     """Allocate twenty tensors of 80 MB: a fault for each page of each, or next to none."""
     faults = {}
     for name in ("plain", "tuned"):
-        done = subprocess.run([sys.executable, "-c", PROGRAM, name], capture_output=True, text=True, check=True)
+        done = fresh.run(PROGRAM, name, check=True)
         faults[name] = int(done.stdout)
     assert faults["tuned"] < faults["plain"] / 50
 

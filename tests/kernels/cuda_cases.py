@@ -1,6 +1,6 @@
 """Cases of the CUDA kernels as functions of a device: a GPU, or the CPU under Triton's interpreter.
 
-    TRITON_INTERPRET=1 python tests/helpers/cuda_cases.py minGRU  # prints a JSON object: case -> "" or what went wrong
+    TRITON_INTERPRET=1 python tests/kernels/cuda_cases.py "minGRU, one step"  # JSON: case -> "" or what went wrong
 
 Shapes: B batch, T time, D width, P parts of the gates (1: linear, 2: minGRU, 3: minLSTM).
 """
@@ -236,11 +236,11 @@ def failure(case: Case) -> str:
 
 
 def main() -> int:
-    """Run the cases whose names begin with the first argument under the interpreter; print their failures."""
+    """Run the cases that the arguments name under the interpreter; print their failures."""
     torch.set_num_threads(1)
     assert cuda.interpreted()
     with mock.patch.multiple(cuda, **INTERPRETED_TILE):
-        print(json.dumps({name: failure(case) for name, case in cases().items() if name.startswith(sys.argv[1])}))
+        print(json.dumps({name: failure(cases()[name]) for name in sys.argv[1:]}))
     return 0
 
 

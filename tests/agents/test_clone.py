@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from acting import WAYS, largest_gap, play
+from acting import in_torch, largest_gap, play, variants_and_ways
 from gymnasium.vector import AutoresetMode
 from worlds import ACTIONS, drift_episodes
 
@@ -17,6 +17,9 @@ from minrl.agent import Batch
 from minrl.agents.clone import CloneAgent, CloneConfig, best_episodes
 from minrl.cells import CELLS
 from minrl.data.task import Task
+
+__all__ = ["in_torch"]
+pytestmark = pytest.mark.usefixtures("in_torch")
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "recurrent": {},
@@ -38,8 +41,9 @@ def agent_of(actions: str = "box", cell: str = "mingru", **options: Any) -> Clon
     return agent.double().eval()
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.value)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "way"), variants_and_ways(VARIANTS, "previous action"), ids=lambda word: getattr(word, "value", word)
+)
 def test_acting_equals_predicting(variant: str, way: AutoresetMode) -> None:
     agent = agent_of(**VARIANTS[variant])
     for batch in play(agent, "box", [0.0, 0.0, 0.0], 150, way):
@@ -47,7 +51,7 @@ def test_acting_equals_predicting(variant: str, way: AutoresetMode) -> None:
         assert largest_gap(agent, batch) <= 1e-9
 
 
-@pytest.mark.parametrize("steps", [200, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [120, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", CELLS)
 def test_acting_is_predicting_with_every_cell(cell: str, steps: int) -> None:
     agent = agent_of(cell=cell, previous_action=True)

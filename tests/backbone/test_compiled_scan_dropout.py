@@ -38,7 +38,9 @@ def test_dropout_zeroes_a_share_and_scales_the_rest(rate: float, dtype: torch.dt
 
 
 @pytest.mark.parametrize("cell", ["mingru", "minlstm"])
-@pytest.mark.parametrize("options", [{}, {"mlp": 0}, {"conv": 0}, {"expand": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, *(pytest.param(o, marks=pytest.mark.slow) for o in ({"mlp": 0}, {"conv": 0}, {"expand": 2}))]
+)
 def test_gradients_against_differences(cell: str, options: dict[str, Any]) -> None:
     """Compare the gradients of all inputs and weights with a finite difference of the loss."""
     model = backbone(6, cell, dropout=0.3, **options).train()

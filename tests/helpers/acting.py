@@ -3,9 +3,11 @@
 Shapes: B environments, T time, O flat observation width, A flat action width.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from gymnasium.spaces import flatten
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -13,8 +15,21 @@ from worlds import Drift
 
 from minrl.agent import Agent, Batch
 from minrl.play import Player
+from minrl.scan import without_fused_kernels
 
 WAYS = list(AutoresetMode)
+
+
+@pytest.fixture
+def in_torch() -> Iterator[None]:
+    """Run torch's operations: kernels would be compiled for the float64 of these tests alone."""
+    with without_fused_kernels():
+        yield
+
+
+def variants_and_ways(variants: Iterable[str], fullest: str) -> list[tuple[str, AutoresetMode]]:
+    """Pair every variant with one way to begin episodes anew, and the fullest with all."""
+    return [*((name, WAYS[0]) for name in variants), *((fullest, way) for way in WAYS[1:])]
 
 
 class Recorder:

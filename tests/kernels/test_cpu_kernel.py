@@ -4,13 +4,12 @@ Shapes: B batch, T time, D width, P parts of the gates.
 """
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from torch import Tensor
@@ -34,13 +33,21 @@ SCANS = {2: mingru_scan, 3: minlstm_scan}
 FORMS = {2: mingru_gates, 3: minlstm_gates}
 
 
-def case(parts: int, shape: tuple[int, int, int], scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw gates, state and resets in float64."""
+# Compiled for each precision, which takes half a minute: `make test` has the one that agents have.
+every_precision = pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=["float32", "float64"]
+)
+
+
+def case(
+    parts: int, shape: tuple[int, int, int], scale: float = 3.0, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw gates, state and resets."""
     batch, steps, width = shape
-    gates = scale * torch.randn(batch, steps, parts * width, dtype=torch.float64)
+    gates = scale * torch.randn(batch, steps, parts * width)
     reset = torch.rand(batch, steps) < 0.1
     reset[0, 0] = False
-    return gates, torch.randn(batch, width, dtype=torch.float64), reset
+    return gates.to(dtype), torch.randn(batch, width).to(dtype), reset
 
 
 def everything(
@@ -58,7 +65,6 @@ def everything(
 def assert_as_the_loop(
     parts: int,
     dtype: torch.dtype,
-    tolerance: float,
     inputs: tuple[Tensor, Tensor | None, Tensor | None],
     candidate: Candidate = "positive",
     signed: bool = False,
@@ -66,6 +72,7 @@ def assert_as_the_loop(
 ) -> None:
     """Compare with the loop from the same rounded inputs, relative to the largest element of each."""
     gates, state, reset = inputs
+    tolerance = 5e-6 if dtype == torch.float32 else 1e-11
 
     def loop(gates: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
         return reference.linear_scan(*FORMS[parts](gates, candidate=candidate, signed=signed, hard=hard), state, reset)
@@ -86,31 +93,30 @@ def assert_as_the_loop(
     ("width", "steps"),
     dict.fromkeys([*product([1, 5, 16, 70, 256, 300], [65]), *product([5, 300], [1, 63, 64, 65, 130])]),
 )
-def test_any_shape(parts: int, width: int, steps: int) -> None:
+@every_precision
+def test_any_shape(parts: int, width: int, steps: int, dtype: torch.dtype) -> None:
     """Scan from one lane to more than a block, one step to more than two chunks, and no multiple of either."""
-    inputs = case(parts, (2, steps, width))
-    assert_as_the_loop(parts, torch.float64, 1e-11, inputs)
-    assert_as_the_loop(parts, torch.float32, 5e-6, inputs)
+    assert_as_the_loop(parts, dtype, case(parts, (2, steps, width)))
 
 
 @pytest.mark.parametrize("parts", [2, 3])
 @pytest.mark.parametrize("candidate", ["positive", "tanh", "linear"])
 @pytest.mark.parametrize("signed", [False, True])
-def test_any_option(parts: int, candidate: Candidate, signed: bool) -> None:
-    inputs = case(parts, (3, 40, 9))
-    assert_as_the_loop(parts, torch.float64, 1e-11, inputs, candidate, signed)
-    assert_as_the_loop(parts, torch.float32, 5e-6, inputs, candidate, signed)
+@every_precision
+def test_any_option(parts: int, candidate: Candidate, signed: bool, dtype: torch.dtype) -> None:
+    assert_as_the_loop(parts, dtype, case(parts, (3, 40, 9)), candidate, signed)
 
 
 @pytest.mark.parametrize("parts", [2, 3])
-def test_without_state_or_resets_and_with_resets_everywhere(parts: int) -> None:
-    gates, state, reset = case(parts, (2, 70, 7))
+@every_precision
+def test_without_state_or_resets_and_with_resets_everywhere(parts: int, dtype: torch.dtype) -> None:
+    gates, state, reset = case(parts, (2, 70, 7), dtype=dtype)
     for inputs in ((gates, None, None), (gates, state, None), (gates, None, reset)):
-        assert_as_the_loop(parts, torch.float64, 1e-11, inputs)
+        assert_as_the_loop(parts, dtype, inputs)
     all_reset = torch.ones_like(reset)
     h, last, dgates, dstate = everything(SCANS[parts], gates, state, all_reset)
     alone = SCANS[parts](gates.flatten(0, 1).unsqueeze(1))[0].view_as(h)
-    assert torch.allclose(h, alone, rtol=1e-12)
+    assert torch.allclose(h, alone, rtol=1e-6)
     assert torch.equal(last, h[:, -1])
     assert torch.all(dstate == 0)
     assert dgates.abs().max() > 0
@@ -118,17 +124,18 @@ def test_without_state_or_resets_and_with_resets_everywhere(parts: int) -> None:
 
 @pytest.mark.parametrize("parts", [2, 3])
 def test_a_long_memory_in_float32(parts: int) -> None:
-    """Compare with float64 to 5e-6 for decays of 0.9997 over 16,384 steps, in outputs and gradients."""
-    gates, state, reset = case(parts, (1, 16384, 4), scale=0.1)
+    """Compare with float64 to 5e-6 for decays of 0.9997 over 6,000 steps, in outputs and gradients."""
+    gates, state, reset = case(parts, (1, 6000, 4), scale=0.1)
     gates[..., : 4 * (parts - 1)] += 8.1 * torch.tensor([-1.0] if parts == 2 else [1.0] * 4 + [0.0] * 4)
     if parts == 3:
         gates[..., 4:8] -= 8.1
-    assert_as_the_loop(parts, torch.float32, 5e-6, (gates, state, reset & (torch.rand(1, 16384) < 0.01)))
+    assert_as_the_loop(parts, torch.float32, (gates, state, reset & (torch.rand(1, 6000) < 0.01)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 3])
 def test_gradients_against_differences(parts: int) -> None:
-    gates, state, reset = case(parts, (2, 5, 3), scale=1.0)
+    gates, state, reset = case(parts, (2, 5, 3), scale=1.0, dtype=torch.float64)
     inputs = [gates.requires_grad_(), state.requires_grad_()]
     assert gradcheck(lambda g, s: SCANS[parts](g, s, reset), inputs)
 
@@ -188,7 +195,7 @@ def test_compiles_to_one_graph(scan: Callable[..., tuple[Tensor, Tensor]]) -> No
     wanted = torch.autograd.grad(loss(*leaves), leaves)
     actual = torch.autograd.grad(torch.compile(loss, backend="aot_eager", fullgraph=True)(*leaves), leaves)
     for a, b in zip(actual, wanted, strict=True):
-        assert torch.allclose(a, b, rtol=1e-12)
+        assert torch.allclose(a, b, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cpu_gated_scan", "cpu_linear_scan"])
@@ -223,13 +230,7 @@ def test_unsupported_inputs_run_in_torch() -> None:
 
 def run(program: str, **environment: str) -> str:
     """Run `program`; return its standard error."""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = fresh.run(program, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     return done.stderr
 

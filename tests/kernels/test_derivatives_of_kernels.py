@@ -4,6 +4,7 @@ Shapes: B batch, T time, D width, K inputs of a layer.
 """
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -40,8 +41,18 @@ def test_a_linear_recurrence(kernel: str, dtype: torch.dtype) -> None:
     assert gradgradcheck(lambda a, b: KERNELS[kernel](a, b, None, None)[0].sum(), leaves[:2], fast_mode=True)
 
 
-@pytest.mark.parametrize("candidate", ["positive", "tanh", "linear"])
-@pytest.mark.parametrize("signed", [False, True])
+# The kernels are compiled anew for float64 and each of these, which takes half a minute.
+@pytest.mark.parametrize(
+    ("candidate", "signed"),
+    [
+        ("positive", False),
+        *(
+            pytest.param(candidate, signed, marks=pytest.mark.slow)
+            for candidate, signed in product(("positive", "tanh", "linear"), (False, True))
+            if (candidate, signed) != ("positive", False)
+        ),
+    ],
+)
 @pytest.mark.parametrize(("scan", "parts"), [(mingru_scan, 2), (minlstm_scan, 3)])
 def test_a_recurrence_with_gates(scan: Scan, parts: int, candidate: str, signed: bool) -> None:
     leaves = numbers(2, 6, 2 * parts), numbers(2, 2)
@@ -54,6 +65,7 @@ def test_a_recurrence_with_gates(scan: Scan, parts: int, candidate: str, signed:
     assert gradgradcheck(lambda gates: scan(gates, candidate=candidate)[1].sum(), leaves[:1], fast_mode=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scan", "parts"), [(mingru_scan, 2), (minlstm_scan, 3)])
 def test_a_recurrence_with_hard_gates(scan: Scan, parts: int) -> None:
     gates, state = numbers(2, 6, 2 * parts), numbers(2, 2)
@@ -65,6 +77,7 @@ def test_a_recurrence_with_hard_gates(scan: Scan, parts: int) -> None:
     assert gradgradcheck(run, (gates, state), check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True)
 
 
+@pytest.mark.slow
 def test_an_lstm() -> None:
     leaves = numbers(2, 6, 3), numbers(2, 4), numbers(8, 3), numbers(8, 2)
     assert gradgradcheck(lambda x, state, *weights: lstm_layer(x, weights, state, RESET), leaves)
@@ -154,8 +167,16 @@ def assert_near(actual: list[Tensor], wanted: list[Tensor], tolerance: float) ->
         assert (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1.0)
 
 
-@pytest.mark.parametrize("options", [{}, {"conv": 0, "mlp": 0}, {"expand": 2, "signed": True}, {"bias": False}])
-@pytest.mark.parametrize("cell", ["mingru", "minlstm"])
+BACKBONES = [
+    (cell, options)
+    for cell in ("mingru", "minlstm")
+    for options in ({}, {"conv": 0, "mlp": 0}, {"expand": 2, "signed": True}, {"bias": False})
+]
+
+
+@pytest.mark.parametrize(
+    ("cell", "options"), [BACKBONES[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in BACKBONES[1:])]
+)
 def test_a_backbone(cell: str, options: dict[str, float]) -> None:
     model = backbone(3, cell, **{"mlp": 1, **options})
     x, state, _ = inputs(model, 2, 6)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_cpu_kernel import SCANS, assert_as_the_loop, case
+from test_cpu_kernel import SCANS, assert_as_the_loop, case, every_precision
 
 pytest.importorskip("numba")
 
@@ -11,15 +11,15 @@ BOTH_KINDS = [2, pytest.param(3, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("parts", BOTH_KINDS)
-def test_hard_gates(parts: int) -> None:
+@every_precision
+def test_hard_gates(parts: int, dtype: torch.dtype) -> None:
     """Scan gates that are closed, between and open, a forget gate of minLSTM's that is 0 in float32 among them."""
     gates, state, reset = case(parts, (3, 40, 9), scale=4.0)
     gates[..., 0] = -200.0
-    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 5e-6)):
-        assert_as_the_loop(parts, dtype, tolerance, (gates, state, reset), hard=True)
+    assert_as_the_loop(parts, dtype, (gates, state, reset), hard=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_precision
 @pytest.mark.parametrize("parts", BOTH_KINDS)
 def test_a_closed_hard_gate_holds_the_state_to_the_bit(parts: int, dtype: torch.dtype) -> None:
     gates, state, _ = case(parts, (2, 10_000, 5), scale=3.0)

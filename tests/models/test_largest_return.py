@@ -11,7 +11,7 @@ import acting
 import numpy as np
 import pytest
 import torch
-from acting import WAYS, largest_gap, play
+from acting import in_torch, largest_gap, play, variants_and_ways
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from worlds import ACTIONS, cartpole, drift_episodes, own_folders
@@ -27,7 +27,7 @@ from minrl.runs import checkpoint
 from minrl.training.offline import TrainConfig, resume, train
 from minrl.training.optimizer import Optimizer, Schedule
 
-__all__ = ["cartpole", "own_folders"]
+__all__ = ["cartpole", "in_torch", "own_folders"]
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -66,9 +66,10 @@ def no_target(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acting, "Player", lambda agent, count, **_: Player(agent, count))
 
 
-@pytest.mark.usefixtures("no_target")
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.value)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.usefixtures("no_target", "in_torch")
+@pytest.mark.parametrize(
+    ("variant", "way"), variants_and_ways(VARIANTS, "plain"), ids=lambda word: getattr(word, "value", word)
+)
 def test_acting_equals_predicting(variant: str, way: AutoresetMode) -> None:
     agent = agent_of(**VARIANTS[variant]).double()
     for batch in play(agent, "box", [40.0, -5.0], 150, way):
@@ -79,7 +80,7 @@ def test_acting_equals_predicting(variant: str, way: AutoresetMode) -> None:
         assert largest_gap(agent, later) > 1e-3
 
 
-@pytest.mark.usefixtures("no_target")
+@pytest.mark.usefixtures("no_target", "in_torch")
 @pytest.mark.parametrize("actions", ACTIONS)
 def test_acting_is_predicting_with_every_kind_of_action(actions: str) -> None:
     agent = agent_of(actions, previous_action=True).double()
@@ -164,7 +165,7 @@ def cued_episodes() -> Episodes:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("tokens", ["step", "triple"])
+@pytest.mark.parametrize("tokens", ["step", pytest.param("triple", marks=pytest.mark.slow)])
 def test_the_largest_return_of_a_past_is_predicted_and_achieved(tokens: Any) -> None:
     """Check it at every step, though only the first observation carries the cue."""
     torch.manual_seed(1)
@@ -186,6 +187,7 @@ def test_the_largest_return_of_a_past_is_predicted_and_achieved(tokens: Any) -> 
         assert action[:, 0].tolist() == pytest.approx([0.5, 0.9], abs=0.05)
 
 
+@pytest.mark.usefixtures("in_torch")
 def test_every_parameter_learns_and_the_state_is_carried() -> None:
     agent = agent_of(previous_action=True).double()
     batch = batch_of(agent)
@@ -231,7 +233,8 @@ def test_no_target_is_taken() -> None:
         agent.embed(torch.zeros(1, 3), torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize("variant", ["plain", pytest.param("triple", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["plain", "triple"])
 def test_export(variant: str, tmp_path: Path) -> None:
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)

@@ -36,8 +36,9 @@ def assert_same(model: RecurrentPPO, other: RecurrentPPO, tolerance: float) -> N
             assert error <= 100 * tolerance * max(float(first[moment].abs().max()), 1e-2)
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+# The kernels are compiled for each precision and for minLSTM, which takes a minute.
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "minlstm" else n for n in CASES])
+@pytest.mark.parametrize("double", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["float32", "float64"])
 def test_both_paths_make_the_same_update(name: str, double: bool) -> None:
     model, other = updated(name, double=double)
     assert_same(model, other, 1e-10 if double else 1e-5)

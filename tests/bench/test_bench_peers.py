@@ -123,6 +123,7 @@ def test_rounding_error_is_measured() -> None:
     assert all(0 < figure.value <= 5e-6 for figure in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not memory._CLEAR.exists(), reason="needs Linux's /proc")
 def test_peak_memory_is_what_was_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure in a process of its own, as another test may have told the C library to keep freed memory."""
@@ -147,9 +148,11 @@ def test_peak_memory_of_a_layer() -> None:
         assert 5 * one < peak < 12 * one
 
 
-def test_memory_that_cannot_be_measured() -> None:
+def test_memory_that_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "measures_nothing.py").write_text("raise KeyError('nothing')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="its process ended with code 1: KeyError"):
-        memory.peaks(SETTINGS, "nothing", 1, [8], 8)
+        memory.peaks_apart("measures_nothing", [], threads=1)
 
 
 def test_missing_peers_are_explained() -> None:

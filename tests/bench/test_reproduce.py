@@ -93,6 +93,7 @@ def test_times_and_memory_of_every_layer(finished: tuple[Path, dict[str, str]]) 
     assert f"| {ratio:.2f} |" in row
 
 
+@pytest.mark.slow
 def test_peak_memory_holds_the_tensors_and_grows_with_them() -> None:
     found = peaks("mingru", 8, [256, 2048, 4096], 64, threads=1, device="cpu")
     short, long = found[2048], found[4096]
@@ -118,7 +119,7 @@ def test_text_in_rows() -> None:
     assert not torch.equal(text.batch(4, 50, seed=0, step=4)[0], seen)
 
 
-@pytest.mark.parametrize("cell", ["mingru", "transformer"])
+@pytest.mark.parametrize("cell", ["mingru", pytest.param("transformer", marks=pytest.mark.slow)])
 def test_a_cycle_is_learned_and_noise_is_not(cell: str) -> None:
     """Learn a cycle of eight characters to a loss near zero; independent ones stay at ln 8 or above."""
     config = shakespeare.Config(16, 1, 2, 16, Training(150, 16, 1e-2, 1.0, 150), dropout=0.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import gymnasium
@@ -88,15 +89,21 @@ def assert_same_infos(infos: dict[str, Any], expected: dict[str, Any]) -> None:
             np.testing.assert_array_equal(got, wanted)
 
 
-@pytest.mark.parametrize("mode", AutoresetMode, ids=lambda mode: mode.value)
-@pytest.mark.parametrize("name", NATIVE)
+def each_with(mode: AutoresetMode) -> Any:
+    """Pair every environment with `mode`, and one of each kind of actions with all: the modes are the same code."""
+    pairs = [*((name, mode) for name in NATIVE), *product((CARTPOLE, PENDULUM), AutoresetMode)]
+    return pytest.mark.parametrize(
+        ("name", "mode"), dict.fromkeys(pairs), ids=lambda word: getattr(word, "value", word)
+    )
+
+
+@each_with(AutoresetMode.SAME_STEP)
 def test_episodes_equal_those_of_the_scalar_environment(name: str, mode: AutoresetMode) -> None:
     terminated, truncated = assert_same_episodes(name, mode, steps=LONG.get(name, 420))
     assert terminated + truncated >= 6
 
 
-@pytest.mark.parametrize("mode", AutoresetMode, ids=lambda mode: mode.value)
-@pytest.mark.parametrize("name", NATIVE)
+@each_with(AutoresetMode.NEXT_STEP)
 def test_a_time_limit_truncates_and_does_not_terminate(name: str, mode: AutoresetMode) -> None:
     terminated, truncated = assert_same_episodes(name, mode, steps=60, max_episode_steps=7)
     assert truncated >= 3 * (60 // 8)

@@ -44,10 +44,9 @@ def task_of(observation: Any, action: Any, environment: EnvironmentInfo | None) 
     )  # fmt: skip
 
 
-def test_the_inputs_are_named_in_their_order(tmp_path: Path) -> None:
-    agent = CloneAgent(CloneConfig(width=16, depth=1), task_of(SEEN, ACTED, None)).eval()
-    export_onnx(agent, tmp_path / "agent.onnx", steps=5)
-    session = runtime.InferenceSession(str(tmp_path / "agent.onnx"))
+def assert_described(path: Path) -> None:
+    """Compare the description of the inputs with the model's own, in its order."""
+    session = runtime.InferenceSession(str(path))
     about = session.get_modelmeta().custom_metadata_map
     inputs = json.loads(about["inputs"])
     assert [part["name"] for part in inputs] == [x.name for x in session.get_inputs()]
@@ -61,12 +60,15 @@ def test_the_inputs_are_named_in_their_order(tmp_path: Path) -> None:
     assert [part["name"] for part in json.loads(about["action_space"])] == ["action/gas", "action/brake"]
 
 
-def test_the_example_without_an_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_inputs_and_the_example_without_an_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flatten observations by Gymnasium, and unflatten actions by the player."""
     monkeypatch.chdir(tmp_path)
-    agent = CloneAgent(CloneConfig(width=16, depth=1, previous_action=True), task_of(SEEN, ACTED, None)).eval()
+    agent = CloneAgent(
+        CloneConfig(width=16, depth=1, conv=0, mlp=0.0, previous_action=True), task_of(SEEN, ACTED, None)
+    ).eval()
     torch.nn.init.normal_(agent.head.linear.weight)
     export_onnx(agent, "agent.onnx", steps=5)
+    assert_described(Path("agent.onnx"))
     found: dict[str, Any] = {}
     exec(EXAMPLE_ALONE, found)
     player, names = Player(agent, 1), []
@@ -91,7 +93,7 @@ def test_the_example_makes_the_environment_of_the_run(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     environment = EnvironmentInfo("CartPole-v1", {"sutton_barto_reward": True}, max_episode_steps=4)
     task = task_of(spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Discrete(2), environment)
-    export_onnx(DecisionAgent(DecisionConfig(width=16, depth=1), task).eval(), "agent.onnx", steps=5)
+    export_onnx(DecisionAgent(DecisionConfig(width=16, depth=1, conv=0, mlp=0.0), task).eval(), "agent.onnx", steps=5)
     found: dict[str, Any] = {}
     exec(EXAMPLE, found)
     assert found["ends"] == [False, True]

@@ -42,8 +42,8 @@ def lively(observations: str, actions: str, options: dict[str, Any]) -> PPOAgent
     ("observations", "actions", "options"),
     [
         ("box", "one", {**NORMALIZED, **TOLD, "separate_critic": True}),
-        ("image", "one", {"previous_reward": True}),
-        ("nested", "choices", {**NORMALIZED, "previous_action": True}),
+        ("image", "one", {"previous_reward": True, "conv": 0, "mlp": 0.0}),
+        ("nested", "choices", {**NORMALIZED, "previous_action": True, "conv": 0, "mlp": 0.0}),
         pytest.param("box", "discrete", {}, marks=pytest.mark.slow),
         pytest.param("box", "box", {"use_sde": True, "previous_action": True}, marks=pytest.mark.slow),
         pytest.param(

@@ -49,11 +49,21 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", [TARGETS, PROGRESS, SUMMARY, CONFIG, BEST_CHECKPOINT])
+FILES = [TARGETS, PROGRESS, SUMMARY, CONFIG, BEST_CHECKPOINT]
+# Each file with two of the damages, and each damage of two files.
+SOME = [(name, [list(DAMAGES)[(place + more) % len(DAMAGES)] for more in (0, 1)]) for place, name in enumerate(FILES)]
+
+
+@pytest.mark.parametrize(
+    ("name", "damages"),
+    [*SOME, *(pytest.param(name, list(DAMAGES), marks=pytest.mark.slow) for name in FILES)],
+    ids=str,
+)
 def test_a_run_goes_on_and_writes_a_damaged_file_anew(
-    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, damages: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for damage, change in DAMAGES.items():
+    for damage in damages:
+        change = DAMAGES[damage]
         folder = tmp_path / damage
         shutil.copytree(run, folder)
         broken = change((folder / name).read_bytes())
@@ -97,8 +107,8 @@ def test_a_comparison_trains_a_run_again_whose_summary_is_damaged(
     for text in ("", "[]", "{}", '{"step": "x"}', '{"step": 20, "evaluation": 3}', "null"):
         (run / SUMMARY).write_text(text)
         assert not is_done(run)
-        assert main([*command, "--report-only"]) == 0
-        assert "Runs without a score" in capsys.readouterr().out
+    assert main([*command, "--report-only"]) == 0
+    assert "Runs without a score" in capsys.readouterr().out
     assert main(command) == 0
     assert "1 methods x tasks x seeds" not in capsys.readouterr().out
     assert json.loads((run / SUMMARY).read_text())["evaluation"] == kept

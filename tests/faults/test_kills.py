@@ -6,7 +6,7 @@ import pytest
 from kills import ALL, Killer, table
 from scenarios import Scenario
 
-FEW = {kind: Scenario(kind, cell, 1) for kind, cell in (("decision", "mingru"), ("clone", "gru"), ("ppo", "minlstm"))}
+FEW = {kind: Scenario(kind, cell, 1) for kind, cell in (("decision", "mingru"), ("clone", "gru"), ("ppo", "mingru"))}
 
 
 @pytest.mark.parametrize("kind", FEW)

@@ -67,8 +67,7 @@ def test_help_does_not_load_torch() -> None:
 def test_importing_an_agent_leaves_the_compiler_of_torch_alone() -> None:
     """Leave its import, which takes longer than all others, to training, whose optimizers need it."""
     program = "import sys, minrl.agents.decision, minrl.agents.ppo; print('torch._dynamo' in sys.modules)"
-    found = fresh.run(program, check=True)
-    assert found.stdout == "False\n"
+    assert fresh.run(program, check=True).stdout == "False\n"
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
@@ -296,7 +295,6 @@ def test_spaces_that_do_not_match(run: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_closed_pipe_ends_quietly(cartpole: str) -> None:
-    done = subprocess.run(
-        f"{sys.executable} -m minrl.agents data list | true", shell=True, capture_output=True, text=True, check=False
-    )
+    command = f"{sys.executable} -m minrl.agents data list | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stderr == ""

@@ -130,7 +130,7 @@ def test_operators_refuse_dual_numbers(device: str) -> None:
     x = torch.rand(1, 3, 4)
     operators = torch.ops.minrl
     calls: list[Callable[[Tensor], object]] = [
-        lambda x: getattr(operators, f"{device}_gated_scan")(x, None, None, 2, "tanh", False)[0],
+        lambda x: getattr(operators, f"{device}_gated_scan")(x, None, None, 2, "tanh", False, False)[0],
         lambda x: getattr(operators, f"{device}_linear_scan")(x, x, None, None)[0],
     ]
     if device == "cpu":

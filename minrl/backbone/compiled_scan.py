@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minrl.backbone.weights import block_sizes, block_weights, is_known_block, is_norm
+from minrl.backbone.weights import block_sizes, block_weights, cell_kind, is_known_block, is_norm
 from minrl.kernels.guard import Watch, planned, runs_alone
 from minrl.kernels.scan import cpu
 
@@ -100,7 +100,7 @@ def _weights(backbone: Any) -> tuple[Tensor | None, ...] | None:
 def have_shapes(weights: list[Tensor | None], block: Any, width: int) -> bool:
     """Return True if the shapes of a block's weights fit each other, as the kernels rely on them."""
     inner, hidden, taps = block_sizes(block)
-    gates = inner * block.cell.parts
+    gates = inner * cell_kind(block.cell).parts
     of_mlp = [(width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,)]
     shapes = [(width,), (width,), (taps, width), (width,), (gates, width), (gates,), (width, inner), *of_mlp]
     if weights[6] is None and inner != width:
@@ -115,14 +115,14 @@ def _fits(weight: Tensor, dtype: torch.dtype) -> bool:
 def _stack(backbone: Any, kind: Any) -> Any:
     """Return the layout of a backbone, with constants of type `kind`."""
     from minrl.kernels.backbone import layout
-    from minrl.kernels.scan import cpu_gates, cpu_loops  # they import numba
+    from minrl.kernels.scan import cpu_loops  # they import numba
 
     forms, column, size = [], 0, np.dtype(kind).itemsize
     for block in backbone.blocks:
         inner, hidden, taps = block_sizes(block)
         form = layout.BlockLayout(
             parts=block.cell.parts,
-            candidate=cpu_gates.maps(block.cell.candidate, block.cell.gate == "hard"),
+            candidate=cell_kind(block.cell).candidate,
             flip=kind(block.cell.signed),
             inner=inner,
             hidden=hidden,

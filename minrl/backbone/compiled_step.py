@@ -66,13 +66,13 @@ def _build(backbone: nn.Module) -> CompiledStep | None:
     watch = Watch.over(backbone, (weight for weight in stack.weights if weight is not None))
     if watch is None:
         return None
-    from minrl.kernels.backbone import step_loops  # it imports numba
+    from minrl.kernels.backbone import cells, step_loops  # they import numba
 
     return CompiledStep(
-        kernel=step_loops.step_kernel(*stack.kind),
+        kernel=step_loops.step_kernel(),
         addresses=addresses(stack.weights),
         epsilons=np.array(stack.epsilons, np.float32),
-        sizes=(*stack.sizes, stack.state_size, np.float32(stack.signed)),
+        sizes=(*stack.sizes, *cells.of_kind(stack.kind, stack.sizes[1]), stack.state_size, np.float32(stack.signed)),
         width=stack.sizes[0],
         state_size=stack.state_size,
         watch=watch,

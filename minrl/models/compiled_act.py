@@ -175,13 +175,22 @@ def _plan(agent: Any, inputs: Inputs, stack: StackWeights, pieces: list[Piece]) 
     watch = Watch.over(agent, tensors, [(agent, name) for name in inputs.attributes])
     if watch is None or not readable(tensors):
         return None
-    from minrl.kernels.backbone import act_loops  # it imports numba
+    from minrl.kernels.backbone import act_loops, cells  # they import numba
 
     columns = 0 if inputs.embed_return is None else act_loops.OF_RETURNS
     observation_size, action_size = normalizer.mean.numel(), agent.task.action_size
     state_size = columns + action_size + stack.state_size
     outputs, longest = sum(piece.inputs for piece in pieces), 0 if time is None else time.shape[0]
-    sizes = (*stack.sizes, columns, observation_size, action_size, outputs, longest, state_size)
+    sizes = (
+        *stack.sizes,
+        *cells.of_kind(stack.kind, stack.sizes[1]),
+        columns,
+        observation_size,
+        action_size,
+        outputs,
+        longest,
+        state_size,
+    )
     reals = (float(stack.signed), inputs.return_scale, inputs.most, *stack.epsilons)
     coded = [
         number
@@ -192,7 +201,7 @@ def _plan(agent: Any, inputs: Inputs, stack: StackWeights, pieces: list[Piece]) 
     ]  # fmt: skip
     numbers = np.array(reals, np.float32), np.array(sizes, np.int64), np.array(coded, np.int64)
     return CompiledAct(
-        kernel=act_loops.act_kernel(*stack.kind),
+        kernel=act_loops.act_kernel(),
         constants=(addresses((*stack.weights, *shift, normalizer.std, *layers)), *numbers),
         centered=(addresses((*stack.weights, nothing, nothing, normalizer.std, *layers)), *numbers),
         width=stack.sizes[0],

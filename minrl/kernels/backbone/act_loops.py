@@ -109,8 +109,8 @@ def decide(raw: Any, pieces: Any, action: Any, remembered: Any) -> None:
 
 
 @cache
-def act_kernel(parts: int, candidate: int) -> Callable[..., None]:
-    """Build the kernel of one step of an agent around a backbone of minGRU (P = 2) or minLSTM (P = 3) blocks.
+def act_kernel() -> Callable[..., None]:
+    """Build the kernel of one step of an agent around a backbone.
 
     With `decides` 0 it writes the head's input in place of the action, and leaves the state's action columns alone.
     """
@@ -120,8 +120,9 @@ def act_kernel(parts: int, candidate: int) -> Callable[..., None]:
         start_at: int, state_at: int, stride: int, out_at: int, last_at: int, batch: int, decides: int,
     ) -> None:  # fmt: skip
         width, inner, hidden, taps, depth = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
+        cell, parts, memory = sizes[5], sizes[6], sizes[7]
         columns, observed, acted, outputs, longest, state_size = (
-            sizes[5], sizes[6], sizes[7], sizes[8], sizes[9], sizes[10],
+            sizes[8], sizes[9], sizes[10], sizes[11], sizes[12], sizes[13],
         )  # fmt: skip
         flip, scale, most = reals[0], reals[1], reals[2]
         at = plan[depth * PER_BLOCK + 2 :]
@@ -166,7 +167,7 @@ def act_kernel(parts: int, candidate: int) -> Callable[..., None]:
         features = aligned(batch * width) if decides else out
         through_blocks(
             plan, reals[3:], stream, last, columns + acted, state_size, features, batch,
-            width, inner, hidden, taps, depth, flip, parts, candidate,
+            width, inner, hidden, taps, depth, cell, parts, memory, flip,
         )  # fmt: skip
         if decides:
             raw = aligned(batch * outputs)

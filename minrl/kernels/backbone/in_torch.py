@@ -15,7 +15,7 @@ from minrl.kernels.backbone.convolution import causal_convolution
 from minrl.kernels.backbone.dropout import Noise, drop
 from minrl.kernels.backbone.layout import BlockLayout, BlockWeights, Noises, StackLayout
 from minrl.kernels.differentiable import gated_scan
-from minrl.kernels.scan.cpu_gates import CANDIDATES, maps
+from minrl.kernels.kinds import CANDIDATES, maps
 from minrl.kernels.scan.gates import Candidate
 
 _MAPS = {maps(name, hard): (cast("Candidate", name), hard) for name in CANDIDATES for hard in (False, True)}

@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from minrl.kernels.backbone.cells import cell_step, room_of_step
 from minrl.kernels.backbone.gemv import aligned, linear
 from minrl.kernels.backbone.norm_gelu import ERF
 from minrl.kernels.jit.compile import compiled, inlined, summing
 from minrl.kernels.jit.math import exponential
 from minrl.kernels.jit.memory import carray, float32_at
 from minrl.kernels.jit.rows import add, add_product, copy_row
-from minrl.kernels.scan.cpu_gates import forward_row
 
 # The parts of a block in the order of their addresses.
-NORM_W, NORM_B, CONV_W, CONV_B, GATES_W, GATES_B, DOWN_W = range(7)
-MLP_NORM_W, MLP_NORM_B, UP_W, UP_B, BACK_W, BACK_B, PER_BLOCK = range(7, 14)
+NORM_W, NORM_B, CONV_W, CONV_B, CELL_W = range(5)
+DOWN_W, MLP_NORM_W, MLP_NORM_B, UP_W, UP_B, BACK_W, BACK_B, PER_BLOCK = range(8, 16)
 _F = np.float32
 _ONE, _HALF, _ROOT_HALF = _F(1), _F(0.5), _F(0.5**0.5)
 _P, _A1, _A2, _A3, _A4, _A5 = ERF
@@ -77,15 +77,16 @@ def weights(address: int, size: int) -> Any:
 @inlined
 def through_blocks(
     plan: Any, epsilons: Any, stream: Any, state: Any, first: int, stride: int, y: Any, batch: int,
-    width: int, inner: int, hidden: int, taps: int, depth: int, flip: Any, parts: int, candidate: int,
+    width: int, inner: int, hidden: int, taps: int, depth: int, cell: int, parts: int, memory: int, flip: Any,
 ) -> None:  # fmt: skip
     """Run the blocks from `stream` (B, D), which is overwritten, to `y` (B, D).
 
-    The rows of `state`, `stride` apart from `first` on, are advanced.
+    The rows of `state`, `stride` apart from `first` on, are advanced. `cell` is an address of
+    `minrl.kernels.backbone.cells`, `memory` the elements of its state.
     """
     normed, mixed = aligned(batch * width), aligned(batch * width)
-    gates, h, middle = aligned(batch * parts * inner), aligned(batch * inner), aligned(batch * hidden)
-    of_block = inner + max(taps - 1, 0) * width
+    room, h, middle = aligned(room_of_step(batch, parts, inner)), aligned(batch * inner), aligned(batch * hidden)
+    of_block = memory + max(taps - 1, 0) * width
     for i in range(depth):
         at = plan[i * PER_BLOCK : (i + 1) * PER_BLOCK]
         weight, bias = weights(at[NORM_W], width), weights(at[NORM_B], width)
@@ -95,18 +96,25 @@ def through_blocks(
             layer_norm(stream[row], weight, bias, epsilons[2 * i], normed[row], width)
             if taps:
                 of_row = first + b * stride + i * of_block
-                recent = state[of_row + inner : of_row + of_block]
+                recent = state[of_row + memory : of_row + of_block]
                 convolve(normed[row], recent, conv, conv_bias, mixed[row], taps, width)
             else:
                 copy_row(normed[row], mixed[row], width)
-        gates_weight = weights(at[GATES_W], parts * inner * width)
-        linear(mixed, gates_weight, weights(at[GATES_B], parts * inner), gates, batch, width, parts * inner)
-        for b in range(batch):
-            of_row = first + b * stride + i * of_block
-            g = gates[b * parts * inner : (b + 1) * parts * inner]
-            second, content = g[(parts - 2) * inner : (parts - 1) * inner], g[(parts - 1) * inner :]
-            out = h[b * inner : (b + 1) * inner]
-            forward_row(g[:inner], second, content, state[of_row : of_row + inner], out, parts, candidate, flip, inner)
+        cell_step(
+            cell,
+            at[CELL_W:DOWN_W],
+            mixed,
+            state,
+            first + i * of_block,
+            stride,
+            h,
+            room,
+            batch,
+            width,
+            inner,
+            parts,
+            flip,
+        )
         if at[DOWN_W]:
             linear(h, weights(at[DOWN_W], inner * width), weights(0, 0), mixed, batch, inner, width)
             add(stream, mixed, batch * width)
@@ -130,12 +138,13 @@ def through_blocks(
 
 
 @cache
-def step_kernel(parts: int, candidate: int) -> Callable[..., None]:
-    """Build the kernel of one step of a backbone of minGRU (P = 2) or minLSTM (P = 3) blocks."""
+def step_kernel() -> Callable[..., None]:
+    """Build the kernel of one step of a backbone."""
 
     def kernel(
         plan: Any, epsilons: Any, x_at: int, state_at: int, stride: int, y_at: int, last_at: int, batch: int,
-        width: int, inner: int, hidden: int, taps: int, depth: int, state_size: int, flip: Any,
+        width: int, inner: int, hidden: int, taps: int, depth: int, cell: int, parts: int, memory: int,
+        state_size: int, flip: Any,
     ) -> None:  # fmt: skip
         x, y = numbers(x_at, batch * width), numbers(y_at, batch * width)
         state, last = numbers(state_at, (batch - 1) * stride + state_size), numbers(last_at, batch * state_size)
@@ -147,7 +156,7 @@ def step_kernel(parts: int, candidate: int) -> Callable[..., None]:
         copy_row(x, stream, batch * width)
         through_blocks(
             plan, epsilons, stream, last, 0, state_size, y, batch,
-            width, inner, hidden, taps, depth, flip, parts, candidate,
+            width, inner, hidden, taps, depth, cell, parts, memory, flip,
         )  # fmt: skip
 
     return compiled(kernel)

@@ -84,7 +84,8 @@ def forward_rows(
                 mapped[at + wide : at + 4 * width], hidden[row], width,
             )  # fmt: skip
             copy_row(hidden[row], h[step * width : (step + 1) * width], width)
-    copy_row(hidden, last[first * width : (first + rows) * width], rows * width)
+    if last.size:
+        copy_row(hidden, last[first * width : (first + rows) * width], rows * width)
 
 
 @inlined

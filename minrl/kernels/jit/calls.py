@@ -38,3 +38,30 @@ def caller_of_act() -> Any:
         return result(at, plan, reals, *[at] * 11), _built(context, result)
 
     return intrinsic(call)
+
+
+def caller_of_cell_step() -> Any:
+    """Return a compiled function that calls one of `minrl.kernels.backbone.cells` at an address."""
+    result, at = types.void, types.int64
+
+    def call(
+        context: Any, address: Any, gates: Any, more: Any, state: Any, h: Any, stride: Any, batch: Any, inner: Any,
+        flip: Any,
+    ) -> Any:  # fmt: skip
+        return result(*[at] * 8, types.float32), _built(context, result)
+
+    return intrinsic(call)
+
+
+def caller_of_cell() -> Any:
+    """Return a compiled function that calls one of `minrl.kernels.ppo.cells` at an address."""
+    result, at = types.void, types.int64
+
+    def call(
+        context: Any, address: Any, weights: Any, gradients: Any, saved: Any, room: Any, x: Any, resets: Any,
+        state: Any, h: Any, first: Any, second: Any, batch: Any, steps: Any, inputs: Any, inner: Any, state_size: Any,
+        flip: Any,
+    ) -> Any:  # fmt: skip
+        return result(at, weights, gradients, saved, room, *[at] * 11, flip), _built(context, result)
+
+    return intrinsic(call)

@@ -10,28 +10,33 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import types
 
+from minrl.kernels.backbone.cells import cell_step, room_of_step
 from minrl.kernels.backbone.gemv import aligned
 from minrl.kernels.backbone.gemv import linear as gemv
 from minrl.kernels.backbone.step_loops import numbers, through_blocks, weights
-from minrl.kernels.jit.compile import called, compiled, inlined
+from minrl.kernels.jit.calls import caller_of_act
+from minrl.kernels.jit.compile import addressed, called, compiled, inlined
 from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import add, copy_row
-from minrl.kernels.lstm.cpu_loops import gates_row
 from minrl.kernels.ppo.backbone import BLOCKS, EMBED, EMBED_BIAS
+from minrl.kernels.ppo.cells import PER_CELL
 from minrl.kernels.ppo.distributions import BINARY, GAUSSIAN, log_normalizer, log_softmax, sigmoid, softplus
 from minrl.kernels.ppo.heads import activate
-from minrl.kernels.ppo.lstm import INPUT, INPUT_BIAS, PER_LAYER, RECURRENT, RECURRENT_BIAS
 from minrl.kernels.ppo.update import LINEAR, OWN
 
 # The head of a plan: sizes and kinds as in the update, the address of log_std, and where in the plan further parts
-# begin: the weights of a trunk, how many they are, the layers of both heads and of a linear critic, the choices.
-FEATURES, PREVIOUS, WIDTH, DEPTH, INNER, HIDDEN, TAPS, STATE, MEMORY, TRUNKS, CRITIC, HEAD, RAW = range(13)
-ACTIONS, ACTIVATION, LOG_STD, WEIGHTS, OF_TRUNK, ACTOR, CRITIC_HEAD, FRONT, PIECES, END, PLAN = range(13, 24)
+# begin: the weights of a trunk, how many they are, the layers of both heads and of a linear critic, the choices; then
+# the address of the step itself.
+FEATURES, PREVIOUS, LAYERS, WIDTH, DEPTH, INNER, HIDDEN, TAPS, CELL, PARTS, OF_CELL, STATE, MEMORY = range(13)
+TRUNKS, CRITIC, HEAD, RAW, ACTIONS, ACTIVATION, LOG_STD, WEIGHTS, OF_TRUNK, ACTOR, CRITIC_HEAD, FRONT = range(13, 25)
+PIECES, END, ACT, PLAN = range(25, 29)
 # A layer in a plan: addresses of weight and bias, and its sizes. Then the reals: the cells' sign and the epsilons.
 WEIGHT, BIAS, INPUTS, OUTPUTS, PER_HEAD_LAYER = range(5)
 FLIP, EPSILONS = range(2)
 _F, _BYTE = np.float32(0), np.uint8(0)
+call: Any = caller_of_act()
 
 
 @called
@@ -50,28 +55,15 @@ def through_layers(layers: Any, latent: Any, out: Any, batch: int, activation: i
 
 
 @called
-def lstm_step(of_trunk: Any, x: Any, state: Any, stride: int, latent: Any, batch: int, size: int, width: int) -> None:
-    """Move h | c of each layer in the rows of `state`, `stride` apart, on by one step; the last h is the latent."""
-    wide, depth = 4 * width, len(of_trunk) // PER_LAYER
-    gates, more, h = aligned(batch * wide), aligned(batch * wide), aligned(batch * width)
+def step_layers(plan: Any, of_trunk: Any, x: Any, state: Any, latent: Any, batch: int, inputs: int, flip: Any) -> None:
+    """Advance the state of each layer, in the rows of `state`, by one step; the last layer's h is the latent (B, D)."""
+    width, depth, parts, size = plan[WIDTH], plan[DEPTH], plan[PARTS], plan[OF_CELL]
+    room = aligned(room_of_step(batch, parts, width))
     for i in range(depth):
-        w, first = of_trunk[i * PER_LAYER : (i + 1) * PER_LAYER], 2 * width * i
-        for b in range(batch):
-            at = b * stride + first
-            copy_row(state[at : at + width], h[b * width : (b + 1) * width], width)
-        gemv(x, weights(w[INPUT], wide * size), weights(w[INPUT_BIAS], wide), gates, batch, size, wide)
-        gemv(h, weights(w[RECURRENT], wide * width), weights(w[RECURRENT_BIAS], wide), more, batch, width, wide)
-        add(gates, more, batch * wide)
-        for b in range(batch):
-            g, at = gates[b * wide : (b + 1) * wide], b * stride + first
-            gates_row(
-                g[:width], g[width : 2 * width], g[2 * width : 3 * width], g[3 * width :],
-                state[at + width : at + 2 * width], latent[b * width : (b + 1) * width], width,
-            )  # fmt: skip
-            copy_row(latent[b * width : (b + 1) * width], state[at : at + width], width)
-        if i < depth - 1:
-            x, size = aligned(batch * width), width
-            copy_row(latent, x, batch * width)
+        h = latent if i == depth - 1 else aligned(batch * width)
+        at = of_trunk[i * PER_CELL : (i + 1) * PER_CELL]
+        cell_step(plan[CELL], at, x, state, i * size, plan[STATE], h, room, batch, inputs, width, parts, flip)
+        x, inputs = h, width
 
 
 @inlined
@@ -160,7 +152,7 @@ def prepare(plan: Any, features: int, starts: int, previous: int, state: int, x:
 @inlined
 def act_rows(
     plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, masks: int, actions: int,
-    values: int, log_probs: int, last: int, batch: int, parts: int, candidate: int,
+    values: int, log_probs: int, last: int, batch: int,
 ) -> None:  # fmt: skip
     """Compute one step of B environments from the addresses of features (B, F), starts (B,), and so on.
 
@@ -172,25 +164,24 @@ def act_rows(
         actions, values, log_probs, last: where (B, A), (B,), (B,) and the next state (B, S) are written; with 0 for
             `values` nothing of the critic is read but its state, which of LSTMs stays as it is.
         batch: B.
-        parts, candidate: of the gates of a backbone; no parts for LSTM layers.
     """
     width, size, inputs = plan[WIDTH], plan[STATE], plan[FEATURES] + plan[PREVIOUS] + 1
     x, after = aligned(batch * inputs), numbers(last, batch * size)
     prepare(plan, features, starts, previous, state, x, after, batch)
     latent = aligned(batch * width)
     latent_vf = aligned(batch * width) if plan[CRITIC] == OWN or plan[CRITIC] == LINEAR else latent
-    for i in range(plan[TRUNKS] if values or parts else 1):
+    for i in range(1 if plan[LAYERS] and not values else plan[TRUNKS]):
         first = plan[WEIGHTS] + i * plan[OF_TRUNK]
         of_trunk, y = plan[first : first + plan[OF_TRUNK]], latent_vf if i else latent
-        if parts == 0:
-            lstm_step(of_trunk, x, after[i * plan[MEMORY] :], size, y, batch, inputs, width)
+        if plan[LAYERS]:
+            step_layers(plan, of_trunk, x, after[i * plan[MEMORY] :], y, batch, inputs, reals[FLIP])
         else:
             stream = aligned(batch * width)
             embed, bias = weights(of_trunk[EMBED], inputs * width), weights(of_trunk[EMBED_BIAS], width)
             gemv(x, embed, bias, stream, batch, inputs, width)
             through_blocks(
                 of_trunk[BLOCKS:], reals[EPSILONS:], stream, after, i * plan[MEMORY], size, y, batch, width,
-                plan[INNER], plan[HIDDEN], plan[TAPS], plan[DEPTH], reals[FLIP], parts, candidate,
+                plan[INNER], plan[HIDDEN], plan[TAPS], plan[DEPTH], plan[CELL], plan[PARTS], plan[OF_CELL], reals[FLIP],
             )  # fmt: skip
     if values and plan[CRITIC] == LINEAR:
         front = plan[plan[FRONT] : plan[FRONT] + PER_HEAD_LAYER]
@@ -210,16 +201,29 @@ def act_rows(
 
 
 @cache
-def act(parts: int, candidate: int) -> Callable[..., None]:
-    """Build the kernel of `act_rows`."""
+def act_address() -> int:
+    """Compile `act_rows` by itself and return its address."""
+
+    def act(
+        plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, masks: int,
+        actions: int, values: int, log_probs: int, last: int, batch: int,
+    ) -> None:  # fmt: skip
+        act_rows(plan, reals, features, starts, previous, state, noise, masks, actions, values, log_probs, last, batch)
+
+    return addressed(act, types.void(types.int64[::1], types.float32[::1], *[types.int64] * 11))
+
+
+@cache
+def act() -> Callable[..., None]:
+    """Build the kernel of `act_rows`, which a plan has the address of."""
 
     def kernel(
         plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, masks: int,
         actions: int, values: int, log_probs: int, last: int, batch: int,
     ) -> None:  # fmt: skip
-        act_rows(
-            plan, reals, features, starts, previous, state, noise, masks, actions, values, log_probs, last, batch,
-            parts, candidate,
+        call(
+            plan[ACT], plan, reals, features, starts, previous, state, noise, masks, actions, values, log_probs, last,
+            batch,
         )  # fmt: skip
 
     return compiled(kernel)

@@ -1,9 +1,8 @@
-"""Forward and backward pass of a trunk of minGRU or minLSTM blocks inside the compiled update, from addresses.
+"""Forward and backward pass of a trunk of blocks inside the compiled update, from addresses.
 
 The loops are those of `minrl.kernels.backbone`, which torch's operations run between matmuls elsewhere.
 
-Shapes: B segments, T time, N = B * T rows, D width, H inner width, M hidden width of the MLP, K taps, S state size,
-P parts of the gates.
+Shapes: B segments, T time, N = B * T rows, D width, H inner width, M hidden width of the MLP, K taps, S state size.
 """
 
 from typing import Any, NamedTuple
@@ -14,39 +13,52 @@ from minrl.kernels.backbone.loops import (
     gelu_rows_backward,
     norm_rows,
     norm_rows_backward,
-    scan_items,
-    scan_items_backward,
 )
 from minrl.kernels.jit.compile import called, inlined
 from minrl.kernels.jit.threads import ROWS_PER_ITEM
+from minrl.kernels.ppo.cells import (
+    BACKWARD,
+    DSTATE,
+    FORWARD,
+    LAST,
+    MATMUL,
+    NO_STATE,
+    PARTIAL,
+    PER_CELL,
+    ROOM_OF_CELL,
+    SAVED_OF_CELL,
+    TURNED,
+    run,
+)
 from minrl.kernels.ppo.linear import bias_gradient, input_gradient, linear, linear_added, weight_gradient
 from minrl.kernels.ppo.matmul import lanes_of
-from minrl.kernels.scan.cpu_loops import LANES
 
 
 class TrunkSizes(NamedTuple):
     """Sizes of a trunk: inputs, D, blocks, H, M and K (0 for what is not there), S of the whole policy."""
 
+    layers: int  # 1 for recurrent layers alone, 0 for blocks
     inputs: int
     width: int
     depth: int
     inner: int
+    memory: int  # elements of a cell's state
     hidden: int
     taps: int
     state: int
 
 
-# The parts of a trunk in the order of their addresses, then those of each block and the final norm's two.
+# The parts of a trunk in the order of their addresses, then those of each block and the final norm's two. From GATES on
+# lie those of the cell.
 EMBED, EMBED_BIAS, BLOCKS = range(3)
-NORM, NORM_BIAS, TAPS, TAPS_BIAS, GATES, GATES_BIAS, DOWN = range(7)
-MLP_NORM, MLP_NORM_BIAS, UP, UP_BIAS, BACK, BACK_BIAS, PER_BLOCK = range(7, 14)
-# What a block keeps: its input, the norms' statistics, the inputs of the gates, the gates, h, the MLP's input, what
-# goes into the GELU, and its output.
-X, STATS, U, OF_GATES, H, MIXED, MLP_STATS, HIDDEN, OUT, SAVED = range(10)
-# Buffers that all blocks share: two gradients to the stream, that to the cell's output, to the gates and their inputs,
-# normed rows, both sides of the GELU, a transposed weight, sums of a row, a state of zeros and two that are never read;
-# then the address of the matmul.
-DX, DX_OTHER, DH, DGATES, DU, NORMED, GELU, DHIDDEN, TURNED, PARTIAL, NO_STATE, LAST, DSTATE, MATMUL = range(14)
+NORM, NORM_BIAS, TAPS, TAPS_BIAS, GATES = range(5)
+DOWN, MLP_NORM, MLP_NORM_BIAS, UP, UP_BIAS, BACK, BACK_BIAS, PER_BLOCK = range(GATES + PER_CELL, GATES + PER_CELL + 8)
+# What a block keeps: that of its cell, its input, the norms' statistics, the inputs of the gates, h, the MLP's input,
+# what goes into the GELU, and its output.
+X, STATS, U, H, MIXED, MLP_STATS, HIDDEN, OUT, SAVED = range(SAVED_OF_CELL, SAVED_OF_CELL + 9)
+# Buffers that all blocks share, after those of the cells: two gradients to the stream, that to the cell's output and to
+# its input, normed rows, and both sides of the GELU.
+DX, DX_OTHER, DH, DU, NORMED, GELU, DHIDDEN, ROOM = range(ROOM_OF_CELL, ROOM_OF_CELL + 8)
 
 _norm, _norm_backward = called(norm_rows), called(norm_rows_backward)
 _mix, _mix_backward = called(mix_pieces), called(mix_pieces_backward)
@@ -61,17 +73,21 @@ def items_of(rows: int) -> int:
 @inlined
 def forward(
     weights: Any, saved: Any, room: Any, inputs: int, resets: int, state: int, latent: int, batch: int, steps: int,
-    sizes: Any, epsilons: Any, flip: Any, parts: int, candidate: int,
+    sizes: Any, epsilons: Any, flip: Any,
 ) -> None:  # fmt: skip
     """Compute inputs (N, ·), resets (B, T) and state (B, S) -> latent (N, D); `saved` takes what `backward` needs."""
     width, inner, hidden, taps, depth = sizes.width, sizes.inner, sizes.hidden, sizes.taps, sizes.depth
     size, rows, turned, matmul = lanes_of(flip)[1], batch * steps, room[TURNED], room[MATMUL]
     like = flip - flip
     linear(matmul, saved[X], inputs, weights[EMBED], weights[EMBED_BIAS], turned, rows, sizes.inputs, width, like)
-    of_block = inner + max(taps - 1, 0) * width
+    of_block = sizes.memory + max(taps - 1, 0) * width
     for i in range(depth):
         w = weights[BLOCKS + i * PER_BLOCK : BLOCKS + (i + 1) * PER_BLOCK]
-        s, memory, recent = saved[i * SAVED : (i + 1) * SAVED], i * of_block * size, (i * of_block + inner) * size
+        s, memory, recent = (
+            saved[i * SAVED : (i + 1) * SAVED],
+            i * of_block * size,
+            (i * of_block + sizes.memory) * size,
+        )
         epsilon = epsilons[2 * i]
         if taps:
             _mix(
@@ -80,10 +96,9 @@ def forward(
             )  # fmt: skip
         else:
             _norm(0, items_of(rows), s[X], w[NORM], w[NORM_BIAS], s[U], s[STATS], 0, 0, rows, width, epsilon)
-        linear(matmul, s[OF_GATES], s[U], w[GATES], w[GATES_BIAS], turned, rows, width, parts * inner, like)
-        scan_items(
-            0, batch * ((inner + LANES - 1) // LANES), s[OF_GATES], state + memory, resets, s[H], room[LAST] + memory,
-            s[X], 0 if w[DOWN] else s[MIXED], batch, steps, inner, sizes.state, flip, parts, candidate,
+        run(
+            room[FORWARD], w[GATES:DOWN], w[GATES:DOWN], s, room, s[U], resets, state + memory, s[H],
+            s[X], 0 if w[DOWN] else s[MIXED], batch, steps, width, inner, sizes.state, flip,
         )  # fmt: skip
         if w[DOWN]:
             linear_added(matmul, s[MIXED], s[H], w[DOWN], s[X], turned, rows, inner, width, like)
@@ -103,7 +118,7 @@ def forward(
 @inlined
 def backward(
     weights: Any, gradients: Any, saved: Any, room: Any, inputs: int, resets: int, state: int, dlatent: int,
-    batch: int, steps: int, sizes: Any, flip: Any, parts: int, candidate: int,
+    batch: int, steps: int, sizes: Any, flip: Any,
 ) -> None:  # fmt: skip
     """Compute the gradients to the weights from those to the latents (N, D).
 
@@ -112,7 +127,7 @@ def backward(
     """
     width, inner, hidden, taps, depth = sizes.width, sizes.inner, sizes.hidden, sizes.taps, sizes.depth
     size, rows, matmul, like = lanes_of(flip)[1], batch * steps, room[MATMUL], flip - flip
-    of_block = inner + max(taps - 1, 0) * width
+    of_block = sizes.memory + max(taps - 1, 0) * width
     w, g, s = weights[BLOCKS + depth * PER_BLOCK :], gradients[BLOCKS + depth * PER_BLOCK :], saved[depth * SAVED :]
     dy, dx = room[DX], room[DX_OTHER]
     _norm_backward(
@@ -121,7 +136,11 @@ def backward(
     for i in range(depth - 1, -1, -1):
         w = weights[BLOCKS + i * PER_BLOCK : BLOCKS + (i + 1) * PER_BLOCK]
         g = gradients[BLOCKS + i * PER_BLOCK : BLOCKS + (i + 1) * PER_BLOCK]
-        s, memory, recent = saved[i * SAVED : (i + 1) * SAVED], i * of_block * size, (i * of_block + inner) * size
+        s, memory, recent = (
+            saved[i * SAVED : (i + 1) * SAVED],
+            i * of_block * size,
+            (i * of_block + sizes.memory) * size,
+        )
         if hidden:
             input_gradient(matmul, room[DHIDDEN], dy, w[BACK], 0, rows, hidden, width, like)
             _gelu_backward(0, items_of(rows), g[UP_BIAS], s[HIDDEN], room[GELU], room[DHIDDEN], rows, hidden, flip)
@@ -138,13 +157,10 @@ def backward(
             dh = room[DH]
             input_gradient(matmul, dh, dy, w[DOWN], 0, rows, inner, width, like)
             weight_gradient(matmul, g[DOWN], dy, s[H], rows, inner, width, like)
-        scan_items_backward(
-            0, batch * ((inner + LANES - 1) // LANES), g[GATES_BIAS], s[OF_GATES], state + memory, resets, s[H], dh,
-            room[NO_STATE] + memory, room[DGATES], room[DSTATE] + memory, batch, steps, inner, sizes.state, flip,
-            parts, candidate,
+        run(
+            room[BACKWARD], w[GATES:DOWN], g[GATES:DOWN], s, room, s[U], resets, state + memory, s[H],
+            dh, room[DU], batch, steps, width, inner, sizes.state, flip,
         )  # fmt: skip
-        input_gradient(matmul, room[DU], room[DGATES], w[GATES], 0, rows, width, parts * inner, like)
-        weight_gradient(matmul, g[GATES], room[DGATES], s[U], rows, width, parts * inner, like)
         if taps:
             _mix_backward(
                 0, batch * items_of(steps), g[NORM], s[X], s[STATS], state + recent, resets, w[NORM], w[NORM_BIAS],

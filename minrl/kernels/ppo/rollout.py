@@ -13,32 +13,16 @@ from typing import Any
 import numba
 import numpy as np
 
-from minrl.kernels.jit.calls import caller_of_act, caller_of_three
-from minrl.kernels.jit.compile import addressed, called, compiled, inlined
-from minrl.kernels.ppo.act import act_rows
+from minrl.kernels.jit.calls import caller_of_three
+from minrl.kernels.jit.compile import called, compiled, inlined
+from minrl.kernels.ppo.act import ACT, call
 
 # Addresses and sizes of a rollout, and the columns of its ended episodes.
-RESET, STEP, OBSERVE, LIMIT, ACT, FUNCTIONS = range(6)
+RESET, STEP, OBSERVE, LIMIT, FUNCTIONS = range(5)
 AT, ROW, RETURN, LENGTH, TRUNCATED, EPISODE = range(6)
 _tuple: Any = numba.types.Tuple
 _step = caller_of_three(_tuple((numba.float64, numba.boolean, numba.boolean)))
-_call, _act = caller_of_three(numba.void), caller_of_act()
-
-
-@cache
-def act_address(parts: int, candidate: int) -> int:
-    """Compile `act_rows` by itself and return its address."""
-
-    def act(
-        plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, masks: int,
-        actions: int, values: int, log_probs: int, last: int, batch: int,
-    ) -> None:  # fmt: skip
-        act_rows(
-            plan, reals, features, starts, previous, state, noise, masks, actions, values, log_probs, last, batch,
-            parts, candidate,
-        )  # fmt: skip
-
-    return addressed(act, numba.void(numba.int64[::1], numba.float32[::1], *[numba.int64] * 11))
+_call = caller_of_three(numba.void)
 
 
 @called
@@ -78,7 +62,7 @@ def rollout() -> Callable[..., None]:
         """Act T steps; the first rows of `observations` (T + 1, B, O) and `starts` (T + 1, B) are given.
 
         Args:
-            functions: addresses of the environment's functions and of `act_rows`, and the time limit.
+            functions: addresses of the environment's functions, and the time limit.
             plan, reals: of the policy, see `minrl.kernels.ppo.act`.
             world, streams, settings, elapsed: of the environments, (B, W), (B, ·), (·,), (B,); moved on.
             gamma: discount factor.
@@ -104,8 +88,8 @@ def rollout() -> Callable[..., None]:
                 cut += 1
             for b in range(batch):
                 encode(observations[t, b], choices, features[b])
-            _act(
-                functions[ACT], plan, reals, features.ctypes.data, starts[t].ctypes.data, 0, states[now].ctypes.data,
+            call(
+                plan[ACT], plan, reals, features.ctypes.data, starts[t].ctypes.data, 0, states[now].ctypes.data,
                 noise[t].ctypes.data, 0, actions[t].ctypes.data, values[t].ctypes.data, log_probs[t].ctypes.data,
                 states[1 - now].ctypes.data, batch,
             )  # fmt: skip
@@ -123,8 +107,8 @@ def rollout() -> Callable[..., None]:
                     continue
                 if truncated:  # the value of what comes after a time limit
                     encode(observations[t + 1, b], choices, features[b])
-                    _act(
-                        functions[ACT], plan, reals, features[b].ctypes.data, never.ctypes.data, 0,
+                    call(
+                        plan[ACT], plan, reals, features[b].ctypes.data, never.ctypes.data, 0,
                         states[now, b].ctypes.data, 0, 0, chosen.ctypes.data, value.ctypes.data, ignored.ctypes.data,
                         after.ctypes.data, 1,
                     )  # fmt: skip

@@ -13,9 +13,9 @@ import numpy as np
 from minrl.kernels.jit.compile import called, compiled
 from minrl.kernels.jit.memory import matrix, vector
 from minrl.kernels.jit.rows import add, copy_row
-from minrl.kernels.ppo import backbone, distributions, heads, loss, lstm
+from minrl.kernels.ppo import backbone, distributions, heads, layers, loss
 from minrl.kernels.ppo.adam import adam_step
-from minrl.kernels.ppo.backbone import MATMUL, PARTIAL, TURNED
+from minrl.kernels.ppo.cells import MATMUL, PARTIAL, TURNED
 from minrl.kernels.ppo.linear import bias_gradient, linear, weight_gradient
 from minrl.kernels.ppo.matmul import lanes_of
 
@@ -132,8 +132,8 @@ def through_heads_backward(
 
 
 @cache
-def update(parts: int, candidate: int) -> Callable[..., None]:
-    """Build the kernel for trunks of minGRU (P = 2) or minLSTM (P = 3) blocks, or of LSTM layers (P = 0).
+def update() -> Callable[..., None]:
+    """Build the kernel for trunks of blocks or of recurrent layers, whose cells are called by address.
 
     Its arguments: where the rollout lies, the buffers of a minibatch and those of all blocks; of each trunk the
     addresses of its weights, of their gradients and of what it keeps; the layers of both heads and of a critic that is
@@ -158,15 +158,15 @@ def update(parts: int, candidate: int) -> Callable[..., None]:
             gather(rollout, buffers, batch, order, trunk.inputs, sizes, trunk.state, like)
             for i in range(sizes.trunks):
                 state, latent = buffers[STATES] + i * sizes.memory * size, buffers[LATENT] + i * apart
-                if parts == 0:
-                    lstm.forward(
+                if trunk.layers:
+                    layers.forward(
                         weights[i], saved[i], room, buffers[INPUTS], buffers[RESETS], state, latent, count, steps,
-                        trunk, like,
+                        trunk, flip,
                     )  # fmt: skip
                 else:
                     backbone.forward(
                         weights[i], saved[i], room, buffers[INPUTS], buffers[RESETS], state, latent, count, steps,
-                        trunk, epsilons, flip, parts, candidate,
+                        trunk, epsilons, flip,
                     )  # fmt: skip
             through_heads(
                 actor, critic, front, buffers, room, latent_vf, pieces, settings, figures[number],
@@ -181,15 +181,15 @@ def update(parts: int, candidate: int) -> Callable[..., None]:
             )
             for i in range(sizes.trunks):
                 state, dlatent = buffers[STATES] + i * sizes.memory * size, buffers[DLATENT] + i * apart
-                if parts == 0:
-                    lstm.backward(
-                        weights[i], gradients[i], saved[i], room, buffers[INPUTS], buffers[RESETS],
-                        buffers[LATENT] + i * apart, dlatent, count, steps, trunk, like,
+                if trunk.layers:
+                    layers.backward(
+                        weights[i], gradients[i], saved[i], room, buffers[INPUTS], buffers[RESETS], state,
+                        buffers[LATENT] + i * apart, dlatent, count, steps, trunk, flip,
                     )  # fmt: skip
                 else:
                     backbone.backward(
                         weights[i], gradients[i], saved[i], room, buffers[INPUTS], buffers[RESETS], state, dlatent,
-                        count, steps, trunk, flip, parts, candidate,
+                        count, steps, trunk, flip,
                     )  # fmt: skip
             adam_step(parameters, adam, like)
 

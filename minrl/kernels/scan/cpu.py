@@ -24,6 +24,7 @@ from minrl.kernels.jit.operators import (
     scalar,
 )
 from minrl.kernels.jit.threads import share_items
+from minrl.kernels.kinds import maps
 from minrl.kernels.scan import chunked, cpu_complex
 
 _REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.complex128)
@@ -84,7 +85,7 @@ def _gated_forward(
     width = columns // parts
     h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, width)
     arrays = [flat(gates), flat(state, gates), reset_flags(reset), flat(h), flat(last)]
-    kernel = loops.gated_forward(parts, _maps(candidate, hard))
+    kernel = loops.gated_forward(parts, maps(candidate, hard))
     _run(kernel, arrays, (steps, width, scalar(signed, gates)), h)
     return h, last
 
@@ -105,7 +106,7 @@ def _gated_backward(
     _, steps, width = h.shape
     dgates, dstate = torch.empty_like(gates, memory_format=torch.contiguous_format), torch.empty_like(dlast)
     inputs = [flat(gates), flat(state, gates), reset_flags(reset), flat(h), flat(dh), flat(dlast)]
-    kernel = loops.gated_backward(parts, _maps(candidate, hard))
+    kernel = loops.gated_backward(parts, maps(candidate, hard))
     _run(kernel, [*inputs, flat(dgates), flat(dstate)], (steps, width, scalar(signed, gates)), h)
     return dgates, dstate
 
@@ -139,12 +140,6 @@ def _loops() -> Any:
     from minrl.kernels.scan import cpu_loops  # it imports numba
 
     return cpu_loops
-
-
-def _maps(candidate: str, hard: bool) -> int:
-    from minrl.kernels.scan import cpu_gates
-
-    return cpu_gates.maps(candidate, hard)
 
 
 def _run(kernel: Callable[..., None], arrays: list[Any], options: tuple[Any, ...], h: Tensor) -> None:

@@ -9,10 +9,9 @@ import numpy as np
 
 from minrl.kernels.jit.compile import inlined
 from minrl.kernels.jit.math import exponential, held_constants
+from minrl.kernels.kinds import HARD
 from minrl.kernels.scan.gates import LEAST
 
-CANDIDATES = {"positive": 0, "tanh": 1, "linear": 2}
-_HARD = 3  # the number of a candidate with hard gates is that much larger
 _LEAST = np.float32(LEAST)
 # 1/6 in two parts, so that it is one in float64 too.
 _SIXTH, _THREE = np.float32(1 / 6), np.float32(3)
@@ -20,11 +19,6 @@ _REST = np.float32(1 / 6 - float(_SIXTH))
 _ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 # exp(40) is so large that one more is lost in it, and so small that its square still fits float32.
 _SHUT = np.float32(40)
-
-
-def maps(candidate: str, hard: bool) -> int:
-    """Return the number by which kernels are compiled for a candidate's map and the kind of gates."""
-    return CANDIDATES[candidate] + _HARD * hard
 
 
 @inlined
@@ -36,7 +30,7 @@ def gate_values(
     minGRU: z with dz/dk (and 0). minLSTM: i' with di'/d forget and di'/d insert. Gate and candidate share one
     division, which takes as long as ten products.
     """
-    hard, candidate = candidate >= _HARD, candidate % _HARD
+    hard, candidate = candidate >= HARD, candidate % HARD
     below = _ONE if candidate == 2 else _ONE + exponential(content, -2.0 if candidate == 1 else -1.0, constants)
     if hard:
         i, rising = hard_sigmoid(first if parts == 2 else second)

@@ -131,7 +131,7 @@ def _build(policy: Any) -> CompiledAct | None:
     space = policy.observation_space
     is_flat = isinstance(space, spaces.Box) and space.dtype != np.uint8
     return CompiledAct(
-        kernel=act.act(layout.parts, layout.candidate),
+        kernel=act.act(),
         plan=act_plan(layout),
         reals=np.array([layout.flip, *layout.epsilons], np.float32),
         layout=layout,
@@ -145,20 +145,23 @@ def _build(policy: Any) -> CompiledAct | None:
 
 def act_plan(layout: PolicyLayout) -> Any:
     """Return the plan of `minrl.kernels.ppo.act.act_rows`: sizes, kinds, and where the weights lie."""
+    from minrl.kernels.backbone import cells  # they import numba
     from minrl.kernels.ppo import act
 
     weights, _ = trunk_addresses(layout)
     nets = *layout.heads, [] if layout.front is None else [layout.front]
     actor, critic, front = ([x for layer, _, _ in net for x in _of_layer(layer)] for net in nets)
-    # A backbone's inputs are features, a flag and the previous step; an LSTM's are features alone.
-    previous = layout.previous if layout.parts else -1
+    # The inputs of blocks are features, a flag and the previous step; those of layers alone are features.
+    previous = -1 if layout.layers else layout.previous
     features = layout.inputs - (previous + 1)
     first = act.PLAN
     starts = np.cumsum([first, weights.size, len(actor), len(critic), len(front), len(layout.pieces)]).tolist()
     head = [
-        features, previous, layout.width, layout.depth, layout.inner, layout.hidden, layout.taps, layout.state_size,
-        layout.memory, len(weights), layout.critic, layout.head, layout.raw, layout.actions, layout.activation,
+        features, previous, int(layout.layers), layout.width, layout.depth, layout.inner, layout.hidden, layout.taps,
+        *cells.of_kind(layout.kind, layout.inner), layout.state_size, layout.memory, len(weights), layout.critic,
+        layout.head, layout.raw, layout.actions, layout.activation,
         0 if layout.log_std is None else layout.log_std.data_ptr(), starts[0], weights.shape[1], *starts[1:],
+        act.act_address(),
     ]  # fmt: skip
     return words([*head, *weights.reshape(-1).tolist(), *actor, *critic, *front, *layout.pieces.tolist()])
 

@@ -7,33 +7,36 @@ from typing import Any
 
 import numpy as np
 
+from minrl.kernels.kinds import GRU
 from minrl.online.compiled.layout import PolicyLayout
 from minrl.online.compiled.memory import Arena, words
 
 
 def block_buffers(layout: PolicyLayout, arena: Arena, rows: int, segments: int) -> Any:
-    """Return the addresses of what all blocks of a trunk share, the matmul among it."""
-    from minrl.kernels.ppo.matmul import product_address  # it imports numba
+    """Return the addresses of what all cells and blocks of a trunk share, matmul and cell among it."""
+    from minrl.kernels.ppo import cells  # they import numba
+    from minrl.kernels.ppo.matmul import product_address
 
-    wide = layout.width * 4 if layout.parts == 0 else layout.parts * layout.inner
-    inner = layout.inner or layout.width
+    kind, inner, take, width = layout.kind, layout.inner, arena.take, layout.width
+    wide, state = kind.parts * inner, (segments, layout.state_size)
     biases = [layer.out_features for net in layout.heads for layer, _, _ in net]
-    take, width, state = arena.take, layout.width, (segments, layout.state_size)
-    return words(
-        [
-            take(rows, width), take(rows, width), take(rows, inner), take(rows, wide), take(rows, width),
-            take(rows, width), take(rows, layout.hidden), take(rows, layout.hidden), take(_largest_weight(layout)),
-            take(max(wide, width, layout.hidden, *biases)), take(*state), take(*state), take(*state),
-            product_address(layout.arena.dtype),
-        ]
-    )  # fmt: skip
+    of_cell = [
+        take(rows, wide), take(rows, wide) if kind.cell == GRU else 0, take(rows, inner) if kind.is_recurrent else 0,
+        take(_largest_weight(layout)), take(max(wide, width, layout.hidden, *biases)), take(*state), take(*state),
+        take(*state), product_address(layout.arena.dtype), *cells.addresses(kind, layout.arena.dtype),
+    ]  # fmt: skip
+    of_block = [
+        take(rows, width), take(rows, width), take(rows, inner), take(rows, width), take(rows, width),
+        take(rows, layout.hidden), take(rows, layout.hidden),
+    ]  # fmt: skip
+    return words([*of_cell, *of_block])
 
 
 def _largest_weight(layout: PolicyLayout) -> int:
-    """Return the elements of the largest transposed weight, with a margin after each row of an LSTM's."""
+    """Return the elements of the largest transposed weight, with a margin after each row of the state's."""
     from minrl.kernels.lstm.cpu_loops import MARGIN  # it imports numba
 
-    margin = MARGIN * layout.width if layout.parts == 0 else 0
+    margin = MARGIN * layout.inner if layout.kind.is_recurrent else 0
     return max(parameter.numel() for parameter, _ in layout.parameters) + margin
 
 
@@ -43,19 +46,21 @@ def kept_buffers(layout: PolicyLayout, arena: Arena, rows: int, segments: int) -
 
 
 def _kept(layout: PolicyLayout, arena: Arena, rows: int, segments: int) -> list[int]:
-    take, width, found = arena.take, layout.width, []
-    if layout.parts == 0:
-        for _ in range(layout.depth):
-            found += [take(rows, 4 * width), take(rows, width), take(rows, width), take(segments, 2 * width)]
-        return found
-    x, inner, hidden = take(rows, width), layout.inner, layout.hidden
+    take, width, inner, hidden, found = arena.take, layout.width, layout.inner, layout.hidden, []
+    kind, x = layout.kind, 0 if layout.layers else arena.take(rows, width)
     for _ in range(layout.depth):
-        stats, u, gates, h = take(rows, 2), take(rows, width), take(rows, layout.parts * inner), take(rows, inner)
-        mixed, mlp_stats = take(rows, width), take(rows, 2)
-        out = take(rows, width) if hidden else mixed
-        found += [x, stats, u, gates, h, mixed, mlp_stats, take(rows, hidden), out]
+        gates, beside = take(rows, kind.parts * inner), take(rows, kind.kept * inner)
+        entering = take(segments, kind.states * inner) if kind.is_recurrent else 0
+        if layout.layers:
+            found += [gates, beside, entering, take(rows, inner)]
+            continue
+        stats, u, h, mixed, mlp_stats = take(rows, 2), take(rows, width), take(rows, inner), take(rows, width), 0
+        hidden_at, out = 0, mixed
+        if hidden:
+            mlp_stats, hidden_at, out = take(rows, 2), take(rows, hidden), take(rows, width)
+        found += [gates, beside, entering, x, stats, u, h, mixed, mlp_stats, hidden_at, out]
         x = out
-    return [*found, x, take(rows, 2)]
+    return found if layout.layers else [*found, 0, 0, 0, x, take(rows, 2)]
 
 
 def minibatch_buffers(layout: PolicyLayout, arena: Arena, rows: int, segments: int) -> Any:

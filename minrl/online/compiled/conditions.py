@@ -14,7 +14,7 @@ from torch import nn
 
 from minrl.backbone import Backbone
 from minrl.backbone.compiled_scan import have_shapes
-from minrl.backbone.weights import stack_weights
+from minrl.backbone.weights import EVERY, block_weights, have_cell_shapes, stack_weights
 from minrl.kernels.guard import is_unwatched, runs_alone
 from minrl.kernels.scan import cpu
 from minrl.online.inputs.images import PartsExtractor
@@ -117,13 +117,12 @@ def _obstacle_of_trunk(trunk: Any) -> str | None:
     if any(module.p for module in trunk.modules() if isinstance(module, nn.Dropout)):
         return "dropout is drawn in torch's operations"
     backbone = trunk.backbone
-    stack = stack_weights(backbone, trunk.embed.weight.dtype)
+    stack = stack_weights(backbone, trunk.embed.weight.dtype, EVERY)
     if stack is None:
         cells = dict.fromkeys(type(getattr(block, "cell", block)).__name__ for block in backbone.blocks)
         return f"no kernel has these blocks of {', '.join(cells)}"
-    per_block = (len(stack.weights) - 2) // len(backbone.blocks)
-    for i, block in enumerate(backbone.blocks):
-        if not have_shapes(list(stack.weights[i * per_block : (i + 1) * per_block]), block, backbone.width):
+    for block in backbone.blocks:
+        if not have_shapes(block_weights(block), block, backbone.width) or not have_cell_shapes(block):
             return "the weights of a block do not fit each other"
     return None
 

@@ -12,13 +12,14 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import Tensor, nn
 
-from minrl.backbone.weights import stack_weights
+from minrl.backbone.weights import EVERY, cell_weights, stack_weights
+from minrl.kernels.kinds import LSTM, CellKind
 from minrl.online.compiled.conditions import ACTIVATIONS, HEADS
 from minrl.online.compiled.memory import Arena, address, words
 
-# Parts of a trunk's addresses and of the sums over rows among the gradients to a block (`BlockLayout.sums`).
-_EMBED, _PER_BLOCK = 2, 13
-_SUMS = {0: 0, 1: 1, 2: 2, 3: 3, 5: 4, 7: 5, 8: 6, 12: 7, 10: 8}
+# Parts of a block's addresses, and of the sums over rows among the gradients to a block (`BlockLayout.sums`).
+_PER_BLOCK = 15
+_SUMS = {0: 0, 1: 1, 2: 2, 3: 3, 5: 4, 9: 5, 10: 6, 14: 7, 12: 8}
 
 
 @dataclass
@@ -34,8 +35,8 @@ class PolicyLayout:
     """Parameters of a policy and their gradients."""
 
     arena: Arena
-    parts: int  # of a backbone's gates; 0 for LSTM layers
-    candidate: int
+    kind: CellKind
+    layers: bool  # recurrent layers alone, no blocks
     flip: Any
     epsilons: Any
     inputs: int
@@ -70,7 +71,7 @@ def policy_layout(policy: Any) -> PolicyLayout:
     kind = np.float64 if parameter.dtype == torch.float64 else np.float32
     arena, space = Arena(kind), policy.action_space
     is_backbone = policy.formulas == "backbone"
-    trunk = _Backbone(policy, arena) if is_backbone else _Lstm(policy, arena)
+    trunk = _Backbone(policy, arena) if is_backbone else _Layers(policy, arena)
     heads = policy.mlp_extractor
     nets = [[*heads.policy_net, policy.action_net], [*heads.value_net, policy.value_net]]
     activations = [type(layer) for layer in (*heads.policy_net, *heads.value_net) if type(layer) is not nn.Linear]
@@ -81,8 +82,8 @@ def policy_layout(policy: Any) -> PolicyLayout:
     layouts = trunk.layouts(at)
     layout = PolicyLayout(
         arena=arena,
-        parts=trunk.parts,
-        candidate=trunk.candidate,
+        kind=trunk.kind,
+        layers=not is_backbone,
         flip=kind(trunk.flip),
         epsilons=np.array(trunk.epsilons, kind),
         inputs=trunk.inputs,
@@ -143,22 +144,22 @@ def _of_layer(layer: nn.Linear, arena: Arena) -> tuple[nn.Linear, int, int]:
 
 
 class _Backbone:
-    """Trunks of minGRU or minLSTM blocks."""
+    """Trunks of blocks."""
 
     def __init__(self, policy: Any, arena: Arena) -> None:
         self._arena = arena
         self._trunks: list[Any] = [trunk for trunk in (policy.trunk, policy.critic_trunk) if trunk is not None]
         embed = self._trunks[0].embed
-        found = [stack_weights(trunk.backbone, embed.weight.dtype) for trunk in self._trunks]
+        found = [stack_weights(trunk.backbone, embed.weight.dtype, EVERY) for trunk in self._trunks]
         self._stacks = [stack for stack in found if stack is not None]
         stack = self._stacks[0]
         self.inputs = embed.in_features
-        self.parts, self.candidate = stack.kind
+        self.kind = stack.kind
         self.flip, self.epsilons = float(stack.signed), stack.epsilons
         self.width, self.inner, self.hidden, self.taps, self.depth = stack.sizes
         width = self.width
         self._sizes = (
-            width, width, max(self.taps, 1) * width, width, self.parts * self.inner,
+            width, width, max(self.taps, 1) * width, width, self.kind.parts * self.inner,
             width, width, width, self.hidden, width,
         )  # fmt: skip
         self._of_trunk = self.depth * sum(self._sizes) + 3 * width
@@ -187,10 +188,10 @@ class _Backbone:
         return found
 
 
-class _Lstm:
+class _Layers:
     """Trunks of LSTM layers."""
 
-    parts, candidate, flip, inner, hidden, taps, sums_size = 0, 0, 0.0, 0, 0, 0, 0
+    kind, flip, hidden, taps, sums_size = CellKind(LSTM), 0.0, 0, 0, 0
     epsilons: tuple[float, ...] = ()
 
     def __init__(self, policy: Any, arena: Arena) -> None:
@@ -198,12 +199,13 @@ class _Lstm:
         self._lstms = [lstm for lstm in (policy.lstm_actor, policy.lstm_critic) if lstm is not None]
         lstm = self._lstms[0]
         self.inputs, self.width, self.depth = lstm.input_size, lstm.hidden_size, lstm.num_layers
+        self.inner = self.width
 
     def layouts(self, at: int) -> list[TrunkLayout]:
         """Return the layouts; none of the gradients lies at `at`."""
         found = []
         for lstm in self._lstms:
-            weights = [weight for layer in lstm.all_weights for weight in (*layer, *[None] * (4 - len(layer)))]
+            weights = [weight for layer in cell_weights(lstm) for weight in layer]
             found.append(TrunkLayout(weights, [0 if w is None else self._arena.take(*w.shape) for w in weights]))
         return found
 

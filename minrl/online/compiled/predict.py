@@ -157,7 +157,7 @@ def _addresses(*arrays: Array) -> list[int]:
 
 def _parts(layout: Any, memory: Array) -> Array:
     """Return the hidden state (B, S) as `predict` gives it: (1, B, S), of LSTM layers h and c as (2, L, B, H)."""
-    if layout.parts:
+    if not layout.layers:
         return memory[None]
     # The LSTM's state of the actor comes first: h | c of each layer.
     of_actor = memory[:, : layout.memory].reshape(-1, layout.depth, 2, layout.width)

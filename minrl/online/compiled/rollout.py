@@ -60,9 +60,8 @@ class NativeRollout:
         episodes, counts = np.empty((steps * batch, rollout.EPISODE)), np.zeros(2, np.int64)
         last_seen = np.empty((steps * batch, seen.shape[2]), seen.dtype)
         statistics = self.env.episodes
-        address = rollout.act_address(layout.parts, layout.candidate)
         rollout.rollout()(
-            np.array([rows.reset, rows.step, rows.observe, rows.limit, address]), self.act.plan, self.act.reals,
+            np.array([rows.reset, rows.step, rows.observe, rows.limit]), self.act.plan, self.act.reals,
             rows.state, rows.streams, rows.settings, rows.elapsed, np.float32(algorithm.gamma), seen, choices, features,
             noise.numpy(), actions, low.astype(np.float32), high.astype(np.float32),
             np.empty(layout.actions, np.float64 if is_box else np.int64), rewards, starts, values, log_probs, states,

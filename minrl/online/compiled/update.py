@@ -96,8 +96,9 @@ def _run(
     layout, group = plan.layout, policy.optimizer.param_groups[0]
     tensors = rollout.inputs, rollout.resets, rollout.states, rollout.actions, rollout.old, rollout.valid, rollout.masks
     trunk = backbone.TrunkSizes(
-        layout.inputs, layout.width, layout.depth, layout.inner, layout.hidden, layout.taps, layout.state_size
-    )
+        int(layout.layers), layout.inputs, layout.width, layout.depth, layout.inner,
+        layout.kind.states * layout.inner, layout.hidden, layout.taps, layout.state_size,
+    )  # fmt: skip
     sizes = update.UpdateSizes(
         len(rollout.inputs), plan.largest[0], len(layout.trunks), layout.memory, layout.critic, layout.head,
         layout.raw, layout.actions, layout.activation, layout.sums.size,
@@ -110,7 +111,7 @@ def _run(
     first, second = map(float, group["betas"])
     rates = adam.AdamSettings(float(group["lr"]), first, second, float(group["eps"]), float(algorithm.max_grad_norm))
     figures, done = np.zeros((len(minibatches.table), _FIGURES)), np.zeros(2, np.int64)
-    update.update(layout.parts, layout.candidate)(
+    update.update()(
         words([address(tensor) for tensor in tensors]), *plan.arguments, layout.epsilons, layout.flip, layout.pieces,
         _moments(layout, policy.optimizer), minibatches.table, minibatches.order, trunk, sizes, settings, rates,
         figures, done,

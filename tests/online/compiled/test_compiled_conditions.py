@@ -56,7 +56,11 @@ def parameter_hook(model: RecurrentPPO) -> None:
 
 
 OBSTACLES: dict[str, tuple[Callable[[], RecurrentPPO], str]] = {
-    "gru": (lambda: small(policy_kwargs={"cell": "gru"}), "blocks of GRU"),
+    "qrnn": (lambda: small(policy_kwargs={"cell": "qrnn"}), "blocks of QRNN"),
+    "peepholes": (
+        lambda: small(policy_kwargs={"cell": "lstm", "cell_options": {"peepholes": True}}),
+        "blocks of LSTM",
+    ),
     "two cells": (lambda: small(policy_kwargs={"cell": "mingru,minlstm"}), "blocks of"),
     "dropout": (lambda: small(policy_kwargs={"dropout": 0.1}), "dropout"),
     "gelu": (lambda: small(policy_kwargs={"net_arch": [4], "activation_fn": nn.GELU}), "tanh or ReLU"),

@@ -186,8 +186,7 @@ class SequenceBuffer(ReplayBuffer):
         Raises:
             ValueError: if no stream holds two observations.
         """
-        # The step before the oldest one has to be there too, unless it opens an episode.
-        held = np.minimum(self.sizes, self.capacity - 1)
+        held = self._held()
         length = int(min(self.segment_length, held.max()))
         if length < 2:
             raise ValueError("the replay buffer holds no two observations that follow each other; collect more steps")
@@ -204,11 +203,19 @@ class SequenceBuffer(ReplayBuffer):
         elif self.row_state == "recomputed":
             ages = self.arrays["ages"][rows, (oldest + first) % self.capacity]
             before = int(np.minimum(ages, first).max())
-        return self._gathered(rows, oldest, first, before, length, env)
+        return self.rows_at(rows, first, before, length, env)
 
-    def _gathered(
-        self, rows: Array, oldest: Array, first: Array, before: int, length: int, env: VecNormalize | None
-    ) -> Rows:
+    def rows_at(self, rows: Array, first: Array, before: int, length: int, env: VecNormalize | None = None) -> Rows:
+        """Return given rows.
+
+        Args:
+            rows: (B,) their streams.
+            first: (B,) the steps from the oldest of the stream to the first that counts.
+            before: steps of burn-in.
+            length: steps that count.
+            env: that normalises them.
+        """
+        oldest = (self.heads - self._held())[rows] % self.capacity
         offsets = first[:, None] + np.arange(-before, length)
         # Places before the oldest step repeat it; the state begins anew at each.
         at = (np.maximum(offsets, 0) + oldest[:, None]) % self.capacity
@@ -236,6 +243,15 @@ class SequenceBuffer(ReplayBuffer):
             burn_in=before,
         )
 
+    def _used(self, name: str) -> int:
+        """Return the places of a stream of an array that hold something."""
+        used = int(self.sizes.max())
+        return used if name != "states" else -(-used // self.stride) * self.stores_states
+
+    def _held(self) -> Array:
+        """Return the steps (N,) to draw from; the one before has to be there too, unless an episode begins."""
+        return np.minimum(self.sizes, self.capacity - 1)
+
     def _states(self, rows: Array, oldest: Array, first: Array) -> Array:
         """Return the hidden states (B, S) stored at the steps `first` (B,); zero where there is none."""
         states = np.zeros((len(rows), self.arrays["states"].shape[2]), np.float32)
@@ -246,8 +262,7 @@ class SequenceBuffer(ReplayBuffer):
 
     def saved(self) -> dict[str, Any]:
         """Return what is stored, as tensors and plain values."""
-        used = int(self.sizes.max())
-        kept = {name: values if name == "states" else values[:, :used] for name, values in self.arrays.items()}
+        kept = {name: values[:, : self._used(name)] for name, values in self.arrays.items()}
         return {
             "arrays": {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in kept.items()},
             "heads": torch.from_numpy(self.heads.copy()),
@@ -262,15 +277,15 @@ class SequenceBuffer(ReplayBuffer):
         fits = fits and ((heads >= 0) & (heads < self.capacity) & (sizes >= 0) & (sizes <= self.capacity)).all()
         if not fits or saved["arrays"].keys() != self.arrays.keys():
             raise ValueError(f"the replay buffer is not one of {self.n_envs} streams of {self.capacity}")
-        used = int(sizes.max())
+        self.sizes = sizes.copy()
         self._allocate_states(saved["arrays"]["states"].shape[-1])
         for name, own in self.arrays.items():
             values = saved["arrays"][name].numpy()
-            count = own.shape[1] if name == "states" else used
+            count = self._used(name)
             if values.shape != (self.n_envs, count, *own.shape[2:]) or values.dtype != own.dtype:
                 raise ValueError(f"the replay buffer holds other {name}: {values.dtype} of {values.shape}")
             own[:, :count] = values
-        self.heads, self.sizes, self._ages = heads.copy(), sizes.copy(), ages.copy()
+        self.heads, self._ages = heads.copy(), ages.copy()
         self.pos, self.full = int(heads.max()), bool((sizes == self.capacity).all())
 
     def _parts(self) -> list[tuple[str, Any]]:

@@ -7,7 +7,7 @@ previous action and reward.
 """
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -86,7 +86,7 @@ class SACAgent(OnlineAgent):
 
     name = "sac"
     options_class = config_class = SACOptions
-    settings_class: ClassVar[type[Any]] = ReplayConfig
+    settings_class = ReplayConfig
     config: SACOptions
     reward_std: Tensor
 

@@ -160,6 +160,8 @@ class OnlineAgent(Actor):
 
     # Settings of the user: table [name] of a config. `config_class` holds them and what else a checkpoint needs.
     options_class: ClassVar[type[Any]]
+    # Settings of the run and its algorithm: table [train] of a config. None: those of PPO.
+    settings_class: ClassVar[type[Any] | None] = None
 
     @classmethod
     @abstractmethod

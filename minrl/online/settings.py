@@ -178,7 +178,7 @@ Config = OnlineConfig | ReplayConfig
 
 def config_class(kind: Any) -> type[Config]:
     """Return the class of the settings of a run of an agent: PPO's, if the agent names none."""
-    found: type[Config] = getattr(kind, "settings_class", OnlineConfig)
+    found: type[Config] = kind.settings_class or OnlineConfig
     return found
 
 

@@ -1,7 +1,7 @@
 """rsl-rl's recurrent PPO with its own GRU and LSTM, and with minGRU and minLSTM in their place.
 
     pip install rsl-rl-lib
-    python benchmarks/swapped_layers/rsl_rl_ppo.py [--layers gru mingru] [--seeds 0 1 2] [--iterations 60]
+    python benchmarks/swapped_layers/rsl_rl_ppo.py [--layers gru mingru] [--seeds 0 1 2] [--iterations 80]
     python benchmarks/swapped_layers/rsl_rl_ppo.py --table
 
 The task is Pendulum-v1 without the velocity, so that acting needs a memory. Runner, algorithm, model, storage and
@@ -30,7 +30,7 @@ import minrl.nn
 
 HERE = Path(__file__).resolve().parent
 RAW, TABLE = HERE / "rsl_rl_ppo.csv", HERE / "rsl_rl_ppo.md"
-ENVIRONMENTS, STEPS, WIDTH = 32, 64, 64
+ENVIRONMENTS, STEPS, WIDTH = 64, 32, 64
 LAYERS = {"gru": "GRU", "mingru": "minGRU", "lstm": "LSTM", "minlstm": "minLSTM"}
 OURS: dict[str, Any] = {"mingru": minrl.nn.MinGRU, "minlstm": minrl.nn.MinLSTM}
 COLUMNS = ("layer", "seed", "iteration", "steps", "mean_return", "episodes", "cpu_seconds")
@@ -84,7 +84,7 @@ def settings(layer: str) -> dict[str, Any]:
     model |= {"hidden_dims": [WIDTH], "activation": "elu", "obs_normalization": False}
     noise = {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "log"}
     algorithm = {
-        "class_name": "PPO", "num_learning_epochs": 5, "num_mini_batches": 4, "clip_param": 0.2, "gamma": 0.9,
+        "class_name": "PPO", "num_learning_epochs": 10, "num_mini_batches": 4, "clip_param": 0.2, "gamma": 0.9,
         "lam": 0.95, "value_loss_coef": 0.5, "entropy_coef": 0.0, "learning_rate": 1e-3, "max_grad_norm": 0.5,
         "schedule": "adaptive", "desired_kl": 0.01,
     }  # fmt: skip
@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--iterations", type=int, default=80)
     parser.add_argument("--table", action="store_true", help="write rsl_rl_ppo.md from rsl_rl_ppo.csv")
     arguments = parser.parse_args()
     if arguments.table:

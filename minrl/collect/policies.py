@@ -96,8 +96,8 @@ class SavedPolicy:
     def act(self, observation: Any) -> Any:
         rows, _ = to_rows(self.agent.task, observation)
         masks = None if self.masks is None else torch.from_numpy(np.asarray(self.masks(), np.bool_).reshape(1, -1))
-        moment = Moment(rows, torch.zeros(1), torch.tensor([self.first]))
+        moment = Moment(rows, torch.zeros(1), torch.tensor([self.first]), masks)
         with torch.inference_mode():
-            action, self.state = self.agent.act(moment, self.state, deterministic=self.deterministic, masks=masks)
+            action, self.state = self.agent.act(moment, self.state, deterministic=self.deterministic)
         self.first = False
         return from_rows(self.agent.task, action, batched=False)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 from torch.nn import functional as F
 
+from minrl.data.masks.action_masks import MASKED
 from minrl.data.spaces import AnySpace, leaves
 from minrl.zoo.network import linear
 from minrl.zoo.weights import LinearSize
 
 # Bounds of SAC's log standard deviation (stable_baselines3/sac/policies.py).
 _LOG_STD = -20.0, 2.0
-_MASKED = -1e8  # logit of a masked choice (sb3_contrib/common/maskable/distributions.py)
 _EPSILON = 1e-6  # in expln (stable_baselines3/common/distributions.py)
 
 
@@ -65,7 +65,7 @@ class ActionHead(nn.Module):
         self._noise: tuple[Tensor, Tensor] | None = None
 
     def forward(self, latent: Tensor, *, deterministic: bool = True, masks: Tensor | None = None) -> Tensor:
-        """Act: (B, D), and (B, K) bool of valid choices -> (B, A)."""
+        """Act: (B, D), and (B, M) flags of the choices that are allowed -> (B, A)."""
         out = self.linear(latent)
         if self.size.kind == "box":
             return self._box(out, latent, deterministic)
@@ -75,7 +75,7 @@ class ActionHead(nn.Module):
         if self.size.quantiles > 1:
             out = out.reshape(-1, self.size.quantiles, self.size.choices[0]).mean(1)
         if masks is not None:
-            out = torch.where(masks, out, torch.full_like(out, _MASKED))
+            out = torch.where(masks, out, torch.full_like(out, MASKED))
         parts = out.split(list(self.size.choices), dim=1)
         if deterministic or self.size.greedy:
             chosen = torch.stack([part.argmax(1) for part in parts], dim=1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minrl.agent import Actor, Moment
+from minrl.data.masks.action_masks import checked_masks
 from minrl.data.spaces import AnySpace
 from minrl.data.task import Task
 from minrl.zoo.actions import ActionHead, HeadSize
@@ -78,10 +79,8 @@ class ZipAgent(Actor):
         """Return the initial state as `Actor.initial_state` does; a target return has no effect."""
         return self.head.linear.weight.new_zeros(batch_size, self.state_size)
 
-    def act(
-        self, moment: Moment, state: Tensor, *, deterministic: bool = True, masks: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Act as `Actor.act` does; `masks` (B, K) bool are MaskablePPO's valid choices, side by side."""
+    def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
+        """Act as `Actor.act` does."""
         if self.config.head.sde and not deterministic and bool(moment.episode_start.any()):
             self.head.reset_noise(len(state))
         flat = moment.observation if self.standardizer is None else self.standardizer(moment.observation)
@@ -89,7 +88,7 @@ class ZipAgent(Actor):
         state = state.masked_fill(moment.episode_start.unsqueeze(1), 0.0)
         if self.lstm is not None:
             x, state = lstm_step(self.lstm, x, state)
-        return self.head(self.hidden(x), deterministic=deterministic, masks=masks), state
+        return self.head(self.hidden(x), deterministic=deterministic, masks=moment.action_masks), state
 
     def predict(
         self,
@@ -107,20 +106,20 @@ class ZipAgent(Actor):
             state: h and c of the LSTM, (L, B, H) each, as returned; None at first.
             episode_start: (B,) bool, True where the state is to be reset; None for nowhere.
             deterministic: the likeliest action instead of a sample.
-            action_masks: of MaskablePPO, (B, K) bool.
+            action_masks: of MaskablePPO, (B, M) flags of the choices that are allowed.
 
         Raises:
-            ValueError: if the observation does not fit the space.
+            ValueError: if the observation, the state or the masks do not fit.
         """
         rows, batched = to_rows(self.task, observation)
         count = len(rows)
         starts = np.zeros(count, np.bool_) if episode_start is None else np.asarray(episode_start, np.bool_)
         masks = None
         if action_masks is not None:
-            masks = torch.from_numpy(np.asarray(action_masks, np.bool_).reshape(count, -1))
+            masks = torch.from_numpy(checked_masks(self.task.action_space, action_masks, count, "action_masks"))
         with torch.inference_mode():
-            moment = Moment(rows, torch.zeros(count), torch.from_numpy(starts.reshape(count)))
-            action, after = self.act(moment, self._packed(state, count), deterministic=deterministic, masks=masks)
+            moment = Moment(rows, torch.zeros(count), torch.from_numpy(starts.reshape(count)), masks)
+            action, after = self.act(moment, self._packed(state, count), deterministic=deterministic)
         return from_rows(self.task, action, batched=batched), self._unpacked(after) if self.lstm is not None else state
 
     def _packed(self, state: tuple[Array, ...] | None, count: int) -> Tensor:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
@@ -25,9 +25,6 @@ from minrl.zoo.spaces import check_actions, parts_of, stored_space
 from minrl.zoo.statistics import Statistics, find_statistics, read_statistics
 from minrl.zoo.trusted import TrustedAgent, trusted_statistics
 from minrl.zoo.weights import Layers, read_layers
-
-if TYPE_CHECKING:
-    import gymnasium
 
 _TRUST = "if you trust where it comes from, repeat the command with --trust (in Python trust=True)"
 
@@ -92,10 +89,7 @@ def load_zip_in(
     if environment is None:
         return load_zip(file, vecnormalize=statistics)
     with closing(make_environment(environment)) as world:
-        agent = load_zip(file, world, vecnormalize=statistics, environment=environment)
-        if agent.algorithm == "MaskablePPO" and world.has_wrapper_attr("action_masks"):
-            print(f"minrl: {file} acts here without the action masks of {environment.id}", file=sys.stderr)
-    return agent
+        return load_zip(file, world, vecnormalize=statistics, environment=environment)
 
 
 def read_vecnormalize(path: Path | str) -> Statistics | None:
@@ -147,7 +141,8 @@ def _agent(stored: Stored, env: Any, environment: EnvironmentInfo | None, statis
         normalize_images=settings.normalize_images,
         standardizes=statistics is not None,
     )
-    agent = ZipAgent(config, _task(stored.file, observed, acted, environment, wide=statistics is not None))
+    task = _task(stored.file, observed, acted, environment, wide=statistics is not None)
+    agent = ZipAgent(config, dataclasses.replace(task, masked=settings.maskable and _has_masks(env)))
     _fill(agent, layers)
     if agent.standardizer is not None and statistics is not None:
         agent.standardizer.copy_statistics(statistics, parts)
@@ -175,6 +170,11 @@ def _task(file: Path, observed: AnySpace, acted: AnySpace, environment: Environm
         environment=environment,
         wide_observations=wide and task.wide_observations,
     )
+
+
+def _has_masks(env: Any) -> bool:
+    """Return True if an environment has action masks, or none is there to tell."""
+    return env is None or not isinstance(env, gymnasium.Env) or bool(env.has_wrapper_attr("action_masks"))
 
 
 def _fill(agent: ZipAgent, layers: Layers) -> None:

@@ -82,17 +82,15 @@ class TrustedAgent(Actor):
         """Return the initial state as `Actor.initial_state` does; a target return has no effect."""
         return torch.zeros(batch_size, self.state_size)
 
-    def act(
-        self, moment: Moment, state: Tensor, *, deterministic: bool = True, masks: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Act as `Actor.act` does; `masks` (B, K) bool are MaskablePPO's valid choices, side by side."""
+    def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
+        """Act as `Actor.act` does."""
         flat = moment.observation if self.standardizer is None else self.standardizer(moment.observation)
         seen: Any = self.spaces.observations(flat)
         seen = {name: part.numpy() for name, part in seen.items()} if isinstance(seen, dict) else seen.numpy()
         starts = moment.episode_start.numpy()
         if self.draws_noise and not deterministic and starts.any():
             self.network.reset_noise(len(state))
-        named = {} if masks is None else {"action_masks": masks.numpy()}
+        named = {} if moment.action_masks is None else {"action_masks": moment.action_masks.numpy()}
         action, after = self.network.predict(seen, self._parts(state), starts, deterministic, **named)
         if self.epsilon and not deterministic:
             explores = torch.rand(len(state)).numpy() < self.epsilon

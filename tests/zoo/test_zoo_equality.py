@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from zoo_cases import CASES, Case, batches
+from zoo_cases import CASES, Case, World, batches
 
+from minrl.data.masks.action_masks import mask_size
+from minrl.play import Player
 from minrl.zoo import load_zip
 
 COUNT, STEPS = 6, 8
@@ -53,3 +55,21 @@ def test_actions_are_equal(case: Case, tmp_path: Path) -> None:
     one = case.observations.sample()
     alike = (policy.predict(one, deterministic=True)[0] for policy in (ours, model))
     np.testing.assert_allclose(*alike, rtol=0, atol=reach)
+
+
+def test_masks_rule_choices_out(tmp_path: Path) -> None:
+    """Compare with MaskablePPO's own, for flags and choices, in `predict` and as an agent of this package."""
+    for case in (each for each in CASES if each.algorithm == "MaskablePPO"):
+        model = case.train()
+        model.save(tmp_path / "model")
+        ours = load_zip(tmp_path / "model.zip", World(case.observations, case.actions))
+        assert ours.task.masked
+        seen = batches(case.observations, 40)()
+        masks = np.random.default_rng(0).random((40, mask_size(case.actions))) < 0.5
+        masks[:, ::2] |= ~masks[:, 1::2] if masks.shape[1] % 2 == 0 else True
+        expected, _ = model.predict(seen, action_masks=masks, deterministic=True)
+        actions, _ = ours.predict(seen, action_masks=masks, deterministic=True)
+        np.testing.assert_array_equal(actions, expected)
+        assert not np.array_equal(ours.predict(seen, deterministic=True)[0], expected)
+        player = Player(ours, 40)
+        np.testing.assert_array_equal(player.act(seen, np.zeros(40), np.ones(40), masks), expected)

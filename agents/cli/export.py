@@ -1,10 +1,11 @@
-"""`minrl export`: write a trained agent as an ONNX file that acts without this package and without torch."""
+"""`minrl export`: write a trained agent as an ONNX file or as C99, which act without this package and without torch."""
 
 import argparse
 from pathlib import Path
 
 from minrl.agent import Actor
 from minrl.data.environment import EnvironmentInfo
+from minrl.export.c.export import ExportedC, export_c
 from minrl.export.onnx import OPSET, Exported, export_onnx
 from minrl.runs import checkpoint
 from minrl.system.trust import add_trust
@@ -61,13 +62,14 @@ def act(observation, reward=0.0, start=False):  # the last action's reward; star
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `minrl export`."""
-    parser.usage = "minrl export RUN|ZIP --onnx FILE [flags]"
+    parser.usage = "minrl export RUN|ZIP --onnx FILE | --c DIR [flags]"
     indented, alone = ("".join(f"  {line}\n" for line in text.splitlines()) for text in (EXAMPLE, EXAMPLE_ALONE))
     parser.epilog = (
         "examples:\n"
         "  minrl export runs/hopper --onnx hopper.onnx\n"
         "  minrl export runs/hopper/best.pt --onnx hopper.onnx --target 3600\n"
-        "  minrl export ppo.zip --env CartPole-v1 --onnx cartpole.onnx\n\n"
+        "  minrl export ppo.zip --env CartPole-v1 --onnx cartpole.onnx\n"
+        "  minrl export runs/hopper --c hopper && cc -std=c99 -O3 hopper/main.c hopper/policy.c -lm\n\n"
         "to act with the file in Python, without torch and without minrl, in the environment that it\n"
         "names, if the observation is one array:\n\n"
         f"{indented}\n"
@@ -76,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("path", metavar="RUN|ZIP", type=Path, help=RUN_OR_ZIP)
     parser.add_argument("--onnx", metavar="FILE", type=Path, help="file to write; an existing one is replaced")
+    parser.add_argument(
+        "--c", metavar="DIR", type=Path, help="folder to write policy.c, policy.h and main.c to: C99, no allocation"
+    )
     parser.add_argument(
         "--target", metavar="RETURN", type=float, help="target return of the initial state (unset: the agent's own)"
     )
@@ -88,11 +93,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, check, and print a summary."""
-    if arguments.onnx is None:
-        raise ValueError(f"--onnx is missing: {arguments.parser.usage}")
+    if arguments.onnx is None and arguments.c is None:
+        raise ValueError(f"--onnx or --c is missing: {arguments.parser.usage}")
     agent, name = _opened(arguments)
-    written = export_onnx(agent, arguments.onnx, target_return=arguments.target, opset=arguments.opset)
-    print(_report(written, name, plays=agent.task.environment is not None))
+    if arguments.onnx is not None:
+        written = export_onnx(agent, arguments.onnx, target_return=arguments.target, opset=arguments.opset)
+        print(_report(written, name, plays=agent.task.environment is not None))
+    if arguments.c is not None:
+        print(_report_c(export_c(agent, arguments.c, target_return=arguments.target), name))
     return 0
 
 
@@ -125,4 +133,22 @@ def _report(written: Exported, name: str, *, plays: bool) -> str:
         lines.append(f"{agreement.ties} choices differ where two are equally good but for rounding")
     which = "" if plays else " (the second example: the file names no environment)"
     lines.append(f"Python code that acts with it, without torch{which}: minrl export --help")
+    return "\n".join(lines)
+
+
+def _report_c(written: ExportedC, name: str) -> str:
+    sources, agreement = written.sources, written.agreement
+    actions = ", ".join(f"{a.name} ({a.size} of {a.kind})" for a in sources.actions)
+    lines = [
+        f"{written.folder / 'policy.c'}: agent {name}, {len(sources.files['policy.c']) / 1024:,.0f} KiB of C99",
+        f"observation of {sources.observation_size}, {actions}; {4 * sources.state_size:,} bytes of state, "
+        f"{sources.constants:,} of constants, {sources.workspace:,} on the stack",
+        "not checked: there is no C compiler named cc"
+        if agreement is None
+        else f"checked: over {agreement.steps} steps, compiled by cc, actions differ from the agent's by at most "
+        f"{agreement.action:.1e} of their range",
+        f"try it: cc -std=c99 -O3 {written.folder / 'main.c'} {written.folder / 'policy.c'} -lm -o policy",
+    ]
+    if agreement is not None and agreement.ties:
+        lines.insert(3, f"{agreement.ties} choices differ where two are equally good but for rounding")
     return "\n".join(lines)

@@ -94,15 +94,15 @@ def export_onnx(
         OSError: if the file cannot be written.
     """
     path = Path(path)
-    onnx, runtime = _package("onnx"), _package("onnxruntime")
-    _package("onnxscript")  # torch's exporter needs it
+    onnx, runtime = required("onnx"), required("onnxruntime")
+    required("onnxscript")  # torch's exporter needs it
     if not path.absolute().parent.is_dir():
         raise ValueError(f"no folder {path.absolute().parent} to write {path.name} to; make it first")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file")
-    _check(agent, target_return)
-    agent = _copy(agent)
-    model = _proto(agent, opset)
+    check_exportable(agent, target_return)
+    agent = copied(agent)
+    model = step_graph(agent, opset)
     for name, value in metadata(agent, target_return).items():
         model.metadata_props.add(key=name, value=value)
     with replacing(path) as temporary:
@@ -172,7 +172,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def _check(agent: Actor, target_return: float | None) -> None:
+def check_exportable(agent: Actor, target_return: float | None) -> None:
     """Raise ValueError for an agent or target that cannot be exported."""
     if target_return is not None and agent.target_return is None:
         raise ValueError(f"agent {agent.name} takes no target return: leave the target out")
@@ -186,14 +186,14 @@ def _check(agent: Actor, target_return: float | None) -> None:
         )
 
 
-def _copy(agent: Actor) -> Actor:
+def copied(agent: Actor) -> Actor:
     """Copy the agent to the CPU, in float32."""
     made = type(agent)(agent.config, agent.task)
     made.load_state_dict(agent.state_dict())
     return made.cpu().eval()
 
 
-def _proto(agent: Actor, opset: int) -> Any:
+def step_graph(agent: Actor, opset: int) -> Any:
     """Convert the agent to ONNX's protobuf message."""
     step, count = StepModel(agent).eval(), 3
     state = agent.initial_state(count)
@@ -273,7 +273,7 @@ def _session(onnx: Any, runtime: Any, path: Path, opset: int) -> Any:
         ) from error
 
 
-def _package(name: str) -> Any:
+def required(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:

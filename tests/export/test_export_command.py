@@ -82,7 +82,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 
 def test_mistakes_get_one_line(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in {
-        ("run",): "--onnx is missing: minrl export RUN --onnx FILE",
+        ("run",): "--onnx or --c is missing: minrl export RUN|ZIP --onnx FILE | --c DIR",
         ("none", "--onnx", "a.onnx"): "no checkpoint at none",
         ("run", "--onnx", "none/a.onnx"): "none to write a.onnx to; make it first",
         ("run", "--onnx", "run"): "run is a folder; give the name of a file",

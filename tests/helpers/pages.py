@@ -9,6 +9,7 @@ import contextlib
 import io
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
@@ -90,6 +91,8 @@ def run_page(page: Path, folder: Path) -> str:
                 path = write(folder, text)
                 cut = _LEARN.sub(".learn(256)", text)
                 exec(compile(cut, str(path or page), "exec"), {"__name__": "__main__"})
+            elif kind == "c":
+                _compile(folder, text)
             elif kind == "toml":
                 assert write(folder, text), text
                 tomllib.loads(text)
@@ -110,8 +113,26 @@ def run_command(words: list[str]) -> None:
             _check_requirement(requirement)
     elif words[0] == "python":
         _check_program(words[1:])
+    elif words[0] == "cc":
+        assert all(Path(word).exists() for word in words[1:] if word.endswith(".c")), words
+        if shutil.which("cc"):
+            subprocess.run(words, check=True)
     else:
         raise AssertionError(f"no way to check {shlex.join(words)}")
+
+
+def _compile(folder: Path, text: str) -> None:
+    """Compile statements of C that use the first exported policy in `folder`, where there is a compiler."""
+    header = next(folder.glob("*/policy.h"))
+    lines = [
+        f'#include "{header}"',
+        "void read_sensors(float *);\nvoid move(float *);",
+        "void run(void) {\nfloat observation[POLICY_OBSERVATION_SIZE], action[8], reward = 0;",
+        f"{text}}}\n",
+    ]
+    (folder / "block.c").write_text("\n".join(lines), encoding="utf-8")
+    if compiler := shutil.which("cc"):
+        subprocess.run([compiler, "-std=c99", "-Wall", "-Werror", "-c", "block.c"], cwd=folder, check=True)
 
 
 def _minrl(words: list[str]) -> None:

@@ -57,7 +57,7 @@ def shown(values: list[float], decimals: int) -> str:
 def test_pages_are_short_and_of_blocks_that_run(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 150
-    assert {kind for kind, _ in blocks(page)} <= {"toml", "bash", "python"}
+    assert {kind for kind, _ in blocks(page)} <= {"toml", "bash", "python", "c"}
     assert all(commands(text) for kind, text in blocks(page) if kind == "bash")
 
 

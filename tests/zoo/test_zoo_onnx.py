@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from c_policy import CompiledC
 from gymnasium import spaces
 from onnx_session import session as open_session
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from zoo_cases import FEEDFORWARD, RECURRENT, WIDE, Case, World, batches, box
 
 from minrl.data.spaces import flatten
+from minrl.export.c.export import export_c
 from minrl.export.onnx import export_onnx
 from minrl.zoo import load_zip
 
@@ -55,15 +57,19 @@ def logit_gap(model: Any, observation: Any, state: Any, start: Any) -> float:
     return min(float((gap / part.abs().max().clamp_min(1.0)).min()) for gap, part in zip(gaps, logits, strict=True))
 
 
-def agree(case: Case, folder: Path, steps: int, count: int) -> None:
+def agree(case: Case, folder: Path, steps: int, count: int, kind: str = "onnx") -> None:
     """Run the exported file beside the model over steps of `count` environments whose episodes end by chance."""
     model, environments = case.train(), statistics(case)
     model.save(folder / "model")
     if environments is not None:
         environments.save(str(folder / "statistics.pkl"))
     agent = load_zip(folder / "model.zip", vecnormalize=environments and folder / "statistics.pkl")
-    export_onnx(agent, folder / "model.onnx", steps=20)
-    session = open_session(folder / "model.onnx")
+    if kind == "onnx":
+        export_onnx(agent, folder / "model.onnx", steps=20)
+        session = open_session(folder / "model.onnx")
+    else:
+        export_c(agent, folder / "model.c", steps=20)
+        session = CompiledC(folder / "model.c")
     space = model.observation_space
     draw, random = batches(space, 64), np.random.default_rng(0)
     pool = [draw() for _ in range(4)]
@@ -79,7 +85,7 @@ def agree(case: Case, folder: Path, steps: int, count: int) -> None:
         action, ours = session.run(None, inputs | {"episode_start": starts, "state": ours})
         if isinstance(case.actions, spaces.Box):
             worst = max(worst, float((np.abs(action - wanted) / (case.actions.high - case.actions.low)).max()))
-        elif not np.array_equal(action, wanted):
+        elif not np.array_equal(action.reshape(wanted.shape), wanted):
             assert logit_gap(model, observation, before, starts) < 1e-5
             ties += 1
         seen.add(action[0].tobytes())
@@ -94,6 +100,19 @@ def agree(case: Case, folder: Path, steps: int, count: int) -> None:
 )
 def test_a_few_steps(case: Case, tmp_path: Path) -> None:
     agree(case, tmp_path, 300, 2)
+
+
+@pytest.mark.parametrize(
+    "case", [Case("RecurrentPPO", "MlpLstmPolicy", box(3), WIDE, LSTM)], ids=lambda case: case.name
+)
+def test_a_few_steps_of_the_c_file(case: Case, tmp_path: Path) -> None:
+    agree(case, tmp_path, 300, 2, "c")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [*RECURRENT[:5], FEEDFORWARD[0]], ids=lambda case: case.name)
+def test_a_hundred_thousand_steps_of_the_c_file(case: Case, tmp_path: Path) -> None:
+    agree(case, tmp_path, 100_000, 1, "c")
 
 
 @pytest.mark.slow

@@ -1,0 +1,124 @@
+"""Agents as C99: strict compilers and sanitizers are content, and the program acts as the agent does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from c_policy import COMPILERS, acted
+from worlds import drift_episodes
+
+from minrl.agent import Actor, Moment
+from minrl.agents.__main__ import main
+from minrl.agents.clone import CloneAgent, CloneConfig
+from minrl.agents.decision import DecisionAgent, DecisionConfig
+from minrl.data.task import Task
+from minrl.export.c import export as c_export
+from minrl.export.c.export import export_c
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+SMALL: dict[str, Any] = {"width": 12, "depth": 2}
+AGENTS: dict[str, tuple[Any, Any, str]] = {
+    "minGRU": (DecisionAgent, DecisionConfig(**SMALL), "box"),
+    "minLSTM, time step and previous action": (
+        DecisionAgent,
+        DecisionConfig(cell="minlstm", time_embedding=True, previous_action=True, **SMALL),
+        "box",
+    ),
+    "hard gates": (DecisionAgent, DecisionConfig(cell_options={"gate": "hard", "signed": True}, **SMALL), "box"),
+    "GRU, Gaussian": (CloneAgent, CloneConfig(cell="gru", action_loss="gaussian", **SMALL), "box"),
+    "LSTM, discrete": (CloneAgent, CloneConfig(cell="lstm", **SMALL), "discrete"),
+    "feed-forward": (CloneAgent, CloneConfig(recurrent=False, **SMALL), "discrete"),
+}
+FAST = ["minLSTM, time step and previous action", "LSTM, discrete"]
+
+
+def agent_of(name: str) -> Actor:
+    family, config, actions = AGENTS[name]
+    episodes = drift_episodes(actions)
+    agent: Actor = family(config, Task.of(episodes))
+    agent.fit_normalization(episodes)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return agent.eval()
+
+
+def agree(agent: Actor, folder: Path, compiler: str, steps: int) -> None:
+    """Compare the program with the agent over steps in which episodes end by chance."""
+    random = np.random.default_rng(0)
+    observations = random.normal(size=(steps, agent.task.observation_size)).astype(np.float32)
+    rewards, starts = random.normal(size=steps).astype(np.float32), random.random(steps) < 0.02
+    starts[0] = True
+    lines = [
+        f"{int(start)} {reward:.9g} " + " ".join(f"{x:.9g}" for x in row)
+        for start, reward, row in zip(starts, rewards, observations, strict=True)
+    ]
+    found = acted(folder, compiler, lines)
+    state, wanted = agent.initial_state(1), []
+    with torch.inference_mode():
+        for t in range(steps):
+            moment = Moment(*(torch.from_numpy(np.asarray(x[t : t + 1])) for x in (observations, rewards, starts)))
+            action, state = agent.act(moment, state)
+            wanted.append(action[0].numpy())
+    expected = np.array(wanted)
+    first = getattr(agent.task.action_space, "start", 0)
+    if expected.shape[1] == 3:  # one-hot choices
+        assert (found[:, 0] != first + expected.argmax(1)).sum() <= steps // 10_000
+        assert len(set(found[:, 0])) > 1
+        return
+    reach = np.array(agent.task.action_high) - np.array(agent.task.action_low)
+    assert (np.abs(found - expected) / reach).max() <= 1e-5
+    assert found.std(0).min() > 0
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in AGENTS])
+def test_acts_as_the_agent(name: str, compiler: str, tmp_path: Path) -> None:
+    agent = agent_of(name)
+    written = export_c(agent, tmp_path / "policy", steps=20)
+    assert written.agreement is not None
+    assert written.agreement.action <= 1e-5
+    agree(agent, tmp_path / "policy", compiler, 300)
+    source = (tmp_path / "policy" / "policy.c").read_text()
+    assert not any(word in source for word in ("malloc", "calloc", "static float", "stdlib"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_hundred_thousand_steps(name: str, tmp_path: Path) -> None:
+    agent = agent_of(name)
+    export_c(agent, tmp_path / "policy", steps=20)
+    agree(agent, tmp_path / "policy", COMPILERS[0], 100_000)
+
+
+def test_a_target_return_is_set_in_the_state(tmp_path: Path) -> None:
+    agent = agent_of("minGRU")
+    export_c(agent, tmp_path, target_return=2.5, steps=5)
+    source, header = (tmp_path / "policy.c").read_text(), (tmp_path / "policy.h").read_text()
+    assert "initial[] = {2.5f," in source
+    assert "policy_init_target(policy_state *state, float target_return);" in header
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    episodes = drift_episodes("box")
+    agent = DecisionAgent(DecisionConfig(cell="mamba", **SMALL), Task.of(episodes))
+    with pytest.raises(ValueError, match="agent decision cannot be written as C: there is no C for ONNX's operator"):
+        export_c(agent, tmp_path / "policy")
+    assert not (tmp_path / "policy").exists()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file; give the name of a folder"):
+        export_c(agent_of("minGRU"), tmp_path / "file")
+    assert main(["export", str(tmp_path)]) == 2
+    assert "--onnx or --c is missing" in capsys.readouterr().err
+
+
+def test_without_a_compiler_it_says_that_nothing_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    written = export_c(agent_of("feed-forward"), tmp_path / "policy")
+    assert written.agreement is None
+    assert c_export.ExportedC is type(written)
+    assert json.dumps(sorted(p.name for p in (tmp_path / "policy").iterdir())) == '["main.c", "policy.c", "policy.h"]'

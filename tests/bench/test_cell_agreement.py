@@ -7,6 +7,7 @@ from pathlib import Path
 import fresh
 import pytest
 import torch
+from cell_agreement import TRANSCRIBED
 from cell_peers.table import PEERS, Peer
 
 from minrl.cells import CELLS
@@ -15,6 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PROGRAM = ROOT / "benchmarks" / "cell_agreement.py"
 
 
+def test_every_cell_has_a_peer_or_a_test() -> None:
+    written = {row.split("`")[1] for row in TRANSCRIBED}
+    assert {peer.cell for peer in PEERS} | written == set(CELLS)
+    assert all((ROOT / test).is_file() for test in TRANSCRIBED.values())
+
+
+@pytest.mark.slow
 def test_no_cell_is_left_out(tmp_path: Path) -> None:
     """Require a row for each cell; a missing peer names its command, and a transcription its test."""
     table = tmp_path / "table.md"

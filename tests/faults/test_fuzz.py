@@ -9,7 +9,7 @@ from fuzz import GOOD, LOADS, REFUSED, Outcome, fuzz, make_sample
 
 # Mutants in `make test`, by what a reader takes: 20 ms for a data set, 0.3 s where an agent acts.
 FEW = {
-    "flat HDF5": 100, "Minari HDF5": 100, "arrow": 50, "parquet": 50, "checkpoint": 10, "run folder": 3,
+    "flat HDF5": 100, "Minari HDF5": 100, "arrow": 100, "parquet": 100, "checkpoint": 10, "run folder": 3,
     "comparison": 6, "config": 50, "grid": 50,
 }  # fmt: skip
 MANY = dict.fromkeys(READERS, 10000) | {"checkpoint": 1000, "run folder": 300, "comparison": 300}

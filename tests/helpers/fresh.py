@@ -56,7 +56,7 @@ def _run(program: str | Path, words: list[str], env: dict[str, str], cwd: str, o
     sys.argv, sys.path = [name, *words], [first, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *others]
     code: Any = 1
     try:
-        exec(compile(text, name, "exec"), {"__name__": "__main__"})
+        exec(compile(text, name, "exec"), {"__name__": "__main__", "__file__": name})
         code = 0
     except SystemExit as ended:
         code = ended.code or 0

@@ -11,7 +11,8 @@ from minrl.system.shipped_configs import shipped_configs
 
 __all__ = ["own_folders"]
 
-ONLINE = {name: read_tables(path, "config") for name, path in shipped_configs().items() if name.startswith("online/")}
+TABLES = {name: read_tables(path, "config") for name, path in shipped_configs().items() if name.startswith("online/")}
+ONLINE = {name: tables for name, tables in TABLES.items() if "ppo" in tables}
 # One rollout of 64 steps.
 SHORT = ["--steps", "64", "--n-envs", "2", "--n-steps", "32", "--batch-size", "64", "--n-epochs", "1", "--width", "8"]
 SHORT += ["--depth", "1", "--evaluate-every", "0", "--segment-length", "32"]
@@ -40,8 +41,16 @@ def test_settings_are_found_by_id(
 
 
 def test_ids_are_those_of_one_config_each() -> None:
-    environments = [tables["train"]["env"] for tables in ONLINE.values()]
-    assert len(environments) == len(set(environments)) >= 6
+    for agent, count in (("ppo", 6), ("sac", 4)):
+        environments = [tables["train"]["env"] for tables in TABLES.values() if agent in tables]
+        assert len(environments) == len(set(environments)) >= count
+
+
+def test_another_agent_has_settings_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--steps", "32", "--width", "8", "--depth", "1", "--evaluate-every", "0", "--learning-starts", "64"]
+    assert main(["train", "sac", "--env", "minrl/PendulumNoVel-v1", *short, "--out", str(tmp_path / "run")]) == 0
+    assert "settings of configs/online/sac_pendulum.toml" in capsys.readouterr().out
+    assert settings_of(tmp_path / "run")["train"]["gamma"] == TABLES["online/sac_pendulum"]["train"]["gamma"]
 
 
 def test_a_module_before_the_id_finds_the_same_settings(tmp_path: Path) -> None:

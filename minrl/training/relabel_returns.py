@@ -11,6 +11,7 @@ Shapes: N steps of all episodes, E episodes, O flat observation width, M rows of
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -167,8 +168,11 @@ def _labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool) -> Fl
     summary = _quality(sets[0], value, labels) | {"sha256": _digest(labels)}
     with replacing(out / RELABEL_SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, labels)
+    content = io.BytesIO()
+    np.save(content, labels)
+    with replacing(path) as temporary:
+        # np.save into a file ignores the error of its last write: a full disk leaves a file cut short.
+        temporary.write_bytes(content.getvalue())
     return labels
 
 

@@ -15,6 +15,8 @@ from minrl.runs.folder import (
     GRID,
     LAST_CHECKPOINT,
     PROGRESS,
+    RELABEL_SUMMARY,
+    RETURNS_TO_GO,
     STATE,
     SUMMARY,
     TARGET_CHOICE,
@@ -24,6 +26,7 @@ from minrl.runs.folder import (
 # Keys of measured times.
 CLOCK = ("seconds", "cpu_seconds", "time/", "steps_per_second", "training_seconds", "training_cpu_seconds",
          "seconds_per_training_step", "seconds_per_action")  # fmt: skip
+_EQUAL = (CONFIG, TARGETS, TARGET_CHOICE, RETURNS_TO_GO, RELABEL_SUMMARY)  # byte by byte
 _ALL = {"scalars": 0, "images": 0, "tensors": 0}
 
 
@@ -35,7 +38,7 @@ def differences(whole: Path, killed: Path) -> list[str]:
         found = [name for name in texts if _bytes(whole / name) != _bytes(killed / name)]
         return found + [f"{run}: {text}" for run in runs for text in differences(whole / run, killed / run)]
     return [
-        *(name for name in (CONFIG, TARGETS, TARGET_CHOICE) if _bytes(whole / name) != _bytes(killed / name)),
+        *(name for name in _EQUAL if _bytes(whole / name) != _bytes(killed / name)),
         *(name for name in (LAST_CHECKPOINT, BEST_CHECKPOINT) if not same_checkpoint(whole / name, killed / name)),
         *([PROGRESS] if rows(whole) != rows(killed) else []),
         *([SUMMARY] if _summary(whole) != _summary(killed) else []),

@@ -60,7 +60,7 @@ threads = {threads}
 class Scenario:
     """Kind of training, with a cell and a number of threads."""
 
-    kind: str  # "decision", "clone", "ppo" or "compare"
+    kind: str  # "decision", "clone", "relabel" (a decision agent with relabelled returns), "ppo" or "compare"
     cell: str
     threads: int
 
@@ -84,11 +84,12 @@ class Scenario:
         else:
             own, settings = ["--data", data], _OFFLINE
             own += ["--target-sweep", "all", "--average", "0.9", "--choose-target"] if self.kind == "decision" else []
+            own += ["--relabel-returns"] if self.kind == "relabel" else []
             own += ["--validation", "0.2", "--validate-every", "8"] if self.kind == "clone" else []
         flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         return [
             "train",
-            self.kind,
+            "decision" if self.kind == "relabel" else self.kind,
             "--out",
             str(out),
             "--cell",

@@ -6,6 +6,7 @@ with an empty hidden state. So two resumes of one checkpoint are equal to the bi
 that was not interrupted, unless that one resets its environments after each checkpoint too: `exact_resume`.
 """
 
+import copy
 import math
 import time
 from dataclasses import asdict
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
 from minrl.agent import OnlineAgent
@@ -25,6 +26,8 @@ from minrl.kernels import matmul
 from minrl.online import state
 from minrl.online.environments import reset_environments
 from minrl.online.report import OnlineResult
+from minrl.online.rollouts.callback import RolloutCallback, write_row
+from minrl.online.rollouts.long import KeptState, LongRollouts
 from minrl.online.settings import Config
 from minrl.runs import checkpoint
 from minrl.runs import log as logs
@@ -65,6 +68,7 @@ class OnlineRun:
         self.evaluation: Evaluation | None = None  # the last one, None if interrupted or failed
         self.failure: str | None = None  # error of the last one
         self.rollouts, self._before = 0, 0  # rollouts so far, and the step before the last one
+        self.long_rollouts = LongRollouts(isinstance(model, OnPolicyAlgorithm), config.exact_resume)
         # At the start of this process: the run's step, and the seconds of earlier processes.
         self._begun, self._earlier = 0, 0.0
 
@@ -114,7 +118,7 @@ class OnlineRun:
         try:
             self.model.learn(
                 max(0, self.config.steps - self.step),
-                callback=_BetweenRollouts(self, bar),
+                callback=RolloutCallback(self.between_rollouts, lambda: self._after_step(bar), self._after_rollout),
                 # Never: the run writes rows between rollouts, with the update of each.
                 log_interval=self.config.steps + 1,
                 reset_num_timesteps=False,
@@ -122,9 +126,24 @@ class OnlineRun:
             self.between_rollouts()
         except _End:
             pass
+        except Stopped:
+            kept = self.long_rollouts.kept
+            if kept is not None:
+                self.model.num_timesteps = kept.step
+                self.agent.load_state_dict(kept.weights)
+                self.save(kept.training)
+
+    def _after_step(self, bar: Any) -> None:
+        bar.update(self.step - bar.n)
+        self.long_rollouts.check(self.request)
+
+    def _after_rollout(self) -> None:
+        if self.long_rollouts.breakable:
+            self.request.raise_at_once()
 
     def between_rollouts(self) -> None:
         """Save, evaluate and log if due; raise `_End` after a signal."""
+        self.request.only_note()
         self._stop_clock()
         if self.step > self._seen:
             self.rollouts, self._before, self._seen = self.rollouts + 1, self._seen, self.step
@@ -145,17 +164,23 @@ class OnlineRun:
         else:
             self.row_due = False
         if shows:
-            self._write_row()
+            write_row(self.model, self.step - self._begun, self.rollouts, self.seconds, self._earlier)
         stop = self.request.signal is not None
         # A checkpoint resets the environments of an exact run, so a signal adds none.
         stops_here = stop and not self.config.exact_resume
-        if self.step == 0 or saves or (is_new and stops_here):
+        saves |= self.step == 0 or (is_new and stops_here)
+        if saves:
             self.save()
             if self.config.exact_resume and 0 < self.step < self.config.steps:
                 reset_environments(self.model, self.config, self.step)
         if stop:
             raise _End
+        is_saved = saves or not is_new
+        self.long_rollouts.begin(self.seconds, None if is_saved else self._state)
         self._start_clock()
+
+    def _state(self) -> KeptState:
+        return KeptState(self.step, copy.deepcopy(self.agent.state_dict()), copy.deepcopy(self._training_state()))
 
     def _is_due(self, every: int) -> bool:
         """Return True if the last rollout reached a multiple of `every` steps, or the end."""
@@ -200,20 +225,6 @@ class OnlineRun:
             save_video(video, self.out, self.step)
         return True
 
-    def _write_row(self) -> None:
-        record, episodes = self.log.record, self.model.ep_info_buffer
-        if episodes:
-            record("rollout/ep_rew_mean", float(np.mean([episode["r"] for episode in episodes])))
-            record("rollout/ep_len_mean", float(np.mean([episode["l"] for episode in episodes])))
-        if self.model.ep_success_buffer:
-            record("rollout/success_rate", float(np.mean(self.model.ep_success_buffer)))
-        if self.step > self._begun:
-            record("time/fps", round((self.step - self._begun) / (self.seconds - self._earlier)))
-        record("time/iterations", self.rollouts, exclude="tensorboard")
-        record("time/time_elapsed", round(self.seconds, 2))
-        record(TIMESTEPS, self.step, exclude="tensorboard")
-        self.log.dump(self.step)
-
     def _check_finite(self, *, weights: bool = False) -> None:
         """Raise FloatingPointError if the loss is not finite, or `weights` and optimizer state."""
         found = None if math.isfinite(self.log.name_to_value.get("train/loss", 0.0)) else "the loss"
@@ -225,12 +236,12 @@ class OnlineRun:
                 f"the last checkpoint in {self.out} is kept"
             )
 
-    def save(self) -> None:
-        """Write the last checkpoint."""
+    def save(self, training: dict[str, Any] | None = None) -> None:
+        """Write the last checkpoint, with the current state of the training unless another one is given."""
         self._check_finite(weights=True)
         logs.sync_log(self.log)  # rows up to this step are not written again
         path, note = self.out / LAST_CHECKPOINT, _note("last checkpoint")
-        checkpoint.save(path, self.agent, step=self.step, training=self._training_state(), note=note)
+        checkpoint.save(path, self.agent, step=self.step, training=training or self._training_state(), note=note)
         self.best.settle(self.step)
 
     def _training_state(self) -> dict[str, Any]:
@@ -277,21 +288,6 @@ class OnlineRun:
 
 # Parts of the training state that are checked where they are restored, or that older checkpoints lack.
 _FREE = frozenset({"config", "matrix_products", "threads", "optimizer", "rollouts", "row", "cuda", *state.FREE})
-
-
-class _BetweenRollouts(BaseCallback):
-    """Callback that calls the run before each rollout, and moves the progress bar."""
-
-    def __init__(self, run: OnlineRun, bar: Any) -> None:
-        super().__init__()
-        self.run, self.bar, self.ignores_steps = run, bar, True  # see minrl.online.compiled.rollout
-
-    def _on_rollout_start(self) -> None:
-        self.run.between_rollouts()
-
-    def _on_step(self) -> bool:
-        self.bar.update(self.run.step - self.bar.n)
-        return True
 
 
 def _note(label: str) -> dict[str, Any]:

@@ -35,13 +35,21 @@ class StopRequest:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Raise `Stopped` at the first signal inside this context: long work that can be repeated."""
-        if self.signal is not None:
-            raise Stopped
-        self._raises = True
+        self.raise_at_once()
         try:
             yield
         finally:
-            self._raises = False
+            self.only_note()
+
+    def raise_at_once(self) -> None:
+        """Raise `Stopped` at the first signal from here on; at once if there was one."""
+        if self.signal is not None:
+            raise Stopped
+        self._raises = True
+
+    def only_note(self) -> None:
+        """Note signals from here on, for the caller to look at `signal`."""
+        self._raises = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal == signal.SIGINT and number == signal.SIGINT:

@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.logger import Logger
 
 from minrl.agent import Agent
 from minrl.data.episode import Episodes
 from minrl.evaluate import Evaluation, evaluate, package_versions
 from minrl.runs.attempt import attempt
 from minrl.runs.best import BestCheckpoint
-from minrl.runs.log import Picture
+from minrl.runs.log import NOT_TENSORBOARD, STEP, Picture
 from minrl.runs.video import record_episode, save_video
 from minrl.system.signals import Stopped, StopRequest
 from minrl.training.config import TrainConfig
 from minrl.training.target_search import TargetSearch
 from minrl.training.target_sweep import curve_names, spread_targets, write_targets
-from minrl.training.validation import Validation
+from minrl.training.validation import ACTION_ERROR, Validation
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,17 @@ class StepMetrics:
     values: dict[str, float]
     curves: dict[str, float | Picture]  # for TensorBoard only
     failure: str | None = None  # error of the evaluation
+
+    def write(self, log: Logger, step: int, seconds: float) -> None:
+        """Write the metrics as a row of a run's log, after `seconds` of training."""
+        log.record(STEP, step)
+        for name, value in self.values.items():
+            log.record(name, value, exclude="stdout" if name.startswith(ACTION_ERROR) else None)
+        for name, curve in self.curves.items():
+            log.record(name, curve, exclude=NOT_TENSORBOARD)
+        # TensorBoard has the time from the row of the training step.
+        log.record("time/time_elapsed", round(seconds, 2), exclude="tensorboard")
+        log.dump(step)
 
 
 class Evaluator:

@@ -20,17 +20,17 @@ from minrl.evaluate import Evaluation
 from minrl.kernels import matmul
 from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
-from minrl.runs.log import NOT_TENSORBOARD, STEP, LossWindow, open_log, silent_log, sync_log
+from minrl.runs.log import STEP, LossWindow, open_log, silent_log, sync_log
 from minrl.runs.saved_state import check_like
 from minrl.runs.tensorboard import begin_session, end_session, hyperparameters, offline_layout
 from minrl.system.config import to_plain
 from minrl.system.distributed import Group
-from minrl.system.signals import StopRequest
+from minrl.system.signals import Stopped, StopRequest
 from minrl.training.config import TrainConfig
-from minrl.training.evaluator import Evaluator, StepMetrics, provenance
+from minrl.training.evaluator import Evaluator, provenance
+from minrl.training.long_steps import LongSteps
 from minrl.training.optimizer import Optimizer, Schedule
 from minrl.training.result import RunResult
-from minrl.training.validation import ACTION_ERROR
 
 
 class TrainingRun:
@@ -63,6 +63,7 @@ class TrainingRun:
         autocast = config.precision == "bfloat16" or (
             config.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
+        self.long_steps = LongSteps(self.sampler, allowed=group.size == 1 and self.device.type == "cpu")
         self.optimizer = Optimizer(
             agent,
             Schedule(config.learning_rate, config.steps, config.warmup, config.decay),
@@ -137,7 +138,9 @@ class TrainingRun:
             if stop:
                 self.save()
                 return None
-            self._update()
+            if not self._update(request):
+                self.save()
+                return None
             bar.update()
             if not bar.disable and time.perf_counter() - shown > 1:
                 bar.set_postfix(loss=f"{self.window.losses[-1].item():.4g}", refresh=False)
@@ -148,14 +151,19 @@ class TrainingRun:
             if self.step % config.checkpoint_every == 0 or is_last:
                 self.save()
 
-    def _update(self) -> None:
+    def _update(self, request: StopRequest) -> bool:
+        """Make a gradient step; return False if a signal broke it off."""
         begin, begin_cpu = time.perf_counter(), time.process_time()
         rows = slice(self.group.rank * self.config.batch_size, (self.group.rank + 1) * self.config.batch_size)
-        arrays = {name: values[rows] for name, values in next(self.sampler).items()}
-        batch = Batch.from_numpy(arrays, self.device)
         if not self.agent.training:  # after an evaluation; telling every module takes its time
             self.agent.train()
-        loss, norm, last = self.optimizer.update(batch, self.memory, self.step)
+        try:
+            with self.long_steps.step(request) as breakable:
+                arrays = {name: values[rows] for name, values in next(self.sampler).items()}
+                batch = Batch.from_numpy(arrays, self.device)
+                loss, norm, last = self.optimizer.update(batch, self.memory, self.step, breakable)
+        except Stopped:
+            return False
         # Windows carry no state; None is cheaper than zeros.
         self.memory = last if self.config.carry and self.sampler.continues else None
         self.window.add(loss, norm)
@@ -163,6 +171,7 @@ class TrainingRun:
         self.step += 1
         self.seconds += time.perf_counter() - begin
         self.cpu_seconds += time.process_time() - begin_cpu
+        return True
 
     def _write_row(self, log: Logger) -> None:
         self._check_finite()
@@ -211,18 +220,8 @@ class TrainingRun:
         if found is None:
             return None
         self.failure = found.failure
-        self._log_metrics(log, found)
+        found.write(log, self.step, self.seconds)
         return found.evaluation
-
-    def _log_metrics(self, log: Logger, found: StepMetrics) -> None:
-        log.record(STEP, self.step)
-        for name, value in found.values.items():
-            log.record(name, value, exclude="stdout" if name.startswith(ACTION_ERROR) else None)
-        for name, curve in found.curves.items():
-            log.record(name, curve, exclude=NOT_TENSORBOARD)
-        # TensorBoard has the time from the row of the training step.
-        log.record("time/time_elapsed", round(self.seconds, 2), exclude="tensorboard")
-        log.dump(self.step)
 
     def save(self) -> None:
         """Write the last checkpoint."""

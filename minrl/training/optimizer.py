@@ -1,6 +1,7 @@
 """One gradient step: AdamW, warm-up and decay of the learning rate, gradient clipping, averaged weights (EMA)."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from minrl.cells import Cell
 from minrl.runs.optimizer_state import first_not_finite, load_optimizer, not_finite
 from minrl.system.distributed import Group
 from minrl.training.cuda_graph import CapturedStep, Step
+from minrl.training.long_steps import Breakable
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,17 @@ class Optimizer:
         # Sums over processes cannot be captured, nor cells that read values back to the host.
         alone = self.group.size == 1
         recordable = alone and not any(isinstance(m, Cell) and m.reads_back for m in agent.modules())
+        self._breakable: Breakable = nullcontext
         self._run: Step = CapturedStep(self._step) if on_gpu and recordable else self._step
 
-    def update(self, batch: Batch, memory: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Make one step; return the mean loss over all processes, the gradient norm and the next hidden state."""
+    def update(
+        self, batch: Batch, memory: Tensor | None, step: int, breakable: Breakable = nullcontext
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Make one step; return the mean loss over all processes, the gradient norm and the next hidden state.
+
+        The gradient, and nothing else, is computed inside the context `breakable()`.
+        """
+        self._breakable = breakable
         for parameters in self.adam.param_groups:
             rate = self.schedule.at(step)
             if isinstance(parameters["lr"], Tensor):
@@ -124,11 +133,12 @@ class Optimizer:
 
     def _step(self, batch: Batch, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         self.adam.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            loss = self.agent.loss(batch, memory)
-        count = self.group.sum(loss.count.detach().clone())
-        mean = loss.total / count
-        mean.backward()
+        with self._breakable():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                loss = self.agent.loss(batch, memory)
+            count = self.group.sum(loss.count.detach().clone())
+            mean = loss.total / count
+            mean.backward()
         self.group.sum_gradients(self.agent)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.adam.step()

@@ -17,6 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from worlds import cartpole, own_folders
 
 from minrl.agents.__main__ import main
+from minrl.agents.ppo import RecurrentPPO
+from minrl.online.rollouts import long as long_rollouts
 from minrl.online.train import resume
 from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
@@ -94,6 +96,36 @@ def test_a_signal_saves_first(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == (
         f"stopped at step {saved.step} and saved; resume it by: minrl train --resume {out}"
     )
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["", "exact"])
+def test_a_signal_breaks_off_a_long_update(exact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop within the fourth update, in the state before its rollout, or in that of an exact run's last checkpoint."""
+    settings = {"steps": 192, "checkpoint_every": 64, "exact_resume": exact, "evaluate_every": 0, "decay": "constant"}
+    out, updates, train = tmp_path / "stopped", 0, RecurrentPPO.train
+    monkeypatch.setattr(long_rollouts, "LONG", 0.0)
+
+    def signalled(self: RecurrentPPO) -> None:
+        nonlocal updates
+        updates += 1
+        train(self)  # the weights have changed already
+        if updates == 4:
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("the update was not broken off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecurrentPPO, "train", signalled)
+        assert main(words(out, **settings)) == 128 + signal.SIGTERM
+    saved = checkpoint.read(out)
+    assert saved.step == (64 if exact else 96)
+    whole(tmp_path / "whole", **settings | {"steps": 96})
+    if not exact:
+        assert_equal(weights(out), weights(tmp_path / "whole"))
+        state, other = (checkpoint.read(run).training["model"] for run in (out, tmp_path / "whole"))
+        assert_equal(*({f"{n}/{k}": v for n, e in s["optimizer"]["state"].items() for k, v in e.items()}
+                       for s in (state, other)))  # fmt: skip
+    assert main(["train", "--resume", str(out)]) == 0
+    assert checkpoint.read(out).step == 192
 
 
 def test_a_signal_during_an_evaluation(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.runs import checkpoint
 from minrl.runs.folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 from minrl.runs.log import read_log
+from minrl.training import long_steps
 from minrl.training.offline import RunResult, TrainConfig, resume, train
 
 __all__ = ["cartpole", "own_folders"]
@@ -51,6 +52,8 @@ def rows(run: Path) -> list[dict[str, float]]:
 def assert_same_run(a: Path, b: Path) -> None:
     assert rows(a) == rows(b)
     for name in (LAST_CHECKPOINT, BEST_CHECKPOINT):
+        if not (a / name).exists():
+            continue
         one, other = checkpoint.read(a / name), checkpoint.read(b / name)
         assert one.step == other.step
         assert [n for n in one.weights if not torch.equal(one.weights[n], other.weights[n])] == []
@@ -93,6 +96,32 @@ def test_a_signal_saves_first(number: signal.Signals, cartpole: str, tmp_path: P
     )
     assert main(["train", "--resume", str(out)]) == 0
     whole(cartpole, tmp_path / "whole", checkpoint_every=1000, steps=400)
+    assert_same_run(tmp_path / "whole", out)
+
+
+def test_a_signal_breaks_off_a_long_step(cartpole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop within the gradient of a process's first step and of a later one, and go on from the steps before."""
+    settings = {"steps": 12, "log_every": 4, "evaluate_every": 0}
+    whole(cartpole, tmp_path / "whole", **settings)
+    out, calls, begins = tmp_path / "stopped", 0, DecisionAgent.loss
+    monkeypatch.setattr(long_steps, "LONG", 0.0)
+
+    def signalled(self: DecisionAgent, *values: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        loss = begins(self, *values)
+        if calls in (1, 7):
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("the step was not broken off")
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecisionAgent, "loss", signalled)
+        assert main(words(cartpole, out, **settings)) == 128 + signal.SIGTERM
+        assert checkpoint.read(out).step == 0
+        assert main(["train", "--resume", str(out)]) == 128 + signal.SIGTERM
+        assert checkpoint.read(out).step == 5
+    assert main(["train", "--resume", str(out)]) == 0
     assert_same_run(tmp_path / "whole", out)
 
 

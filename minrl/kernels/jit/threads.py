@@ -5,7 +5,7 @@ Shapes: R threads, C columns.
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
@@ -48,10 +48,15 @@ def share_items(
         run(0, 0, items)
         return
     cuts = [items * i // threads for i in range(threads + 1)]
-    others = [thread_pool().submit(run, i, cuts[i], cuts[i + 1]) for i in range(1, threads)]
-    run(0, 0, cuts[1])
-    for other in others:
-        other.result()
+    others: list[Future[None]] = []
+    try:
+        others.extend(thread_pool().submit(run, i, cuts[i], cuts[i + 1]) for i in range(1, threads))
+        run(0, 0, cuts[1])
+        for other in others:
+            other.result()
+    except BaseException:
+        wait(others)  # they write to memory that the caller would free, also where a signal's handler raises
+        raise
 
 
 def share(kernel: Callable[..., None], items: int, elements: int, *arguments: Any) -> None:

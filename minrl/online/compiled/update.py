@@ -55,9 +55,8 @@ def train(algorithm: Any) -> bool:
     clip_value = None if algorithm.clip_range_vf is None else algorithm.clip_range_vf(progress)
     parameter = next(iter(policy.parameters()))
     rollout = rollout_tensors(buffer, policy, parameter.dtype)
-    spans = [range(algorithm.n_epochs)]
-    if buffer.refresh is not None:
-        spans = [range(epoch, epoch + 1) for epoch in spans[0]]
+    # An epoch a call, between which a signal is answered.
+    spans = [range(epoch, epoch + 1) for epoch in range(algorithm.n_epochs)]
     figures, epochs = [], []
     for span in spans:
         buffer.epochs = span[0]

@@ -94,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FloatingPointError, MemoryError) as error:
         return _failed(error, one_line(error), 1)
     except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):  # of torch
+            return _failed(error, "there is not enough memory: lower sizes such as --width, --length or --n-envs", 1)
         if type(error).__name__ != "OutOfMemoryError":
             raise
         return _failed(error, "the GPU has not enough memory: lower --batch-size, --length, --n-envs or --width", 1)

@@ -22,7 +22,7 @@ from minrl.models.context_window import Refeed, carried_state_caution, refeeds
 from minrl.models.embedding import embedded
 from minrl.models.encoders import ActionUnits, Memoryless, Normalizer
 from minrl.models.heads import ContinuousLoss, head_for
-from minrl.system.config import check_at_least
+from minrl.system.config import check_at_least, check_at_most
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class CloneConfig(BackboneConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 0, "dropout")
+        check_at_most(self, 10**6, "context")
         if not 0 < self.top <= 1:
             raise ValueError(f"top must lie in (0, 1], got {self.top}")
         if self.context is not None and self.context < 1:

@@ -7,7 +7,7 @@ from typing import Literal
 from minrl.models.backbone_config import BackboneConfig
 from minrl.models.context_window import refeeds
 from minrl.models.heads import ContinuousLoss
-from minrl.system.config import check_at_least
+from minrl.system.config import check_at_least, check_at_most
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class DecisionConfig(BackboneConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 0, "dropout")
+        check_at_most(self, 10**6, "context")
         if self.tokens not in ("step", "triple"):
             raise ValueError(f'tokens must be "step" or "triple", got "{self.tokens}"')
         if self.context is not None and self.context < 1:

@@ -28,6 +28,8 @@ from minrl.system.messages import one_line
 
 from .ppo import RecurrentPPO
 
+_WIDEST = 1 << 16  # layer of actor or critic
+
 
 @dataclass(frozen=True)
 class PPOOptions(BackboneConfig):
@@ -69,9 +71,9 @@ class PPOOptions(BackboneConfig):
         super().__post_init__()
         check_at_least(self, 0, "pretrained_kl")
         for name, layers in self.net_arch.items():
-            is_list = isinstance(layers, list) and all(isinstance(n, int) and n > 0 for n in layers)
+            is_list = isinstance(layers, list) and all(isinstance(n, int) and 0 < n <= _WIDEST for n in layers)
             if name not in ("pi", "vf") or not is_list:
-                raise ValueError(f"net_arch reads pi=[64] vf=[64], got {name}={layers}")
+                raise ValueError(f"net_arch reads pi=[64] vf=[64], got {name}={one_line(layers, 40)}")
         if self.pretrained_kl and self.pretrained is None:
             raise ValueError("pretrained_kl needs pretrained, the run to start from")
         if self.pretrained is not None and self.normalize_observations:

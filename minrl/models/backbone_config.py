@@ -9,7 +9,7 @@ from torch import nn
 from minrl.backbone import Backbone
 from minrl.backbone.block import Activation
 from minrl.cells import CELLS
-from minrl.system.config import check_at_least, check_finite
+from minrl.system.config import check_at_least, check_at_most, check_finite
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class BackboneConfig:
     """Settings of a backbone, except for its dropout.
 
     Raises:
-        ValueError: for sizes below 1, or a negative `conv` or `mlp`.
+        ValueError: for sizes below 1 or far beyond any memory, or a negative `conv` or `mlp`.
     """
 
     cell: str = field(default="mingru", metadata={"help": f"sequence model of the backbone: {', '.join(CELLS)}"})
@@ -40,6 +40,8 @@ class BackboneConfig:
         check_at_least(self, 0, "conv", "mlp")
         if self.init_std is not None and not self.init_std > 0:
             raise ValueError(f"init_std must be positive, got {self.init_std}")
+        check_at_most(self, 1 << 16, "width", "conv")
+        check_at_most(self, 10**4, "depth", "mlp")
 
     def backbone(self, *, dropout: float, depth: int | None = None) -> Backbone:
         """Build the backbone, of `depth` blocks if that is given."""

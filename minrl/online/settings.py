@@ -7,7 +7,9 @@ from minrl.online.inputs.segments import check_segments
 from minrl.online.offpolicy.entropy import first_ent_coef
 from minrl.online.offpolicy.replay import RowState, check_rows
 from minrl.runs.settings import SharedSettings
-from minrl.system.config import check_at_least, check_finite
+from minrl.system.config import check_at_least, check_at_most
+
+LARGEST_ROLLOUT = 10**9  # steps
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
             self, ("n_steps", "n_epochs"), ("batch_size", "vf_coef"),
             ("clip_range", "clip_range_vf", "target_kl", "segment_length"), ("gae_lambda",),
         )  # fmt: skip
+        check_at_most(self, 10**5, "n_epochs")
+        check_at_most(self, 10**8, "n_steps")
         check_segments(self.n_steps, self.segment_length, self.batch_size)
         if self.normalize_advantage and (self.n_envs * self.n_steps == 1 or self.batch_size == 1):
             raise ValueError("normalize_advantage needs minibatches of two steps or more")
@@ -166,6 +170,7 @@ class ReplayConfig(EnvironmentSettings, ReplaySettings, RunSettings):
             raise ValueError(f"gradient_steps must be at least 1, or -1, got {self.gradient_steps}")
         check_rows(self.row_state, self.burn_in, self.segment_length, self.buffer_size // self.n_envs)
         first_ent_coef(self.ent_coef)
+        check_at_most(self, 10**8, "train_freq", "gradient_steps", "segment_length", "burn_in", "buffer_size")
 
     @property
     def rollout_steps(self) -> int:
@@ -186,10 +191,13 @@ def _check(
     config: Any, counts: tuple[str, ...], others: tuple[str, ...], positive: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     """Raise ValueError for settings out of range: the algorithm's `counts` ≥ 1, `others` ≥ 0, `parts` in [0, 1]."""
-    check_finite(config)
-    check_at_least(config, 1, "n_envs", "steps", *counts)
-    check_at_least(config, 1, "log_every", "checkpoint_every", "evaluate_episodes")
-    check_at_least(config, 0, "seed", "threads", "evaluate_every", *others)
+    SharedSettings.__post_init__(config)
+    check_at_least(config, 1, "n_envs", "steps", "log_every", "checkpoint_every", *counts)
+    check_at_least(config, 0, "evaluate_every", *others)
+    check_at_most(config, 10**5, "n_envs")
+    check_at_most(config, 10**8, "batch_size")
+    if config.rollout_steps > LARGEST_ROLLOUT:
+        raise ValueError(f"steps of all n_envs between two updates must be at most {LARGEST_ROLLOUT:,}")
     for name in ("learning_rate", "max_grad_norm", "evaluate_max_steps", *positive):
         value = getattr(config, name)
         if value is not None and not value > 0:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from minrl.data.wrappers import DEFAULT_MAX_STEPS
+from minrl.system.config import check_at_least, check_at_most, check_finite
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class SharedSettings:
             f"{DEFAULT_MAX_STEPS} if it has none)"
         },
     )
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        check_at_least(self, 1, "evaluate_episodes")
+        check_at_least(self, 0, "seed", "threads")
+        check_at_most(self, 2**32 - 1, "seed")  # NumPy's largest
+        check_at_most(self, 10**8, "evaluate_episodes", "evaluate_max_steps")
+        check_at_most(self, 4096, "threads")
 
     @property
     def first_episode(self) -> int:

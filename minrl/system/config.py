@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import tomli_w
 
+from minrl.system.digests import with_comment
 from minrl.system.files import replacing
 from minrl.system.messages import one_line
 from minrl.system.names import nearest
@@ -26,6 +27,7 @@ else:
     import tomli as tomllib
 
 C = TypeVar("C")
+LARGEST = 10**12  # of any whole number among settings
 
 
 def build(kind: type[C], values: Mapping[str, Any], where: str) -> C:
@@ -71,7 +73,7 @@ def write_toml(path: Path, parts: Mapping[str, Any]) -> None:
     """Write every value of each part's dataclass except None; the file appears whole or not at all."""
     tables = {name: to_plain(part) for name, part in parts.items()}
     with replacing(path) as temporary:
-        temporary.write_text(tomli_w.dumps(tables), encoding="utf-8")
+        temporary.write_text(with_comment(tomli_w.dumps(tables)), encoding="utf-8")
 
 
 def check_at_least(part: Any, bound: int, *names: str) -> None:
@@ -82,12 +84,22 @@ def check_at_least(part: Any, bound: int, *names: str) -> None:
             raise ValueError(f"{name} must be at least {bound}, got {value}")
 
 
+def check_at_most(part: Any, bound: int, *names: str) -> None:
+    """Raise ValueError if one of the named fields lies above `bound`: a slip or a damaged file, and no plan."""
+    for name in names:
+        value = getattr(part, name)
+        if value is not None and not value <= bound:
+            raise ValueError(f"{name} must be at most {bound:,}, got {one_line(value, 40)}")
+
+
 def check_finite(part: Any) -> None:
-    """Raise ValueError if a field of a dataclass is infinite or NaN."""
+    """Raise ValueError if a field of a dataclass is infinite or NaN, or a whole number beyond `LARGEST`."""
     for item in dataclasses.fields(part):
         value = getattr(part, item.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{item.name} must be finite, got {value}")
+        if isinstance(value, int):
+            check_at_most(part, LARGEST, item.name)
 
 
 def to_plain(part: Any) -> dict[str, Any]:

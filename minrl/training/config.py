@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from minrl.runs.settings import SharedSettings
-from minrl.system.config import check_at_least, check_finite
+from minrl.system.config import check_at_least, check_at_most
+
+LARGEST_BATCH = 10**9  # steps
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,13 @@ class TrainConfig(SharedSettings, OfflineSettings):
     """Settings of offline training."""
 
     def __post_init__(self) -> None:
-        check_finite(self)
-        check_at_least(self, 1, "steps", "batch_size", "length", "log_every", "checkpoint_every", "evaluate_episodes")
-        check_at_least(self, 1, "validate_every")
-        check_at_least(self, 0, "seed", "evaluate_every", "threads", "weight_decay")
+        super().__post_init__()
+        check_at_least(self, 1, "steps", "batch_size", "length", "log_every", "checkpoint_every", "validate_every")
+        check_at_least(self, 0, "evaluate_every", "weight_decay")
+        check_at_most(self, 10**6, "batch_size")
+        check_at_most(self, 10**8, "length")
+        if self.batch_size * self.length > LARGEST_BATCH:
+            raise ValueError(f"batch_size times length must be at most {LARGEST_BATCH:,} steps")
         if self.evaluate_max_steps is not None:
             check_at_least(self, 1, "evaluate_max_steps")
         for name in ("learning_rate", "clip"):

@@ -1,10 +1,12 @@
 """Settings that are infinite or NaN are refused, each by name, wherever they are set."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from minrl.agents.__main__ import main
 from minrl.agents.clone import CloneConfig
 from minrl.agents.decision import DecisionConfig
 from minrl.agents.ppo_agent import PPOOptions
@@ -24,3 +26,22 @@ def test_no_setting_is_infinite(kind: Any, name: str, value: float) -> None:
 
 def test_there_are_such_settings() -> None:
     assert {"learning_rate", "clip", "ent_coef", "dropout", "gamma"} <= {name for _, name in FIELDS}
+
+
+def test_no_whole_number_is_beyond_any_computer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = [(kind, item.name) for kind in KINDS for item in dataclasses.fields(kind) if "int" in str(item.type)]
+    assert {"n_envs", "n_steps", "threads", "width", "depth", "context", "seed"} <= {name for _, name in whole}
+    for kind, name in [*whole, (DecisionConfig, "mlp")]:
+        for value in (10**18, 10**400):
+            with pytest.raises(ValueError, match=f"{name} must be at most [0-9,]+, got 1"):
+                kind(**{name: value})
+    for kind in (TrainConfig, OnlineConfig):  # products of sizes
+        sizes = {"batch_size": 10**5, "length": 10**5} if kind is TrainConfig else {"n_envs": 10**5, "n_steps": 10**5}
+        with pytest.raises(ValueError, match="must be at most 1,000,000,000"):
+            kind(**sizes)
+    with pytest.raises(ValueError, match="net_arch reads"):
+        PPOOptions(net_arch={"pi": [10**18]})
+    for flags in (["ppo", "--env", "CartPole-v1", "--n-envs", str(10**18)], ["decision", "--width", "9" * 30]):
+        assert main(["train", *flags, "--out", str(tmp_path / "run")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert not (tmp_path / "run").exists()

@@ -63,6 +63,7 @@ class OnlineRun:
         self.vectorization = vectorization
         self.best, self.seconds, self.cpu_seconds = BestCheckpoint(out), 0.0, 0.0
         self.log: Logger = logs.silent_log()
+        self.logged: Any = None  # digest of the log's rows at the checkpoint from which the run goes on
         self.row_due = False  # of this step, at which the run goes on
         self.evaluated = 0  # the step of the last evaluation
         self.evaluation: Evaluation | None = None  # the last one, None if interrupted or failed
@@ -81,7 +82,9 @@ class OnlineRun:
         """Learn to the last step or until a signal."""
         self._begun, self._seen, self._earlier = self.step, self.step, self.seconds
         begun = logs.pending_row(self.log)
-        self.log = logs.open_log(self.out, step=self.step, repeats_row=self.row_due, counter=TIMESTEPS)
+        self.log = logs.open_log(
+            self.out, step=self.step, repeats_row=self.row_due, counter=TIMESTEPS, written=self.logged
+        )
         logs.restore_row(self.log, begun)
         self.model.set_logger(self.log)
         parts = {self.agent.name: to_plain(self.agent.config), "train": to_plain(self.config)}
@@ -257,6 +260,7 @@ class OnlineRun:
             "rollouts": [self.rollouts, self._before],
             "row": [self.row_due, logs.pending_row(self.log)],
             "seconds": [self.seconds, self.cpu_seconds],
+            "log": logs.log_digest(self.log),
         }
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
@@ -276,6 +280,7 @@ class OnlineRun:
         whole = saved.step // self.config.rollout_steps, saved.step - self.config.rollout_steps
         self.rollouts, self._before = training.get("rollouts", whole)
         self.seconds, self.cpu_seconds = training["seconds"]
+        self.logged = training.get("log")
         state.restore_saved_random_states(training["random"])
 
     def _start_clock(self) -> None:
@@ -287,7 +292,7 @@ class OnlineRun:
 
 
 # Parts of the training state that are checked where they are restored, or that older checkpoints lack.
-_FREE = frozenset({"config", "matrix_products", "threads", "optimizer", "rollouts", "row", "cuda", *state.FREE})
+_FREE = frozenset({"config", "matrix_products", "threads", "optimizer", "rollouts", "row", "cuda", "log", *state.FREE})
 
 
 def _note(label: str) -> dict[str, Any]:

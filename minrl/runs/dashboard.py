@@ -17,6 +17,7 @@ from torch.utils.tensorboard.summary import custom_scalars
 from minrl.runs.folder import CONFIG, GRID, PROGRESS, RUNS, TARGETS_PLOT, VIDEOS
 from minrl.runs.host_header import Application, only_known_hosts
 from minrl.runs.tensorboard import METRICS, Value, charts, experiment, hyperparameters, online_layout
+from minrl.system.digests import check_comment
 from minrl.system.folders import walk
 from minrl.system.text_files import read_text
 
@@ -181,7 +182,7 @@ def _event_files(root: Path) -> Iterator[Path]:
 def _settings(run: Path) -> dict[str, Value] | None:
     """Read the hyper-parameters of a run's `config.toml`; None without a readable one."""
     try:
-        return hyperparameters(tomllib.loads(read_text(run / CONFIG)))
+        return hyperparameters(tomllib.loads(check_comment(read_text(run / CONFIG))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

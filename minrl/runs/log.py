@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from torch import Tensor
 
 from minrl.runs.folder import PROGRESS
-from minrl.runs.log_files import NOT_TENSORBOARD, Cells, CsvFile, EventFile, Picture, read_cells
+from minrl.runs.log_files import NOT_TENSORBOARD, Cells, CsvFile, EventFile, Picture, is_log_of, read_cells, rows_digest
 from minrl.runs.saved_state import check_numbers
 from minrl.system.files import set_aside
 
@@ -33,6 +33,7 @@ def open_log(
     repeats_row: bool = False,
     terminal: bool = True,
     counter: str = STEP,
+    written: Any = None,
 ) -> Logger:
     """Open a logger into `folder` that keeps rows up to `step` (in units of `counter`) and drops later ones.
 
@@ -45,9 +46,12 @@ def open_log(
         repeats_row: drop all that was logged at `step`.
         terminal: print the rows.
         counter: column of the step.
+        written: `log_digest` at the checkpoint; a line on standard error says if the rows are others now.
     """
     path = folder / PROGRESS
     rows, damage = read_cells(path, counter)
+    if damage is None and not is_log_of(rows, written):
+        damage = "its rows are not those that were written"
     if damage is not None:
         set_aside(path, damage)
     last = step - 1 if repeats_row else step
@@ -90,6 +94,17 @@ def sync_log(log: Logger) -> None:
     for output in log.output_formats:
         if isinstance(output, CsvFile | EventFile):
             output.sync()
+
+
+def log_digest(log: Logger) -> list[int]:
+    """Return number and CRC-32 of the rows that `log` has written to its CSV file; of none without one."""
+    return next((output.digest for output in log.output_formats if isinstance(output, CsvFile)), rows_digest([]))
+
+
+def check_log(folder: Path, counter: str, written: Any) -> None:
+    """Warn in a line on standard error if a run's `progress.csv` does not begin with the rows of `log_digest`."""
+    if not is_log_of(read_cells(folder / PROGRESS, counter)[0], written):
+        print(f"minrl: {folder / PROGRESS} is damaged or was edited: its curves may be wrong", file=sys.stderr)
 
 
 def pending_row(log: Logger) -> dict[str, list[Any]]:

@@ -16,6 +16,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch.utils.tensorboard.summary import scalar
 
+from minrl.system.digests import digest
 from minrl.system.files import flush, replacing
 
 Cells = dict[str, str]  # a row's text by the names of its columns, without empty cells
@@ -63,6 +64,22 @@ def read_cells(path: Path, counter: str) -> tuple[list[Cells], str | None]:
         if _is_row(row, names, counter)
     ]
     return kept, f"line {wrong[0]} holds no row" if wrong else None
+
+
+def rows_digest(rows: Iterable[Cells], before: Sequence[int] = (0, 0)) -> list[int]:
+    """Return number and CRC-32 of rows, going on from those of earlier ones."""
+    count, found = before
+    for row in rows:
+        count, found = count + 1, digest(row, found)
+    return [count, found]
+
+
+def is_log_of(rows: Sequence[Cells], written: Any) -> bool:
+    """Return True if a log begins with the rows of a digest; a `written` of None, of older versions, fits any."""
+    if written is None:
+        return True
+    counted = isinstance(written, list) and len(written) == 2 and isinstance(written[0], int)
+    return counted and rows_digest(rows[: written[0]]) == written
 
 
 def _split(line: str) -> list[str]:
@@ -122,11 +139,13 @@ class CsvFile(KVWriter):
 
     def __init__(self, path: Path, rows: Sequence[Cells], counter: str) -> None:
         self.path, self.counter, self.names = path, counter, list[str]()
+        self.digest = rows_digest(rows)  # of all rows, as they were written
         self._replace(rows)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Append the values that are not excluded as a row."""
         row = {name: str(value) for name, value in key_values.items() if "csv" not in (key_excluded.get(name) or ())}
+        self.digest = rows_digest([{name: cell for name, cell in row.items() if cell}], self.digest)
         if row.keys() <= set(self.names):
             self.file.write(self._line(row))
             return

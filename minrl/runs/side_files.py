@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from minrl.runs.folder import CONFIG, SUMMARY, TARGETS
 from minrl.system.config import read_tables, to_plain, write_toml
-from minrl.system.files import set_aside
+from minrl.system.digests import checked, with_digest
+from minrl.system.files import replacing, set_aside
 from minrl.system.text_files import read_text
 
 V = TypeVar("V")
@@ -22,13 +23,19 @@ def read_json(path: Path, check: Callable[[Any], None]) -> Any:
         ValueError: that names the file, if it is cut short or `check` finds something else in it than it should hold.
     """
     try:
-        content = json.loads(read_text(path))
+        content = checked(json.loads(read_text(path)))
         check(content)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     return content
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a table, or a list of tables, as JSON with their CRC-32; the file appears whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(with_digest(values), indent=1) + "\n", encoding="utf-8")
 
 
 def intact(path: Path, read: Callable[[], V], otherwise: D) -> V | D:

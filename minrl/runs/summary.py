@@ -1,6 +1,5 @@
 """The end of any run: summary.json, the table for the terminal and the learning curve."""
 
-import json
 import os
 import shlex
 import shutil
@@ -18,9 +17,10 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from minrl.agent import Actor, parameter_count
 from minrl.evaluate import Evaluation
 from minrl.play import Player
-from minrl.runs.folder import LEARNING_CURVE, SUMMARY
+from minrl.runs.folder import LEARNING_CURVE, PROGRESS, SUMMARY
 from minrl.runs.learning_curve import CurvePanel, write_curve
-from minrl.system.files import replacing
+from minrl.runs.log_files import read_cells, rows_digest
+from minrl.runs.side_files import write_json
 
 
 def finish(
@@ -58,7 +58,8 @@ def finish(
     action_seconds = seconds_per_action(agent)
     shown += [*speed, ("time per action", f"{1e3 * action_seconds:.2f} ms")]
     more = {"seconds_per_action": action_seconds, "evaluation_failure": failure}
-    _write_summary(agent, evaluation, out, {**numbers, **more})
+    logged = rows_digest(read_cells(out / PROGRESS, panels[0].counter)[0])
+    _write_summary(agent, evaluation, out, {**numbers, **more, "log": logged})
     if write_curve(out, title_of(agent, evaluation), panels):
         shown.append(("learning curve", str(out / LEARNING_CURVE)))
     folder = shlex.quote(str(out))
@@ -92,8 +93,7 @@ def _write_summary(agent: Actor, evaluation: Evaluation | None, out: Path, numbe
         "threads": torch.get_num_threads(),
         "evaluation": None if evaluation is None else evaluation.to_dict(),
     }
-    with replacing(out / SUMMARY) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_json(out / SUMMARY, values)
 
 
 def evaluation_table(results: Sequence[Evaluation]) -> str:

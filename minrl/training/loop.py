@@ -20,7 +20,7 @@ from minrl.evaluate import Evaluation
 from minrl.kernels import matmul
 from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
-from minrl.runs.log import STEP, LossWindow, open_log, silent_log, sync_log
+from minrl.runs.log import STEP, LossWindow, log_digest, open_log, silent_log, sync_log
 from minrl.runs.saved_state import check_like
 from minrl.runs.tensorboard import begin_session, end_session, hyperparameters, offline_layout
 from minrl.system.config import to_plain
@@ -81,6 +81,7 @@ class TrainingRun:
         self.window = LossWindow()
         self.seconds = self.cpu_seconds = 0.0
         self.log = silent_log()
+        self.logged: Any = None  # digest of the log's rows at the checkpoint from which the run goes on
         self.recorded = 0  # steps of trajectories in a batch of all processes
         torch.manual_seed(config.seed + group.rank)
 
@@ -92,7 +93,7 @@ class TrainingRun:
         """
         repeats = self.evaluator.is_due(self.step)
         if self.group.is_first:
-            self.log = open_log(self.out, step=self.step, repeats_evaluation=repeats)
+            self.log = open_log(self.out, step=self.step, repeats_evaluation=repeats, written=self.logged)
         log = self.log
         parts = {self.agent.name: to_plain(self.agent.config), "train": to_plain(self.config)}
         begin_session(log, hyperparameters(parts), offline_layout(**self.evaluator.charts()))
@@ -256,6 +257,7 @@ class TrainingRun:
             "best": self.evaluator.best.score,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
+            "log": log_digest(self.log),
         }
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
@@ -275,7 +277,7 @@ class TrainingRun:
         self.optimizer.load_state_dict(training["optimizer"])
         self.sampler.load_state_dict(training["sampler"])
         self.window.load_state_dict(training["window"], self.device)
-        self.step = saved.step
+        self.step, self.logged = saved.step, training.get("log")
         self.seconds, self.cpu_seconds = training["seconds"], training.get("cpu_seconds", math.nan)
         torch.set_rng_state(mine["torch"])
         if "cuda" in mine:
@@ -293,5 +295,5 @@ class TrainingRun:
 # Parts of the training state that are checked where they are restored, or that older checkpoints lack.
 _FREE = frozenset(
     {"config", "matrix_products", "threads", "adam", "averaged_without_initial", "order", "window", "memory"}
-    | {"cpu_seconds", "cuda"}
+    | {"cpu_seconds", "cuda", "log"}
 )

@@ -12,7 +12,6 @@ Shapes: N steps of all episodes, E episodes, O flat observation width, M rows of
 
 import hashlib
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +28,10 @@ from minrl.data.task import Task
 from minrl.models.encoders import Normalizer
 from minrl.models.losses import expectile_loss
 from minrl.runs.folder import RELABEL_SUMMARY, RETURNS_TO_GO
-from minrl.runs.side_files import intact, read_json
+from minrl.runs.side_files import intact, read_json, write_json
 from minrl.system.distributed import Group
 from minrl.system.files import make_folder, replacing
+from minrl.system.messages import faults_of
 
 EXPECTILE = 0.7
 STEPS, ROWS, WIDTH, RATE = 2000, 512, 128, 1e-3
@@ -166,8 +166,7 @@ def _labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool) -> Fl
     labels = np.concatenate([raise_returns(part, value.of(part)) for part in sets])
     make_folder(out)
     summary = _quality(sets[0], value, labels) | {"sha256": _digest(labels)}
-    with replacing(out / RELABEL_SUMMARY) as temporary:
-        temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_json(out / RELABEL_SUMMARY, summary)
     content = io.BytesIO()
     np.save(content, labels)
     with replacing(path) as temporary:
@@ -178,11 +177,9 @@ def _labels(sets: Sequence[Episodes], seed: int, out: Path, resumed: bool) -> Fl
 
 def _read_labels(out: Path) -> FloatArray:
     """Read the saved labels; raise ValueError if they are damaged."""
-    try:
+    with faults_of(str(out / RETURNS_TO_GO)):  # NumPy evaluates the header, of which damage may raise any error
         labels = np.load(out / RETURNS_TO_GO)
-        summary = read_json(out / RELABEL_SUMMARY, _check_summary)
-    except (EOFError, OSError) as error:
-        raise ValueError(str(error)) from error
+    summary = read_json(out / RELABEL_SUMMARY, _check_summary)
     if summary is not None and summary.get("sha256") not in (None, _digest(labels)):
         raise ValueError(f"its labels are not those of {RELABEL_SUMMARY}")
     return np.asarray(labels, dtype=np.float32)

@@ -1,6 +1,5 @@
 """Search for the best target return, by episodes of other seeds than the evaluation's."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ from minrl.agent import Actor, TargetReturnAgent
 from minrl.data.episode import Episodes
 from minrl.evaluate import evaluate
 from minrl.runs.folder import TARGET_CHOICE
-from minrl.runs.side_files import intact, read_json
-from minrl.system.files import replacing
+from minrl.runs.side_files import intact, read_json, write_json
 from minrl.training.config import TrainConfig
 from minrl.training.relabel_returns import initial_returns
 
@@ -66,8 +64,7 @@ class TargetSearch:
         assert best.target_return is not None
         self.agent.set_target_return(best.target_return)
         found = {"chosen": best.target_return, "candidates": [result.to_dict() for result in played]}
-        with replacing(self.out / TARGET_CHOICE) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(self.out / TARGET_CHOICE, found)
 
 
 def candidate_targets(episodes: Episodes, most: float) -> list[float]:

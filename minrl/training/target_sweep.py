@@ -1,7 +1,6 @@
 """Sweep over target returns: target and achieved return as JSON and as a plot."""
 
 import io
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +12,7 @@ from minrl.evaluate import Evaluation
 from minrl.runs.figures import limit_axis
 from minrl.runs.folder import TARGETS, TARGETS_PLOT
 from minrl.runs.log import Picture
-from minrl.runs.side_files import intact, read_targets
+from minrl.runs.side_files import intact, read_targets, write_json
 from minrl.system.files import replacing
 
 _COUNT = 5
@@ -44,8 +43,7 @@ def write_targets(folder: Path, step: int, results: Sequence[Evaluation]) -> Pic
     before = intact(folder / TARGETS, lambda: read_targets(folder), None) or []
     rows = [row for row in before if row["step"] < step]
     rows += [{"step": step} | result.to_dict() for result in results]
-    with replacing(folder / TARGETS) as temporary:
-        temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / TARGETS, rows)
     if find_spec("matplotlib") is None:
         return None
     picture = _plot(results, step)

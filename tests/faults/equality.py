@@ -25,7 +25,7 @@ from minrl.runs.folder import (
 
 # Keys of measured times.
 CLOCK = ("seconds", "cpu_seconds", "time/", "steps_per_second", "training_seconds", "training_cpu_seconds",
-         "seconds_per_training_step", "seconds_per_action")  # fmt: skip
+         "seconds_per_training_step", "seconds_per_action", "crc32")  # fmt: skip
 _EQUAL = (CONFIG, TARGETS, TARGET_CHOICE, RETURNS_TO_GO, RELABEL_SUMMARY)  # byte by byte
 _ALL = {"scalars": 0, "images": 0, "tensors": 0}
 

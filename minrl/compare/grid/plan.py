@@ -1,6 +1,5 @@
 """The plan of a comparison (tasks, methods, seeds, settings), written to and read from its folder."""
 
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -11,7 +10,8 @@ from typing import Any
 import tomli_w
 
 from minrl.runs.folder import GRID, RUNS, STATE
-from minrl.runs.side_files import intact, read_json, read_summary
+from minrl.runs.side_files import intact, read_json, read_summary, write_json
+from minrl.system.digests import check_comment, with_comment
 from minrl.system.files import replacing
 from minrl.system.messages import one_line
 from minrl.system.text_files import read_text
@@ -135,7 +135,7 @@ def write_plan(plan: ComparisonPlan, folder: Path, *, products: str = "torch") -
         settings = {"agent": run.agent, **run.settings, "train": train}
         tables["settings"][run.task].setdefault(run.method, settings)
     with replacing(folder / GRID) as temporary:
-        temporary.write_text(tomli_w.dumps(tables), encoding="utf-8")
+        temporary.write_text(with_comment(tomli_w.dumps(tables)), encoding="utf-8")
 
 
 def read_plan(folder: Path) -> ComparisonPlan:
@@ -170,16 +170,15 @@ def saved_library(folder: Path) -> str | None:
 
 def _tables(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_text(path))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return tomllib.loads(check_comment(read_text(path)))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def write_state(state: Mapping[str, NotDone], folder: Path) -> None:
     """Write `state.json`: the runs without a result, and the reason."""
     values = {key: vars(state[key]) for key in sorted(state)}
-    with replacing(folder / STATE) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / STATE, values)
 
 
 def read_state(folder: Path) -> dict[str, NotDone]:

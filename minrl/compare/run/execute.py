@@ -16,8 +16,10 @@ from minrl.runs import checkpoint
 from minrl.runs.folder import CONFIG, LAST_CHECKPOINT, LOG, SUMMARY, run_lock
 from minrl.runs.side_files import intact, read_summary
 from minrl.system.config import build, read_toml
+from minrl.system.digests import check_comment
 from minrl.system.files import make_folder
 from minrl.system.messages import reason_of
+from minrl.system.text_files import read_text
 
 # Seconds to wait for a lock: a process killed on another machine of a cluster may live a little longer.
 _PATIENCE = 60.0
@@ -94,8 +96,9 @@ def changed_setting(run: PlannedRun, family: Family, out: Path) -> str | None:
 def _settings(folder: Path, family: Family) -> dict[str, dict[str, Any]]:
     """Read the settings of the run in a folder, those of its checkpoint if `config.toml` is damaged."""
     try:
+        check_comment(read_text(folder / CONFIG))
         return read_toml(folder / CONFIG, {**family.agents, "train": family.settings})
-    except ValueError:
+    except (ValueError, OSError):
         saved = checkpoint.read(folder)
     kind = family.agents.get(saved.agent)
     names = {item.name for item in fields(kind)} if kind is not None else set()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from minrl.compare.grid.plan import ComparisonPlan, PlannedRun, failure_of, read_plan, read_state
 from minrl.runs import checkpoint
 from minrl.runs.folder import BEST_CHECKPOINT, SUMMARY
-from minrl.runs.log import STEP, TIMESTEPS, read_log
+from minrl.runs.log import STEP, TIMESTEPS, check_log, read_log
 from minrl.runs.side_files import read_summary, read_targets
 from minrl.system.messages import one_line
 
@@ -153,7 +153,9 @@ def _read_run(planned: PlannedRun, folder: Path) -> RunRecord:
         last = Score.from_evaluation(summary["evaluation"], int(summary["step"]))
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return RunRecord(planned, folder, "failed", f"{SUMMARY} holds no score: {one_line(error)}", cost=cost)
-    return RunRecord(planned, folder, "done", "", last, _best(folder), cost)
+    record = RunRecord(planned, folder, "done", "", last, _best(folder), cost)
+    check_log(folder, record.counter, summary.get("log"))
+    return record
 
 
 def _best(folder: Path) -> Score | None:

@@ -13,12 +13,15 @@ from typing import Any
 
 from minrl.data.space_text import to_json
 from minrl.data.spaces import AnySpace
+from minrl.system.digests import with_digest
 from minrl.system.drafts import draft_folder
 from minrl.system.files import flush, make_folder
 from minrl.system.folders import walk
 
 SHIPPED = Path(__file__).parent.parent / "shipped"
 MAIN = "main_data.hdf5"
+# Entries of metadata.json that Minari changes where it appends episodes; they are compared with the data.
+TOTALS = frozenset({"total_episodes", "total_steps", "dataset_size"})
 _ID = re.compile(r"(?:[-_\w]+/)*[-_\w]+-v\d+")
 
 
@@ -104,7 +107,7 @@ class NewSet:
         """Write metadata.json, with the counts and the size of the files written so far."""
         size = sum(file.stat().st_size for file in self.data.iterdir())
         totals = {"total_episodes": episodes, "total_steps": steps, "dataset_size": round(size / 1e6, 1)}
-        (self.data / "metadata.json").write_text(json.dumps({**metadata, **totals}))
+        (self.data / "metadata.json").write_text(json.dumps({**with_digest(metadata), **totals}))
 
     def _publish(self) -> None:
         _make_namespaces(self.target.parent)

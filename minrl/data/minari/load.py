@@ -19,10 +19,11 @@ from minrl.data.limits import check_size
 from minrl.data.masks.action_masks import mask_size
 from minrl.data.minari.attributes import read_attributes
 from minrl.data.minari.download import fetch
-from minrl.data.minari.folders import MAIN, find, local_ids, minari_folder
+from minrl.data.minari.folders import MAIN, TOTALS, find, local_ids, minari_folder
 from minrl.data.minari.hdf5 import MASKS, read_hdf5
 from minrl.data.space_text import from_json, to_json
 from minrl.data.spaces import AnySpace
+from minrl.system.digests import checked
 from minrl.system.messages import faults_of
 from minrl.system.names import did_you_mean
 from minrl.system.text_files import read_text
@@ -107,7 +108,7 @@ def read_metadata(data: Path, given: Stated | None = None, main: str = MAIN) -> 
     raw: dict[str, Any]
     if file.exists():
         with faults_of(str(file)):
-            raw = dict(json.loads(read_text(file)))
+            raw = dict(checked(json.loads(read_text(file)), TOTALS))
     elif (data / main).is_file():
         file = data / main
         raw = read_attributes(file, given)

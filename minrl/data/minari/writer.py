@@ -69,7 +69,8 @@ class EpisodeWriter:
         self.observation_space, self.action_space = observation_space, action_space
         self.reward_type, self.compress = reward_type, compress
         self.episodes = self.steps = 0
-        # The 1.10 layout indexes a one-chunk array within its header; the default spends kilobytes on a tree.
+        # The 1.10 layout indexes a one-chunk array within its header, where the default spends kilobytes on a tree, and
+        # has checksums of all but the values, which have theirs from the fletcher32 filter: readers see a flipped bit.
         self.file = h5py.File(file, "w", libver=("v110", "v110"))
 
     def add(self, episode: RecordedEpisode) -> None:
@@ -97,7 +98,9 @@ class EpisodeWriter:
             ("actions", self.action_space, episodes.actions, None),
         ):
             first = unflatten(space, rows[begin : begin + 1], bounded=False)
-            stored = group.create_dataset(name, (steps + (last is not None), *first.shape[1:]), first.dtype)
+            shape = (steps + (last is not None), *first.shape[1:])
+            chunks = (min(shape[0], size), *shape[1:])
+            stored = group.create_dataset(name, shape, first.dtype, chunks=chunks, fletcher32=True)
             for row in range(0, steps, size):
                 stop = min(row + size, steps)
                 stored[row:stop] = unflatten(space, rows[begin + row : begin + stop], bounded=False)
@@ -138,9 +141,12 @@ class EpisodeWriter:
             self._array(group, name, stacked)
 
     def _array(self, group: h5py.Group, name: str, values: npt.NDArray[Any]) -> None:
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"fletcher32": True} if values.size else {}
         if self.compress:
-            options = {"chunks": values.shape, "compression": "gzip", "compression_opts": 9, "shuffle": True}
+            options |= {"chunks": values.shape, "compression": "gzip", "compression_opts": 9, "shuffle": True}
+        elif values.size:
+            rows = max(1, BYTES_AT_ONCE // values[:1].nbytes)
+            options["chunks"] = (min(len(values), rows), *values.shape[1:])
         group.create_dataset(name, data=values, **options)
 
 

@@ -10,10 +10,10 @@ from minrl.agents.__main__ import main
 from minrl.agents.clone import CloneConfig
 from minrl.agents.decision import DecisionConfig
 from minrl.agents.ppo_agent import PPOOptions
-from minrl.online.settings import OnlineConfig
+from minrl.online.settings import OnlineConfig, ReplayConfig
 from minrl.training.config import TrainConfig
 
-KINDS: list[Any] = [TrainConfig, OnlineConfig, DecisionConfig, CloneConfig, PPOOptions]
+KINDS: list[Any] = [TrainConfig, OnlineConfig, ReplayConfig, DecisionConfig, CloneConfig, PPOOptions]
 FIELDS = [(kind, item.name) for kind in KINDS for item in dataclasses.fields(kind) if "float" in str(item.type)]
 
 

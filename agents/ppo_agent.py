@@ -19,6 +19,7 @@ from minrl.data.masks.action_masks import additive
 from minrl.data.task import Task
 from minrl.models.backbone_config import BackboneConfig
 from minrl.online.flat_spaces import CLIP, PolicySpaces, Standardizer
+from minrl.online.inputs.critic import split_space
 from minrl.online.inputs.images import CNN
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.settings import AlgorithmSettings, OnlineConfig
@@ -42,6 +43,12 @@ class PPOOptions(BackboneConfig):
         metadata={"help": "network for images: nature (36 x 36 pixels or more), small, auto: by the size"},
     )
     separate_critic: bool = field(default=False, metadata={"help": "a backbone of its own for the critic"})
+    critic_keys: list[str] = field(
+        default_factory=list, metadata={"help": "keys of the observation that the critic alone sees"}
+    )
+    critic: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "settings of the critic's own backbone: cell=none width=64"}
+    )
     previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
     previous_reward: bool = field(default=False, metadata={"help": "the previous reward as an input"})
     use_masking: bool = field(default=True, metadata={"help": "action masks, of environments with action_masks()"})
@@ -94,6 +101,8 @@ class PPOConfig(PPOOptions):
         options |= {"cell_options": self.cell_options or None, "net_arch": self.net_arch or None}
         if self.cnn != "auto":
             options["cnn"] = self.cnn
+        if self.critic:
+            options["critic"] = self.critic
         if self.log_std_init is not None:
             options["log_std_init"] = self.log_std_init
         if self.pretrained is not None:
@@ -122,9 +131,9 @@ class PPOAgent(OnlineAgent):
         # Without normalisation Stable-Baselines3 casts to float32 while training too.
         wide = task.wide_observations and config.normalize_observations
         super().__init__(config, replace(task, wide_observations=wide))
-        self.spaces = PolicySpaces(task.observation_space, task.action_space)
+        self.spaces = PolicySpaces(task.acting_space, task.action_space)
         self.policy = self._new_policy() if policy is None else policy
-        self.state_size = self.policy.state_size + self.policy.previous_size
+        self.state_size = self.policy.acting_size + self.policy.previous_size
         self.standardizer = Standardizer(self.spaces) if config.normalize_observations else None
         if config.normalize_rewards:
             self.register_buffer("reward_std", torch.ones((), dtype=torch.float64))
@@ -142,7 +151,9 @@ class PPOAgent(OnlineAgent):
         cls, config: PPOConfig, settings: OnlineConfig, task: Task, environments: VecEnv, device: torch.device
     ) -> tuple["PPOAgent", RecurrentPPO]:
         """Build an agent and its PPO as `OnlineAgent.learner` does."""
-        task = replace(task, masked=task.masked and config.use_masking)
+        task = replace(
+            task, masked=task.masked and config.use_masking, critic_keys=_known_keys(config.critic_keys, task)
+        )
         model = _model(config, settings, task, environments, device)
         model.masking.default = task.masked
         if config.pretrained is not None and not config.origin:
@@ -165,7 +176,7 @@ class PPOAgent(OnlineAgent):
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
         """Act as `Actor.act` does."""
         policy = self.policy
-        memory, previous = state.split([policy.state_size, policy.previous_size], dim=1)
+        memory, previous = state.split([policy.acting_size, policy.previous_size], dim=1)
         if policy.previous_reward:
             previous = torch.cat([previous[:, :-1], self._reward(moment.reward).unsqueeze(1)], dim=1)
         if self.config.use_sde and not deterministic and moment.episode_start.any():
@@ -188,15 +199,33 @@ class PPOAgent(OnlineAgent):
         return (reward.double() / self.reward_std).clamp(-CLIP, CLIP).to(reward.dtype)
 
     def _new_policy(self) -> RecurrentPolicy:
-        kind: Any = RecurrentPPO.policy_aliases[self.spaces.policy]
+        whole = PolicySpaces(self.task.observation_space, self.task.action_space)
+        kind: Any = RecurrentPPO.policy_aliases[whole.policy]
         policy: RecurrentPolicy = kind(
-            self.spaces.observation_space,
-            self.spaces.action_space,
+            whole.observation_space,
+            whole.action_space,
             lambda _: 0.0,
             use_sde=self.config.use_sde,
             **self.config.policy_kwargs(),
+            **_keys(whole, self.task),
         )
         return policy
+
+
+def _known_keys(names: list[str], task: Task) -> tuple[str, ...]:
+    """Return the keys; raise ValueError for those that the observation does not have."""
+    space = task.observation_space
+    split_space(space, names, None)
+    return tuple(names)
+
+
+def _keys(policy_spaces: PolicySpaces, task: Task) -> dict[str, Any]:
+    """Return the policy's keyword for the keys of the critic alone, whose parts may be nested."""
+    if not task.critic_keys:
+        return {}
+    observed: Any = policy_spaces.observation_space
+    starts = tuple(f"{key}/" for key in task.critic_keys)
+    return {"critic_keys": [n for n in observed.spaces if n in task.critic_keys or n.startswith(starts)]}
 
 
 def _model(
@@ -214,7 +243,7 @@ def _model(
             policy_spaces.policy,
             environments,
             use_sde=config.use_sde,
-            policy_kwargs=config.policy_kwargs(),
+            policy_kwargs=config.policy_kwargs() | _keys(policy_spaces, task),
             seed=settings.seed,
             device=device,
             **options,

@@ -23,7 +23,8 @@ without the module's name, as it does those of every package with an entry point
 | `minrl/Parity-v0`                      | bits; say whether the ones are odd (`length=40`)   | yes        |
 
 The robots are Ant, HalfCheetah, Hopper, Humanoid, InvertedDoublePendulum, InvertedPendulum, Swimmer and Walker2d,
-and Reacher by its positions only. `zeroed=True` multiplies hidden entries by zero and keeps the space as it is.
+and Reacher by its positions only. `zeroed=True` multiplies hidden entries by zero and keeps the space as it is. With
+`state=True` the first six give a Dict of this "observation" and the whole "state", for a critic that sees more.
 The vectorised ones run as compiled code: `gymnasium.make_vec(id, num_envs, autoreset_mode="SameStep")`. Time limits
 and reward thresholds are those of the fully observed task.
 

@@ -1,8 +1,11 @@
-"""Gymnasium's small control tasks with velocities hidden: observations hold positions and angles only."""
+"""Gymnasium's small control tasks with velocities hidden: observations hold positions and angles only.
+
+With `state=True` an observation is a Dict: these as "observation", and all that Gymnasium's task shows as "state".
+"""
 
 from typing import Any
 
-from .masking import AnyEnv, MaskObservation, Registered, bare
+from .masking import AnyEnv, MaskObservation, Registered, StateBeside, bare
 
 # Indices of each task's observation that are not velocities.
 POSITIONS = {
@@ -46,4 +49,5 @@ def lunar_lander(zeroed: bool = False, **options: Any) -> AnyEnv:
 
 
 def _without_velocities(base: str, zeroed: bool, options: dict[str, Any]) -> AnyEnv:
-    return Registered(MaskObservation(bare(base, **options), POSITIONS[base], zeroed))
+    wrapper = StateBeside if options.pop("state", False) else MaskObservation
+    return Registered(wrapper(bare(base, **options), POSITIONS[base], zeroed))

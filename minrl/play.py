@@ -45,7 +45,7 @@ class Player:
         parameter = next(agent.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self._real = np.float32 if self.dtype == torch.float32 else np.float64
-        observed, taken = agent.task.observation_space, agent.task.action_space
+        observed, taken = agent.task.acting_space, agent.task.action_space
         wide = agent.task.wide_observations
         seen: npt.DTypeLike = np.float64 if wide else np.float32
         self._observed = torch.float64 if wide else self.dtype
@@ -102,7 +102,7 @@ class Player:
 
     def _expected(self, observations: Any) -> str:
         """Return the message for observations that do not fit, with the first part whose shape is wrong."""
-        space, count = self.agent.task.observation_space, self.batch_size
+        space, count = self.agent.task.acting_space, self.batch_size
         found = "the observations are"
         for leaf in leaves(space):
             shape = (count, *(leaf.space.shape or ()))

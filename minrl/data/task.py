@@ -42,6 +42,7 @@ class Task:
     wide_observations: bool = False  # float32 would lose their values, so they stay float64 until centred
     # At any step of the data set: with negative rewards above `best_return`. None in older checkpoints.
     best_return_to_go: float | None = None
+    critic_keys: tuple[str, ...] = ()  # parts of the observation that acting does not read
     masked: bool = False  # the data set or the environment has action masks, see `minrl.data.masks`
 
     @classmethod
@@ -96,7 +97,17 @@ class Task:
     @property
     def observation_size(self) -> int:
         """O, the width of a flattened observation."""
-        return int(spaces.flatdim(self.observation_space))
+        return int(spaces.flatdim(self.acting_space))
+
+    @property
+    def acting_space(self) -> AnySpace:
+        """The part of the observation space that acting reads."""
+        return self._acted_on(self.observation_space)
+
+    def _acted_on(self, space: AnySpace) -> AnySpace:
+        if not self.critic_keys or not isinstance(space, spaces.Dict):
+            return space
+        return spaces.Dict([(key, part) for key, part in space.spaces.items() if key not in self.critic_keys])
 
     @property
     def action_size(self) -> int:
@@ -128,6 +139,7 @@ class Task:
             "return_scale": self.return_scale,
             "longest_episode": self.longest_episode,
             "masked": self.masked,
+            "critic_keys": list(self.critic_keys),
             "environment": None if environment is None else environment.to_dict(),
             "reference_scores": None if self.reference_scores is None else list(self.reference_scores),
         }
@@ -149,6 +161,7 @@ class Task:
                 "action_high": tuple(values["action_high"]),
                 "wide_observations": values.get("wide_observations") is True,
                 "masked": values.get("masked") is True,
+                "critic_keys": tuple(map(str, values.get("critic_keys") or ())),
                 "action_mean": None if mean is None else tuple(mean),
                 "action_std": None if std is None else tuple(std),
                 "environment": named,
@@ -172,7 +185,7 @@ class Task:
         `mismatch` says what may differ.
         """
         pairs: dict[Kind, tuple[AnySpace, AnySpace]] = {
-            "observation": (self.observation_space, observation_space),
+            "observation": (self.acting_space, self._acted_on(observation_space)),
             "action": (self.action_space, action_space),
         }
         for kind, (ours, theirs) in pairs.items():

@@ -137,7 +137,7 @@ class _Inputs:
     def __init__(self, agent: Actor, batch_size: int, seed: int) -> None:
         self.agent, self.batch_size = agent, batch_size
         self.random = np.random.default_rng(seed)
-        self.space = copy.deepcopy(agent.task.observation_space)
+        self.space = copy.deepcopy(agent.task.acting_space)
         self.space.seed(seed)
         self.mean, self.std = _statistics(agent, agent.task.observation_size)
         self.reward_spread = max(1.0, agent.task.return_scale / 10)

@@ -136,7 +136,7 @@ def metadata(agent: Actor, target_return: float | None = None) -> dict[str, str]
         "initial_state": _json([int(x) if x == int(x) else x for x in row]),
         "state_size": _json(agent.state_size),
         "inputs": _json(_inputs(agent)),
-        "observation_space": _json(described(task.observation_space, "observation")),
+        "observation_space": _json(described(task.acting_space, "observation")),
         "action_space": _json(described(task.action_space, "action")),
     }
     if asked is not None:
@@ -153,7 +153,7 @@ def metadata(agent: Actor, target_return: float | None = None) -> dict[str, str]
 def _inputs(agent: Actor) -> list[dict[str, Any]]:
     """Describe the model's inputs in their order, in plain values."""
     observed, width = str(observation_type(agent)).removeprefix("torch."), agent.task.observation_size
-    parts = [f"{part['name']} {part['columns']}" for part in described(agent.task.observation_space, "observation")]
+    parts = [f"{part['name']} {part['columns']}" for part in described(agent.task.acting_space, "observation")]
     about = INPUTS | {"observation": f"{INPUTS['observation']}; columns [first, end): {', '.join(parts)}"}
     kinds: dict[str, tuple[str, list[Any]]] = {
         "observation": (observed, ["batch", width]),

@@ -5,18 +5,19 @@ action and reward.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from minrl.backbone import Backbone
+from minrl.online.inputs.critic import critic_backbone, split_space
 from minrl.online.inputs.images import CNN, PartsExtractor, image_network, with_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, StartsOnline, check_start, open_run
@@ -42,6 +43,9 @@ class BackbonePolicy(RecurrentPolicy):
         dropout: probability on the blocks' residual branches while training.
         cell_options: options of the cell.
         separate_critic: a trunk of its own for the critic.
+        critic_keys: keys of a Dict observation that the critic alone sees; acting never reads them.
+        critic: settings of the critic's own trunk, see `minrl.online.inputs.critic`: `{"cell": None}` has no memory,
+            `{"keys": [...]}` sees those keys alone.
         previous_action: the last action as an input.
         previous_reward: the last reward as an input; `predict` then takes `reward`.
         pretrained: the folder of a run whose agent, trained on a data set, is the start: trunk, observation
@@ -73,6 +77,8 @@ class BackbonePolicy(RecurrentPolicy):
         dropout: float = 0.0,
         cell_options: dict[str, Any] | None = None,
         separate_critic: bool = False,
+        critic_keys: Sequence[str] = (),
+        critic: dict[str, Any] | None = None,
         previous_action: bool = False,
         previous_reward: bool = False,
         pretrained: str | Path | Checkpoint | None = None,
@@ -98,12 +104,25 @@ class BackbonePolicy(RecurrentPolicy):
             **backbone,
             "cell_options": cell_options,
             "separate_critic": separate_critic,
+            "critic_keys": critic_keys,
+            "critic": critic,
             "previous_action": previous_action,
             "previous_reward": previous_reward,
             "pretrained": pretrained,
             "pretrained_kl": pretrained_kl,
         }
-        self.separate_critic = separate_critic
+        self.critic_options = critic or {}
+        self.apart = bool(critic_keys) or critic is not None
+        if self.apart and pretrained is not None:
+            raise ValueError(
+                "pretrained: leave out critic_keys and critic; separate_critic gives the critic its own trunk"
+            )
+        self.separate_critic = separate_critic or self.apart
+        self.actor_space, self.critic_space = split_space(
+            observation_space, critic_keys, self.critic_options.get("keys")
+        )
+        if self.apart:
+            keywords["share_features_extractor"] = False
         self.previous_action, self.previous_reward = previous_action, previous_reward
         super().__init__(observation_space, action_space, lr_schedule, net_arch=net_arch or [], **keywords)
 
@@ -113,16 +132,50 @@ class BackbonePolicy(RecurrentPolicy):
                 "share_features_extractor=False needs separate_critic=True: one trunk takes one set of features"
             )
         self.trunk: Trunk | PretrainedTrunk = self._new_trunk()
-        self.critic_trunk = self._new_trunk() if self.separate_critic else None
+        self.critic_trunk = self._new_critic() if self.apart else self._new_trunk() if self.separate_critic else None
         self.memory_size = self.trunk.backbone.state_size
-        self.state_size = self.memory_size * (2 if self.separate_critic else 1)
+        self.state_size = self.memory_size
+        if self.critic_trunk is not None:
+            self.state_size += self.critic_trunk.backbone.state_size
         width = self.trunk.backbone.width
         self.mlp_extractor = MlpExtractor(width, self.net_arch, self.activation_fn, device=self.device)
+        if self.apart and self.critic_trunk is not None:
+            width = self.critic_trunk.backbone.width
+            own = MlpExtractor(width, self.net_arch, self.activation_fn, device=self.device)
+            self.mlp_extractor.value_net, self.mlp_extractor.latent_dim_vf = own.value_net, own.latent_dim_vf
 
     def _new_trunk(self) -> Trunk | PretrainedTrunk:
         if self._start:
             return PretrainedTrunk(*self._start)
         return Trunk(self.features_dim + 1 + self.previous_size, Backbone(**self.backbone_options))
+
+    def _new_critic(self) -> Trunk:
+        inputs = self.vf_features_extractor.features_dim + 1 + self.previous_size
+        actor = {name: self.trunk_options[name] for name in ("cell", "width", "depth", "conv", "mlp", "dropout")}
+        return Trunk(inputs, critic_backbone(self.critic_options, actor))
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """Make the features extractor of the actor, and then that of the critic."""
+        space = self.critic_space if "features_extractor" in self._modules else self.actor_space
+        return self.features_extractor_class(space, **self.features_extractor_kwargs)
+
+    @property
+    def acting_size(self) -> int:
+        """Return the width of the state that acting needs; that of a critic with settings of its own is left out."""
+        return self.memory_size if self.apart else self.state_size
+
+    def visible(self, observation: Any) -> Any:
+        """Return the part of an observation that the actor sees."""
+        if not self.apart or not isinstance(self.actor_space, spaces.Dict):
+            return observation
+        return {key: observation[key] for key in self.actor_space.spaces}
+
+    def _act(self, obs: Any, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.apart:
+            return super()._act(obs, previous, state, reset)
+        seen = self._counted_from_0(self.visible(obs))
+        features = BasePolicy.extract_features(self, seen, self.pi_features_extractor).to(self._precision())
+        return self.trunk.step(features, previous, state, reset)
 
     def _build(self, lr_schedule: Schedule) -> None:
         start = self._start[0] if self._start else None
@@ -175,7 +228,7 @@ class BackbonePolicy(RecurrentPolicy):
     def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
         if len(state) != 1:
             raise ValueError(f"state must hold one array, got {len(state)}")
-        return self._checked(state[0], (batch_size, self.state_size))
+        return self._checked(state[0], (batch_size, self.acting_size))
 
     def _state(self, memory: Tensor) -> tuple[Array, ...]:
         return (memory.cpu().numpy(),)

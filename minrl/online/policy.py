@@ -60,6 +60,20 @@ class RecurrentPolicy(ActorCriticPolicy):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Map (B, F), (B, P), (B, S), (B,) bool -> latents of actor and critic (B, ·), next state (B, S)."""
 
+    @property
+    def acting_size(self) -> int:
+        """Return the width of the state that acting needs."""
+        return self.state_size
+
+    def visible(self, observation: Any) -> Any:
+        """Return the part of an observation that the actor sees."""
+        return observation
+
+    def _act(self, obs: Observations, previous: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        """Map observations, (B, P), a state of `acting_size`, (B,) bool -> latents of the actor (B, ·), next state."""
+        latent, _, state = self._step(self._features(obs), previous, state, reset)
+        return latent, state
+
     @abstractmethod
     def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
         """Convert the state of `predict` to a tensor (B, S); raise ValueError if it does not fit."""
@@ -140,7 +154,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         masks: Tensor | None = None,
     ) -> tuple[Distribution, Tensor]:
         """Return the distribution of actions and the next state (B, S); `masks` (B, K) are added to its logits."""
-        latent_pi, _, state = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
+        latent_pi, state = self._act(obs, self._no_previous(previous, reset), state, reset)
         return distribution_of(self, self.mlp_extractor.forward_actor(latent_pi), masks), state
 
     def reference_parameters(self, rollout: Segments, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,7 +209,7 @@ class RecurrentPolicy(ActorCriticPolicy):
             return found
         if self.training:
             self.set_training_mode(False)
-        tensors, vectorized = self.obs_to_tensor(observation)
+        tensors, vectorized = self.obs_to_tensor(self.visible(observation))
         count = len(next(iter(tensors.values())) if isinstance(tensors, dict) else tensors)
         with torch.no_grad():
             memory, previous = self._unpacked(state, count, reward)
@@ -205,7 +219,7 @@ class RecurrentPolicy(ActorCriticPolicy):
                 if len(reset) != count:
                     raise ValueError(f"episode_start has {len(reset)} entries for {count} observations")
             previous = self._no_previous(previous, reset)
-            latent, _, memory = self._step(self._features(tensors), previous, memory, reset)
+            latent, memory = self._act(tensors, previous, memory, reset)
             masks = added_to_logits(self.action_space, action_masks, count, self.device)
             actions, _ = sampled(self, self.mlp_extractor.forward_actor(latent), deterministic, masks)
             actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
@@ -231,7 +245,7 @@ class RecurrentPolicy(ActorCriticPolicy):
                 "which have none to give, put it into the observation with the wrapper PreviousReward instead"
             )
         if state is None:
-            return self.initial_state(count), None
+            return self.initial_state(count)[:, : self.acting_size], None
         if not isinstance(state, tuple | list):
             raise ValueError(f"state must be the tuple that predict returned, got {type(state).__name__}")
         state = tuple(state)

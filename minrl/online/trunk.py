@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from minrl.backbone import Backbone
+from minrl.models.encoders import Memoryless
 
 
 class Trunk(nn.Module):
@@ -15,10 +16,10 @@ class Trunk(nn.Module):
 
     Args:
         inputs: F + 1 + P.
-        backbone: of width D.
+        backbone: of width D; a critic's may be a `Memoryless`.
     """
 
-    def __init__(self, inputs: int, backbone: Backbone) -> None:
+    def __init__(self, inputs: int, backbone: Backbone | Memoryless) -> None:
         super().__init__()
         self.embed = nn.Linear(inputs, backbone.width)
         self.backbone = backbone

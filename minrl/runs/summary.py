@@ -103,7 +103,7 @@ def evaluation_table(results: Sequence[Evaluation]) -> str:
 
 def seconds_per_action(agent: Actor, calls: int = 200) -> float:
     """Measure the median time of one action for one environment, conversions included."""
-    space: Any = agent.task.observation_space
+    space: Any = agent.task.acting_space
     player = Player(agent, 1)
     empty: Any = create_empty_array(space, n=1)
     observation = concatenate(space, [space.sample()], empty)

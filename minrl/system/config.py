@@ -122,6 +122,8 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Any], title: str) -> N
             options["action"] = argparse.BooleanOptionalAction
         elif get_origin(hint) is dict:
             options |= {"type": key_value, "nargs": "+", "metavar": "KEY=VALUE"}
+        elif get_origin(hint) is list:
+            options |= {"type": str, "nargs": "+", "metavar": "NAME"}
         else:
             options["type"] = str if get_origin(hint) is Literal else hint
             is_choice = get_origin(hint) is Literal

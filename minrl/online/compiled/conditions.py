@@ -71,6 +71,8 @@ def obstacle(policy: Any) -> str | None:
     for name in _METHODS:
         if name in vars(policy) or is_overridden(policy, name):
             return f"{type(policy).__name__} has a {name} of its own"
+    if getattr(policy, "apart", False):
+        return "the critic has settings of its own"
     if policy.reference is not None:
         return "the loss has a pretrained policy in it"
     if policy.use_sde or type(policy.action_dist) not in HEADS:

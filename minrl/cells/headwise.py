@@ -39,6 +39,12 @@ class HeadwiseLinear(nn.Module):
         return y.flatten(-2)
 
 
+def composed(weight: Tensor, module: HeadwiseLinear) -> Tensor:
+    """Return the weight (M, D) of one layer for a `HeadwiseLinear` and a layer of weight (M, D) after it."""
+    heads, size, _ = module.weight.shape
+    return torch.einsum("mho,hod->mhd", weight.unflatten(-1, (heads, size)), module.weight).flatten(-2)
+
+
 def _grouped(weight: Tensor) -> Tensor:
     """Put several matrices (H, E, E) on the diagonal of one: small products take longer than their zeros."""
     heads, size, _ = weight.shape

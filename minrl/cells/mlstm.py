@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from minrl.cells import convolution
 from minrl.cells.base import Cell, inner_width, state_dtype
-from minrl.cells.headwise import HeadwiseLinear
+from minrl.cells.headwise import HeadwiseLinear, composed
 from minrl.cells.matrix_memory import Memory, matrix_memory, matrix_step
 from minrl.cells.nan_masks import contained
 from minrl.kernels import matmul
@@ -99,23 +99,25 @@ class MLSTM(Cell):
         26."""
         precision = state_dtype(self.outnorm)
         query, key, value = self.q_proj(mixed), self.k_proj(mixed), self.v_proj(content)
-        log_input, forget = (gate.to(precision) for gate in self._gates(query, key, value))
+        log_input, forget = (gate.to(precision) for gate in self._gates(mixed, content, query, key, value))
         query, key, value = (part.to(precision).unflatten(-1, (self.heads, -1)) for part in (query, key, value))
         value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
         return query, key, value, F.logsigmoid(forget), log_input
 
-    def _gates(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _gates(
+        self, mixed: Tensor, content: Tensor, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return input and forget gate (…, H) before their maps, each of query | key | value."""
-        if not takes(query):
+        maps = self.q_proj, self.k_proj, self.v_proj
+        if not takes(query) or any(type(module) is not HeadwiseLinear or module._forward_hooks for module in maps):
             gates = torch.cat([query, key, value], dim=-1)
             return self.igate(gates), self.fgate(gates)
-        # Both gates at once, and without joining what they read: their products are narrow, so that memory counts.
+        # Both gates at once, of what the maps read: a narrow product costs a pass over its input, three that join
+        # query, key and value cost three, and three more in the backward pass for their sums.
         weight = torch.cat([self.igate.weight, self.fgate.weight])
-        parts = [
-            matmul.narrow(part, of_part)
-            for part, of_part in zip((query, key, value), weight.chunk(3, dim=1), strict=True)
-        ]
-        both = parts[0] + parts[1] + parts[2] + torch.cat([self.igate.bias, self.fgate.bias])
+        of_query, of_key, of_value = map(composed, weight.chunk(3, dim=1), maps)
+        bias = torch.cat([self.igate.bias, self.fgate.bias])
+        both = matmul.narrow(mixed, of_query + of_key, bias) + matmul.narrow(content, of_value)
         log_input, forget = both.chunk(2, dim=-1)
         return log_input, forget
 

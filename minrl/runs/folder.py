@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,24 +46,49 @@ _WRITTEN = frozenset(
 )
 
 
+class _Training:
+    """Holder of the lock that one thread of a process has while it trains."""
+
+    lock = threading.RLock()
+
+
+def _forget() -> None:
+    """Replace the lock in a forked process, where the thread that held it may be missing."""
+    _Training.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
 @contextmanager
 def run_lock(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock of a run's or a comparison's folder, and remove drafts that killed processes have left.
 
-    Of torchrun's processes only the first one takes it. A missing folder is made.
+    Of torchrun's processes only the first one takes it. A missing folder is made. In a process one thread trains at a
+    time: torch's random numbers and its number of threads are one for all.
 
     Raises:
-        ValueError: if another process works in that folder.
+        ValueError: if another process works in that folder, or another thread of this process trains.
         OSError: if the folder cannot be made or written.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
         return
-    with folder_lock(folder, patience=patience):
-        remove_drafts(folder, _WRITTEN)
-        if (folder / VIDEOS).is_dir():
-            remove_drafts(folder / VIDEOS)
-        yield
+    lock = _Training.lock
+    if not lock.acquire(blocking=False):
+        raise ValueError(
+            f"another thread of this process trains, and random numbers are one sequence for all its threads: start a "
+            f"process of its own for {folder}"
+        )
+    try:
+        with folder_lock(folder, patience=patience):
+            remove_drafts(folder, _WRITTEN)
+            if (folder / VIDEOS).is_dir():
+                remove_drafts(folder / VIDEOS)
+            yield
+    finally:
+        lock.release()
 
 
 def check_new(out: Path) -> None:

@@ -87,6 +87,26 @@ def test_a_thread_takes_its_own_lock_again_and_no_other_does(tmp_path: Path) -> 
     assert list(folder.iterdir()) == []
 
 
+def test_one_thread_of_a_process_trains(tmp_path: Path) -> None:
+    """Refuse a second thread, whose random numbers would be those of the first; let a forked process train."""
+
+    def take(folder: Path) -> None:
+        with run_lock(folder):
+            pass
+
+    with run_lock(tmp_path / "first"), ThreadPoolExecutor(1) as other:
+        take(tmp_path / "second")
+        with pytest.raises(ValueError, match="another thread of this process trains"):
+            other.submit(take, tmp_path / "third").result()
+        child = os.fork()
+        if child == 0:
+            take(tmp_path / "fourth")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    with ThreadPoolExecutor(1) as other:
+        other.submit(take, tmp_path / "third").result()
+
+
 def test_training_and_resuming_fail_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, new = tmp_path / "run", tmp_path / "new"
     whole(out, steps=32, evaluate_every=0)

@@ -158,7 +158,7 @@ def _minrl(words: list[str]) -> None:
 
 def _check_requirement(requirement: str) -> None:
     """Check that a requirement names extras of ours, or a package that is installed or that an extra asks for."""
-    if requirement in ("-e", "-c", "constraints.txt"):
+    if requirement == "-e":
         return
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]

@@ -27,8 +27,10 @@ from pathlib import Path
 SMALL = ["--width", "16", "--depth", "1"]
 TINY = ["--batch-size", "2", "--length", "50", "--checkpoint-every", "2", "--threads", "1"]
 PPO = ["--n-envs", "2", "--n-steps", "32", "--n-epochs", "1", "--threads", "1"]
-# Packages that a module may lack here: those of extras.
-OPTIONAL = {"matplotlib", "mujoco", "onnx", "onnxruntime", "onnxscript", "pyarrow", "ray", "scipy", "transformers"}
+# Packages that a module may lack here: those of extras, and of builds for GPUs.
+OPTIONAL = {"matplotlib", "mujoco", "onnx", "onnxruntime", "onnxscript", "pyarrow", "ray", "scipy", "transformers"} | {
+    "triton"
+}
 
 
 def minrl(*words: str, fails: bool = False) -> str:

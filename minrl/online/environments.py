@@ -30,6 +30,7 @@ from minrl.online.settings import Config
 from minrl.online.spaces import fit_spaces
 from minrl.online.vector import as_vec_env
 from minrl.runs.video import check_renders
+from minrl.system.messages import one_line
 from minrl.system.mujoco import quiet_mujoco
 
 
@@ -156,8 +157,10 @@ def _no_native(environment: gymnasium.Env[Any, Any], config: Config) -> str | No
     try:
         signature = inspect.signature(_creator(spec))
         signature.bind(num_envs=config.n_envs, **{**spec.kwargs, **config.env_kwargs})
+        if config.env_kwargs:  # which a creator with further keywords may still refuse
+            _native(config).close()
     except (TypeError, ImportError, AttributeError) as error:
-        return str(error)
+        return one_line(error)
     return None
 
 

@@ -137,7 +137,7 @@ def test_saved_model_learns_on_as_the_one_that_went_on(tmp_path: Path) -> None:
 
 RUN: dict[str, Any] = {
     "env": "minrl/PendulumNoVel-v1", "steps": 96, "checkpoint_every": 32, "evaluate_every": 96, "evaluate_episodes": 1,
-    "evaluate_max_steps": 20, "exact_resume": True,
+    "evaluate_max_steps": 20, "exact_resume": True, "vectorization": "auto",
 }  # fmt: skip
 PRIVILEGED = ["--env-kwargs", "state=true", "--critic-keys", "state", "--critic", "cell=none", "width=6"]
 

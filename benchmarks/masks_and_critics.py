@@ -37,7 +37,7 @@ RECALL = "minrl.envs:minrl/MaskedRecall-v0"
 RECALL_STEPS = 12_288
 PPO: dict[str, Any] = {"n_steps": 64, "batch_size": 256, "n_epochs": 6, "learning_rate": 2e-3, "gamma": 0.5}
 TRUNK = {"width": 32, "depth": 1}
-CARTPOLE, CARTPOLE_STEPS = "minrl.envs:minrl/CartPoleNoVel-v1", 20_480
+CARTPOLE, CARTPOLE_STEPS = "minrl.envs:minrl/CartPoleNoVel-v1", 40_960
 CARTPOLE_PPO: dict[str, Any] = {"n_steps": 64, "batch_size": 256, "n_epochs": 6, "learning_rate": 2e-3, "gamma": 0.98}
 
 
@@ -90,7 +90,7 @@ def critic(kind: str, seed: int) -> dict[str, float]:
     """Train in CartPole without velocities; return the mean return over training and at its end."""
     sees = kind == "critic sees the state, no memory"
     env = make_vec_env(CARTPOLE, 8, seed=seed, env_kwargs={"state": sees})
-    own: dict[str, Any] = {"separate_critic": True}
+    own: dict[str, Any] = {"critic": {"width": 32}}
     if sees:
         own = {"critic_keys": ["state"], "critic": {"cell": None, "width": 32}}
     curve, policy = Curve(), "MultiInputPolicy" if sees else "MlpPolicy"

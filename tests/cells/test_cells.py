@@ -201,7 +201,7 @@ def test_time_major_and_sliced_tensors(name: str) -> None:
     assert_near(last, left, TOLERANCE, "last")
 
 
-@every_model
+@pytest.mark.parametrize("name", [*CELLS, *(f"backbone-{name}" for name in CELLS)])
 def test_states_stay_float32_under_autocast(name: str) -> None:
     model = build(name)
     x, state, reset = inputs(name)

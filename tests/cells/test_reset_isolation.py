@@ -24,6 +24,10 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 every_model = pytest.mark.parametrize("name", MODELS)
 both_paths = pytest.mark.parametrize("path", ["compiled", "torch"])
+# Blocks around a cell's operations of torch are the same as around its kernels.
+every_model_on_both_paths = pytest.mark.parametrize(
+    ("name", "path"), [*((name, "compiled") for name in MODELS), *((name, "torch") for name in (*CELLS, *MODELS[-3:]))]
+)
 # Kernels are compiled for each precision, so that they run in that of agents.
 PRECISION = {"compiled": torch.float32, "torch": torch.float64}
 
@@ -62,8 +66,7 @@ def gradients(model: Cell, x: Tensor, state: Tensor, reset: Tensor, seen: slice)
 
 
 @pytest.mark.usefixtures("kernels")
-@every_model
-@both_paths
+@every_model_on_both_paths
 def test_nan_before_a_reset_changes_nothing_after_it(name: str, path: str) -> None:
     """Compare outputs, last state and the gradients of inputs and parameters with those of finite values."""
     dtype = PRECISION[path]
@@ -110,8 +113,7 @@ def test_nan_weights_end_the_search_for_overflow() -> None:
 
 
 @pytest.mark.usefixtures("kernels")
-@every_model
-@both_paths
+@every_model_on_both_paths
 def test_nan_after_a_reset_changes_nothing_before_it(name: str, path: str) -> None:
     """Read only what precedes the reset in the loss."""
     dtype = PRECISION[path]
@@ -126,8 +128,7 @@ def test_nan_after_a_reset_changes_nothing_before_it(name: str, path: str) -> No
 
 
 @pytest.mark.usefixtures("kernels")
-@every_model
-@both_paths
+@every_model_on_both_paths
 def test_a_nan_loss_reaches_no_input_before_the_reset(name: str, path: str) -> None:
     """Put NaN into later inputs or targets; the parameters' gradients show that the loss is NaN."""
     model = build(name, PRECISION[path])
@@ -148,8 +149,7 @@ def test_a_nan_loss_reaches_no_input_before_the_reset(name: str, path: str) -> N
 
 
 @pytest.mark.usefixtures("kernels")
-@every_model
-@both_paths
+@every_model_on_both_paths
 def test_non_finite_values_last_until_their_episode_ends(name: str, path: str) -> None:
     model = build(name, PRECISION[path])
     x, state, reset = sequence(model, PRECISION[path])

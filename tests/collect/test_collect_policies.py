@@ -63,7 +63,7 @@ def test_a_saved_policy_acts_as_its_algorithm(algorithm: Any, environment: str, 
 
 def test_a_trained_policys_draws_depend_on_the_seed_alone(tmp_path: Path) -> None:
     file = tmp_path / "ppo.zip"
-    PPO("MlpPolicy", "CartPole-v1", n_steps=128, seed=0, device="cpu").learn(256).save(file)
+    PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=0, device="cpu").learn(64).save(file)
     first, again, other = (
         quietly(str(file), "CartPole-v1", 5, f"tests/{name}-v0", seed=seed)
         for name, seed in [("first", 3), ("again", 3), ("other", 4)]
@@ -146,7 +146,13 @@ def test_distances_are_shortest_paths() -> None:
     assert distances(maze, (3, 1))[(1, 1)] == 2
 
 
-@pytest.mark.parametrize("environment", ["PointMaze_UMaze-v3", "PointMaze_Medium-v3", "PointMaze_Large-v3"])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("PointMaze_UMaze-v3", "PointMaze_Medium-v3")),
+        "PointMaze_Large-v3",
+    ],
+)
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_the_waypoint_controller_reaches_every_goal(environment: str, deterministic: bool) -> None:
     pytest.importorskip("gymnasium_robotics")

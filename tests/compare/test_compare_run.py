@@ -75,7 +75,7 @@ def test_runs_are_normal_runs_and_done_once(cartpole: str, tmp_path: Path, capsy
 
 def test_kill_9_and_the_same_command_again(cartpole: str, tmp_path: Path) -> None:
     """Repeat it after a kill in either run, on a data set and in an environment: the report is the same."""
-    path = grid(tmp_path, both(cartpole), steps=40, every=10, online_steps=320)
+    path = grid(tmp_path, both(cartpole), steps=60, every=10, online_steps=1280)
     assert main(["compare", str(path), "--out", str(tmp_path / "whole")]) == 0
     out = tmp_path / "killed"
     for name in ("data", "world"):
@@ -177,7 +177,7 @@ def flaky() -> Iterator[str]:
     del gymnasium.registry["Flaky-v0"]
 
 
-@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("once", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_failed_run_is_tried_once_more_and_reported(
     once: bool, flaky: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

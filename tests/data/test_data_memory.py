@@ -75,6 +75,7 @@ def test_byte_images_of_a_flat_file_stay_bytes(tmp_path: Path, every: int) -> No
     assert told == [str(steps // every), str(steps), "uint8", str(size), str(float(steps)), str(float(every))]
 
 
+@pytest.mark.slow
 def test_numbers_of_a_flat_file_that_are_compared_for_jumps(tmp_path: Path) -> None:
     steps, width = 1_600_000, 28
     with h5py.File(tmp_path / "numbers.hdf5", "w") as file:

@@ -41,7 +41,7 @@ def lively(observations: str, actions: str, options: dict[str, Any]) -> PPOAgent
 @pytest.mark.parametrize(
     ("observations", "actions", "options"),
     [
-        ("box", "one", {**NORMALIZED, **TOLD, "separate_critic": True}),
+        pytest.param("box", "one", {**NORMALIZED, **TOLD, "separate_critic": True}, marks=pytest.mark.slow),
         ("image", "one", {"previous_reward": True, "conv": 0, "mlp": 0.0}),
         ("nested", "choices", {**NORMALIZED, "previous_action": True, "conv": 0, "mlp": 0.0}),
         pytest.param("box", "discrete", {}, marks=pytest.mark.slow),

@@ -5,13 +5,15 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch"])
+# A forked child cannot wait for its parent's server, and starts one of its own where it needs one.
+os.register_at_fork(after_in_child=forkserver._forkserver.__init__)  # type: ignore[attr-defined, misc]
 
 
 def run(

@@ -166,7 +166,7 @@ def test_nan_does_not_cross_a_reset(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", [pytest.param("compiled", marks=pytest.mark.slow), "plain"])
-@pytest.mark.parametrize("outputs", ["h", "last", "both"])
+@pytest.mark.parametrize("outputs", [*(pytest.param(o, marks=pytest.mark.slow) for o in ("h", "last")), "both"])
 def test_gradients_against_differences(way: str, outputs: str) -> None:
     gates, weight, state, reset = case(3, 6, 3, dtype=torch.float64)
     leaves = [leaf.requires_grad_() for leaf in (gates, weight, state)]

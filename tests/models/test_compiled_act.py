@@ -84,7 +84,11 @@ def error(agent: Agent, moment: Moment, state: Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("kind", "variant"),
-    [(kind, variant) for kind in KINDS for variant in VARIANTS] + [("decision", variant) for variant in RETURNS],
+    [
+        *((kind, variant) for kind in KINDS for variant in VARIANTS if variant != "wide cell"),
+        *(pytest.param(kind, "wide cell", marks=pytest.mark.slow) for kind in KINDS),  # a kernel of its own
+        *(("decision", variant) for variant in RETURNS),
+    ],
 )
 @pytest.mark.parametrize("steps", [150, pytest.param(1000, marks=pytest.mark.slow)])
 def test_steps_stay_together(kind: str, variant: str, steps: int) -> None:

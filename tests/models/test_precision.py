@@ -203,6 +203,7 @@ def test_acting_sees_the_observations_of_training(kind: str) -> None:
         start = np.zeros(7, dtype=np.bool_)
 
 
+@pytest.mark.slow
 def test_an_exported_model_takes_float64(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     agent = agent_of("decision", surveyed())

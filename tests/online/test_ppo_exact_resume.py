@@ -35,7 +35,11 @@ def breaks_off(out: Path, monkeypatch: pytest.MonkeyPatch, at: int, **settings: 
         assert main(words(out, **settings)) == 2
 
 
-@pytest.mark.parametrize("name", CASES)
+# Each case trains two runs: the others add nothing to these but one setting.
+FEW = ("native", "normalised", "gSDE")
+
+
+@pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 def test_a_run_that_was_cut_off_equals_one_that_was_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

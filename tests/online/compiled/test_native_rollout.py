@@ -84,8 +84,20 @@ def learned(case: str, policy: str, callback: Any = None, **settings: Any) -> Re
     return model.learn(ROLLOUTS * STEPS * ENVS, callback=callback)
 
 
-@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpLstmPolicy"])
-@pytest.mark.parametrize("case", CASES)
+# Kernels of its own for each environment and policy.
+@pytest.mark.parametrize(
+    ("case", "policy"),
+    [
+        *((case, "MlpPolicy") for case in CASES if case != "choices"),
+        ("numbers and choices", "MlpLstmPolicy"),
+        pytest.param("choices", "MlpPolicy", marks=pytest.mark.slow),
+        *(
+            pytest.param(case, "MlpLstmPolicy", marks=pytest.mark.slow)
+            for case in CASES
+            if case != "numbers and choices"
+        ),
+    ],
+)
 def test_one_call_fills_the_buffer_as_single_steps_do(case: str, policy: str) -> None:
     each = EachStep()
     ours = learned(case, policy, segment_length=10)

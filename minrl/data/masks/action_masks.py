@@ -11,16 +11,19 @@ Algorithms", arXiv 2006.14171, section 3): probability, gradient and share of th
 Shapes: B environments, M flags, K raw outputs of a policy, … any leading axes.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from gymnasium import spaces
-from torch import Tensor
 
 from minrl.data.spaces import AnySpace, leaves, unflatten
 from minrl.system.messages import one_line
+
+# Reading data needs no torch, whose import takes 120 MB.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 BoolArray = npt.NDArray[np.bool_]
 # Finite, as probability times logit must be 0 and not NaN; float32 absorbs every logit beside it.
@@ -113,17 +116,21 @@ def _first(values: Any) -> Any:
     return tuple(map(_first, values)) if isinstance(values, tuple) else values[0]
 
 
-def additive(space: AnySpace, masks: Tensor) -> Tensor:
+def additive(space: AnySpace, masks: "Tensor") -> "Tensor":
     """Return what masks (…, M) add to logits, (…, K): 0 where the choice is free; none for the columns of a Box.
 
     A flag of MultiBinary has the logit of 1: it becomes very large or very small where only one value is allowed.
     """
+    import torch
+
     rows = [part for part in additive_parts(space, masks) if part is not None]
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-1)
 
 
-def additive_parts(space: AnySpace, masks: Tensor) -> list[Tensor | None]:
+def additive_parts(space: AnySpace, masks: "Tensor") -> "list[Tensor | None]":
     """Return `additive` for each part of a space, None for a part without choices."""
+    import torch
+
     rows: list[Tensor | None] = []
     first = 0
     for leaf in leaves(space):
@@ -139,9 +146,11 @@ def additive_parts(space: AnySpace, masks: Tensor) -> list[Tensor | None]:
 
 
 def added_to_logits(
-    space: AnySpace, masks: Any, count: int, device: torch.device | str = "cpu", where: str = "action_masks"
-) -> Tensor | None:
+    space: AnySpace, masks: Any, count: int, device: "torch.device | str" = "cpu", where: str = "action_masks"
+) -> "Tensor | None":
     """Return what masks of B = `count` actions add to logits, (B, K); None for no masks; raise as `checked_masks`."""
     if masks is None:
         return None
+    import torch
+
     return additive(space, torch.from_numpy(checked_masks(space, masks, count, where))).to(device)

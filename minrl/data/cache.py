@@ -125,12 +125,14 @@ def _read(folder: Path) -> Arrays | None:
                 _log.warning("data cache %s is damaged (%s.npy), so the set is converted anew", folder, name)
                 return None
         return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in digests}
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
+    except (OSError, ValueError, EOFError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _digest(file: Path) -> int:
     """Compute the CRC-32 of a file, at about 3 GB/s."""
+    if not file.is_file():
+        raise ValueError(f"{file} is no regular file")
     digest = 0
     with file.open("rb") as handle:
         while piece := handle.read(BYTES_AT_ONCE):

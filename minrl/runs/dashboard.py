@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ class RunLinks:
             raise ValueError(f"no folder {folder}: name one that holds runs, such as that of minrl train --out")
         self.into = into
         self.root = folder / RUNS if (folder / GRID).is_file() and (folder / RUNS).is_dir() else folder
-        self.name = folder.resolve().name or "runs"
+        self.name = Path(os.path.realpath(folder)).name or "runs"
         self.runs: dict[str, Path] = {}
         self.update()
         if not self.runs:
@@ -188,7 +189,9 @@ def _settings(run: Path) -> dict[str, Value] | None:
 
 
 def _columns(run: Path) -> list[str]:
-    """Read the column names of a run's log; none before its first row."""
+    """Read the column names of a run's log; none before its first row, or if it is no regular file."""
+    if not (run / PROGRESS).is_file():
+        return []
     try:
         with (run / PROGRESS).open(newline="", encoding="utf-8") as file:
             return next(csv.reader(file), [])

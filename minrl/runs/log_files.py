@@ -83,7 +83,11 @@ def is_log_of(rows: Sequence[Cells], written: Any) -> bool:
 
 
 def _split(line: str) -> list[str]:
-    return next(csv.reader([line.removesuffix("\r")]), [])
+    """Return the cells of a line; none of one that is no CSV, such as with a carriage return in it."""
+    try:
+        return next(csv.reader([line.removesuffix("\r")]), [])
+    except csv.Error:
+        return []
 
 
 def _is_row(row: Sequence[str], names: Sequence[str], counter: str) -> bool:

@@ -38,7 +38,7 @@ def folder_lock(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
         ValueError: if another process or thread still holds it.
         OSError: if the folder cannot be written.
     """
-    path = folder.resolve() / NAME
+    path = Path(os.path.realpath(folder)) / NAME  # resolve() raises RuntimeError for a link to itself
     mine = threading.get_ident()
     holder = _held.get(path)
     if holder is not None and holder[0] == mine:

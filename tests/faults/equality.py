@@ -81,8 +81,8 @@ def _same(one: Any, other: Any) -> bool:
             {**d, "episodes": [e[:2] for e in d["episodes"]]} if isinstance(d.get("episodes"), list) else d
             for d in (one, other)
         )
-        names = [name for name in one if not str(name).startswith(CLOCK)]
-        same = isinstance(other, dict) and names == [name for name in other if not str(name).startswith(CLOCK)]
+        names = [name for name in one if not _is_measured(name)]
+        same = isinstance(other, dict) and names == [name for name in other if not _is_measured(name)]
         return same and all(_same(one[name], other[name]) for name in names)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(_same, one, other))
@@ -96,7 +96,12 @@ def _different_curves(whole: Path, killed: Path) -> list[str]:
 
 def _summary(run: Path) -> dict[str, Any]:
     values = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
-    return {name: value for name, value in values.items() if not name.startswith(CLOCK)}
+    return {name: value for name, value in values.items() if not _is_measured(name)}
+
+
+def _is_measured(name: Any) -> bool:
+    """Return True for a time, and for the checksum of a log, in which times are."""
+    return str(name).startswith(CLOCK) or name == "log"
 
 
 def _bytes(path: Path) -> bytes | None:

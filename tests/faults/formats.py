@@ -35,6 +35,7 @@ STEPS = 24
 CHECKPOINT = ["checkpoint.pt"]
 SMALL = ["checkpoint.pt", "config.toml", "progress.csv", "summary.json"]
 TINY = ["--width", "8", "--depth", "1", "--steps", "2", "--batch-size", "2", "--length", "16", "--threads", "1"]
+PLAYED = ["--episodes", "1", "--max-episode-steps", "3", "--threads", "1", "--json"]
 PLAY = ["--evaluate-episodes", "1", "--evaluate-max-steps", "4"]
 
 
@@ -44,7 +45,8 @@ class Reader:
 
     make: Callable[[Path], None]  # into an empty folder
     files: Callable[[Path], list[Path]]  # of the sample that may be mutated
-    command: Callable[[Path], list[str]]  # of `minrl`
+    command: Callable[[Path], list[str]] = lambda _: []  # of `minrl`
+    read: Callable[[Path], object] | None = None  # called in place of a command, which takes longer
 
 
 def mutate(folder: Path, reader: Reader, draw: random.Random) -> str:
@@ -263,17 +265,7 @@ READERS: dict[str, Reader] = {
     "checkpoint": Reader(
         _run,
         lambda f: [f / "run/checkpoint.pt"],
-        lambda f: [
-            "evaluate",
-            str(f / "run"),
-            "--episodes",
-            "1",
-            "--max-episode-steps",
-            "3",
-            "--threads",
-            "1",
-            "--json",
-        ],
+        lambda f: ["evaluate", str(f / "run"), *PLAYED],
     ),
     "run folder": Reader(
         _run,

@@ -20,17 +20,21 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
 
-from formats import READERS, Reader, mutate  # noqa: E402
+from called_formats import CALLED  # noqa: E402
+from formats import READERS as COMMANDS  # noqa: E402
+from formats import Reader, mutate  # noqa: E402
 
 from minrl.agents.__main__ import main  # noqa: E402
+from minrl.system.messages import one_line  # noqa: E402
 
 CPU_SECONDS, WALL_SECONDS, MEMORY = 5, 60, 1 << 30
+READERS = COMMANDS | CALLED
 LOADS, REFUSED = "loads", "refused"
 GOOD = (LOADS, REFUSED)
 
@@ -122,7 +126,7 @@ def _read(reader: Reader, folder: Path) -> tuple[str, str]:
     signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(reader.command(folder))
+            code = main(reader.command(folder)) if reader.read is None else _call(reader.read, folder)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:  # what a user would see as a traceback
@@ -141,6 +145,16 @@ def _read(reader: Reader, folder: Path) -> tuple[str, str]:
     if not lines or said.rstrip("\n").splitlines()[-1] != lines[-1]:
         return "no line", said
     return (REFUSED if len(lines[-1]) <= 1000 else "a long line"), said
+
+
+def _call(read: Callable[[Path], object], folder: Path) -> int:
+    """Call a reader as the command line calls its commands, which turn these errors into one line."""
+    try:
+        read(folder)
+    except (ValueError, OSError) as error:
+        print(f"minrl: {one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def make_sample(name: str, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
     python benchmarks/ppo_speed.py [--quick] [--rounds 5] [--json FILE]
     python benchmarks/ppo_speed.py --loops [--rounds 5] [--json FILE]
+    python benchmarks/ppo_speed.py --update [--rounds 5] [--json FILE]
     python benchmarks/ppo_speed.py --to-500 [--json FILE]
     python benchmarks/ppo_speed.py --predict [--rounds 5] [--json FILE]
 
@@ -9,7 +10,8 @@ One thread, 8 environments, 10 epochs, all else each library's default. Every fi
 rounds of the ratio within a round; all share the same environments unless a name says otherwise. `ppo_peers.py` says
 what is compared. Policies begin untrained, so that episodes are short and sb3-contrib's sequences with them: it becomes
 slower as they grow, we do not. `--loops` prints only the second table: compiled environments against whole training
-loops of others (`ppo_loops.py`). `--to-500` measures the cost of learning: CPU seconds without evaluations to the
+loops of others (`ppo_loops.py`). `--update` prints only the third: the update against its matrix products
+(`ppo_products.py`). `--to-500` measures the cost of learning: CPU seconds without evaluations to the
 first evaluation of 500. It resumes from the FILE of an interrupted run, and keeps other figures in it. `--predict`
 measures acting with one environment: CPU time of a call of `predict`, width 64.
 """
@@ -23,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ppo_products
 import torch
 from ppo_loops import JAX, LOOPS, compare_loops, lines_of, missing, network_difference
 from ppo_peers import (
@@ -45,6 +48,7 @@ from ppo_peers import (
     one_call_difference,
     predict_seconds,
 )
+from ppo_report import save, table, written
 from stable_baselines3.common.evaluation import evaluate_policy
 
 WIDTHS = (64, 128, 256)
@@ -95,23 +99,6 @@ def rate(row: Row, rounds: Sequence[Sequence[float]], part: str = "whole") -> fl
     """Return the median steps of all environments per CPU second."""
     at = Seconds._fields.index(part)
     return row.n_steps * N_ENVS / statistics.median(seconds[at] for seconds in rounds)
-
-
-def table(heads: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """Print a Markdown table."""
-    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    for line in lines:
-        print("| " + " | ".join(written(cell) for cell in line) + " |", flush=True)
-    print()
-
-
-def written(cell: Any) -> str:
-    """Format a value with its significant digits."""
-    if cell is None:
-        return "-"
-    if not isinstance(cell, float):
-        return str(cell)
-    return f"{cell:.0f}" if cell >= 100 else f"{cell:.2f}" if cell >= 1 else f"{cell:.3f}"
 
 
 def compare(rows: Sequence[Row], rounds: dict[int, int]) -> list[dict[str, Any]]:
@@ -245,22 +232,16 @@ def predicting(rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-def save(result: dict[str, Any], path: Path | None) -> None:
-    """Write `result` if a file is given, whole or not at all."""
-    if path:
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-
-
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no long rollouts or sb3-contrib to 500")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--loops", action="store_true", help="only compiled environments against whole loops")
-    parser.add_argument("--to-500", action="store_true", help="only this: CPU seconds to a return of 500")
-    parser.add_argument("--predict", action="store_true", help="only this: CPU time of a call of predict")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--loops", action="store_true", help="only compiled environments against whole loops")
+    alone.add_argument("--update", action="store_true", help="only the update against its matrix products")
+    alone.add_argument("--to-500", action="store_true", help="only this: CPU seconds to a return of 500")
+    alone.add_argument("--predict", action="store_true", help="only this: CPU time of a call of predict")
     parser.add_argument("--json", type=Path, help="keep the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -279,20 +260,25 @@ def main() -> int:
         result["predict"] = predicting(arguments.rounds)
         save(result, arguments.json)
         return 0
-    if not arguments.loops:
+    rounds = 2 if arguments.quick else arguments.rounds
+    if not arguments.loops and not arguments.update:
         warm_up()
         print(f"One LSTM call: weights differ by {one_call_difference():.0e} after an epoch.\n", flush=True)
-        rounds = 2 if arguments.quick else arguments.rounds
         rows = [*SHORT, PHYSICS] if arguments.quick else [*SHORT, *LONG, PHYSICS]
         result["rows"] = compare(rows, {128: rounds, 1024: max(1, rounds // 2)})
         parts(result["rows"])
         result["flatness"] = flatness(FLAT_STEPS[:3] if arguments.quick else FLAT_STEPS, rounds)
         save(result, arguments.json)
-    if JAX not in missing():
-        print(f"JAX's network: outputs differ from ours by {network_difference():.0e}.\n", flush=True)
-    result["loops"] = compare_loops(LOOPS, 2 if arguments.quick else arguments.rounds)
-    table(*lines_of(result["loops"]))
-    save(result, arguments.json)
+    if not arguments.update:
+        if JAX not in missing():
+            print(f"JAX's network: outputs differ from ours by {network_difference():.0e}.\n", flush=True)
+        result["loops"] = compare_loops(LOOPS, rounds)
+        table(*lines_of(result["loops"]))
+        save(result, arguments.json)
+    if not arguments.loops:
+        result["updates"] = ppo_products.compare_updates(ppo_products.UPDATES, rounds)
+        table(*ppo_products.lines_of(result["updates"]))
+        save(result, arguments.json)
     return 0
 
 

@@ -42,7 +42,7 @@ TASKS = {"pendulum": 1, "cartpole": 1, "hopper": 0, "half_cheetah": 0}  # decima
 PUBLISHED = (
     "Published, not run here: pomdp-baselines (Ni et al., arXiv 2110.05038) trains Pendulum-V for 50,000 environment "
     "steps with as many gradient steps of 32 episodes each (`configs/pomdp/pendulum/v/rnn.yml` at 0121bb1 of "
-    "https://github.com/twni2016/pomdp-baselines); neither the paper nor the repository states its return as a number."
+    "https://github.com/twni2016/pomdp-baselines); a return as a number was not found."
 )
 
 

@@ -33,6 +33,7 @@ RAW, TABLE = HERE / "rsl_rl_ppo.csv", HERE / "rsl_rl_ppo.md"
 ENVIRONMENTS, STEPS, WIDTH = 64, 32, 64
 LAYERS = {"gru": "GRU", "mingru": "minGRU", "lstm": "LSTM", "minlstm": "minLSTM"}
 OURS: dict[str, Any] = {"mingru": minrl.nn.MinGRU, "minlstm": minrl.nn.MinLSTM}
+CUTS = slice(-1, None), slice(-5, -1)
 COLUMNS = ("layer", "seed", "iteration", "steps", "mean_return", "episodes", "cpu_seconds")
 
 
@@ -126,23 +127,23 @@ def known() -> list[dict[str, str]]:
 
 
 def table() -> str:
-    """Return a table of the returns of the last iterations in which episodes ended, and of all."""
+    """Return a table of the returns up to the number of steps that every run reached."""
     runs: dict[str, dict[str, list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for row in known():
         runs[row["layer"]][row["seed"]].append(row)
+    reached = min(int(rows[-1]["steps"]) for seeds in runs.values() for rows in seeds.values())
     lines = [
-        "| layer | seeds | steps | return, last fifth | return, all | CPU seconds |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| layer | seeds | return, last of {reached:,} steps | of the four before | CPU seconds of these steps |",
+        "|---|---:|---:|---:|---:|",
     ]
     for layer, name in LAYERS.items():
         if layer not in runs:
             continue
-        seeds = list(runs[layer].values())
-        last = [np.mean([float(row["mean_return"]) for row in rows[-len(rows) // 5 :]]) for rows in seeds]
-        every = [np.mean([float(row["mean_return"]) for row in rows]) for rows in seeds]
-        spent = np.mean([float(rows[-1]["cpu_seconds"]) for rows in seeds])
-        shown = [f"{np.mean(x):.0f} ± {np.std(x, ddof=1) / len(x) ** 0.5:.0f}" for x in (last, every)]
-        lines.append(f"| {name} | {len(seeds)} | {seeds[0][-1]['steps']} | {' | '.join(shown)} | {spent:.0f} |")
+        within = [[row for row in rows if int(row["steps"]) <= reached] for rows in runs[layer].values()]
+        parts = [[np.mean([float(row["mean_return"]) for row in rows[cut]]) for rows in within] for cut in CUTS]
+        shown = [f"{np.mean(x):.0f} ± {np.std(x, ddof=1) / len(x) ** 0.5:.0f}" for x in parts]
+        spent = np.mean([float(rows[-1]["cpu_seconds"]) for rows in within])
+        lines.append(f"| {name} | {len(within)} | {' | '.join(shown)} | {spent:.0f} |")
     return "\n".join(lines)
 
 

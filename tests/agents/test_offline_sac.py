@@ -21,23 +21,23 @@ from minrl.data.task import Task
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("box", {}),
-    ("box", {"cell": "lstm", "critic_cell": "mingru", "previous_action": True}),
+    ("box", {"cell": "minlstm", "critic_cell": "mingru", "previous_action": True}),
     ("discrete", {"previous_action": True, "n_critics": 3}),
 ]
 
 
 def agent_of(actions: str = "box", **options: Any) -> OfflineSACAgent:
-    """Build a small agent in float64."""
+    """Build a small agent."""
     torch.manual_seed(0)
     episodes = drift_episodes(actions)
     agent = OfflineSACAgent(OfflineSACConfig(**{"width": 8, "depth": 1} | options), Task.of(episodes))
     agent.fit_normalization(episodes)
-    return agent.double().eval()
+    return agent.eval()
 
 
 def batch_of(agent: OfflineSACAgent, actions: str = "box") -> Batch:
     sampler = agent.sampler(drift_episodes(actions), batch_size=3, length=60, seed=1)
-    return Batch.from_numpy(next(sampler)).to(torch.float64)
+    return Batch.from_numpy(next(sampler))
 
 
 @pytest.mark.parametrize(("actions", "options"), VARIANTS)
@@ -45,7 +45,7 @@ def test_acting_equals_predicting_and_every_parameter_learns(actions: str, optio
     agent = agent_of(actions, **options)
     (record,) = play(agent, actions, [0.0], 100)
     assert record.reset.sum() > 2
-    assert largest_gap(agent, record) <= 1e-6
+    assert largest_gap(agent, record.to(torch.float32)) <= 1e-5
     agent.train().loss(batch_of(agent, actions)).total.backward()
     for name, parameter in agent.named_parameters():
         learns = not name.startswith(("policy.critic_target", "policy.log_ent_coef"))

@@ -17,13 +17,14 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-# Torch's exporter takes 4 s each.
+# Torch's exporter takes 4 s each; PPO's tests run it on the same parts.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("observations", "actions", "options"),
     [
         ("box", "box", {**NORMALIZED, **TOLD}),
-        pytest.param("nested", "discrete", {"share_trunk": True, "cell": "gru"}, marks=pytest.mark.slow),
-        pytest.param("image", "one", {"critic_cell": "lstm", "net_arch": {"pi": []}}, marks=pytest.mark.slow),
+        ("nested", "discrete", {"share_trunk": True, "cell": "gru"}),
+        ("image", "one", {"critic_cell": "lstm", "net_arch": {"pi": []}}),
     ],
 )
 def test_policies(observations: str, actions: str, options: dict[str, Any], tmp_path: Path) -> None:

@@ -60,6 +60,11 @@ def logit_gap(model: Any, observation: Any, state: Any, start: Any) -> float:
 def agree(case: Case, folder: Path, steps: int, count: int, kind: str = "onnx") -> None:
     """Run the exported file beside the model over steps of `count` environments whose episodes end by chance."""
     model, environments = case.train(), statistics(case)
+    if hasattr(model.policy, "action_net") and not isinstance(case.actions, spaces.Box):
+        with torch.no_grad():  # logits that differ, so that choices change from step to step
+            for parameter in model.policy.parameters():
+                parameter.mul_(4.0)
+            model.policy.action_net.bias.zero_()
     model.save(folder / "model")
     if environments is not None:
         environments.save(str(folder / "statistics.pkl"))

@@ -15,6 +15,7 @@ from minrl.compare.grid.plan import ComparedTask, NotDone, read_plan, read_state
 from minrl.runs.folder import CONFIG, GRID, PROGRESS, RELABEL_SUMMARY, RETURNS_TO_GO, STATE, SUMMARY, TARGETS
 from minrl.runs.log import STEP, check_log, read_log
 from minrl.runs.side_files import read_json, read_summary, read_targets
+from minrl.system.config import read_tables
 from minrl.system.digests import check_comment
 from minrl.training import relabel_returns
 from minrl.training.relabel_returns import _read_labels
@@ -71,8 +72,8 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(
         return read_log(run)
 
     def settings() -> Any:
-        # The last line is the checksum itself.
-        return check_comment((run / CONFIG).read_text(encoding="utf-8")).rpartition("# ")[0]
+        check_comment((run / CONFIG).read_text(encoding="utf-8"))
+        return read_tables(run / CONFIG, "config")
 
     def said() -> str:
         return capsys.readouterr().err

@@ -75,7 +75,7 @@ class Beside:
         starts = self.random.random(self.batch_size) < start
         wanted = self.player.act(observation, reward, starts)
         values = (observation, reward, starts, self.state)
-        *actions, self.state = self.session.run(None, dict(zip(INPUTS, values, strict=True)))
+        *actions, self.state = self.session.run(None, dict(zip(INPUTS, values, strict=False)))
         return wanted, actions
 
 

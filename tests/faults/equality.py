@@ -100,7 +100,7 @@ def _summary(run: Path) -> dict[str, Any]:
 
 
 def _is_measured(name: Any) -> bool:
-    """Return True for a time, and for the checksum of a log, in which times are."""
+    """Return True if a value is a time, or the checksum of a log, in which times are."""
     return str(name).startswith(CLOCK) or name == "log"
 
 

@@ -89,7 +89,7 @@ def test_other_kinds_of_arguments() -> None:
 
 
 def test_results_are_the_callers() -> None:
-    """Later calls, also of other threads, do not write to them."""
+    """Check that later calls, also of other threads, do not write to them."""
     policy = ready("mlp").policy
     rows = np.random.default_rng(0).uniform(-1, 1, (64, 3)).astype(np.float32)
     first = in_one_call(policy, rows[:1])

@@ -74,7 +74,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "command": (["trian"], 'unknown command "trian"; did you mean "train"?'),
     "no command": ([], "the following arguments are required: COMMAND"),
     "agent": (["train", "decison", "--data", "x"], 'unknown agent "decison"; did you mean "decision"?'),
-    "no agent": (["train"], "no agent: minrl train clone|decision --data NAME --out RUN"),
+    "no agent": (["train"], "no agent: minrl train clone|decision|offline_sac --data NAME --out RUN"),
     "flag": ([*TRAIN, "--widht", "3"], 'unknown flag --widht; did you mean "--width"?'),
     "flag with =": ([*TRAIN, "--learning_rate=3"], 'unknown flag --learning_rate; did you mean "--learning-rate"?'),
     "half a flag": ([*TRAIN, "--step", "3"], 'unknown flag --step; did you mean "--steps"?'),

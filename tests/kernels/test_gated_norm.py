@@ -52,7 +52,7 @@ def test_its_derivatives_are_its_differences() -> None:
 
 
 def test_normaliser_and_norm_by_hand() -> None:
-    """Check two features and q n below 1 in units of exp(0): h = y / 1, normalised to -1 and 1, then gate, scale and skip."""
+    """Check two features, q n below 1 in units of exp(0): h = y / 1, normalised to -1 and 1, gate, scale and skip."""
     y = torch.tensor([[[[3.0, 7.0, 0.5]]]], dtype=torch.float64)
     unit, zeros = torch.zeros(1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 2, dtype=torch.float64)
     scale, skip = torch.tensor([0.5, -0.5], dtype=torch.float64), torch.tensor([2.0, 0.0], dtype=torch.float64)

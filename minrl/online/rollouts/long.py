@@ -15,7 +15,7 @@ LONG = 0.25  # seconds of a rollout and its update after which the next ones may
 
 @dataclass(frozen=True)
 class KeptState:
-    """State of a run between two rollouts, copied as a checkpoint holds it."""
+    """Weights and training state of a run between two rollouts, as a checkpoint holds them."""
 
     step: int
     weights: dict[str, Any]

@@ -171,8 +171,7 @@ def test_a_carried_state_continues_the_trajectory(tokens: Any) -> None:
     batch = batch_of(agent, length=40)
     whole = agent.loss(batch)
     cuts = [
-        Batch(**{name: x[:, part] for name, x in batch.tensors().items()})
-        for part in (slice(0, 17), slice(17, 40))
+        Batch(**{name: x[:, part] for name, x in batch.tensors().items()}) for part in (slice(0, 17), slice(17, 40))
     ]
     first = agent.loss(cuts[0])
     second = agent.loss(cuts[1], first.memory)

@@ -49,8 +49,9 @@ def grid(folder: Path, text: str, *, steps: int = 20, every: int = 5, online_ste
 
 
 def state(out: Path) -> dict[str, Any]:
+    """Return the state of each run, without the file's checksum."""
     values: dict[str, Any] = json.loads((out / "state.json").read_text())
-    return values
+    return {name: value for name, value in values.items() if name != "crc32"}
 
 
 def evaluation(run: Path) -> Any:

@@ -172,7 +172,7 @@ def test_saved_models_act_and_learn_on_alike(env: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_learns_to_choose() -> None:
-    """Return a reward for the sign of the first observation of the episode, which only memory knows."""
+    """Train where the reward is the sign of the first observation of the episode, which only memory knows."""
 
     class Recall(gymnasium.Env[Any, Any]):
         observation_space, action_space = spaces.Box(-1, 1, (1,), np.float32), spaces.Discrete(2)

@@ -32,6 +32,8 @@ from minrl.runs.log import STEP
 from minrl.runs.summary import title_of
 from minrl.training.report import score_panel
 
+pytestmark = pytest.mark.plots
+
 SCORES = {"mingru": (60.0, 80.0, 90.0, 95.0), "gru": (0.0, 1.0, 2.0, 70.0)}
 
 

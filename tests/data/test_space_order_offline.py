@@ -70,7 +70,8 @@ def turn_around(file: Path, field: str) -> None:
     status, text = file.stat(), file.read_text()
     values = json.loads(text)
     values[field] = to_json(reversed_keys(from_json(values[field])))
-    file.write_text(json.dumps(values))
+    values.pop("crc32", None)
+    file.write_text(json.dumps(values).ljust(len(text)))
     assert file.stat().st_size == status.st_size
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 

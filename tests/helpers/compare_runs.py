@@ -67,6 +67,7 @@ def change_summary(run: Path, evaluation: dict[str, Any] | None = None, **values
     summary = json.loads((run / "summary.json").read_text())
     summary |= values
     summary["evaluation"] |= evaluation or {}
+    summary.pop("crc32", None)
     (run / "summary.json").write_text(json.dumps(summary))
 
 

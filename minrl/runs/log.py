@@ -52,8 +52,10 @@ def open_log(
     rows, damage = read_cells(path, counter)
     if damage is None and not is_log_of(rows, written):
         damage = "its rows are not those that were written"
-    if damage is not None:
+    if damage is not None and path.exists():
         set_aside(path, damage)
+    elif damage is not None:
+        print(f"minrl: {path} is missing: the log begins anew", file=sys.stderr, flush=True)
     last = step - 1 if repeats_row else step
     kept = [
         row

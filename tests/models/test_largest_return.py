@@ -195,8 +195,7 @@ def test_every_parameter_learns_and_the_state_is_carried() -> None:
     whole.total.backward()
     assert [n for n, p in agent.named_parameters() if p.grad is None or not p.grad.any()] == []
     cuts = [
-        Batch(**{f.name: getattr(batch, f.name)[:, part] for f in dataclasses.fields(Batch)})
-        for part in (slice(0, 17), slice(17, 40))
+        Batch(**{name: x[:, part] for name, x in batch.tensors().items()}) for part in (slice(0, 17), slice(17, 40))
     ]
     first = agent.loss(cuts[0])
     assert first.memory.shape == (3, agent.memory_size)

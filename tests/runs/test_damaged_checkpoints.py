@@ -117,7 +117,7 @@ def test_a_tensor_must_not_be_larger_than_its_record(agent: DecisionAgent, tmp_p
         checkpoint.read(file)
 
 
-@pytest.mark.parametrize("size", [{"depth": 9 * 10**15}, {"width": 10**9}, {"width": 10**5, "depth": 2}])
+@pytest.mark.parametrize("size", [{"depth": 9_999}, {"width": 65_536}, {"width": 60_000, "depth": 2}])
 def test_a_backbone_that_its_weights_cannot_fill_is_not_built(
     size: dict[str, int], agent: DecisionAgent, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from minrl.evaluate import evaluate
 from minrl.runs.folder import TARGETS, TARGETS_PLOT
 from minrl.runs.log import STEP, read_log
 from minrl.runs.side_files import read_targets
+from minrl.system.digests import checked
 from minrl.training.offline import RunResult, TrainConfig, resume, train
 from minrl.training.report import write_report
 from minrl.training.target_sweep import curve_names, spread_targets
@@ -62,7 +63,7 @@ def test_curves_keep_short_names_where_these_tell_targets_apart() -> None:
 def test_several_targets_are_evaluated_at_the_end(cartpole: str, tmp_path: Path) -> None:
     """Compare the file with an evaluation of the saved agent."""
     run(cartpole, tmp_path / "run")
-    written = json.loads((tmp_path / "run" / TARGETS).read_text())
+    written = checked(json.loads((tmp_path / "run" / TARGETS).read_text()))
     asked = spread_targets(load(cartpole).returns)
     assert [(row["step"], row["target_return"]) for row in written] == [(20, target) for target in asked]
     agent = minrl.load(tmp_path / "run")

@@ -1,24 +1,21 @@
 """Recurrent PPO: learns by acting, from whole rollout segments by one scan; continuous and discrete actions.
 
-Settings and acting of a policy; `ppo.py` is its training.
-
-Shapes: B environments, O flat observation width, A flat action width, S state size of the policy, P width of the
-previous action and reward.
+Settings of a policy; `policy_agent.py` is its acting, `ppo.py` its training.
 """
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from minrl.agent import Moment, OnlineAgent
+from minrl.agent import Moment
 from minrl.data.masks.action_masks import additive
 from minrl.data.task import Task
 from minrl.models.backbone_config import BackboneConfig
-from minrl.online.flat_spaces import CLIP, PolicySpaces, Standardizer
+from minrl.online.flat_spaces import PolicySpaces
 from minrl.online.inputs.critic import split_space
 from minrl.online.inputs.images import CNN
 from minrl.online.policy import RecurrentPolicy
@@ -27,6 +24,7 @@ from minrl.runs.checkpoint import Checkpoint
 from minrl.system.config import check_at_least
 from minrl.system.messages import one_line
 
+from .policy_agent import PolicyAgent, build_algorithm
 from .ppo import RecurrentPPO
 
 _WIDEST = 1 << 16  # layer of actor or critic
@@ -111,32 +109,13 @@ class PPOConfig(PPOOptions):
         return options
 
 
-class PPOAgent(OnlineAgent):
-    """Agent of this module, with the settings `config` for the environment of `task`.
-
-    The state (B, S + P) is the policy's hidden state and, where the policy reads them, the last action and reward.
-
-    Args:
-        config, task: as for every agent.
-        policy: of a running training; a new one by default.
-    """
+class PPOAgent(PolicyAgent):
+    """Agent of this module, with the settings `config` for the environment of `task`."""
 
     name = "ppo"
     options_class = PPOOptions
     config_class = PPOConfig
     config: PPOConfig
-    reward_std: Tensor
-
-    def __init__(self, config: PPOConfig, task: Task, policy: RecurrentPolicy | None = None) -> None:
-        # Without normalisation Stable-Baselines3 casts to float32 while training too.
-        wide = task.wide_observations and config.normalize_observations
-        super().__init__(config, replace(task, wide_observations=wide))
-        self.spaces = PolicySpaces(task.acting_space, task.action_space)
-        self.policy = self._new_policy() if policy is None else policy
-        self.state_size = self.policy.acting_size + self.policy.previous_size
-        self.standardizer = Standardizer(self.spaces) if config.normalize_observations else None
-        if config.normalize_rewards:
-            self.register_buffer("reward_std", torch.ones((), dtype=torch.float64))
 
     @classmethod
     def new_config(cls, options: PPOOptions) -> PPOConfig:
@@ -154,49 +133,22 @@ class PPOAgent(OnlineAgent):
         task = replace(
             task, masked=task.masked and config.use_masking, critic_keys=_known_keys(config.critic_keys, task)
         )
-        model = _model(config, settings, task, environments, device)
+        model: RecurrentPPO = build_algorithm(
+            RecurrentPPO, cls.name, config, settings, task, environments, device,
+            keywords_of=AlgorithmSettings, policy_kwargs=lambda whole: config.policy_kwargs() | _keys(whole, task),
+            use_sde=config.use_sde, batch_size=settings.batch_size or None,
+        )  # fmt: skip
         model.masking.default = task.masked
         if config.pretrained is not None and not config.origin:
             start: Any = model.policy.pretrained
             config = replace(config, origin=dict(vars(start)))
         return cls(config, task, model.policy), model
 
-    def copy_normalization(self, environments: VecNormalize) -> None:
-        """Copy statistics as `OnlineAgent.copy_normalization` does."""
-        if self.standardizer is not None:
-            self.standardizer.copy_statistics(environments)
-        if self.config.normalize_rewards:
-            self.reward_std.fill_(float((environments.ret_rms.var + environments.epsilon) ** 0.5))
-
-    def initial_state(self, batch_size: int, target_return: float | Tensor | None = None) -> Tensor:
-        """Return the initial state as `Actor.initial_state` does; a target return has no effect."""
-        memory = self.policy.initial_state(batch_size)
-        return memory.new_zeros(batch_size, self.state_size)
-
-    def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
-        """Act as `Actor.act` does."""
-        policy = self.policy
-        memory, previous = state.split([policy.acting_size, policy.previous_size], dim=1)
-        if policy.previous_reward:
-            previous = torch.cat([previous[:, :-1], self._reward(moment.reward).unsqueeze(1)], dim=1)
-        if self.config.use_sde and not deterministic and moment.episode_start.any():
-            policy.reset_noise(len(state))
-        flat = moment.observation if self.standardizer is None else self.standardizer(moment.observation)
-        observation = self.spaces.observations(flat)
-        masks = None
-        if moment.action_masks is not None:
-            masks = additive(self.spaces.action_space, moment.action_masks)
-        distribution, memory = policy.get_distribution(observation, memory, moment.episode_start, previous, masks)
-        action = distribution.get_actions(deterministic=deterministic)
-        if policy.previous_size:
-            memory = torch.cat([memory, policy.encode_previous(action, None)], dim=1)
-        taken = policy.environment_actions(action)
-        return self.spaces.flat_actions(taken).to(state.dtype), memory
-
-    def _reward(self, reward: Tensor) -> Tensor:
-        if not self.config.normalize_rewards:
-            return reward
-        return (reward.double() / self.reward_std).clamp(-CLIP, CLIP).to(reward.dtype)
+    def _masks(self, moment: Moment) -> Tensor | None:
+        """Return the masks as additions to the logits of choices, (B, K)."""
+        if moment.action_masks is None:
+            return None
+        return additive(self.spaces.action_space, moment.action_masks)
 
     def _new_policy(self) -> RecurrentPolicy:
         whole = PolicySpaces(self.task.observation_space, self.task.action_space)
@@ -226,28 +178,3 @@ def _keys(policy_spaces: PolicySpaces, task: Task) -> dict[str, Any]:
     observed: Any = policy_spaces.observation_space
     starts = tuple(f"{key}/" for key in task.critic_keys)
     return {"critic_keys": [n for n in observed.spaces if n in task.critic_keys or n.startswith(starts)]}
-
-
-def _model(
-    config: PPOConfig, settings: OnlineConfig, task: Task, environments: VecEnv, device: torch.device
-) -> RecurrentPPO:
-    options: dict[str, Any] = {item.name: getattr(settings, item.name) for item in fields(AlgorithmSettings)}
-    rate, decay = settings.learning_rate, options.pop("decay")
-    options["learning_rate"] = rate if decay == "constant" else lambda left: rate * left
-    options["batch_size"] = settings.batch_size or None
-    policy_spaces = PolicySpaces(task.observation_space, task.action_space)
-    if config.cnn != "auto" and not policy_spaces.images:
-        raise ValueError(f"cnn={config.cnn}: the observations of {settings.env} hold no image; leave it out")
-    try:
-        return RecurrentPPO(
-            policy_spaces.policy,
-            environments,
-            use_sde=config.use_sde,
-            policy_kwargs=config.policy_kwargs() | _keys(policy_spaces, task),
-            seed=settings.seed,
-            device=device,
-            **options,
-        )
-    # Stable-Baselines3 asserts; torch's modules raise KeyError for some names.
-    except (AssertionError, TypeError, RuntimeError, ZeroDivisionError, KeyError) as error:
-        raise ValueError(f"no ppo agent can be made of these settings: {one_line(error)}") from error

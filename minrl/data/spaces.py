@@ -242,7 +242,7 @@ def unflatten(space: AnySpace, rows: npt.NDArray[Any], *, bounded: bool = True) 
     With `bounded` the columns of a Box are rounded for whole numbers and clipped to its bounds.
     """
     parts = {leaf.keys: _decode(leaf.space, rows[:, leaf.columns], bounded) for leaf in leaves(space)}
-    return _nested(space, (), parts)
+    return nested(space, (), parts)
 
 
 def unflattener(space: AnySpace) -> Callable[[npt.NDArray[Any]], Any]:
@@ -253,11 +253,12 @@ def unflattener(space: AnySpace) -> Callable[[npt.NDArray[Any]], Any]:
     return lambda rows: np.clip(rows.reshape(shape), low, high).astype(kind)
 
 
-def _nested(space: AnySpace, keys: tuple[str | int, ...], parts: dict[tuple[str | int, ...], Any]) -> Any:
+def nested(space: AnySpace, keys: tuple[str | int, ...], parts: dict[tuple[str | int, ...], Any]) -> Any:
+    """Return the parts below `keys`, by their paths, in the structure of the space."""
     if isinstance(space, spaces.Dict):
-        return {key: _nested(part, (*keys, key), parts) for key, part in space.spaces.items()}
+        return {key: nested(part, (*keys, key), parts) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(_nested(part, (*keys, i), parts) for i, part in enumerate(space.spaces))
+        return tuple(nested(part, (*keys, i), parts) for i, part in enumerate(space.spaces))
     return parts[keys]
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 _ITEMS = {"Double": 8, "Long": 8, "ComplexFloat": 8, "ComplexDouble": 16, "Float": 4, "Int": 4, "Half": 2, "Short": 2}
 _ITEMS |= {"BFloat16": 2, "Byte": 1, "Char": 1, "Bool": 1, "Untyped": 1}
+# What reading a malformed archive raises.
+ZIP_ERRORS = (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeError, RuntimeError, OverflowError)
 _PIECE = 1 << 20  # bytes read at once
 _LEGACY_PICKLES = 4  # magic number, version, sizes of C's types, the object itself
 
@@ -45,7 +47,7 @@ def check_archive(file: Path, content: bytes | None = None) -> None:
             for entry in archive.infolist():
                 _read_to_the_end(archive, entry)
             storages = _storages(archive.read(records["data.pkl"]))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeError, RuntimeError, OverflowError) as error:
+    except ZIP_ERRORS as error:
         raise damaged from error
     if storages is None:
         raise damaged

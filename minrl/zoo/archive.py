@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minrl.runs.archive import DamagedFileError, check_archive, check_legacy
+from minrl.runs.archive import ZIP_ERRORS, DamagedFileError, check_archive, check_legacy
 from minrl.system.messages import one_line
 
 DATA, WEIGHTS = "data", "policy.pth"
@@ -80,7 +80,7 @@ def read_stored(file: Path) -> Stored:
                 )
             _check_sizes(file, archive)
             data, weights = (archive.read(name) for name in (DATA, WEIGHTS))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeError, RuntimeError, OverflowError) as error:
+    except ZIP_ERRORS as error:
         raise ValueError(
             f"{file}: not a readable Stable-Baselines3 file: damaged, cut short or no .zip ({one_line(error)})"
         ) from error

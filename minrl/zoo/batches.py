@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecTransposeImage
 from torch import Tensor
 
-from minrl.data.spaces import AnySpace, flatten, leaves, unflatten
+from minrl.data.spaces import AnySpace, flatten, leaves, nested, unflatten
 from minrl.data.task import Task
 
 
@@ -57,15 +57,7 @@ def _batch(space: AnySpace, observation: Any) -> tuple[Any, bool]:
         parts[leaf.keys] = array
     if len(batched) > 1:
         raise ValueError("one part of the observation is a batch, another is not")
-    return _nested(space, (), parts), batched.pop()
-
-
-def _nested(space: AnySpace, keys: tuple[str | int, ...], parts: dict[tuple[str | int, ...], Any]) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _nested(part, (*keys, key), parts) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_nested(part, (*keys, i), parts) for i, part in enumerate(space.spaces))
-    return parts[keys]
+    return nested(space, (), parts), batched.pop()
 
 
 def _first(space: AnySpace, values: Any) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minrl.backbone import Backbone
 from minrl.online.inputs.critic import critic_backbone, split_space
-from minrl.online.inputs.images import CNN, PartsExtractor, image_network, with_network
+from minrl.online.inputs.images import OnImages, OnParts
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, StartsOnline, check_start, open_run
 from minrl.online.trunk import Trunk
@@ -237,50 +237,12 @@ class BackbonePolicy(RecurrentPolicy):
         return {**super()._get_constructor_parameters(), **self.trunk_options}
 
 
-class BackboneCnnPolicy(BackbonePolicy):
-    """`BackbonePolicy` on images.
-
-    Args:
-        observation_space, arguments, keywords: as for `BackbonePolicy`.
-        cnn: the network for images, see `minrl.online.inputs.images.image_network`.
-        features_extractor_class: another network than those.
-    """
-
-    def __init__(
-        self,
-        observation_space: Any,
-        *arguments: Any,
-        cnn: CNN = "auto",
-        features_extractor_class: Any = None,
-        **keywords: Any,
-    ) -> None:
-        if features_extractor_class is None:
-            features_extractor_class = image_network(observation_space, cnn)
-        super().__init__(observation_space, *arguments, features_extractor_class=features_extractor_class, **keywords)
+class BackboneCnnPolicy(OnImages, BackbonePolicy):
+    """`BackbonePolicy` on images."""
 
 
-class BackboneMultiInputPolicy(BackbonePolicy):
-    """`BackbonePolicy` on Dict observations.
-
-    Args:
-        arguments, keywords: as for `BackbonePolicy`.
-        cnn: the network for images among them, see `minrl.online.inputs.images.image_network`.
-        features_extractor_class: another extractor than `PartsExtractor`.
-    """
-
-    def __init__(
-        self,
-        *arguments: Any,
-        cnn: CNN = "auto",
-        features_extractor_class: Any = PartsExtractor,
-        features_extractor_kwargs: dict[str, Any] | None = None,
-        **keywords: Any,
-    ) -> None:
-        keywords |= {
-            "features_extractor_class": features_extractor_class,
-            "features_extractor_kwargs": with_network(features_extractor_kwargs, cnn),
-        }
-        super().__init__(*arguments, **keywords)
+class BackboneMultiInputPolicy(OnParts, BackbonePolicy):
+    """`BackbonePolicy` on Dict observations, whose images have a network of their own."""
 
 
 def _check_known(keywords: dict[str, Any]) -> None:

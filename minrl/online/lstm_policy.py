@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrl.cells.lstm import lstm_layer
-from minrl.online.inputs.images import CNN, PartsExtractor, image_network, with_network
+from minrl.online.inputs.images import CNN, OnParts, image_network
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.system.names import nearest
 
@@ -191,28 +191,8 @@ class LstmCnnPolicy(LstmPolicy):
         super().__init__(observation_space, *arguments, **keywords)
 
 
-class LstmMultiInputPolicy(LstmPolicy):
-    """`LstmPolicy` on Dict observations.
-
-    Args:
-        arguments, keywords: as for `LstmPolicy`.
-        cnn: the network for images among them, see `minrl.online.inputs.images.image_network`.
-        features_extractor_class: another extractor than `PartsExtractor`.
-    """
-
-    def __init__(
-        self,
-        *arguments: Any,
-        cnn: CNN = "auto",
-        features_extractor_class: Any = PartsExtractor,
-        features_extractor_kwargs: dict[str, Any] | None = None,
-        **keywords: Any,
-    ) -> None:
-        keywords |= {
-            "features_extractor_class": features_extractor_class,
-            "features_extractor_kwargs": with_network(features_extractor_kwargs, cnn),
-        }
-        super().__init__(*arguments, **keywords)
+class LstmMultiInputPolicy(OnParts, LstmPolicy):
+    """`LstmPolicy` on Dict observations, whose images have a network of their own."""
 
 
 def scan_layers(lstm: nn.LSTM, x: Tensor, state: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:

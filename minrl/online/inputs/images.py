@@ -51,6 +51,51 @@ class SmallCNN(NatureCNN):
         self.linear = nn.Sequential(nn.Linear(64 * pixels, features_dim), nn.ReLU())
 
 
+class OnImages:
+    """Mixin of a policy on images.
+
+    Args:
+        observation_space, arguments, keywords: as for the policy.
+        cnn: the network for images, see `image_network`.
+        features_extractor_class: another network than those.
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        *arguments: Any,
+        cnn: CNN = "auto",
+        features_extractor_class: Any = None,
+        **keywords: Any,
+    ) -> None:
+        if features_extractor_class is None:
+            features_extractor_class = image_network(observation_space, cnn)
+        keywords["features_extractor_class"] = features_extractor_class
+        super().__init__(observation_space, *arguments, **keywords)  # type: ignore[call-arg]
+
+
+class OnParts:
+    """Mixin of a policy on Dict observations.
+
+    Args:
+        arguments, keywords: as for the policy.
+        cnn: the network for images among them, see `image_network`.
+        features_extractor_class: another extractor than `PartsExtractor`.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        cnn: CNN = "auto",
+        features_extractor_class: Any = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        **keywords: Any,
+    ) -> None:
+        keywords["features_extractor_class"] = features_extractor_class or PartsExtractor
+        keywords["features_extractor_kwargs"] = with_network(features_extractor_kwargs, cnn)
+        super().__init__(*arguments, **keywords)
+
+
 def image_network(observation_space: AnySpace, cnn: CNN = "auto") -> type[NatureCNN]:
     """Choose the class of network for one image.
 

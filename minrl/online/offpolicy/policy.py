@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from minrl.backbone import Backbone
 from minrl.online.actions import flat_actions
-from minrl.online.inputs.images import CNN, PartsExtractor, image_network, with_network
+from minrl.online.inputs.images import OnImages, OnParts
 from minrl.online.inputs.segments import Observations
 from minrl.online.offpolicy.networks import Critic, Heads
 from minrl.online.offpolicy.replay import Rows
@@ -251,30 +251,12 @@ class SACPolicy(RecurrentPolicy):
         return {**super()._get_constructor_parameters(), **self.sac_options}
 
 
-class SACCnnPolicy(SACPolicy):
-    """`SACPolicy` on images, with the network that `minrl.online.inputs.images.image_network` chooses."""
-
-    def __init__(
-        self, observation_space: Any, *arguments: Any, cnn: CNN = "auto", features_extractor_class: Any = None,
-        **keywords: Any,
-    ) -> None:  # fmt: skip
-        if features_extractor_class is None:
-            features_extractor_class = image_network(observation_space, cnn)
-        super().__init__(observation_space, *arguments, features_extractor_class=features_extractor_class, **keywords)
+class SACCnnPolicy(OnImages, SACPolicy):
+    """`SACPolicy` on images."""
 
 
-class SACMultiInputPolicy(SACPolicy):
-    """`SACPolicy` on Dict observations."""
-
-    def __init__(
-        self, *arguments: Any, cnn: CNN = "auto", features_extractor_class: Any = PartsExtractor,
-        features_extractor_kwargs: dict[str, Any] | None = None, **keywords: Any,
-    ) -> None:  # fmt: skip
-        keywords |= {
-            "features_extractor_class": features_extractor_class,
-            "features_extractor_kwargs": with_network(features_extractor_kwargs, cnn),
-        }
-        super().__init__(*arguments, **keywords)
+class SACMultiInputPolicy(OnParts, SACPolicy):
+    """`SACPolicy` on Dict observations, whose images have a network of their own."""
 
 
 POLICIES = {"MlpPolicy": SACPolicy, "CnnPolicy": SACCnnPolicy, "MultiInputPolicy": SACMultiInputPolicy}

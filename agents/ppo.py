@@ -8,10 +8,8 @@ Shapes: n_envs environments, T steps of a rollout, S state size.
 
 import time
 import warnings
-from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from stable_baselines3 import PPO
@@ -23,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from minrl.online.backbone_policy import BackboneCnnPolicy, BackboneMultiInputPolicy, BackbonePolicy
 from minrl.online.bootstrap import bootstrap, complete
-from minrl.online.checks import check_callbacks, check_observations, check_rewards
+from minrl.online.checks import check_observations, check_rewards
 from minrl.online.compiled import act, rollout, update
 from minrl.online.inputs.masks import Masking, current_masks
 from minrl.online.inputs.segments import check_segments
@@ -32,8 +30,7 @@ from minrl.online.policy import RecurrentPolicy
 from minrl.online.policy_classes import POLICIES, contrib_objects
 from minrl.online.pretrained import check_normalization, weigh_reference
 from minrl.online.rollout import SegmentBuffer
-from minrl.online.spaces import prepared
-from minrl.online.state import random_states, restore_random_states
+from minrl.online.rollouts.carried import CarriesState
 
 MlpPolicy, CnnPolicy, MultiInputPolicy = BackbonePolicy, BackboneCnnPolicy, BackboneMultiInputPolicy
 MlpLstmPolicy, CnnLstmPolicy, MultiInputLstmPolicy = LstmPolicy, LstmCnnPolicy, LstmMultiInputPolicy
@@ -41,7 +38,7 @@ MlpLstmPolicy, CnnLstmPolicy, MultiInputLstmPolicy = LstmPolicy, LstmCnnPolicy, 
 Self = TypeVar("Self", bound="RecurrentPPO")
 
 
-class RecurrentPPO(PPO):
+class RecurrentPPO(CarriesState, PPO):
     """Proximal policy optimisation (Schulman et al., arXiv 1707.06347) with a recurrent policy.
 
     All arguments have the meaning of sb3-contrib's RecurrentPPO and Stable-Baselines3's PPO, except:
@@ -105,14 +102,9 @@ class RecurrentPPO(PPO):
         self.batch_size = batch_size  # type: ignore[assignment]
         # (n_envs, S) hidden state before the next step, and (n_envs, P) the previous action and reward.
         self._last_state = self._last_previous = self._last_reference_state = torch.zeros(0, 0)
-        self._random_states: dict[str, Any] | None = None  # of a loaded model, until it learns again
         self.masking = Masking()
         if _init_setup_model:
             self._setup_model()
-
-    @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        return PPO._wrap_env(prepared(env), verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         # Again for a model that is loaded with other settings than it was saved with.
@@ -142,12 +134,6 @@ class RecurrentPPO(PPO):
         reference = self.policy.reference
         size = 0 if reference is None else reference.trunk.backbone.state_size
         self._last_reference_state = self._last_state.new_zeros(self.n_envs, size)
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Set the environment as in Stable-Baselines3; the hidden state is not carried over."""
-        super().set_env(env, force_reset)
-        self.forget()
-        self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
 
     def predict(
         self,
@@ -235,18 +221,6 @@ class RecurrentPPO(PPO):
             self.logger.record("train/explained_variance", self.rollout_buffer.explained_variance())
         self.logger.record("time/update_fps", round((self.n_steps * self.n_envs - fillers) / seconds))
 
-    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """Save as Stable-Baselines3 does, with the hidden state and the random generators.
-
-        A loaded model that learns on with `reset_num_timesteps=False` draws the same random numbers as the saved one.
-        Environments are not saved: where they are reset, so is the hidden state.
-        """
-        self._random_states = random_states()
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self._random_states = None
-
     @classmethod
     def load(
         cls: type[Self], path: Any, env: GymEnv | None = None, device: torch.device | str = "auto",
@@ -259,13 +233,6 @@ class RecurrentPPO(PPO):
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *others: Any
     ) -> tuple[int, BaseCallback]:
         ready = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *others)
-        if self.policy.previous_reward:
-            check_callbacks(ready[1])
-        if len(self._last_state) != self.n_envs or np.all(self._last_episode_starts):
-            self.forget()
-        if self._random_states is not None and not reset_num_timesteps:
-            restore_random_states(self._random_states)
-        self._random_states = None
         update.announce(self, masked=self.masking.applies(ready[1].training_env))
         return ready
 

@@ -8,7 +8,6 @@ Shapes: n_envs environments, S state size.
 
 import time
 import warnings
-from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -16,23 +15,20 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
 
-from minrl.online.checks import check_callbacks, check_observations, check_rewards
+from minrl.online.checks import check_observations, check_rewards
 from minrl.online.likelihood import sampled
 from minrl.online.offpolicy.entropy import first_ent_coef, steered_entropy
 from minrl.online.offpolicy.losses import losses
 from minrl.online.offpolicy.policy import POLICIES, SACCnnPolicy, SACMultiInputPolicy, SACPolicy
 from minrl.online.offpolicy.replay import RowState, SequenceBuffer, check_rows
 from minrl.online.offpolicy.replay_file import load_replay, save_replay
-from minrl.online.spaces import prepared
-from minrl.online.state import random_states, restore_random_states
+from minrl.online.rollouts.carried import CarriesState
 from minrl.system.messages import one_line
 
 MlpPolicy, CnnPolicy, MultiInputPolicy = SACPolicy, SACCnnPolicy, SACMultiInputPolicy
@@ -40,7 +36,7 @@ MlpPolicy, CnnPolicy, MultiInputPolicy = SACPolicy, SACCnnPolicy, SACMultiInputP
 Self = TypeVar("Self", bound="RecurrentSAC")
 
 
-class RecurrentSAC(OffPolicyAlgorithm):
+class RecurrentSAC(CarriesState, OffPolicyAlgorithm):
     """Soft actor-critic (Haarnoja et al., arXiv 1812.05905) with a recurrent actor and recurrent critics.
 
     All arguments have the meaning of Stable-Baselines3's SAC, except:
@@ -106,13 +102,8 @@ class RecurrentSAC(OffPolicyAlgorithm):
         self.n_steps = n_steps
         # (n_envs, S) hidden states before the next step, and (n_envs, P) the previous action and reward.
         self._last_state = self._last_critic_state = self._last_previous = torch.zeros(0, 0)
-        self._random_states: dict[str, Any] | None = None  # of a loaded model, until it learns again
         if _init_setup_model:
             self._setup_model()
-
-    @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        return OffPolicyAlgorithm._wrap_env(prepared(env), verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         self._check_settings()
@@ -146,12 +137,6 @@ class RecurrentSAC(OffPolicyAlgorithm):
         self.replay_buffer.begin()
         if self._vec_normalize_env is not None and self._last_obs is not None:
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Set the environment as in Stable-Baselines3; the hidden state is not carried over."""
-        super().set_env(env, force_reset)
-        self.forget()
-        self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
 
     def predict(
         self,
@@ -239,17 +224,6 @@ class RecurrentSAC(OffPolicyAlgorithm):
         record("train/learning_rate", optimizer.param_groups[0]["lr"])
         record("time/update_ms", round(1000 * (time.perf_counter() - begin) / gradient_steps, 2))
 
-    def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """Save as Stable-Baselines3 does, with the random generators; the replay buffer has a file of its own.
-
-        Environments are not saved: where they are reset, so is the hidden state.
-        """
-        self._random_states = random_states()
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self._random_states = None
-
     def save_replay_buffer(self, path: Any) -> None:
         """Save the replay buffer as `minrl.online.offpolicy.replay_file.save_replay` does."""
         save_replay(self.replay_buffer, path)
@@ -263,19 +237,6 @@ class RecurrentSAC(OffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], ["_last_state", "_last_critic_state", "_last_previous"]
-
-    def _setup_learn(
-        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *others: Any
-    ) -> tuple[int, BaseCallback]:
-        ready = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *others)
-        if self.policy.previous_reward:
-            check_callbacks(ready[1])
-        if len(self._last_state) != self.n_envs or np.all(self._last_episode_starts):
-            self.forget()
-        if self._random_states is not None and not reset_num_timesteps:
-            restore_random_states(self._random_states)
-        self._random_states = None
-        return ready
 
     def learn(
         self: Self,

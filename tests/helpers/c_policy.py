@@ -1,11 +1,9 @@
-"""Exported C files, compiled and run: as a program on lines of text, and as a session like onnxruntime's."""
+"""Exported C files, compiled and run on lines of text."""
 
-import re
 import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,38 +30,3 @@ def acted(folder: Path, compiler: str, lines: list[str]) -> np.ndarray[Any, Any]
     ran = subprocess.run([str(program)], input="\n".join(lines), capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     return np.array([[float(value) for value in line.split()] for line in ran.stdout.splitlines()])
-
-
-class CompiledC:
-    """Exported C file in `folder`, compiled into a library that acts for each environment in turn."""
-
-    def __init__(self, folder: Path) -> None:
-        import ctypes
-
-        header = (folder / "policy.h").read_text()
-        self.state_size = int(re.findall(r"POLICY_STATE_SIZE (\d+)", header)[0])
-        self.kind, self.size = re.findall(r"(\w+(?: char)?) action\[(\d+)\]\);", header)[0]
-        command = [COMPILERS[0], "-std=c99", "-O3", "-shared", "-fPIC", "policy.c", "-lm", "-o", "policy.so"]
-        subprocess.run(command, cwd=folder, check=True)
-        self.step = ctypes.CDLL(str(folder / "policy.so")).policy_step
-        self.step.restype, self.real = None, ctypes.c_float
-
-    def get_inputs(self) -> list[Any]:
-        return [SimpleNamespace(shape=(1, self.state_size))] * 4
-
-    def run(self, _: None, feeds: dict[str, Any]) -> list[Any]:
-        """Return the action (B, n) and the next state (B, S)."""
-        dtype = {"float": np.float32, "double": np.float64, "int": np.int32, "char": np.uint8}[self.kind.split()[-1]]
-        observation, state = feeds["observation"].astype(np.float32), feeds["state"].copy()
-        action = np.zeros((len(state), int(self.size)), dtype)
-        for row in range(len(state)):
-            arrays = [x[row].ctypes.data for x in (state, observation, action)]
-            state_, seen, out = arrays
-            self.step(_pointer(state_), _pointer(seen), self.real(0.0), int(feeds["episode_start"][row]), _pointer(out))
-        return [action, state]
-
-
-def _pointer(address: int) -> Any:
-    import ctypes
-
-    return ctypes.c_void_p(address)

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from c_policy import CompiledC
+from c_policy import COMPILERS
 from gymnasium import spaces
 from onnx_session import session as open_session
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from zoo_cases import FEEDFORWARD, RECURRENT, WIDE, Case, World, batches, box
 
 from minrl.data.spaces import flatten
-from minrl.export.c.export import export_c
+from minrl.export.c.export import CompiledPolicy, export_c
 from minrl.export.onnx import export_onnx
 from minrl.zoo import load_zip
 
@@ -71,14 +71,13 @@ def agree(case: Case, folder: Path, steps: int, count: int, kind: str = "onnx") 
     agent = load_zip(folder / "model.zip", vecnormalize=environments and folder / "statistics.pkl")
     if kind == "onnx":
         export_onnx(agent, folder / "model.onnx", steps=20)
-        session = open_session(folder / "model.onnx")
+        session: Any = open_session(folder / "model.onnx")
     else:
-        export_c(agent, folder / "model.c", steps=20)
-        session = CompiledC(folder / "model.c")
+        session = CompiledPolicy(export_c(agent, folder / "model.c", steps=20).sources, folder, COMPILERS[0])
     space = model.observation_space
     draw, random = batches(space, 64), np.random.default_rng(0)
     pool = [draw() for _ in range(4)]
-    theirs, ours = None, np.zeros((count, session.get_inputs()[3].shape[1]), np.float32)
+    theirs, ours = None, np.zeros((count, agent.state_size), np.float32)
     starts, ties, worst, seen = np.ones(count, np.bool_), 0, 0.0, set()
     for step in range(steps):
         chosen, rows = pool[step % 4], random.integers(64, size=count)

@@ -16,6 +16,7 @@ from minrl.export.c.graph import Array, read_graph
 from minrl.export.check import Agreement, compare
 from minrl.export.onnx import ACTION_TOLERANCE, OPSET, STATE_TOLERANCE, check_exportable, copied, required, step_graph
 from minrl.system.files import replacing
+from minrl.system.messages import one_line
 
 _CTYPES: dict[str, Any] = {"float": np.float32, "double": np.float64, "unsigned char": np.uint8, "int": np.int32}
 _FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC")
@@ -40,7 +41,7 @@ class CompiledPolicy:
         command = [compiler, *_FLAGS, "policy.c", "-lm", "-o", library.name]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise ValueError(f"{compiler} cannot compile policy.c: {done.stderr.strip().splitlines()[:1]}")
+            raise ValueError(f"{compiler} cannot compile policy.c: {one_line(done.stderr)}")
         self.sources = sources
         self.step = ctypes.CDLL(str(library)).policy_step
         self.step.restype = None

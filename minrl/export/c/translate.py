@@ -59,14 +59,10 @@ class Translation(Elements):
                 self.places[output] = Place(source.array, source.offset + (int(flat[0]) if flat.size else 0))
                 continue
             made = self._buffer(output)
-            index = "0" if (flat == flat[0]).all() else None
-            start, step = int(flat[0]), int(flat[1] - flat[0])
-            if index is None and (np.diff(flat) == step).all():
-                index = f"{start} + i * {step}"
-            elif index is None:
-                index = f"{self._table(flat.astype(np.int64))}[i]"
-            else:
-                index = str(start)
+            steps = np.diff(flat)
+            index = f"{self._table(flat)}[i]"
+            if (steps == steps[0]).all():
+                index = f"{flat[0]} + i * {steps[0]}" if steps[0] else str(flat[0])
             self._loop(flat.size, f"{made.at('i')} = {source.at(index)};")
             self.places[output] = made
 

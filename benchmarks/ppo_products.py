@@ -1,4 +1,4 @@
-"""The update of recurrent PPO against its matrix products alone; the third table of `ppo_speed.py`.
+"""Benchmark of recurrent PPO's update against its matrix products alone; the third table of `ppo_speed.py`.
 
 The products are those of a minibatch forward and backward, of every linear layer and, step by step, of recurrent
 weights, on operands that lie ready: torch's with `out=`, and those of our kernels in one compiled call. The faster of

@@ -76,7 +76,7 @@ class Run:
 
     @property
     def config(self) -> Path:
-        """The task's settings."""
+        """Return the file of the task's settings."""
         return CONFIGS / f"{self.task}.toml"
 
     @property

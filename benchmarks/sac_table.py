@@ -57,7 +57,7 @@ class Run:
 
     @property
     def config(self) -> Path:
-        """The task's settings."""
+        """Return the file of the task's settings."""
         return CONFIGS / f"sac_{self.task}.toml"
 
     @property

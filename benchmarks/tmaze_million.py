@@ -131,8 +131,7 @@ def keep(path: Path, numbers: dict[str, Any]) -> None:
 
 def table(numbers: list[dict[str, Any]]) -> str:
     """Format the table as Markdown, with its protocol."""
-    heads = ["agent", *(f"{length:,}" for length in LENGTHS), "training, CPU s", "µs an action, first | last 1,000"]
-    heads[-1] = heads[-1].replace("|", "→")
+    heads = ["agent", *(f"{length:,}" for length in LENGTHS), "training, CPU s", "µs an action, first → last 1,000"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in METHODS:
         own = [n for n in numbers if n["method"] == name]

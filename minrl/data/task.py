@@ -101,7 +101,7 @@ class Task:
 
     @property
     def acting_space(self) -> AnySpace:
-        """The part of the observation space that acting reads."""
+        """Return the part of the observation space that acting reads."""
         return self._acted_on(self.observation_space)
 
     def _acted_on(self, space: AnySpace) -> AnySpace:

@@ -1,4 +1,4 @@
-"""The three files of an exported agent: `policy.h`, `policy.c`, and `main.c`, which acts on lines of standard input."""
+"""Texts of an exported agent's files: `policy.h`, `policy.c`, and `main.c`, which acts on lines of standard input."""
 
 import re
 import textwrap

@@ -1,4 +1,4 @@
-"""One step of the recurrence of a block in float32: each cell is a small function that is compiled by itself.
+"""Steps of the recurrence of a block in float32: each cell is a small function that is compiled by itself.
 
 Kernels call it by its address, so that they are compiled once for all cells.
 

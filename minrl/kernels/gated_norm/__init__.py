@@ -1,1 +1,1 @@
-"""What follows the matrix state of an mLSTM: normaliser, norm of each head, skip connection and output gate."""
+"""Output of an mLSTM after its matrix state: normaliser, norm of each head, skip connection and output gate."""

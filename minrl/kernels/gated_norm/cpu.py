@@ -1,4 +1,4 @@
-"""The output of an mLSTM on a CPU as one node of the autograd graph: one compiled pass forward, one backward.
+"""Output of an mLSTM on a CPU as one node of the autograd graph: one compiled pass forward, one backward.
 
 Torch's operations make 12 passes over (B, T, D) forward and 20 backward.
 

@@ -1,4 +1,4 @@
-"""The compiled loops of an mLSTM's output on a CPU, forward and backward.
+"""Compiled loops of an mLSTM's output on a CPU, forward and backward.
 
 Tensors are read and written where torch keeps them, through their addresses. One call does all steps of the batch
 rows `first` to `end`.

@@ -1,4 +1,4 @@
-"""The output of an mLSTM before its last projection, in torch's operations (arXiv 2405.04517, section 2.3).
+"""Output of an mLSTM before its last projection, in torch's operations (arXiv 2405.04517, section 2.3).
 
 Shapes: … any leading axes, H heads of E features, D = H * E.
 """

@@ -1,4 +1,4 @@
-"""One step of a policy as one compiled call.
+"""Steps of a policy, each one compiled call.
 
 Shapes: B environments, F features, P previous action and reward, S state size, K raw outputs, A action width.
 """

@@ -2,13 +2,17 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from minrl.compare.grid.at_budget import within
+from minrl.compare.grid.budget import parsed
 from minrl.compare.grid.plan import ComparisonPlan
 from minrl.compare.grid.read import read_grid
 from minrl.compare.report.report import write_report
 from minrl.compare.run.ray import Cluster
 from minrl.compare.run.runner import Backend, Families, Survey, check_unchanged, compare, run_here, survey
+from minrl.compare.run.speeds import Speeds
 from minrl.compare.stats.statistics import check_installed
 from minrl.runs.folder import GRID, run_lock
 from minrl.system.shipped_configs import find_config
@@ -34,6 +38,8 @@ a grid in short:
   steps = 1000
   [sweep]
   learning_rate = [1e-3, 3e-3]     # each combination of the lists' values is a method
+  [budget]
+  data_steps = 6_000_000           # or cpu_seconds = 600: every run has as many steps as that allows
 
 Settings come in layers, later ones override: the agent's defaults, [offline.*] or [online.*],
 [tasks.NAME.*], [methods.NAME.offline.*] or [methods.NAME.online.*], [methods.NAME.tasks.TASK.*];
@@ -57,8 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="FOLDER", type=Path, help="folder of runs and report (default: runs/compare/GRID)"
     )
     parser.add_argument("--seeds", metavar="N", type=int, help="number of seeds, instead of the grid's")
+    parser.add_argument(
+        "--budget",
+        metavar="NAME=N",
+        help="budget of every run instead of the grid's: data_steps=6e6 or cpu_seconds=600",
+    )
     parser.add_argument("--redo", action="store_true", help="remove and retrain runs whose settings have changed")
-    parser.add_argument("--dry-run", action="store_true", help="list runs and their state without training")
+    parser.add_argument("--dry-run", action="store_true", help="list runs, their state and CPU hours without training")
     parser.add_argument("--report-only", action="store_true", help="write the report of finished runs without training")
     add_trust(parser, "make whatever environments the grid and its data sets name")
     where = parser.add_argument_group("where runs are trained")
@@ -89,13 +100,34 @@ def run(arguments: argparse.Namespace) -> int:
     kinds = families()
     plan = read_grid(find_config(arguments.grid, "grid"), kinds, seeds=arguments.seeds)
     out = _out(arguments)
+    if arguments.budget is not None:
+        asked = parsed(arguments.budget)
+        plan = replace(plan, budget=asked if plan.budget is None else asked.with_evaluations(plan.budget.evaluations))
+    speeds = Speeds(kinds, out)
     if arguments.dry_run:
-        _list(survey(plan, kinds, out, looks_only=True), plan, out)
+        plan = within(plan, kinds, speeds.seconds_of_step)
+        found = survey(plan, kinds, out, looks_only=True)
+        _list(found, plan, out)
+        print(_estimate(found, speeds))
         return 0
     check_installed()
     with run_lock(out):
+        plan = within(plan, kinds, speeds.seconds_of_step)
+        speeds.save()
         check_unchanged(plan, kinds, out, redo=arguments.redo)
         return _compare(plan, kinds, out, backend)
+
+
+def _estimate(found: Survey, speeds: Speeds) -> str:
+    """Format the CPU hours of the runs to do."""
+    hours = [speeds.hours(run) for run in found.to_do]
+    known = [number for number in hours if number is not None]
+    unknown = len(hours) - len(known)
+    rest = f"; {unknown} without an estimate, as only their environment could tell" if unknown else ""
+    return (
+        f"estimate: {sum(known):.2g} CPU hours for {len(known)} runs to do, on one thread of this machine, with what "
+        f"evaluations take to act but not the environments' own time{rest}"
+    )
 
 
 def _compare(plan: ComparisonPlan, kinds: Families, out: Path, backend: Backend) -> int:
@@ -143,7 +175,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _list(found: Survey, plan: ComparisonPlan, out: Path) -> None:
     done = {run.key for run in found.done}
-    print(f"{plan.title}: {_counts(plan, found)}; runs in {out}")
+    budget = "" if plan.budget is None else f"; {plan.budget}"
+    print(f"{plan.title}: {_counts(plan, found)}{budget}; runs in {out}")
     for run in plan.runs:
         state = "done" if run.key in done else "to do"
         if run.key in found.skipped:

@@ -1,12 +1,19 @@
 """Agents that learn from data sets: their flags, and their runs in a comparison."""
 
 import argparse
-from contextlib import closing
+import time
+from contextlib import closing, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from minrl.agent import Agent
-from minrl.compare.grid.family import Family
+import numpy as np
+import torch
+
+from minrl.agent import Agent, Moment
+from minrl.compare.grid.family import Family, Speed
 from minrl.data.environment import check_trusted, make_environment
 from minrl.data.task import Task
 from minrl.data.trust import reading_only
@@ -27,6 +34,7 @@ __all__ = ["USAGE", "add_flags_of", "family", "read_flags", "report", "resume", 
 
 USAGE = "minrl train {} --data NAME --out RUN"
 DEFAULT = "decision"  # of a grid
+_MEASURED = 0.5  # CPU seconds, about, in which a gradient step is measured
 GRID_NAMES = "the grid"  # what names a task's environment, in messages
 
 
@@ -85,6 +93,8 @@ def family(kinds: dict[str, type[Agent]]) -> Family:
         find=find_task,
         look=look_for_task,
         check=check_options,
+        data_of_step=data_of_step,
+        measure=measure,
         start=start_run,
         resume=resume_run,
     )
@@ -126,6 +136,39 @@ def _scored(task: Task) -> Task:
 def check_options(agent: str, options: Any, task: Task) -> None:
     """Raise ValueError if no agent can be made of these options."""
     new_agent(_class(agent), options, task)
+
+
+def data_of_step(options: Any, settings: TrainConfig) -> int:
+    """Return the steps of trajectories in a batch: rows of `length`, or windows of the agent's `context`."""
+    return settings.batch_size * (getattr(options, "context", None) or settings.length)
+
+
+def measure(agent: str, options: Any, settings: TrainConfig, task: Task) -> Speed:
+    """Measure the CPU seconds of a gradient step and of an action, by a run of a few steps in a temporary folder."""
+    few = replace(settings, evaluate_every=0, choose_target=False, relabel_returns=False, video=False, steps=2)
+    trained, seconds = None, 1.0
+    with TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        for attempt in ("first", "second"):
+            # The first run loads compiled kernels.
+            trained = train(_class(agent), options, few, Path(folder, attempt))
+            seconds = trained.cpu_seconds / trained.step
+            few = replace(few, steps=int(min(50, max(3, _MEASURED / max(seconds, 1e-6)))))
+    assert trained is not None
+    return Speed(step=seconds, acting=_acting_seconds(trained.agent, min(settings.evaluate_episodes, 10)))
+
+
+@torch.inference_mode()
+def _acting_seconds(agent: Agent, rows: int) -> float:
+    """Return the median CPU seconds of one action in `rows` environments."""
+    dtype = torch.float64 if agent.task.observation_space.dtype == np.float64 else torch.float32
+    observation = torch.zeros(rows, agent.task.observation_size, dtype=dtype)
+    state, times = agent.initial_state(rows), []
+    for step in range(13):
+        begin = time.process_time()
+        moment = Moment(observation, torch.zeros(rows), torch.full((rows,), step == 0))
+        _, state = agent.act(moment, state)
+        times.append(time.process_time() - begin)
+    return float(np.median(times[3:]))
 
 
 def start_run(agent: str, options: Any, settings: TrainConfig, out: Path) -> int:

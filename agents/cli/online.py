@@ -102,6 +102,8 @@ def family(kinds: dict[str, type[OnlineAgent]]) -> Family:
         find=find_task,
         look=look_for_task,
         check=check_options,
+        data_of_step=data_of_step,
+        measure=measure,
         start=start_run,
         resume=resume_run,
     )
@@ -129,6 +131,15 @@ def check_options(agent: str, options: Any, task: Task) -> None:
         kind(kind.new_config(options), task)
     except (AssertionError, TypeError, RuntimeError, ZeroDivisionError) as error:  # Stable-Baselines3 asserts
         raise ValueError(f"no {agent} agent can be made of these settings: {one_line(error)}") from error
+
+
+def data_of_step(options: Any, settings: OnlineConfig) -> int:
+    """Return 1: steps are counted in the environment."""
+    return 1
+
+
+def measure(agent: str, options: Any, settings: OnlineConfig, task: Task) -> None:
+    """Return None: what a step costs depends on the environment, which is not made for a measurement."""
 
 
 def start_run(agent: str, options: Any, settings: OnlineConfig, out: Path) -> int:

@@ -9,6 +9,14 @@ from minrl.data.task import Task
 
 
 @dataclass(frozen=True)
+class Speed:
+    """CPU seconds that a run takes on this machine."""
+
+    step: float  # one gradient step
+    acting: float  # one step of all environments of an evaluation, without the environments' own time
+
+
+@dataclass(frozen=True)
 class Family:
     """Family of tasks, data sets or environments, with the agents that learn from them.
 
@@ -28,5 +36,9 @@ class Family:
     # The same without a download and without making an environment; None where only the environment has the task.
     look: Callable[[Any], Task | None]
     check: Callable[[str, Any, Task], None]  # ValueError if agent and settings do not fit the task
+    data_of_step: Callable[[Any, Any], int]  # steps of trajectories that one step of options and settings sees
+    # CPU seconds of agent, options and settings, by a few steps of a run that is thrown away; None where only an
+    # environment could tell.
+    measure: Callable[[str, Any, Any, Task], Speed | None]
     start: Callable[[str, Any, Any, Path], int]  # train into a new folder; 0, or 128 + signal if stopped
     resume: Callable[[Any, Path], int]  # table [train] may name modules to import, a checkpoint may not

@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli_w
 
+from minrl.compare.grid.budget import BUDGET, Budget, read_budget
 from minrl.runs.folder import GRID, RUNS, STATE
 from minrl.runs.side_files import intact, read_json, read_summary, write_json
 from minrl.system.digests import check_comment, with_comment
@@ -47,6 +48,7 @@ class Method:
 
     name: str
     label: str
+    base: str = ""  # of a combination of a sweep: the name of the method that it varies
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class ComparisonPlan:
     seeds: tuple[int, ...]
     runs: tuple[PlannedRun, ...]  # by seed, so that an interrupted comparison has few seeds of everything
     sources: Mapping[str, str] = field(default_factory=dict)  # published method -> where its scores are from
+    budget: Budget | None = None  # instead of the runs' own numbers of steps
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,11 @@ def write_plan(plan: ComparisonPlan, folder: Path, *, products: str = "torch") -
         "seeds": list(plan.seeds),
         "published": dict(plan.sources),
         "tasks": {task.name: _without_none(task) for task in plan.tasks},
-        "methods": {method.name: {"label": method.label} for method in plan.methods},
+        "methods": {method.name: {"label": method.label, "base": method.base} for method in plan.methods},
         "settings": {task.name: {} for task in plan.tasks},
     }
+    if plan.budget is not None:
+        tables[BUDGET] = plan.budget.table()
     for run in plan.runs:
         train = {key: value for key, value in run.settings["train"].items() if key != "seed"}
         settings = {"agent": run.agent, **run.settings, "train": train}
@@ -148,7 +153,9 @@ def read_plan(folder: Path) -> ComparisonPlan:
         tasks = tuple(
             ComparedTask(name=name, **{"published": {}, **values}) for name, values in tables["tasks"].items()
         )
-        methods = tuple(Method(name, values["label"]) for name, values in tables["methods"].items())
+        methods = tuple(
+            Method(name, values["label"], values.get("base", "")) for name, values in tables["methods"].items()
+        )
         seeds = tuple(tables["seeds"])
         runs = tuple(
             _run(task, method.name, seed, tables["settings"][task.name][method.name])
@@ -156,7 +163,8 @@ def read_plan(folder: Path) -> ComparisonPlan:
             for task in tasks
             for method in methods
         )
-        return ComparisonPlan(tables["title"], tasks, methods, seeds, runs, tables["published"])
+        budget = read_budget(tables.get(BUDGET, {}), str(path))
+        return ComparisonPlan(tables["title"], tasks, methods, seeds, runs, tables["published"], budget)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 

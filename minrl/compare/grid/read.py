@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from minrl.cells import CELLS
+from minrl.compare.grid.budget import BUDGET, read_budget
 from minrl.compare.grid.family import Family
 from minrl.compare.grid.plan import ComparedTask, ComparisonPlan, Method, PlannedRun, check_name
 from minrl.compare.grid.settings import LAYER, TRAIN, chosen_agent, merged, read_layer
@@ -12,9 +13,9 @@ from minrl.compare.grid.values import Tables, check_keys, choice_of, numbers_of,
 from minrl.system.config import read_tables
 from minrl.system.names import nearest
 
-_GRID = ("title", "seeds", "cells", "published", "tasks", "methods", "sweep")
+_GRID = ("title", "seeds", "cells", "published", "tasks", "methods", "sweep", BUDGET)
 _TASK = ("label", "low", "high", "published")
-_METHOD = ("label", "cell", "tasks")
+_METHOD = ("label", "cell", "tasks", "sweep")
 _SEEDS = 3
 
 
@@ -58,6 +59,7 @@ class _Grid:
             seeds=seeds,
             runs=tuple(runs),
             sources=self._sources(),
+            budget=read_budget(table_of(self.tables, BUDGET, self.where), f"[{BUDGET}] of {self.where}"),
         )
 
     def _task(self, name: str, table: Tables) -> ComparedTask:
@@ -121,20 +123,25 @@ class _Grid:
 
     def _variants(self) -> list[tuple[Method, tuple[str, Tables], Variant]]:
         """Return each method with each combination of the sweep, and the name and table that it comes from."""
-        swept = table_of(self.tables, "sweep", self.where)
-        bases = dict(self._methods()) or ({"": {}} if swept else {})
+        shared = table_of(self.tables, "sweep", self.where)
+        bases = dict(self._methods()) or ({"": {}} if shared else {})
         tables = [TRAIN, *(agent for family in self.families.values() for agent in family.agents)]
-        place = f"[sweep] of {self.where}"
         found = []
         for name, table in bases.items():
+            own_lists = "sweep" in table
+            place = f"[methods.{name}.sweep] of {self.where}" if own_lists else f"[sweep] of {self.where}"
+            swept = table_of(table, "sweep", place) if own_lists else shared
             # The name of a single method is redundant.
             kept = bool(name) and not (swept and len(bases) == 1 and "label" not in table)
-            own = [(name, text_of(table, "label", name, name))] if kept else []
+            label = text_of(table, "label", name, name)
+            own = [(name, label)] if kept else []
             for variant in variants(swept, place, tables):
                 parts = [*own, *([(variant.name, variant.label)] if swept else [])]
-                whole, label = "+".join(part for part, _ in parts), ", ".join(text for _, text in parts)
+                whole, text = "+".join(part for part, _ in parts), ", ".join(text for _, text in parts)
                 check_name(whole, place)
-                found.append((Method(whole, label), (name, table), variant))
+                found.append(
+                    (Method(whole, text, base=(name or "sweep") if len(variant.values) else ""), (name, table), variant)
+                )
         return found
 
     def _settings(self, task: ComparedTask, base: tuple[str, Tables], variant: Variant) -> tuple[str, Tables]:

@@ -36,7 +36,10 @@ class Variant:
     def _named(self) -> Iterator[tuple[str, str]]:
         for place, value in self.values.items():
             shown = place[1:] if place[0] in self.tables and len(place) > 1 else place
-            yield ".".join(shown), _shown(value)
+            if place[0] in self.tables and len(place) == 1 and isinstance(value, dict):
+                yield from ((name, _shown(part)) for name, part in value.items())
+            else:
+                yield ".".join(shown), _shown(value)
 
     def layer(self, agent: str, family: Family) -> Tables:
         """Return the settings as a layer of tables, for an agent that the other layers choose.
@@ -48,6 +51,9 @@ class Variant:
         known = {table: {field.name for field in fields(kind)} for table, kind in kinds.items()}
         found: Tables = {table: {} for table in kinds}
         for place, value in self.values.items():
+            if len(place) == 1 and place[0] in kinds and isinstance(value, dict):
+                found[place[0]] |= value  # several settings that change together
+                continue
             named = place[:1] if place[0] in kinds and len(place) > 1 else ()
             key, *option = place[len(named) :]
             tables = [table for table in named or kinds if key in known[table]]
@@ -62,6 +68,8 @@ class Variant:
             given[key] = {**given.get(key, {}), ".".join(option): value} if option else value
         for table, kind in kinds.items():
             check(kind, found[table], f"{self.where}, table {table}")
+            if family.source in found[table] or "seed" in found[table]:
+                raise ValueError(f"{self.where}: {family.source} and seed belong to the grid")
         return found
 
 

@@ -59,6 +59,7 @@ def lines(analysis: Analysis) -> list[str]:
         "A score is the mean return of the last checkpoint's evaluation, at one target return fixed beforehand "
         "(in the table of tasks), where the agent takes one. Runs of one seed are evaluated in the same episodes, "
         "whatever their method.",
+        *([] if plan.budget is None else [f"Budget: {plan.budget}; each learning-rate schedule ends with it."]),
         *_other_targets(analysis),
         "Best checkpoint: the best of the evaluations during training, selected by the return that is shown, which "
         "is therefore biased upwards. It enters no other figure.",

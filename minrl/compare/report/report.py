@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minrl.compare.report import csv_tables, protocol, run_plots, score_plots, score_tables
+from minrl.compare.report.chosen import CHOSEN, chosen_table, chosen_toml
 from minrl.compare.report.cost import cost_table
 from minrl.compare.report.html_page import NO_PLOTS, page
 from minrl.compare.report.table import Table, markdown
@@ -39,6 +40,8 @@ def write_report(folder: Path) -> str:
         analysis = analyse(read_comparison(folder))
         plots = _plots(analysis) if figures.has_matplotlib() else []
         found, warnings, out = score_tables.tables(analysis), score_tables.warnings(analysis), folder / REPORT
+        if (chosen := chosen_table(analysis)).rows:
+            found.insert(0, chosen)
         cost = cost_table(analysis)
         texts = {
             MARKDOWN: _markdown(analysis, found, warnings, plots),
@@ -47,6 +50,7 @@ def write_report(folder: Path) -> str:
             COST_MARKDOWN: cost.to_markdown(),
             COST: csv_tables.cost_csv(analysis),
             PAGE: _page(analysis, [*found, cost], warnings, plots),
+            **({CHOSEN: text} if (text := chosen_toml(analysis)) else {}),
         }
     with folder_lock(out, patience=_PATIENCE):
         remove_drafts(out)
@@ -87,9 +91,9 @@ def _page(analysis: Analysis, found: Sequence[Table], warnings: Sequence[str], p
     """Write the HTML page: plots after the tables that they show."""
     by_title = {table.title: table for table in found if table.rows}
     by_name = {plot.name: plot for plot in plots}
-    order = ("Scores", "Over all tasks", "scores", "profiles", "Each task", "improvement", "Probability of improvement",
-             "Paired tests", "curves_steps", "curves_seconds", "targets", "cost", "Cost", "Runs without a score",
-             "Tasks", "Methods")  # fmt: skip
+    order = ("Chosen settings", "Scores", "Over all tasks", "scores", "profiles", "Each task", "improvement",
+             "Probability of improvement", "Paired tests", "curves_steps", "curves_seconds", "targets", "cost", "Cost",
+             "Runs without a score", "Tasks", "Methods")  # fmt: skip
     sections = [section for name in order if (section := by_title.get(name) or by_name.get(name)) is not None]
     notes = protocol.lines(analysis) if plots else [NO_PLOTS, *protocol.lines(analysis)]
     return page(analysis.comparison.plan.title, _summary(analysis, warnings), sections, notes)
@@ -100,7 +104,7 @@ def _summary(analysis: Analysis, warnings: Sequence[str]) -> list[str]:
 
 
 def _terminal(analysis: Analysis, found: Sequence[Table], warnings: Sequence[str], out: Path) -> str:
-    shown = ("Scores", "Over all tasks", "Runs without a score")
+    shown = ("Chosen settings", "Scores", "Over all tasks", "Runs without a score")
     parts = [table.to_text() for table in found if table.title in shown]
     ending = _summary(analysis, warnings)
     if not figures.has_matplotlib():

@@ -1,0 +1,85 @@
+"""The settings that a sweep chooses: of each method's combinations the one with the highest mean score."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tomli_w
+
+from minrl.compare.grid.plan import ComparisonPlan, PlannedRun
+from minrl.compare.report.table import NONE, Table
+from minrl.compare.stats.analysis import Analysis
+
+CHOSEN = "chosen.toml"
+
+
+def chosen_table(analysis: Analysis) -> Table:
+    """Tabulate the chosen combination of each method that a sweep varies, beside its worst; empty without a sweep."""
+    rows = []
+    for base, scores in _by_base(analysis).items():
+        done = {name: score for name, score in scores.items() if score is not None}
+        complete = f"{len(done)} of {len(scores)}"
+        if not done:
+            rows.append((base, complete, NONE, NONE, NONE))
+            continue
+        best = max(done, key=lambda name: done[name])
+        rows.append((base, complete, _settings_text(analysis, base, best), f"{done[best]:.1f}", _worst(done)))
+    note = (
+        "The combination with the highest mean over the tasks, of those that have finished in every task of the common "
+        "scale. It is biased upwards, as the highest of several: its score is no result, the settings are."
+    )
+    return Table("Chosen settings", ("method", "combinations", "chosen", "its mean", "lowest mean"), rows, note)
+
+
+def chosen_toml(analysis: Analysis) -> str:
+    """Write the chosen settings as tables [methods.NAME.FAMILY.TABLE] of a grid; empty without a sweep."""
+    tables: dict[str, Any] = {}
+    for base, scores in _by_base(analysis).items():
+        if any(score is None for score in scores.values()):
+            continue
+        best = max(scores, key=lambda name: scores[name] or 0.0)
+        run = _first(analysis.comparison.plan, best)
+        tables[base] = {run.family: _differing(analysis, base, best)}
+    return tomli_w.dumps({"methods": tables}) if tables else ""
+
+
+def _by_base(analysis: Analysis) -> dict[str, dict[str, float | None]]:
+    """Return for each swept method its combinations, with the mean over the tasks or None if one is unfinished."""
+    scaled = [scores for scores in analysis.tasks if scores.common]
+    found: dict[str, dict[str, float | None]] = {}
+    for method in analysis.comparison.plan.methods:
+        if method.base:
+            each = [scores.common.get(method.name) for scores in scaled]
+            means = [sum(values.values()) / len(values) for values in each if values]
+            is_complete = bool(means) and len(means) == len(analysis.comparison.plan.tasks)
+            found.setdefault(method.base, {})[method.name] = sum(means) / len(means) if is_complete else None
+    return found
+
+
+def _differing(analysis: Analysis, base: str, chosen: str) -> dict[str, dict[str, Any]]:
+    """Return the settings in which the combinations of a method differ, by table, as the chosen one has them."""
+    plan = analysis.comparison.plan
+    runs = [_first(plan, method.name) for method in plan.methods if method.base == base]
+    own = _first(plan, chosen).settings
+    found: dict[str, dict[str, Any]] = {}
+    for table, values in own.items():
+        for name, value in values.items():
+            if name not in _COUNTS and any(run.settings[table].get(name) != value for run in runs):
+                found.setdefault(table, {})[name] = value
+    return found
+
+
+# Settings that follow from a budget.
+_COUNTS = ("steps", "evaluate_every", "checkpoint_every", "log_every")
+
+
+def _settings_text(analysis: Analysis, base: str, chosen: str) -> str:
+    tables = _differing(analysis, base, chosen)
+    return ", ".join(f"{name} = {value}" for table in tables.values() for name, value in table.items())
+
+
+def _worst(done: Mapping[str, float]) -> str:
+    return f"{min(done.values()):.1f}"
+
+
+def _first(plan: ComparisonPlan, method: str) -> PlannedRun:
+    return next(run for run in plan.runs if run.method == method)

@@ -95,6 +95,7 @@ def main() -> int:
     parser.add_argument("peer", choices=("recurrent", "frames"))
     parser.add_argument("--config", type=Path, required=True, help="our settings of the task")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="instead of those of our config")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--first-episode", type=int, default=1_000_000, help="its seed; the next one's is one more")
     arguments = parser.parse_args()
@@ -109,7 +110,7 @@ def main() -> int:
     kind, policy = (PPO, "MlpPolicy") if stacked else (RecurrentPPO, "MlpLstmPolicy")
     model = kind(policy, training, seed=arguments.seed, device="cpu", **settings)
     begin = time.process_time()
-    model.learn(task["steps"])
+    model.learn(arguments.steps or task["steps"])
     seconds = time.process_time() - begin
     tests = environments(name, arguments.episodes, stacked)
     tests.seed(arguments.first_episode)

@@ -2,6 +2,7 @@
 allocate no more than a stated amount."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from minrl.data.registration import register
 from minrl.system.messages import one_line
@@ -23,9 +25,11 @@ WRAPPERS = {
     *("ResizeObservation", "StickyAction", "TimeAwareObservation", "TimeLimit"),
 }
 LARGEST = 10_000  # whole number among keyword arguments, except for numbers of steps and seeds
-LARGEST_OF_WRAPPERS = 1_000  # such as frames of a stack
+LARGEST_OF_WRAPPERS = 1_000  # such as frames of a stack, or of stacks of stacks
+MOST_PIXELS = 10_000_000  # of a resized image, times frames
+MOST_WRAPPERS = 32
 MOST_VALUES = 100_000  # in all keyword arguments together, such as the squares of a maze
-_COUNTS = re.compile(r"steps?$|^max_|seed|horizon|time_?limit|duration", re.IGNORECASE)
+_COUNTS = re.compile(r"steps?$|^max_t$|seed|horizon|time_?limit|duration", re.IGNORECASE)
 _FILES = re.compile(r"(^|_)(file|filename|path|dir|directory|folder|url|module|import|entry_point|env_id)s?$", re.I)
 _LOOKS_LIKE_A_FILE = re.compile(r"[/\\]|\.[A-Za-z]\w{1,4}$|^[\w.]+:[\w.-]+$|^~")
 _HOW = "name it with --env ID (in training --eval-env; MODULE:ID imports MODULE), or trust the file with --trust"
@@ -110,17 +114,31 @@ def _reason(environment_id: str, kwargs: Mapping[str, Any], spec: dict[str, Any]
         named, entry = spec.get("entry_point"), entry_name(registered.entry_point)
         if spec["id"] != environment_id or not _same_class(named, entry):
             return f"whose entry point {named!r} is not the registered {entry!r}"
-        for wrapper in spec.get("additional_wrappers") or ():
-            module, _, name = wrapper["entry_point"].partition(":")
-            if name not in WRAPPERS or not f"{module}.".startswith("gymnasium.wrappers."):
-                return f"inside the wrapper {wrapper['entry_point']!r}, which is none of the known ones of Gymnasium"
-            reason = _keywords(wrapper.get("kwargs") or {}, {}, LARGEST_OF_WRAPPERS)
-            if reason is not None:
-                return f"{reason}, in the wrapper {name}"
-        reason = _keywords(spec.get("kwargs") or {}, known, LARGEST)
+        reason = _wrappers(list(spec.get("additional_wrappers") or ()))
+        reason = reason or _keywords(spec.get("kwargs") or {}, known, LARGEST)
         if reason is not None:
             return reason
     return _keywords(kwargs, known, LARGEST)
+
+
+def _wrappers(wrappers: list[Any]) -> str | None:
+    """Return the reason not to make an environment inside these wrappers, None if there is none."""
+    if len(wrappers) > MOST_WRAPPERS:
+        return f"inside {len(wrappers)} wrappers, more than {MOST_WRAPPERS}"
+    frames = pixels = 1
+    for wrapper in wrappers:
+        module, _, name = wrapper["entry_point"].partition(":")
+        if name not in WRAPPERS or not f"{module}.".startswith("gymnasium.wrappers."):
+            return f"inside the wrapper {wrapper['entry_point']!r}, which is none of the known ones of Gymnasium"
+        kwargs = wrapper.get("kwargs") or {}
+        reason = _keywords(kwargs, {}, LARGEST_OF_WRAPPERS)
+        if reason is not None:
+            return f"{reason}, in the wrapper {name}"
+        frames *= max(1, int(kwargs.get("stack_size", 1)))
+        pixels = math.prod(map(int, np.ravel(kwargs.get("shape", pixels))))
+        if frames > LARGEST_OF_WRAPPERS or frames * pixels > MOST_PIXELS:
+            return f"inside stacks of {frames} frames of {pixels} values"
+    return None
 
 
 def _same_class(named: Any, registered: Any) -> bool:

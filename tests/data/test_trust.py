@@ -164,8 +164,9 @@ def spec(**changes: Any) -> EnvironmentInfo:
     return EnvironmentInfo(values["id"], values["kwargs"], spec=json.dumps(values))
 
 
-def wrapped(name: str, **kwargs: Any) -> EnvironmentInfo:
-    return spec(additional_wrappers=[{"name": name, "entry_point": f"gymnasium.wrappers:{name}", "kwargs": kwargs}])
+def wrapped(name: str, times: int = 1, **kwargs: Any) -> EnvironmentInfo:
+    wrapper = {"name": name, "entry_point": f"gymnasium.wrappers:{name}", "kwargs": kwargs}
+    return spec(additional_wrappers=[wrapper] * times)
 
 
 REFUSED = {
@@ -179,6 +180,9 @@ REFUSED = {
     "many values": (spec(kwargs={"map": [[0] * 1000] * 1000}), "values among"),
     "a huge stack": (wrapped("FrameStackObservation", stack_size=10**6), "stack_size"),
     "a huge picture": (wrapped("ResizeObservation", shape=[10**5, 10**5]), "shape"),
+    "stacks of stacks": (wrapped("FrameStackObservation", 4, stack_size=100), "stacks of"),
+    "many wrappers": (wrapped("FlattenObservation", 3000), "3000 wrappers"),
+    "a size by another name": (spec(kwargs={"max_size": 10**9}), "max_size"),
     "a video": (wrapped("RecordVideo", video_folder="x"), "RecordVideo"),
     "deep": (EnvironmentInfo("CartPole-v1", spec="[" * 100_000), "cannot be read"),
 }

@@ -1,7 +1,8 @@
 """Server that runs commands of minrl in forked children, with faults in their writing calls: python fork_server.py.
 
 It reads one request a line, {"words": …, "log": …, "folder": …, "call": …, "action": …, "error": …, "after": …}, and
-answers {"code": …, "calls": …}. A fork takes milliseconds, where a process takes seconds to import everything.
+answers {"code": …, "calls": …}. A fork takes milliseconds, where a process takes seconds to import everything. Another
+request, {"warm": words}, runs in the server, so that all later children have its kernels, which take seconds to load.
 """
 
 import ctypes
@@ -83,11 +84,12 @@ def run(request: dict[str, Any], shim: Any) -> dict[str, Any]:
     if timer is not None:
         timer.cancel()
         timer.join()
-    _, status = os.waitpid(pid, 0)
+    _, status, used = os.wait4(pid, 0)
     return {
         "code": os.waitstatus_to_exitcode(status),
         "calls": int(calls or b"-1"),
         "seconds": time.monotonic() - begin,
+        "cpu": used.ru_utime + used.ru_stime,
     }
 
 
@@ -108,7 +110,9 @@ def main() -> None:
         command(words)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        print(json.dumps(run(json.loads(line), shim)), file=answers, flush=True)
+        request = json.loads(line)
+        answer = {"code": command(request["warm"])} if "warm" in request else run(request, shim)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

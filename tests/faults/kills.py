@@ -1,9 +1,10 @@
 """Kill runs at chosen calls and at random moments, resume them, and compare them with runs that were not killed.
 
-    python tests/faults/kills.py --kills 1000 --table kills.md
+    python tests/faults/kills.py --kills 1000 --json tests/faults/kills.json
 
 Half of the kills fall before the n-th writing call (open, write, rename, link, unlink, fsync …) on the run's folder,
-the others at a random moment; a fourth of the runs are killed again as they go on. The table counts them by kind.
+the others at a random moment; a fourth of the runs are killed again as they go on. The table counts them by kind, with
+those of earlier commands in the same file: choose another seed for each.
 """
 
 import argparse
@@ -16,8 +17,8 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,24 @@ class Server:
         """Run a command whose writing calls below `out` are counted, and fail as `action` says."""
         log = self.folder / "command.log"
         log.write_bytes(b"")
-        request = {"words": list(words), "folder": str(out), "log": str(log), "action": action, **options}
+        answer = self._ask({"words": list(words), "folder": str(out), "log": str(log), "action": action, **options})
+        return answer | {"said": log.read_text(encoding="utf-8", errors="replace")}
+
+    def warm_up(self, words: Sequence[str]) -> None:
+        """Run a command in the server itself, so that its kernels are loaded once for all later commands."""
+        self._ask({"warm": list(words)})
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer | {"said": log.read_text(encoding="utf-8", errors="replace")}
+        with suppress(BrokenPipeError):
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            code = self.process.wait()
+            raise RuntimeError(f"the server ended with {code}: {self.log.read_text(errors='replace')[-2000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def close(self) -> None:
         """End the server."""
@@ -87,8 +100,7 @@ def server(folder: Path | None = None) -> Iterator[tuple[Server, str]]:
         place.mkdir(exist_ok=True)
         data = "minari:faults/cartpole-v0"
         collect = f"collect --env CartPole-v1 --policy random --episodes 8 --out {data}".split()
-        warm = place / "warm"
-        started = Server(place, [collect, Scenario("decision", "mingru", 1).words(warm, data)])
+        started = Server(place, [collect])
         try:
             yield started, data
         finally:
@@ -101,7 +113,7 @@ class Tally:
 
     kills: int = 0
     runs: int = 0
-    before_the_end: int = 0
+    at_calls: int = 0  # of the kills; the others fell at random moments
     failures: list[str] = field(default_factory=list)
 
 
@@ -118,6 +130,7 @@ class Killer:
     def __init__(self, server: Server, data: str, folder: Path, seed: int) -> None:
         self.server, self.data, self.folder, self.random = server, data, folder, random.Random(seed)
         self.whole: dict[Scenario, tuple[Path, int, float]] = {}
+        self.warm: set[Scenario] = set()
         self.tallies: dict[Scenario, Tally] = defaultdict(Tally)
 
     def reference(self, scenario: Scenario) -> tuple[Path, int, float]:
@@ -125,6 +138,12 @@ class Killer:
         if scenario not in self.whole:
             out = self.folder / "whole" / scenario.name
             out.parent.mkdir(exist_ok=True)
+            # One thread: a process that has started threads cannot be forked.
+            alone, warm = replace(scenario, threads=1), self.folder / "warm-ups" / scenario.name
+            warm.parent.mkdir(exist_ok=True)
+            if alone not in self.warm:
+                self.server.warm_up(alone.words(warm, self.data))
+                self.warm.add(alone)
             done = self.server.run(scenario.words(out, self.data), out)
             if done["code"] != 0:
                 raise RuntimeError(f"{scenario.name}: {done['said']}")
@@ -148,6 +167,7 @@ class Killer:
             done = self.server.run(scenario.words(out, self.data), out, action, **where)
             if done["code"] == -9:
                 tally.kills += 1
+                tally.at_calls += call is not None
             elif done["code"] != 0:
                 break
         else:
@@ -170,14 +190,37 @@ def table(tallies: dict[Scenario, Tally]) -> str:
     rows: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
     for scenario, tally in tallies.items():
         row = rows[scenario.kind, scenario.threads]
-        row.update(kills=tally.kills, runs=tally.runs, different=len(tally.failures), cells=1)
-    lines = ["| kind | threads | cells | runs | SIGKILLs | not equal to the bit |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {kind} | {threads} | {row['cells']} | {row['runs']} | {row['kills']} | {row['different']} |"
-        for (kind, threads), row in sorted(rows.items())
+        row.update(kills=tally.kills, calls=tally.at_calls, runs=tally.runs, different=len(tally.failures), cells=1)
+    lines = [
+        "| kind | threads | cells | runs | SIGKILLs | of these before a call | not equal to the bit |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    whole = sum(rows.values(), Counter())
-    return "\n".join([*lines, f"| all | | | {whole['runs']} | {whole['kills']} | {whole['different']} |"])
+    rows["all", 0] = sum(rows.values(), Counter())
+    for (kind, threads), row in rows.items():
+        first = ["", ""] if kind == "all" else [str(threads), str(row["cells"])]
+        numbers = [f"{row[name]:,}" for name in ("runs", "kills", "calls", "different")]
+        lines.append(f"| {' | '.join([kind, *first, *numbers])} |")
+    return "\n".join(lines)
+
+
+def load(path: Path | None) -> dict[Scenario, Tally]:
+    """Read the results of earlier commands."""
+    found: dict[Scenario, Tally] = defaultdict(Tally)
+    if path is not None and path.exists():
+        for name, values in json.loads(path.read_text(encoding="utf-8")).items():
+            kind, cell, threads = name.split("-")
+            found[Scenario(kind, cell, int(threads))] = Tally(**values)
+    return found
+
+
+def save(path: Path, tallies: dict[Scenario, Tally]) -> None:
+    """Write the results, and their table beside them."""
+    ordered = sorted(tallies.items(), key=lambda item: (item[0].kind, item[0].threads, item[0].cell))
+    results = {scenario.name: asdict(tally) for scenario, tally in ordered}
+    for file, text in ((path, json.dumps(results, indent=1)), (path.with_suffix(".md"), table(dict(ordered)))):
+        draft = file.with_suffix(".new")
+        draft.write_text(text + "\n", encoding="utf-8")
+        draft.replace(file)
 
 
 def main() -> int:
@@ -185,20 +228,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", type=Path, help="file for the table, which is printed too")
+    parser.add_argument("--json", type=Path, help="file of the results; those that it holds are counted on")
     parser.add_argument("--kinds", default="decision,clone,relabel,ppo,compare")
     parser.add_argument("--folder", type=Path, help="for the runs, kept (default: a temporary one)")
     arguments = parser.parse_args()
     scenarios = [scenario for scenario in ALL if scenario.kind in arguments.kinds.split(",")]
     with server(arguments.folder) as (started, data):
         killer = Killer(started, data, started.folder, arguments.seed)
+        killer.tallies = load(arguments.json)
         while sum(tally.kills for tally in killer.tallies.values()) < arguments.kills:
             scenario = killer.random.choice(scenarios)
             for text in killer.kill(scenario, killer.places(scenario)):
                 print(f"{scenario.name}: {text}", flush=True)
-            if arguments.table:
-                failures = [line for tally in killer.tallies.values() for line in tally.failures]
-                arguments.table.write_text("\n".join([table(killer.tallies), "", *failures, ""]), encoding="utf-8")
+            if arguments.json:
+                save(arguments.json, killer.tallies)
     print(table(killer.tallies))
     return 1 if any(tally.failures for tally in killer.tallies.values()) else 0
 

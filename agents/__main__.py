@@ -74,7 +74,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for a user's error, 1 for a failed run, 128 + n after signal n."""
+    """Run one command; the exit code is 0, 2 for a user's error, 1 for a failed run, 128 + n after signal n.
+
+    Sizes that the memory cannot hold are a user's error.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Waiting threads of GNU's OpenMP spin for 300,000 turns by default (GOMP_SPINCOUNT), at the expense of other
     # programs. It reads this when torch is loaded, which the commands do.
@@ -91,14 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (ValueError, OSError) as error:
         return _failed(error, one_line(error, _LONGEST_LINE), 2)
-    except (FloatingPointError, MemoryError) as error:
+    except FloatingPointError as error:
         return _failed(error, one_line(error), 1)
+    except MemoryError as error:  # of NumPy, which says how much
+        return _failed(error, f"there is not enough memory: {one_line(error)}", 2)
     except RuntimeError as error:
         if "DefaultCPUAllocator" in str(error):  # of torch
-            return _failed(error, "there is not enough memory: lower sizes such as --width, --length or --n-envs", 1)
+            return _failed(error, "there is not enough memory: lower sizes such as --width, --length or --n-envs", 2)
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        return _failed(error, "the GPU has not enough memory: lower --batch-size, --length, --n-envs or --width", 1)
+        return _failed(error, "the GPU has not enough memory: lower --batch-size, --length, --n-envs or --width", 2)
     except KeyboardInterrupt:
         print("minrl: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

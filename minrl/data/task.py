@@ -3,6 +3,7 @@
 Shapes: A flat action width.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,9 +147,12 @@ class Task:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Task":
-        """Build a task from the values of `to_dict` in a checkpoint, which the environment is marked to be named by."""
-        if not isinstance(values["dataset"], str):
-            raise TypeError("the task's data set is no text")
+        """Build a task from the values of `to_dict` in a checkpoint, which the environment is marked to be named by.
+
+        Raises:
+            ValueError: for values that no data set has, such as texts or NaN in place of numbers.
+        """
+        _check_values(values)
         environment, scores = values["environment"], values["reference_scores"]
         named = None if environment is None else EnvironmentInfo(**{**environment, "named_by": "the checkpoint"})
         mean, std = values.get("action_mean"), values.get("action_std")
@@ -195,6 +199,32 @@ class Task:
                     f"{name}: its {kind} space {one_line(theirs)} does not match {one_line(ours)}, which "
                     f"this agent was trained for on {self.dataset}: {one_line(found)}"
                 )
+
+
+def _check_values(values: dict[str, Any]) -> None:
+    """Raise ValueError unless the fields of a task are text and finite numbers; None stands for unknown ones."""
+    if not isinstance(values["dataset"], str):
+        raise ValueError("the task's data set is no text")
+    pairs = {"reference_scores": 2}
+    for name in ("reference_scores", "action_low", "action_high", "action_mean", "action_std"):
+        numbers = values.get(name)
+        fits = isinstance(numbers, list | tuple) and len(numbers) == pairs.get(name, len(numbers))
+        # An environment's space may have no limits.
+        allowed = (math.inf, -math.inf) if name in ("action_low", "action_high") else ()
+        if numbers is not None and not (fits and all(_is_number(x) or x in allowed for x in numbers)):
+            raise ValueError(f"the task's {name} are no numbers")
+    for name in ("return_scale", "best_return", "best_return_to_go"):
+        if values.get(name) is not None and not _is_number(values[name]):
+            raise ValueError(f"the task's {name} is no finite number")
+    longest = values["longest_episode"]
+    if not isinstance(longest, int) or isinstance(longest, bool) or longest < 0:
+        raise ValueError("the task's longest_episode is no number of steps")
+    if not values["return_scale"] > 0:
+        raise ValueError("the task's return_scale is not above 0")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # Some spaces use the largest float32 for "no bound".

@@ -1,0 +1,34 @@
+"""Fields of a task in a checkpoint that no data set has are refused in one line."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from minrl.data.environment import EnvironmentInfo
+from minrl.data.task import Task
+
+TASK = Task.in_environment(
+    EnvironmentInfo("CartPole-v1"), spaces.Box(-1, 1, (2,)), spaces.Box(-np.inf, np.inf, (1,), np.float32)
+)
+STRANGE: dict[str, list[Any]] = {
+    "dataset": [3, None],
+    "reference_scores": [[1, "x"], [1.0], [1.0, math.nan], "ab", 3],
+    "return_scale": [0.0, -1.0, math.nan, "1"],
+    "best_return": [math.inf, "9", True],
+    "best_return_to_go": [math.nan, [1.0]],
+    "longest_episode": [-1, 2.5, "7", None],
+    "action_low": [["a"], [math.nan], [None]],
+    "action_std": [[math.inf], "b", 3],
+}
+
+
+def test_strange_values_are_refused_by_the_name_of_their_field() -> None:
+    values = TASK.to_dict()
+    assert Task.from_dict(values) == TASK
+    for name, strange in STRANGE.items():
+        for value in strange:
+            with pytest.raises(ValueError, match=name.replace("dataset", "data set")):
+                Task.from_dict({**values, name: value})

@@ -47,31 +47,33 @@ def agent_of(name: str) -> Actor:
     return agent.eval()
 
 
-def agree(agent: Actor, folder: Path, compiler: str, steps: int) -> None:
-    """Compare the program with the agent over steps in which episodes end by chance."""
+def agree(agent: Actor, folder: Path, compiler: str, steps: int, count: int = 1) -> None:
+    """Compare the program with the agent over steps of `count` environments in which episodes end by chance."""
     random = np.random.default_rng(0)
-    observations = random.normal(size=(steps, agent.task.observation_size)).astype(np.float32)
-    rewards, starts = random.normal(size=steps).astype(np.float32), random.random(steps) < 0.02
+    observations = random.normal(size=(steps, count, agent.task.observation_size)).astype(np.float32)
+    rewards = random.normal(size=(steps, count)).astype(np.float32)
+    starts = random.random((steps, count)) < 0.02
     starts[0] = True
     lines = [
-        f"{int(start)} {reward:.9g} " + " ".join(f"{x:.9g}" for x in row)
-        for start, reward, row in zip(starts, rewards, observations, strict=True)
+        f"{int(starts[t, env])} {rewards[t, env]:.9g} " + " ".join(f"{x:.9g}" for x in observations[t, env])
+        for env in range(count)
+        for t in range(steps)
     ]
     found = acted(folder, compiler, lines)
-    state, wanted = agent.initial_state(1), []
+    state, actions = agent.initial_state(count), []
     with torch.inference_mode():
         for t in range(steps):
-            moment = Moment(*(torch.from_numpy(np.asarray(x[t : t + 1])) for x in (observations, rewards, starts)))
+            moment = Moment(*(torch.from_numpy(x[t]) for x in (observations, rewards, starts)))
             action, state = agent.act(moment, state)
-            wanted.append(action[0].numpy())
-    expected = np.array(wanted)
+            actions.append(action.numpy())
+    wanted = np.stack(actions, 1).reshape(steps * count, -1)
     first = getattr(agent.task.action_space, "start", 0)
-    if expected.shape[1] == 3:  # one-hot choices
-        assert (found[:, 0] != first + expected.argmax(1)).sum() <= steps // 10_000
+    if wanted.shape[1] == 3:  # one-hot choices
+        assert (found[:, 0] != first + wanted.argmax(1)).sum() <= steps * count // 10_000
         assert len(set(found[:, 0])) > 1
         return
     reach = np.array(agent.task.action_high) - np.array(agent.task.action_low)
-    assert (np.abs(found - expected) / reach).max() <= 1e-5
+    assert (np.abs(found - wanted) / reach).max() <= 1e-5
     assert found.std(0).min() > 0
 
 
@@ -92,7 +94,7 @@ def test_acts_as_the_agent(name: str, compiler: str, tmp_path: Path) -> None:
 def test_a_hundred_thousand_steps(name: str, tmp_path: Path) -> None:
     agent = agent_of(name)
     export_c(agent, tmp_path / "policy", steps=20)
-    agree(agent, tmp_path / "policy", COMPILERS[0], 100_000)
+    agree(agent, tmp_path / "policy", COMPILERS[0], 2_000, 50)
 
 
 def test_a_target_return_is_set_in_the_state(tmp_path: Path) -> None:

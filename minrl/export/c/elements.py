@@ -87,6 +87,8 @@ class Elements:
             return self._helped(f"{name}({', '.join([*operands, *settings])})")
         if node.kind == "Round" and real == "int":
             return operands[0]
+        if node.kind == "Where" and real == "float" and any(self._is_lazy(name) for name in node.inputs[1:]):
+            return self._helped(f"either({', '.join(operands)})")
         found = ELEMENTWISE[node.kind]("f" if real == "float" else "", *operands)
         if real == "double" and node.kind in ("Sigmoid", "Softplus", "Relu"):
             raise ValueError(f"there is no C for {node.kind} in float64")
@@ -105,10 +107,15 @@ class Elements:
         place = self.places.get(name)
         return place.node.inputs if isinstance(place, Lazy) and place.node.kind == kind else ()
 
+    def _is_lazy(self, name: str) -> bool:
+        return isinstance(self.places.get(name), Lazy)
+
     def _helped(self, text: str) -> str:
         self.program.helpers |= set(re.findall(r"\b(\w+)\(", text)) & set(HELPERS)
         if self.program.helpers & {"sigmoid", "tangent", "share"}:
             self.program.helpers.add("exponential")
+        if "share" in self.program.helpers:
+            self.program.helpers |= {"larger", "smaller"}
         return text
 
     def _place(self, name: str) -> Place:

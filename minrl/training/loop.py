@@ -82,6 +82,7 @@ class TrainingRun:
         self.seconds = self.cpu_seconds = 0.0
         self.log = silent_log()
         self.logged: Any = None  # digest of the log's rows at the checkpoint from which the run goes on
+        self.kept: list[int] | None = None  # digest of the rows before this step's evaluation, which a resume repeats
         self.recorded = 0  # steps of trajectories in a batch of all processes
         torch.manual_seed(config.seed + group.rank)
 
@@ -168,7 +169,7 @@ class TrainingRun:
         # Windows carry no state; None is cheaper than zeros.
         self.memory = last if self.config.carry and self.sampler.continues else None
         self.window.add(loss, norm)
-        self.recorded = batch.mask.numel() * self.group.size
+        self.kept, self.recorded = None, batch.mask.numel() * self.group.size
         self.step += 1
         self.seconds += time.perf_counter() - begin
         self.cpu_seconds += time.process_time() - begin_cpu
@@ -220,7 +221,7 @@ class TrainingRun:
             self.window.exclude_time(time.perf_counter() - begin)
         if found is None:
             return None
-        self.failure = found.failure
+        self.failure, self.kept = found.failure, log_digest(log)
         found.write(log, self.step, self.seconds)
         return found.evaluation
 
@@ -257,7 +258,7 @@ class TrainingRun:
             "best": self.evaluator.best.score,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
-            "log": log_digest(self.log),
+            "log": self.kept or log_digest(self.log),
         }
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:

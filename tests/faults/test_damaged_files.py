@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from comparisons import grid
-from equality import differences
+from equality import differences, rows
 from ppo_runs import whole as ppo_run
 from worlds import cartpole, own_folders
 
@@ -38,6 +38,24 @@ def run(cartpole: str, tmp_path: Path) -> Path:
 def bad_byte(data: bytes) -> bytes:
     middle = data.index(b"\n") + 4
     return data[:middle] + b"\xff" + data[middle + 1 :]
+
+
+def test_a_resumption_that_was_killed_leaves_no_damage(
+    cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Repeat the last evaluation, whose row a killed resumption dropped after the last checkpoint counted it."""
+    settings = SETTINGS | {"steps": 10}
+    flags = [*(word for name, value in settings.items() for word in (f"--{name}", str(value))), "--choose-target"]
+    run = tmp_path / "run"
+    assert main(["train", "decision", "--data", cartpole, "--out", str(run), *flags]) == 0
+    whole = rows(run)
+    text = (run / PROGRESS).read_text()
+    assert "eval/mean_reward" in dict(whole[-1])
+    (run / PROGRESS).write_text(text[: text.rstrip("\n").rindex("\n") + 1])
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert DAMAGED not in capsys.readouterr().err
+    assert rows(run) == whole
 
 
 DAMAGES = {

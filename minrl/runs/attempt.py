@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minrl.runs.folder import ERRORS
-from minrl.system.messages import with_class
+from minrl.system.files import open_appending
+from minrl.system.messages import one_line, with_class
 
 
 @dataclass
@@ -37,10 +38,14 @@ def attempt(work: str, step: int, folder: Path) -> Iterator[Attempt]:
         if os.environ.get("MINRL_DEBUG"):
             raise
         result.error = with_class(error)
-        with (folder / ERRORS).open("a", encoding="utf-8") as file:
-            file.write(f"{work} at step {step}\n{traceback.format_exc()}\n")
+        try:
+            with open_appending(folder / ERRORS) as file:
+                file.write(f"{work} at step {step}\n{traceback.format_exc()}\n")
+            kept = f"see {folder / ERRORS}"
+        except (OSError, ValueError) as other:
+            kept = f"its traceback is not kept: {one_line(other)}"
         print(
-            f"minrl: the {work} at step {step} failed: {result.error}; the run continues; see {folder / ERRORS}",
+            f"minrl: the {work} at step {step} failed: {result.error}; the run continues; {kept}",
             file=sys.stderr,
             flush=True,
         )

@@ -6,10 +6,12 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from minrl.system.messages import one_line
 
@@ -67,6 +69,33 @@ def flush(path: Path) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(handle)
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Open a file to write to, which is made if it is missing; return its handle.
+
+    A stranger's folder may hold a link to another file in its place, or a pipe that blocks.
+
+    Raises:
+        ValueError: if it is a link or no regular file.
+        OSError: if it cannot be opened.
+    """
+    more = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # not on Windows
+    try:
+        handle = os.open(path, flags | os.O_CREAT | more, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise ValueError(f"{path} is a link or a pipe, to which nothing is written: remove it") from error
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise ValueError(f"{path} is no regular file: remove it")
+
+
+def open_appending(path: Path) -> TextIO:
+    """Open a text file to append lines to; raise as `open_regular`."""
+    return os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND), "a", buffering=1, encoding="utf-8")
 
 
 def make_folder(folder: Path) -> list[Path]:

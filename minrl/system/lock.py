@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minrl.system.files import make_folder
+from minrl.system.files import make_folder, open_regular
 
 try:
     import fcntl
@@ -35,7 +35,7 @@ def folder_lock(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
         patience: seconds to wait for another holder.
 
     Raises:
-        ValueError: if another process or thread still holds it.
+        ValueError: if another process or thread still holds it, or its file is a link or a pipe.
         OSError: if the folder cannot be written.
     """
     path = Path(os.path.realpath(folder)) / NAME  # resolve() raises RuntimeError for a link to itself
@@ -62,7 +62,7 @@ def _acquire(path: Path, folder: Path, patience: float) -> int:
     """Open and lock a file; return its handle."""
     end = time.monotonic() + patience
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = open_regular(path, os.O_RDWR)
         try:
             if _is_locked(handle, folder) and _is_file(handle, path):
                 os.ftruncate(handle, 0)

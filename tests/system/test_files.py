@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from minrl.system.files import draft_name, flush, make_folder, replacing, set_aside
+from minrl.runs.attempt import attempt
+from minrl.runs.folder import ERRORS
+from minrl.system.files import draft_name, flush, make_folder, open_appending, replacing, set_aside
+from minrl.system.lock import NAME as LOCK
+from minrl.system.lock import folder_lock
 
 NAMES = ["a.json", "ä" * 120 + ".json", "x" * 255, "two\nlines", " ", "-", "…" * 85]
 
@@ -79,3 +83,34 @@ def test_a_damaged_file_is_kept_beside_and_named(tmp_path: Path, capsys: pytest.
         assert (tmp_path / "a.json.damaged").read_text() == path.read_text() == text
         said = f"minrl: {path} is damaged (cut short): kept as a.json.damaged, written anew\n"
         assert capsys.readouterr().err == said
+
+
+def test_nothing_is_written_through_a_link_or_into_a_pipe(tmp_path: Path) -> None:
+    """Leave the file alone to which a name in a stranger's folder leads: a lock, a log, a traceback."""
+    other = tmp_path / "other"
+    other.write_text("whole")
+    (tmp_path / "link").symlink_to(other)
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    for name in ("link", "pipe"):
+        with pytest.raises(ValueError, match=f"{name} is .*remove it"):
+            open_appending(tmp_path / name)
+    os.close(reader)
+    with pytest.raises(ValueError, match=r"pipe is .*remove it"):
+        open_appending(tmp_path / "pipe")
+    with pytest.raises(IsADirectoryError):
+        open_appending(tmp_path)
+    for line in ("one", "two"):
+        with open_appending(tmp_path / "new") as file:
+            print(line, file=file)
+    assert (tmp_path / "new").read_text() == "one\ntwo\n"
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / LOCK).symlink_to(other)
+    with pytest.raises(ValueError, match="remove it"), folder_lock(run):
+        pass
+    (run / ERRORS).symlink_to(other)
+    with attempt("evaluation", 3, run) as tried:
+        raise ArithmeticError("a reason")
+    assert tried.error == "ArithmeticError: a reason"
+    assert other.read_text() == "whole"

@@ -17,7 +17,7 @@ from minrl.runs.folder import CONFIG, LAST_CHECKPOINT, LOG, SUMMARY, run_lock
 from minrl.runs.side_files import intact, read_summary
 from minrl.system.config import build, read_toml
 from minrl.system.digests import check_comment
-from minrl.system.files import make_folder
+from minrl.system.files import make_folder, open_appending
 from minrl.system.messages import reason_of
 from minrl.system.text_files import read_text
 
@@ -52,7 +52,7 @@ def execute(run: PlannedRun, family: Family, out: Path) -> Outcome:
 
 def _logged(run: PlannedRun, family: Family, folder: Path) -> int:
     make_folder(folder)
-    with (folder / LOG).open("a", buffering=1, encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+    with open_appending(folder / LOG) as log, redirect_stdout(log), redirect_stderr(log):
         print(f"{run.key}: process {os.getpid()} on {socket.gethostname()}")
         try:
             with run_lock(folder, patience=_PATIENCE):

@@ -30,6 +30,9 @@ class CloneConfig(BackboneConfig):
     """Settings of a behaviour-cloning agent."""
 
     recurrent: bool = field(default=True, metadata={"help": "a recurrent backbone; off: an MLP of one observation"})
+    frames: int = field(
+        default=1, metadata={"help": "observations that an agent without a recurrent backbone sees, the last ones"}
+    )
     top: float = field(
         default=1.0,
         metadata={"help": "share of the steps to train on, from the best episodes (0.1: 10 %% BC)"},
@@ -53,6 +56,12 @@ class CloneConfig(BackboneConfig):
         super().__post_init__()
         check_at_least(self, 0, "dropout")
         check_at_most(self, 10**6, "context")
+        check_at_least(self, 1, "frames")
+        check_at_most(self, 1000, "frames")
+        if self.frames > 1 and self.recurrent:
+            raise ValueError("frames are for an agent without a recurrent backbone: recurrent = false")
+        if self.frames > 1 and self.context is not None:
+            raise ValueError("frames are stacked along whole trajectories: leave context out")
         if not 0 < self.top <= 1:
             raise ValueError(f"top must lie in (0, 1], got {self.top}")
         if self.context is not None and self.context < 1:
@@ -177,5 +186,5 @@ def best_episodes(episodes: Episodes, share: float) -> Episodes:
 
 def _backbone(config: CloneConfig) -> Cell:
     if not config.recurrent:
-        return Memoryless(config.width, config.depth, mlp=config.mlp, dropout=config.dropout)
+        return Memoryless(config.width, config.depth, mlp=config.mlp, dropout=config.dropout, frames=config.frames)
     return config.backbone(dropout=config.dropout)

@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy",
         metavar="POLICY",
         nargs="+",
-        help="a Stable-Baselines3 .zip, random (uniform) or waypoint (PointMaze); several act one after another",
+        help="a Stable-Baselines3 .zip, random (uniform), waypoint (PointMaze) or guide (memory tasks); several act "
+        "one after another",
     )
     add("--env", metavar="ID", help="Gymnasium id; MODULE:ID imports MODULE first")
     add("--episodes", metavar="N", type=int, help="episodes of each policy")

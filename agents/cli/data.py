@@ -1,4 +1,4 @@
-"""`minrl data`: list, describe and import data sets."""
+"""`minrl data`: list, describe and import data sets, and select columns of them."""
 
 import argparse
 from pathlib import Path
@@ -6,16 +6,19 @@ from typing import Any
 
 from minrl.data import load
 from minrl.data.environment import EnvironmentInfo
+from minrl.data.episode import Episodes
 from minrl.data.listing import describe, import_file, local_datasets
+from minrl.data.minari.columns import parse_columns, select_columns
 from minrl.data.trust import reading_only
 from minrl.system.config import key_value
 from minrl.system.json_text import to_json
+from minrl.system.mujoco import quiet_mujoco
 from minrl.system.trust import add_trust
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the actions `list`, `info` and `import`."""
-    parser.usage = "minrl data list | info NAME | import FILE [--env MODULE:ID]"
+    """Add the actions `list`, `info`, `import` and `select`."""
+    parser.usage = "minrl data list | info NAME | import FILE [--env MODULE:ID] | select NAME --columns 0-4 --name ID"
     parser.epilog = (
         "names of data sets:\n"
         "  minari:NAME   in $MINARI_DATASETS_PATH or ~/.minari/datasets\n"
@@ -44,6 +47,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_statements(importing)
     add_trust(importing, "make whatever environment the file names, where that has the spaces")
     importing.set_defaults(run=_import)
+    selecting = actions.add_parser(
+        "select",
+        help="write a Minari set of some columns of another set's observations",
+        description="Write a Minari set of some columns of another set's observations; all else is kept.",
+        epilog=(
+            "example, positions without velocities:\n  minrl data select minari:minrl/hopper/medium-replay-v0 "
+            "--columns 0-4 --env minrl/Hopper-P-v5 --name me/hopper-positions-v0"
+        ),
+    )
+    selecting.add_argument("source", metavar="NAME", help="minari:NAME, d4rl:NAME or hdf5:FILE")
+    selecting.add_argument(
+        "--columns", metavar="N", nargs="+", required=True, help="columns that are kept, from 0, such as 0 2 5-8"
+    )
+    selecting.add_argument("--name", metavar="ID", required=True, help="Minari id of the new set")
+    selecting.add_argument("--env", metavar="ID", help="environment that shows these columns; MODULE:ID imports MODULE")
+    selecting.add_argument(
+        "--env-kwargs", metavar="KEY=VALUE", nargs="+", type=key_value, default=[], help="settings of gymnasium.make"
+    )
+    add_trust(selecting, "read a set that unpacks to a thousand times the bytes of its files")
+    selecting.set_defaults(run=_select)
 
 
 def _add_statements(parser: argparse.ArgumentParser) -> None:
@@ -59,14 +82,19 @@ def _add_statements(parser: argparse.ArgumentParser) -> None:
 
 def _statements(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the values of `_add_statements`'s flags as arguments of `load`."""
-    kwargs = dict(arguments.env_kwargs)
-    if kwargs and not arguments.env:
-        raise ValueError("--env-kwargs are the settings of an environment: name it with --env ID")
     return {
         "observation_space": arguments.observation_space,
         "action_space": arguments.action_space,
-        "environment": EnvironmentInfo(arguments.env, kwargs) if arguments.env else None,
+        "environment": _environment(arguments),
     }
+
+
+def _environment(arguments: argparse.Namespace) -> EnvironmentInfo | None:
+    """Return the environment of --env and --env-kwargs; None without one."""
+    kwargs = dict(arguments.env_kwargs)
+    if kwargs and not arguments.env:
+        raise ValueError("--env-kwargs are the settings of an environment: name it with --env ID")
+    return EnvironmentInfo(arguments.env, kwargs) if arguments.env else None
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -95,7 +123,17 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    episodes = import_file(arguments.file, arguments.name, **_statements(arguments))
+    return _written(import_file(arguments.file, arguments.name, **_statements(arguments)))
+
+
+def _select(arguments: argparse.Namespace) -> int:
+    quiet_mujoco()
+    columns = parse_columns(arguments.columns)
+    return _written(select_columns(arguments.source, columns, arguments.name, _environment(arguments)))
+
+
+def _written(episodes: Episodes) -> int:
+    """Print what was written."""
     place = "no environment" if episodes.environment is None else f"environment {episodes.environment.id}"
     print(f"{episodes.name}: {episodes.num_episodes} episodes, {episodes.num_steps} steps, {place}")
     return 0

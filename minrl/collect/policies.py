@@ -1,4 +1,4 @@
-"""Policies of `minrl collect`: a Stable-Baselines3 file, uniform random, a waypoint controller."""
+"""Policies of `minrl collect`: a Stable-Baselines3 file, uniform random, a waypoint controller, a guide."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from minrl.agent import Moment
+from minrl.collect.guides import Guide
 from minrl.collect.waypoint import WaypointPolicy
 from minrl.data.masks.action_masks import checked_masks, draw_allowed, mask_size
 from minrl.zoo import find_statistics, load_zip
@@ -35,7 +36,7 @@ def open_policy(
     deterministic: bool = False,
     vecnormalize: str | None = None,
 ) -> Policy:
-    """Open the policy `source`: a Stable-Baselines3 .zip, `random`, or `waypoint`.
+    """Open the policy `source`: a Stable-Baselines3 .zip, `random`, `waypoint` (mazes) or `guide` (memory tasks).
 
     Raises:
         ValueError: for an unknown policy, a file that cannot be read, or one of other spaces.
@@ -44,9 +45,14 @@ def open_policy(
         return RandomPolicy(environment)
     if source == "waypoint":
         return WaypointPolicy(environment, deterministic)
+    if source == "guide":
+        return Guide(environment)
     file = Path(source).expanduser()
     if not file.is_file():
-        raise ValueError(f"policy {source!r} is no file; give a Stable-Baselines3 .zip, 'random' or 'waypoint' (mazes)")
+        raise ValueError(
+            f"policy {source!r} is no file; give a Stable-Baselines3 .zip, 'random', 'waypoint' (mazes) or "
+            "'guide' (memory tasks)"
+        )
     return SavedPolicy(file, environment, deterministic, vecnormalize)
 
 

@@ -58,8 +58,8 @@ def collect(
     seed of its own, recorded with it: equal policy, environment and `seed` give equal data.
 
     Args:
-        policy: path of a Stable-Baselines3 .zip, `random` (uniform), or `waypoint` (PointMaze); several act
-            one after another.
+        policy: path of a Stable-Baselines3 .zip, `random` (uniform), `waypoint` (PointMaze) or `guide` (memory
+            tasks of minrl); several act one after another.
         environment: Gymnasium id; `package:id` imports the package first.
         episodes: number of episodes of each policy.
         out: `minari:NAME` or NAME, Minari's `[namespace/]name-v0`; written where Minari looks, under
@@ -84,7 +84,7 @@ def collect(
         raise ValueError(f"episodes must be 1 or more, not {episodes}")
     sources = [policy] if isinstance(policy, str) else list(policy)
     if not sources:
-        raise ValueError("no policy given; give a Stable-Baselines3 .zip, 'random', or 'waypoint' (point mazes)")
+        raise ValueError("no policy given; give a Stable-Baselines3 .zip, 'random', 'waypoint' or 'guide'")
     name = out.removeprefix("minari:")
     world = make_environment(EnvironmentInfo(environment, dict(environment_options or {}), max_episode_steps))
     try:

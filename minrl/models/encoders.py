@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from minrl.cells import Cell
 from minrl.data.episode import Episodes
@@ -98,20 +99,22 @@ class ActionUnits(nn.Module):
 
 
 class Memoryless(Cell):
-    """Residual MLP blocks over the current step: the baseline without memory.
+    """Residual MLP blocks over the current step, or over the last few: the baseline without memory.
 
     Args:
         width: D.
         depth: number of blocks.
         mlp: hidden width of each MLP over D.
         dropout: probability on each residual branch.
+        frames: F, steps of the episode that are seen, the current one included; zeros before its start.
     """
 
-    def __init__(self, width: int, depth: int, *, mlp: float = 4.0, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, depth: int, *, mlp: float = 4.0, dropout: float = 0.0, frames: int = 1) -> None:
         super().__init__()
         hidden = round(mlp * width)
-        self.width = width
-        self.state_size = 0
+        self.width, self.frames = width, frames
+        self.state_size = (frames - 1) * width
+        self.stack = nn.Linear(frames * width, width) if frames > 1 else None
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(width),
@@ -125,12 +128,30 @@ class Memoryless(Cell):
         self.norm = nn.LayerNorm(width)
 
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scan as `Cell.scan` does; resets have no effect."""
-        return self._run(x), x.new_zeros(x.shape[0], 0)
+        """Scan as `Cell.scan` does; the state is the inputs of the last F - 1 steps."""
+        if self.stack is None:
+            return self._run(x), x.new_zeros(x.shape[0], 0)
+        rows, steps = x.shape[:2]
+        if state is None:
+            state = x.new_zeros(rows, self.state_size)
+        inputs = torch.cat([state.view(rows, self.frames - 1, self.width).to(x.dtype), x], dim=1)
+        if reset is None:
+            reset = torch.zeros(rows, steps, dtype=torch.bool, device=x.device)
+        episode = F.pad(reset.cumsum(1), (self.frames - 1, 0))  # (B, F - 1 + T), of the inputs before x 0
+        current = episode[:, self.frames - 1 :]
+        stacked = [
+            torch.where((episode[:, i : i + steps] == current).unsqueeze(-1), inputs[:, i : i + steps], 0.0)
+            for i in range(self.frames)
+        ]
+        last = torch.where((episode[:, steps:] == current[:, -1:]).unsqueeze(-1), inputs[:, steps:], 0.0)
+        return self._run(self.stack(torch.cat(stacked, dim=-1))), last.flatten(1)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Step as `Cell.step` does."""
-        return self._run(x), state
+        if self.stack is None:
+            return self._run(x), state
+        stacked = torch.cat([state.to(x.dtype), x], dim=1)
+        return self._run(self.stack(stacked)), stacked[:, self.width :]
 
     def _run(self, x: Tensor) -> Tensor:
         for block in self.blocks:

@@ -17,6 +17,7 @@ from minrl.agent import Batch
 from minrl.agents.clone import CloneAgent, CloneConfig, best_episodes
 from minrl.cells import CELLS
 from minrl.data.task import Task
+from minrl.models.encoders import Memoryless
 
 __all__ = ["in_torch"]
 pytestmark = pytest.mark.usefixtures("in_torch")
@@ -130,3 +131,33 @@ def test_batches_come_from_the_best_episodes() -> None:
 def test_shares_outside_0_to_1_are_refused(top: float) -> None:
     with pytest.raises(ValueError, match=r"top must (lie in \(0, 1\]|be finite)"):
         CloneConfig(top=top)
+
+
+@torch.no_grad()
+def test_frames_are_the_last_observations_of_the_episode() -> None:
+    """Compare a stack of three frames with the same weights on frames that are gathered by hand, whole and in cuts."""
+    torch.manual_seed(0)
+    model = Memoryless(5, 2, frames=3).double().eval()
+    x = torch.randn(2, 9, 5, dtype=torch.float64)
+    reset = torch.zeros(2, 9, dtype=torch.bool)
+    reset[0, 0] = reset[0, 4] = reset[1, 1] = reset[1, 2] = True
+    assert model.stack is not None
+    expected = torch.zeros_like(x)
+    for row in range(2):
+        begin = 0
+        for step in range(9):
+            begin = step if reset[row, step] else begin
+            frames = [x[row, i] if i >= begin else torch.zeros(5).double() for i in range(step - 2, step + 1)]
+            expected[row, step] = model._run(model.stack(torch.cat(frames)))
+    torch.testing.assert_close(model.scan(x, None, reset)[0], expected)
+    for cut in range(1, 9):
+        early, state = model.scan(x[:, :cut], None, reset[:, :cut])
+        late, last = model.scan(x[:, cut:], state, reset[:, cut:])
+        torch.testing.assert_close(torch.cat([early, late], 1), expected)
+        torch.testing.assert_close(last, model.scan(x, None, reset)[1])
+    state = torch.zeros(2, model.state_size).double()
+    for step in range(9):
+        out, state = model.step(x[:, step], torch.where(reset[:, step, None], 0.0, state))
+        torch.testing.assert_close(out, expected[:, step])
+    with pytest.raises(ValueError, match="without a recurrent backbone"):
+        CloneConfig(frames=4)

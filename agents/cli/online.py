@@ -134,12 +134,12 @@ def check_options(agent: str, options: Any, task: Task) -> None:
 
 
 def data_of_step(options: Any, settings: OnlineConfig) -> int:
-    """Return 1: steps are counted in the environment."""
+    """Return 1, as steps are counted in the environment."""
     return 1
 
 
 def measure(agent: str, options: Any, settings: OnlineConfig, task: Task) -> None:
-    """Return None: what a step costs depends on the environment, which is not made for a measurement."""
+    """Leave the speed open: what a step costs depends on the environment, which is not made for a measurement."""
 
 
 def start_run(agent: str, options: Any, settings: OnlineConfig, out: Path) -> int:

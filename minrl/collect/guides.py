@@ -50,7 +50,7 @@ class Guide:
 
 
 def _t_maze(seen: deque[int], cues: int) -> int:
-    """Go to the cue if it is not seen at once, then to the junction, and turn to the cue's side."""
+    """Walk to the cue if it is not seen at once, then to the junction, and turn to the cue's side."""
     cue = next((shown for shown in seen if shown in (_CUE_UP, _CUE_DOWN)), None)
     if cue is None:
         return _LEFT

@@ -15,6 +15,7 @@ from torch import Tensor
 from minrl.agent import Moment, OnlineAgent
 from minrl.data.task import Task
 from minrl.online.flat_spaces import CLIP, PolicySpaces, Standardizer
+from minrl.online.likelihood import parameters
 from minrl.system.messages import one_line
 
 
@@ -55,6 +56,18 @@ class PolicyAgent(OnlineAgent):
 
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
         """Act as `Actor.act` does."""
+        distribution, memory = self._distribution(moment, state, deterministic)
+        return self._taken(distribution, memory, state.dtype, deterministic)
+
+    def act_with_parameters(self, moment: Moment, state: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Act as `StochasticActor.act_with_parameters` does."""
+        distribution, memory = self._distribution(moment, state, True)
+        found = None if self.policy.squash_output else parameters(distribution)
+        action, memory = self._taken(distribution, memory, state.dtype, True)
+        return action, found, memory
+
+    def _distribution(self, moment: Moment, state: Tensor, deterministic: bool) -> tuple[Any, Tensor]:
+        """Return the distribution of actions and the policy's next state."""
         policy = self.policy
         memory, previous = state.split([policy.acting_size, policy.previous_size], dim=1)
         if policy.previous_reward:
@@ -62,14 +75,20 @@ class PolicyAgent(OnlineAgent):
         if policy.use_sde and not deterministic and moment.episode_start.any():
             policy.reset_noise(len(state))
         flat = moment.observation if self.standardizer is None else self.standardizer(moment.observation)
-        distribution, memory = policy.get_distribution(
+        found: tuple[Any, Tensor] = policy.get_distribution(
             self.spaces.observations(flat), memory, moment.episode_start, previous, self._masks(moment)
         )
-        action = distribution.get_actions(deterministic=deterministic)
+        return found
+
+    def _taken(
+        self, distribution: Any, memory: Tensor, dtype: torch.dtype, deterministic: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return actions of a distribution and the agent's next state."""
+        policy, action = self.policy, distribution.get_actions(deterministic=deterministic)
         if policy.previous_size:
             memory = torch.cat([memory, policy.encode_previous(action, None)], dim=1)
         taken = policy.environment_actions(action)
-        return self.spaces.flat_actions(taken).to(state.dtype), memory
+        return self.spaces.flat_actions(taken).to(dtype), memory
 
     def _masks(self, moment: Moment) -> Tensor | None:
         """Return the masks as additions to the logits of choices, (B, K); None for an agent without masks."""

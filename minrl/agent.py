@@ -119,6 +119,18 @@ class Actor(nn.Module, ABC):
 
 
 @runtime_checkable
+class StochasticActor(Protocol):
+    """Actor with a distribution of actions, as a policy that it teaches may be compared with it."""
+
+    def act_with_parameters(self, moment: Moment, state: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the likeliest actions (B, A), parameters of their distribution (B, K), and the next state (B, S).
+
+        Parameters are logits of choices and flags side by side, or means and log standard deviations of real actions;
+        None for a distribution of another kind.
+        """
+
+
+@runtime_checkable
 class TargetReturnAgent(Protocol):
     """Agent whose target return can be set after training."""
 
@@ -160,6 +172,7 @@ class OnlineAgent(Actor):
 
     # Settings of the user: table [name] of a config. `config_class` holds them and what else a checkpoint needs.
     options_class: ClassVar[type[Any]]
+    requires: ClassVar[str] = ""  # flags that a new run cannot do without, for usages
     # Settings of the run and its algorithm: table [train] of a config. None: those of PPO.
     settings_class: ClassVar[type[Any] | None] = None
 

@@ -12,6 +12,7 @@ from stable_baselines3.common.distributions import (
     CategoricalDistribution,
     DiagGaussianDistribution,
     Distribution,
+    MultiCategoricalDistribution,
 )
 from torch import Tensor
 
@@ -69,6 +70,19 @@ def distribution_of(policy: Any, latent: Tensor, masks: Tensor | None) -> Distri
     else:
         found = policy.action_dist.proba_distribution(action_logits=policy.action_net(latent) + masks)
     return found
+
+
+def parameters(distribution: Any) -> Tensor | None:
+    """Return the parameters (N, K) of a distribution as `minrl.agent.StochasticActor` does; None for other kinds."""
+    kind: Any = type(distribution)
+    if kind is MultiCategoricalDistribution:
+        return torch.cat([part.logits for part in distribution.distribution], dim=1)
+    if kind in (CategoricalDistribution, BernoulliDistribution):
+        logits: Tensor = distribution.distribution.logits
+        return logits
+    if kind is not DiagGaussianDistribution:
+        return None
+    return torch.cat([distribution.distribution.mean, distribution.distribution.stddev.log()], dim=1)
 
 
 def masked(logits: Tensor, masks: Tensor | None) -> Tensor:

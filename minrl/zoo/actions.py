@@ -6,7 +6,7 @@ Shapes: B environments, D latents, A flat action width, K outputs of the last la
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from gymnasium import spaces
@@ -84,6 +84,23 @@ class ActionHead(nn.Module):
         else:
             chosen = torch.stack([Categorical(logits=part, validate_args=False).sample() for part in parts], dim=1)
         return self._encoded(chosen)
+
+    def parameters_of(self, latent: Tensor, masks: Tensor | None = None) -> Tensor | None:
+        """Return the parameters (B, K) of the distribution, see `minrl.agent.StochasticActor`; None for other kinds."""
+        size, out = self.size, cast(Tensor, self.linear(latent))
+        if size.kind == "flags":
+            return out
+        if size.kind == "box":
+            has_own_std = size.log_std is not None and size.std is None and not (size.sde or size.squash)
+            return torch.cat([out, self.log_std.reshape(1, -1).expand_as(out)], dim=1) if has_own_std else None
+        if size.greedy:
+            return None
+        if masks is not None:
+            out = torch.where(masks, out, torch.full_like(out, MASKED))
+        if all(isinstance(leaf.space, spaces.MultiBinary) for leaf in self.leaves):
+            no, yes = out.unflatten(1, (-1, 2)).unbind(2)
+            return cast(Tensor, yes - no)
+        return out
 
     def reset_noise(self, batch_size: int) -> None:
         """Draw new matrices for the noise of B environments that is a linear map of the latents."""

@@ -81,6 +81,17 @@ class ZipAgent(Actor):
 
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
         """Act as `Actor.act` does."""
+        latent, state = self._latent(moment, state, deterministic)
+        return self.head(latent, deterministic=deterministic, masks=moment.action_masks), state
+
+    def act_with_parameters(self, moment: Moment, state: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Act as `StochasticActor.act_with_parameters` does."""
+        latent, state = self._latent(moment, state, True)
+        action = self.head(latent, masks=moment.action_masks)
+        return action, self.head.parameters_of(latent, moment.action_masks), state
+
+    def _latent(self, moment: Moment, state: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
+        """Return the inputs of the head (B, D) and the next state."""
         if self.config.head.sde and not deterministic and bool(moment.episode_start.any()):
             self.head.reset_noise(len(state))
         flat = moment.observation if self.standardizer is None else self.standardizer(moment.observation)
@@ -88,7 +99,7 @@ class ZipAgent(Actor):
         state = state.masked_fill(moment.episode_start.unsqueeze(1), 0.0)
         if self.lstm is not None:
             x, state = lstm_step(self.lstm, x, state)
-        return self.head(self.hidden(x), deterministic=deterministic, masks=moment.action_masks), state
+        return self.hidden(x), state
 
     def predict(
         self,

@@ -4,6 +4,7 @@
 AGENTS = {
     "clone": "clone:CloneAgent",
     "decision": "decision:DecisionAgent",
+    "distill": "distill_agent:DistillAgent",
     "offline_sac": "offline_sac:OfflineSACAgent",
     "ppo": "ppo_agent:PPOAgent",
     "sac": "sac_agent:SACAgent",

@@ -10,6 +10,7 @@ import time
 import warnings
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from stable_baselines3 import PPO
@@ -54,6 +55,7 @@ class RecurrentPPO(CarriesState, PPO):
     policy: RecurrentPolicy
     rollout_buffer: SegmentBuffer
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
+    acts_alone: ClassVar[bool] = True  # whole rollouts may be one call
 
     def __init__(
         self,
@@ -102,6 +104,7 @@ class RecurrentPPO(CarriesState, PPO):
         self.batch_size = batch_size  # type: ignore[assignment]
         # (n_envs, S) hidden state before the next step, and (n_envs, P) the previous action and reward.
         self._last_state = self._last_previous = self._last_reference_state = torch.zeros(0, 0)
+        self._last_rewards = np.zeros(0)  # of the last step
         self.masking = Masking()
         if _init_setup_model:
             self._setup_model()
@@ -169,7 +172,7 @@ class RecurrentPPO(CarriesState, PPO):
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
         masking = self.masking.applies(env)
-        at_once = not masking and rollout.collect_at_once(self, env, callback, rollout_buffer)
+        at_once = not masking and self.acts_alone and rollout.collect_at_once(self, env, callback, rollout_buffer)
         has_previous, source, compiled = self.policy.previous_size > 0, env.unwrapped, act.compiled_act(self.policy)
         for step in range(0 if at_once else n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and step % self.sde_sample_freq == 0:
@@ -177,9 +180,7 @@ class RecurrentPPO(CarriesState, PPO):
             check_observations(self._last_obs, self.num_timesteps)
             entering, last_previous = self._last_state, self._last_previous
             masks = current_masks(env, self.action_space, self.num_timesteps, self.device) if masking else None
-            chosen, values, log_probs, state = act.step(
-                self.policy, self._last_obs, entering, self._last_episode_starts, last_previous, compiled, masks
-            )
+            chosen, values, log_probs, state = self._act(compiled, masks)
             actions = chosen.cpu().numpy()
             clipped_actions = self.policy.to_environment(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
@@ -190,6 +191,7 @@ class RecurrentPPO(CarriesState, PPO):
                 return False
             self._update_info_buffer(infos, dones)
             check_rewards(rewards, self.num_timesteps)
+            self._last_rewards = rewards.copy()
             previous = last_previous
             if has_previous:
                 previous = self.policy.encode_previous(chosen, torch.as_tensor(rewards, device=self.device))
@@ -206,6 +208,11 @@ class RecurrentPPO(CarriesState, PPO):
         callback.on_rollout_end()
         self.logger.record("time/rollout_fps", round((self.num_timesteps - earlier) / (time.perf_counter() - begin)))
         return True
+
+    def _act(self, compiled: Any, masks: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """Return actions for the last observations, their values and log-likelihoods, and the next hidden state."""
+        last = self._last_obs, self._last_state, self._last_episode_starts, self._last_previous
+        return act.step(self.policy, *last, compiled, masks)
 
     def train(self) -> None:
         """Update the policy from the rollout, as `PPO.train` does."""
@@ -233,15 +240,18 @@ class RecurrentPPO(CarriesState, PPO):
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *others: Any
     ) -> tuple[int, BaseCallback]:
         ready = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *others)
-        update.announce(self, masked=self.masking.applies(ready[1].training_env))
+        self._announce(self.masking.applies(ready[1].training_env))
         return ready
+
+    def _announce(self, masked: bool) -> None:
+        update.announce(self, masked=masked)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         # The last rollout may end after the last step, where a schedule would give a negative learning rate.
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "masking"]
+        return [*super()._excluded_save_params(), "masking", "_last_rewards"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, tensors = super()._get_torch_save_params()

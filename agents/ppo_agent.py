@@ -5,7 +5,7 @@ Settings of a policy; `policy_agent.py` is its acting, `ppo.py` its training.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from stable_baselines3.common.vec_env import VecEnv
@@ -19,7 +19,7 @@ from minrl.online.flat_spaces import PolicySpaces
 from minrl.online.inputs.critic import split_space
 from minrl.online.inputs.images import CNN
 from minrl.online.policy import RecurrentPolicy
-from minrl.online.settings import AlgorithmSettings, OnlineConfig
+from minrl.online.settings import OnlineConfig
 from minrl.runs.checkpoint import Checkpoint
 from minrl.system.config import check_at_least
 from minrl.system.messages import one_line
@@ -115,6 +115,7 @@ class PPOAgent(PolicyAgent):
     name = "ppo"
     options_class = PPOOptions
     config_class = PPOConfig
+    algorithm: ClassVar[type[RecurrentPPO]] = RecurrentPPO
     config: PPOConfig
 
     @classmethod
@@ -127,16 +128,22 @@ class PPOAgent(PolicyAgent):
 
     @classmethod
     def learner(
-        cls, config: PPOConfig, settings: OnlineConfig, task: Task, environments: VecEnv, device: torch.device
-    ) -> tuple["PPOAgent", RecurrentPPO]:
-        """Build an agent and its PPO as `OnlineAgent.learner` does."""
+        cls,
+        config: PPOConfig,
+        settings: OnlineConfig,
+        task: Task,
+        environments: VecEnv,
+        device: torch.device,
+        **others: Any,
+    ) -> tuple[Any, RecurrentPPO]:
+        """Build an agent and its algorithm as `OnlineAgent.learner` does; `others` are keywords of the algorithm."""
         task = replace(
             task, masked=task.masked and config.use_masking, critic_keys=_known_keys(config.critic_keys, task)
         )
         model: RecurrentPPO = build_algorithm(
-            RecurrentPPO, cls.name, config, settings, task, environments, device,
-            keywords_of=AlgorithmSettings, policy_kwargs=lambda whole: config.policy_kwargs() | _keys(whole, task),
-            use_sde=config.use_sde, batch_size=settings.batch_size or None,
+            cls.algorithm, cls.name, config, settings, task, environments, device,
+            keywords_of=settings.algorithm, policy_kwargs=lambda whole: config.policy_kwargs() | _keys(whole, task),
+            use_sde=config.use_sde, batch_size=settings.batch_size or None, **others,
         )  # fmt: skip
         model.masking.default = task.masked
         if config.pretrained is not None and not config.origin:

@@ -32,11 +32,11 @@ SHIPPED = "online/"
 def add_flags_of(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup, kind: type[OnlineAgent]) -> None:
     """Add the fields of the agent's options, the environment, the algorithm and the run as flags."""
     name = kind.name
-    usage = USAGE.format(name)
+    usage = USAGE.format(f"{name}{kind.requires}")
     parser.usage = f"{usage} [--config FILE.toml] [flags]"
     parser.epilog = f"""examples:
   {usage.replace("ID", "minrl/CartPoleNoVel-v1").replace("RUN", "runs/cartpole")}
-  minrl train {name} --env Pendulum-v1 --cell minlstm --steps 200000 --video --out runs/pendulum
+  minrl train {name}{kind.requires} --env Pendulum-v1 --cell minlstm --steps 200000 --video --out runs/pendulum
   minrl train {name} --config FILE.toml --seed 1 --out runs/seed1
   minrl train --resume runs/cartpole"""
     files.add_argument(
@@ -49,7 +49,7 @@ def add_flags_of(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup
     add_flags(parser, EnvironmentSettings, "environment")
     add_flags(parser, RunSettings, "run")
     add_flags(parser, kind.options_class, "policy")
-    add_flags(parser, config_class(kind).algorithm, f"algorithm, as in Stable-Baselines3's {name.upper()}")
+    add_flags(parser, config_class(kind).algorithm, "algorithm, names as in Stable-Baselines3")
     parser.set_defaults(instead=flag_hints.ONLINE)
 
 
@@ -65,7 +65,7 @@ def read_flags(kind: type[OnlineAgent], arguments: argparse.Namespace) -> tuple[
     own, training = (tables.get(name, {}) | from_flags(part, arguments) for name, part in parts.items())
     options, settings = build(kind.options_class, own, "the settings"), build(config, training, "the settings")
     if not settings.env:
-        raise ValueError(f"no environment: {USAGE.format(kind.name)}")
+        raise ValueError(f"no environment: {USAGE.format(f'{kind.name}{kind.requires}')}")
     return options, settings
 
 

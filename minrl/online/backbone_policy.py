@@ -19,6 +19,7 @@ from torch import Tensor
 from minrl.backbone import Backbone
 from minrl.online.inputs.critic import critic_backbone, split_space
 from minrl.online.inputs.images import OnImages, OnParts
+from minrl.online.inputs.segments import Segments, each
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, StartsOnline, check_start, open_run
 from minrl.online.trunk import Trunk
@@ -176,6 +177,17 @@ class BackbonePolicy(RecurrentPolicy):
         seen = self._counted_from_0(self.visible(obs))
         features = BasePolicy.extract_features(self, seen, self.pi_features_extractor).to(self._precision())
         return self.trunk.step(features, previous, state, reset)
+
+    def scan_actor(self, segments: Segments) -> tuple[Tensor, Tensor]:
+        """Map segments, whose state is one of `acting_size`, to latents of the actor (B, T, D) and the next state."""
+        if not self.apart:
+            latent, _, state = self._scan_segments(segments)
+            return latent, state
+        flat = each(self.visible(segments.observations), lambda x: x.flatten(0, 1))
+        features = BasePolicy.extract_features(self, self._counted_from_0(flat), self.pi_features_extractor)
+        features = features.to(self._precision()).unflatten(0, segments.reset.shape)
+        previous = self._no_previous(segments.previous, segments.reset)
+        return self.trunk.scan(features, previous, segments.state, segments.reset)
 
     def _build(self, lr_schedule: Schedule) -> None:
         start = self._start[0] if self._start else None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from minrl.online.distill.losses import DistillLoss
 from minrl.online.inputs.segments import check_segments
 from minrl.online.offpolicy.entropy import first_ent_coef
 from minrl.online.offpolicy.replay import RowState, check_rows
@@ -65,6 +66,30 @@ class AlgorithmSettings:
     )
     sde_sample_freq: int = field(
         default=-1, metadata={"help": "steps between samples of gSDE's noise, -1: once a rollout"}
+    )
+
+
+@dataclass(frozen=True)
+class DistillSettings(AlgorithmSettings):
+    """Settings of distillation beside PPO's, which are of its rollouts and of PPO's loss where that has a weight."""
+
+    loss: DistillLoss = field(
+        default="auto",
+        metadata={
+            "help": "kl from the teacher's distribution; likelihood of its action (cross-entropy of choices); mse of "
+            "real actions; auto: mse, for choices kl if the teacher has a distribution"
+        },
+    )
+    beta: float = field(default=1.0, metadata={"help": "share of steps in which the teacher acts, at the start"})
+    beta_steps: int = field(default=5_000, metadata={"help": "environment steps over which beta falls to zero"})
+    buffer_size: int = field(default=100_000, metadata={"help": "labelled steps that are kept to learn from"})
+    ppo_coef: float = field(default=0.0, metadata={"help": "weight of PPO's loss beside the teacher's"})
+    batch_size: int = field(default=256, metadata={"help": "steps of a minibatch, made of whole segments"})
+    n_epochs: int = field(default=20, metadata={"help": "passes over as many steps as a rollout has"})
+    learning_rate: float = field(default=3e-3, metadata={"help": "learning rate of Adam"})
+    state_refresh: Literal["rollout", "epoch"] = field(
+        default="epoch",
+        metadata={"help": "train from hidden states stored while acting, or computed before each update"},
     )
 
 
@@ -153,6 +178,19 @@ class OnlineConfig(EnvironmentSettings, AlgorithmSettings, RunSettings):
     def rollout_steps(self) -> int:
         """Return the environment steps of a rollout."""
         return self.n_envs * self.n_steps
+
+
+@dataclass(frozen=True)
+class DistillRunConfig(DistillSettings, OnlineConfig):
+    """All settings of a run of distillation, except for the student's."""
+
+    algorithm: ClassVar[type[Any]] = DistillSettings
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 0, "beta", "beta_steps", "ppo_coef")
+        check_at_least(self, 1, "buffer_size")
+        check_at_most(self, 1, "beta")
 
 
 @dataclass(frozen=True)

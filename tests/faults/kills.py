@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 ALL = [
     *(Scenario(kind, cell, 1) for kind in ("decision", "clone", "ppo") for cell in CELLS),
     *(Scenario(kind, cell, 2) for kind in ("decision", "clone", "ppo") for cell in ("mingru", "lstm")),
-    *(Scenario(kind, "mingru", threads) for kind in ("relabel", "compare") for threads in (1, 2)),
+    *(Scenario(kind, "mingru", threads) for kind in ("relabel", "distill", "compare") for threads in (1, 2)),
 ]
 
 
@@ -229,7 +229,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file of the results; those that it holds are counted on")
-    parser.add_argument("--kinds", default="decision,clone,relabel,ppo,compare")
+    parser.add_argument("--kinds", default="decision,clone,relabel,ppo,distill,compare")
     parser.add_argument("--folder", type=Path, help="for the runs, kept (default: a temporary one)")
     arguments = parser.parse_args()
     scenarios = [scenario for scenario in ALL if scenario.kind in arguments.kinds.split(",")]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from stable_baselines3 import PPO
+
 from minrl.runs.folder import LAST_CHECKPOINT
 
 CELLS = ("mingru", "minlstm", "gru", "lstm", "mamba", "transformer", "s5", "rwkv6")
@@ -56,11 +58,19 @@ threads = {threads}
 """
 
 
+def teacher_of(folder: Path) -> Path:
+    """Return a teacher for CartPole, written where there is none."""
+    file = folder / "teacher.zip"
+    if not file.exists():
+        PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}, seed=0, device="cpu").save(file)
+    return file
+
+
 @dataclass(frozen=True)
 class Scenario:
     """Kind of training, with a cell and a number of threads."""
 
-    kind: str  # "decision", "clone", "relabel" (a decision agent with relabelled returns), "ppo" or "compare"
+    kind: str  # "decision", "clone", "relabel" (returns of the data replaced), "ppo", "distill" or "compare"
     cell: str
     threads: int
 
@@ -81,6 +91,8 @@ class Scenario:
             return ["train", "--resume", str(out)]
         if self.kind == "ppo":
             own, settings = ["--exact-resume", "--no-config", "--normalize-observations"], _PPO
+        elif self.kind == "distill":
+            own, settings = ["--exact-resume", "--no-config", "--teacher", str(teacher_of(out.parent.parent))], _PPO
         else:
             own, settings = ["--data", data], _OFFLINE
             own += ["--target-sweep", "all", "--average", "0.9", "--choose-target"] if self.kind == "decision" else []

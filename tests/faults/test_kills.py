@@ -22,6 +22,15 @@ def test_a_kill_at_a_random_moment(killer: Killer) -> None:
 
 
 @pytest.mark.slow
+def test_a_kill_of_distillation(killer: Killer) -> None:
+    """Compare a run whose checkpoints hold labelled trajectories."""
+    scenario = Scenario("distill", "mingru", 1)
+    _, calls, _ = killer.reference(scenario)
+    for call in (calls // 3, 2 * calls // 3, None):
+        assert killer.kill(scenario, [call]) == [], call
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_a_hundred_kills(killer: Killer) -> None:
     while sum(tally.kills for tally in killer.tallies.values()) < 100:

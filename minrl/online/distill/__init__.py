@@ -1,0 +1,1 @@
+"""Parts of distillation: the teacher among environments, its labelled trajectories, losses."""

@@ -175,7 +175,7 @@ def _plan(agent: Any, inputs: Inputs, stack: StackWeights, pieces: list[Piece]) 
     watch = Watch.over(agent, tensors, [(agent, name) for name in inputs.attributes])
     if watch is None or not readable(tensors):
         return None
-    from minrl.kernels.backbone import act_loops, cells  # they import numba
+    from minrl.kernels.backbone import act_loops, cells, step_loops  # they import numba
 
     columns = 0 if inputs.embed_return is None else act_loops.OF_RETURNS
     observation_size, action_size = normalizer.mean.numel(), agent.task.action_size
@@ -184,6 +184,7 @@ def _plan(agent: Any, inputs: Inputs, stack: StackWeights, pieces: list[Piece]) 
     sizes = (
         *stack.sizes,
         *cells.of_kind(stack.kind, stack.sizes[1]),
+        step_loops.blocks_address(),
         columns,
         observation_size,
         action_size,

@@ -10,7 +10,7 @@ from minrl.online.offpolicy.replay import RowState, check_rows
 from minrl.runs.settings import SharedSettings
 from minrl.system.config import check_at_least, check_at_most
 
-LARGEST_ROLLOUT = 10**8  # steps
+LARGEST_ROLLOUT = 10**9  # steps
 
 
 @dataclass(frozen=True)

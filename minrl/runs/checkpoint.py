@@ -23,7 +23,6 @@ from minrl.system.names import choose
 FORMAT = 1
 GROUP = "minrl.agents"  # of the entry points
 _WIDE, _DEEP = 4096, 1000  # a backbone's width and depth beyond which they are compared with the stored weights
-_LARGEST_STATE = 10**8  # numbers of an environment's hidden state, which no weights bound: an option of a cell may
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,6 @@ def restore(checkpoint: Checkpoint, where: str) -> Actor:
     _check_proportions(config, checkpoint.weights, where)
     try:
         agent = kind(config, Task.from_dict(checkpoint.task))
-        if agent.state_size > _LARGEST_STATE:
-            raise ValueError(f"a hidden state of {agent.state_size:,} numbers")
         agent.load_state_dict(checkpoint.weights)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]

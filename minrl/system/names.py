@@ -1,7 +1,6 @@
 """Look-up of names that a user types; errors name the nearest known one."""
 
 import inspect
-import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -44,8 +43,6 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], owne
         if name in hints and not _is_a(hints[name], value):
             kind = inspect.formatannotation(hints[name])
             raise ValueError(f"{owner}: {name} must be of type {kind}, such as {known[name]!r}, got {value!r}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{owner}: {name} must be finite, got {value}")
 
 
 def _is_a(hint: Any, value: Any) -> bool:

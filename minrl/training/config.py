@@ -6,7 +6,7 @@ from typing import Any, Literal
 from minrl.runs.settings import SharedSettings
 from minrl.system.config import check_at_least, check_at_most
 
-LARGEST_BATCH = 10**8  # steps
+LARGEST_BATCH = 10**9  # steps
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,9 @@
 from collections.abc import Collection
 from typing import Any
 
-from minrl.system.messages import one_line
 from minrl.system.names import nearest
 
 Tables = dict[str, Any]
-_LARGEST = 1e300  # beyond it whole numbers of TOML, which have no bound, are no floats
 
 
 def check_keys(table: Tables, known: Collection[str], where: str) -> None:
@@ -47,12 +45,10 @@ def choice_of(value: Any, known: Collection[str], kind: str, where: str) -> str:
 
 
 def numbers_of(table: Tables, where: str) -> dict[str, float]:
-    """Return a table of finite numbers."""
+    """Return a table of numbers."""
     for key, value in table.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{where}: {key} must be a number, got {value!r}")
-        if not -_LARGEST < value < _LARGEST:
-            raise ValueError(f"{where}: {key} must be finite, got {one_line(value, 40)}")
     return {key: float(value) for key, value in table.items()}
 
 

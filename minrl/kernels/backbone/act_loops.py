@@ -120,9 +120,9 @@ def act_kernel() -> Callable[..., None]:
         start_at: int, state_at: int, stride: int, out_at: int, last_at: int, batch: int, decides: int,
     ) -> None:  # fmt: skip
         width, inner, hidden, taps, depth = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
-        cell, parts, memory = sizes[5], sizes[6], sizes[7]
+        cell, parts, memory, blocks = sizes[5], sizes[6], sizes[7], sizes[8]
         columns, observed, acted, outputs, longest, state_size = (
-            sizes[8], sizes[9], sizes[10], sizes[11], sizes[12], sizes[13],
+            sizes[9], sizes[10], sizes[11], sizes[12], sizes[13], sizes[14],
         )  # fmt: skip
         flip, scale, most = reals[0], reals[1], reals[2]
         at = plan[depth * PER_BLOCK + 2 :]
@@ -166,7 +166,7 @@ def act_kernel() -> Callable[..., None]:
         out = numbers(out_at, batch * (acted if decides else width))
         features = aligned(batch * width) if decides else out
         through_blocks(
-            plan, reals[3:], stream, last, columns + acted, state_size, features, batch,
+            blocks, plan, reals[3:], stream, last, columns + acted, state_size, features, batch,
             width, inner, hidden, taps, depth, cell, parts, memory, flip,
         )  # fmt: skip
         if decides:

@@ -65,3 +65,19 @@ def caller_of_cell() -> Any:
         return result(at, weights, gradients, saved, room, *[at] * 11, flip), _built(context, result)
 
     return intrinsic(call)
+
+
+def caller_of_blocks() -> Any:
+    """Return a compiled function that calls the step of `minrl.kernels.backbone.step_loops.blocks_address`."""
+    result, at = types.void, types.int64
+
+    def call(
+        context: Any, address: Any, plan: Any, epsilons: Any, stream: Any, state: Any, first: Any, stride: Any, y: Any,
+        batch: Any, width: Any, inner: Any, hidden: Any, taps: Any, depth: Any, cell: Any, parts: Any, memory: Any,
+        flip: Any,
+    ) -> Any:  # fmt: skip
+        floats = types.float32[::1]
+        signature = result(at, plan, *[floats] * 3, at, at, floats, *[at] * 9, types.float32)
+        return signature, _built(context, result)
+
+    return intrinsic(call)

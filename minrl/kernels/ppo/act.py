@@ -1,6 +1,6 @@
 """One step of a recurrent policy as one call: features to action, value, log-likelihood and next state, in float32.
 
-`act_rows` is a part for other compiled loops, such as one over the steps of compiled environments.
+`act_rows` is called by its address, also by other loops, such as one over the steps of compiled environments.
 
 Shapes: B environments, F features, P previous action and reward, S state size, K raw outputs, A action width.
 """
@@ -28,10 +28,10 @@ from minrl.kernels.ppo.update import LINEAR, OWN
 
 # The head of a plan: sizes and kinds as in the update, the address of log_std, and where in the plan further parts
 # begin: the weights of a trunk, how many they are, the layers of both heads and of a linear critic, the choices; then
-# the address of the step itself.
+# the addresses of the step itself and of that of the blocks.
 FEATURES, PREVIOUS, LAYERS, WIDTH, DEPTH, INNER, HIDDEN, TAPS, CELL, PARTS, OF_CELL, STATE, MEMORY = range(13)
 TRUNKS, CRITIC, HEAD, RAW, ACTIONS, ACTIVATION, LOG_STD, WEIGHTS, OF_TRUNK, ACTOR, CRITIC_HEAD, FRONT = range(13, 25)
-PIECES, END, ACT, PLAN = range(25, 29)
+PIECES, END, ACT, BLOCK_STEP, PLAN = range(25, 30)
 # A layer in a plan: addresses of weight and bias, and its sizes. Then the reals: the cells' sign and the epsilons.
 WEIGHT, BIAS, INPUTS, OUTPUTS, PER_HEAD_LAYER = range(5)
 FLIP, EPSILONS = range(2)
@@ -149,7 +149,6 @@ def prepare(plan: Any, features: int, starts: int, previous: int, state: int, x:
             copy_row(entering[b * size : (b + 1) * size], to, size)
 
 
-@inlined
 def act_rows(
     plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, masks: int, actions: int,
     values: int, log_probs: int, last: int, batch: int,
@@ -180,8 +179,9 @@ def act_rows(
             embed, bias = weights(of_trunk[EMBED], inputs * width), weights(of_trunk[EMBED_BIAS], width)
             gemv(x, embed, bias, stream, batch, inputs, width)
             through_blocks(
-                of_trunk[BLOCKS:], reals[EPSILONS:], stream, after, i * plan[MEMORY], size, y, batch, width,
-                plan[INNER], plan[HIDDEN], plan[TAPS], plan[DEPTH], plan[CELL], plan[PARTS], plan[OF_CELL], reals[FLIP],
+                plan[BLOCK_STEP], of_trunk[BLOCKS:], reals[EPSILONS:], stream, after, i * plan[MEMORY], size, y, batch,
+                width, plan[INNER], plan[HIDDEN], plan[TAPS], plan[DEPTH], plan[CELL], plan[PARTS], plan[OF_CELL],
+                reals[FLIP],
             )  # fmt: skip
     if values and plan[CRITIC] == LINEAR:
         front = plan[plan[FRONT] : plan[FRONT] + PER_HEAD_LAYER]
@@ -203,14 +203,7 @@ def act_rows(
 @cache
 def act_address() -> int:
     """Compile `act_rows` by itself and return its address."""
-
-    def act(
-        plan: Any, reals: Any, features: int, starts: int, previous: int, state: int, noise: int, masks: int,
-        actions: int, values: int, log_probs: int, last: int, batch: int,
-    ) -> None:  # fmt: skip
-        act_rows(plan, reals, features, starts, previous, state, noise, masks, actions, values, log_probs, last, batch)
-
-    return addressed(act, types.void(types.int64[::1], types.float32[::1], *[types.int64] * 11))
+    return addressed(act_rows, types.void(types.int64[::1], types.float32[::1], *[types.int64] * 11))
 
 
 @cache

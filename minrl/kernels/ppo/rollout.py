@@ -15,6 +15,7 @@ import numpy as np
 
 from minrl.kernels.jit.calls import caller_of_three
 from minrl.kernels.jit.compile import called, compiled, inlined
+from minrl.kernels.jit.rows import copy_row
 from minrl.kernels.ppo.act import ACT, call
 
 # Addresses and sizes of a rollout, and the columns of its ended episodes.
@@ -84,7 +85,8 @@ def rollout() -> Callable[..., None]:
         value, ignored, after = np.empty(1, np.float32), np.empty(1, np.float32), np.empty(width, np.float32)
         for t in range(steps):
             if cut < len(cuts) and cuts[cut] == t:
-                at_cuts[cut] = states[now]
+                for b in range(batch):
+                    copy_row(states[now, b], at_cuts[cut, b], width)
                 cut += 1
             for b in range(batch):
                 encode(observations[t, b], choices, features[b])
@@ -116,7 +118,7 @@ def rollout() -> Callable[..., None]:
                 record = episodes[ended]
                 record[AT], record[ROW], record[RETURN], record[LENGTH] = t, b, returns[b], lengths[b]
                 record[TRUNCATED] = truncated
-                last_seen[ended] = observations[t + 1, b]
+                copy_row(observations[t + 1, b], last_seen[ended], observations.shape[2])
                 ended += 1
                 elapsed[b], lengths[b], returns[b] = 0, 0, 0.0
                 _call(functions[RESET], world[b], streams[b], settings)

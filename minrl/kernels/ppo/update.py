@@ -68,8 +68,12 @@ def gather(rollout: Any, buffers: Any, batch: Any, order: Any, inputs: int, size
             copy_row(x[first + n], to_x[to + n], inputs)
             copy_row(actions[first + n], to_actions[to + n], sizes.actions)
         if rollout[MASKS]:
-            masks = matrix(rollout[MASKS], sizes.rows, sizes.raw, like)[first : first + steps]
-            matrix(buffers[MASKS], rows, sizes.raw, like)[to : to + steps] = masks
+            masks, to_masks = (
+                matrix(rollout[MASKS], sizes.rows, sizes.raw, like),
+                matrix(buffers[MASKS], rows, sizes.raw, like),
+            )
+            for n in range(steps):
+                copy_row(masks[first + n], to_masks[to + n], sizes.raw)
         copy_row(resets[first : first + steps], to_resets[to : to + steps], steps)
         copy_row(valid[first : first + steps], to_valid[to : to + steps], steps)
         for k in range(4):

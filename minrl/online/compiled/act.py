@@ -145,7 +145,7 @@ def _build(policy: Any) -> CompiledAct | None:
 
 def act_plan(layout: PolicyLayout) -> Any:
     """Return the plan of `minrl.kernels.ppo.act.act_rows`: sizes, kinds, and where the weights lie."""
-    from minrl.kernels.backbone import cells  # they import numba
+    from minrl.kernels.backbone import cells, step_loops  # they import numba
     from minrl.kernels.ppo import act
 
     weights, _ = trunk_addresses(layout)
@@ -161,7 +161,7 @@ def act_plan(layout: PolicyLayout) -> Any:
         *cells.of_kind(layout.kind, layout.inner), layout.state_size, layout.memory, len(weights), layout.critic,
         layout.head, layout.raw, layout.actions, layout.activation,
         0 if layout.log_std is None else layout.log_std.data_ptr(), starts[0], weights.shape[1], *starts[1:],
-        act.act_address(),
+        act.act_address(), 0 if layout.layers else step_loops.blocks_address(),
     ]  # fmt: skip
     return words([*head, *weights.reshape(-1).tolist(), *actor, *critic, *front, *layout.pieces.tolist()])
 

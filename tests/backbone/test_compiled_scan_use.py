@@ -165,6 +165,7 @@ def test_leaves_other_weights_and_transformed_functions_to_torch() -> None:
     assert is_fused(model, x, state, reset)
 
 
+@pytest.mark.slow
 def test_leaves_tracing_and_compiling_to_torch() -> None:
     model = backbone(mlp=1)
     x, state, reset = inputs(model)

@@ -139,6 +139,7 @@ def _allocate(_: int) -> None:
     torch.ones(20_000_000)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not memory._CLEAR.exists(), reason="needs Linux's /proc")
 def test_peak_memory_of_a_layer() -> None:
     """Hold at least its input, gates and h with their gradients, and less than twice that."""

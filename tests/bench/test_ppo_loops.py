@@ -25,6 +25,7 @@ def test_a_missing_peer_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, ca
         assert shown[f"{name}, steps/s"] > 0
 
 
+@pytest.mark.slow
 def test_the_loop_in_cleanrl_style_learns_to_push_one_way() -> None:
     """Learn a task that rewards one of two actions, in episodes of four steps."""
     gymnasium.register("Push-v0", lambda: Push())

@@ -19,7 +19,6 @@ from plots import without_plots
 from minrl.compare.grid.plan import ComparedTask, Method, NotDone, write_state
 from minrl.compare.report.report import write_report
 from minrl.compare.stats.results import read_comparison
-from minrl.runs import figures as runs_figures
 
 PLOTS = ("scores", "profiles", "improvement", "curves_steps", "curves_seconds", "targets", "cost")
 # Files that must not depend on clocks.
@@ -36,9 +35,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(trained: Path, tmp_path: Path) -> Path:
     """Copy the comparison, to be changed; its report has no plots, which are slow."""
-    monkeypatch.setattr(runs_figures, "find_spec", lambda name: None)
     return Path(shutil.copytree(trained, tmp_path / "copy"))
 
 
@@ -87,6 +85,7 @@ def test_scores_are_those_of_the_runs(folder: Path) -> None:
     assert "DT (published)" in printed
 
 
+@pytest.mark.plots
 @pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["first", "again"])
 def test_every_output_exists_and_repeats(again: bool, drawn: Path) -> None:
     first = texts(drawn)

@@ -19,17 +19,11 @@ from worlds import cartpole, own_folders
 from minrl.agents.__main__ import main
 from minrl.compare.run.progress import last_step
 from minrl.kernels.matmul import library
-from minrl.runs import checkpoint, figures
+from minrl.runs import checkpoint
 from minrl.runs.log import STEP
 from minrl.system.lock import folder_lock
 
 __all__ = ["cartpole", "own_folders"]
-
-
-@pytest.fixture(autouse=True)
-def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out plots, which take 2 s each; test_compare_report.py has them."""
-    monkeypatch.setattr(figures, "find_spec", lambda name: None)
 
 
 def both(cartpole: str, seeds: int = 1) -> str:

@@ -127,16 +127,3 @@ def test_a_backbone_that_its_weights_cannot_fill_is_not_built(
     torch.save({**content, "config": {**content["config"], **size}}, file)
     with pytest.raises(ValueError, match=r"does not fit its own configuration: \d+ weights, width"):
         checkpoint.load(file)
-
-
-def test_a_state_that_no_weight_bounds_is_not_made(agent: DecisionAgent, tmp_path: Path) -> None:
-    """Refuse a window of 100 million steps, whose state has no weights and would take gigabytes."""
-    file = tmp_path / "agent.pt"
-    wide = DecisionConfig(width=8, depth=1, cell="transformer", cell_options={"context": 10})
-    checkpoint.save(file, DecisionAgent(wide, agent.task), step=3)
-    assert checkpoint.load(file).state_size < 1000
-    content = torch.load(file, weights_only=True)
-    content["config"]["cell_options"]["context"] = 10**8
-    torch.save(content, file)
-    with pytest.raises(ValueError, match=r"does not fit its own configuration: a hidden state of 1,[0-9,]+ numbers"):
-        checkpoint.load(file)

@@ -10,10 +10,7 @@ from minrl.agents.__main__ import main
 from minrl.agents.clone import CloneConfig
 from minrl.agents.decision import DecisionConfig
 from minrl.agents.ppo_agent import PPOOptions
-from minrl.cells import CELLS
-from minrl.compare.grid.values import numbers_of
 from minrl.online.settings import OnlineConfig, ReplayConfig
-from minrl.system.names import check_options
 from minrl.training.config import TrainConfig
 
 KINDS: list[Any] = [TrainConfig, OnlineConfig, ReplayConfig, DecisionConfig, CloneConfig, PPOOptions]
@@ -40,7 +37,7 @@ def test_no_whole_number_is_beyond_any_computer(tmp_path: Path, capsys: pytest.C
                 kind(**{name: value})
     for kind in (TrainConfig, OnlineConfig):  # products of sizes
         sizes = {"batch_size": 10**5, "length": 10**5} if kind is TrainConfig else {"n_envs": 10**5, "n_steps": 10**5}
-        with pytest.raises(ValueError, match=r"must be at most 100,000,000( |$)"):
+        with pytest.raises(ValueError, match="must be at most 1,000,000,000"):
             kind(**sizes)
     with pytest.raises(ValueError, match="net_arch reads"):
         PPOOptions(net_arch={"pi": [10**18]})
@@ -48,15 +45,3 @@ def test_no_whole_number_is_beyond_any_computer(tmp_path: Path, capsys: pytest.C
         assert main(["train", *flags, "--out", str(tmp_path / "run")]) == 2
         assert capsys.readouterr().err.count("\n") == 1
         assert not (tmp_path / "run").exists()
-
-
-def test_options_of_cells_are_finite() -> None:
-    for value in (float("inf"), float("nan")):
-        with pytest.raises(ValueError, match="expand must be finite"):
-            check_options(CELLS["mingru"].__init__, {"expand": value}, "a cell")
-
-
-def test_returns_of_a_grid_are_finite() -> None:
-    for value in (float("inf"), float("nan"), -(10**400)):
-        with pytest.raises(ValueError, match="low must be finite, got"):
-            numbers_of({"low": value}, "a task")

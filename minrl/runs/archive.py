@@ -7,8 +7,9 @@ archive (CVE-2025-32434), and it believes the number of elements that the pickle
 import io
 import pickle
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 _ITEMS = {"Double": 8, "Long": 8, "ComplexFloat": 8, "ComplexDouble": 16, "Float": 4, "Int": 4, "Half": 2, "Short": 2}
 _ITEMS |= {"BFloat16": 2, "Byte": 1, "Char": 1, "Bool": 1, "Untyped": 1}
@@ -22,12 +23,13 @@ class DamagedFileError(ValueError):
     """Error of a file whose content was damaged, or that was not written to its end."""
 
 
-def check_archive(file: Path, content: bytes | None = None) -> None:
+def check_archive(file: Path, content: bytes | None = None, *, largest_pickle: int | None = None) -> None:
     """Check the archive at `file` as `torch.save` writes it: stored records, each with a CRC-32.
 
     Args:
         file: path of the archive, which errors name.
         content: its bytes, if the archive lies inside `file`.
+        largest_pickle: bytes that names and shapes may take; reading them takes a hundred times as many.
 
     Raises:
         DamagedFileError: if it is no such archive, cut short, or a record fails its CRC-32.
@@ -38,12 +40,17 @@ def check_archive(file: Path, content: bytes | None = None) -> None:
     try:
         with zipfile.ZipFile(file if content is None else io.BytesIO(content)) as archive:
             records = {_inner(entry.filename): entry for entry in archive.infolist()}
+            # torch compares names without their case, and may read another entry of a name than Python does.
+            if len({name.lower() for name in records}) < len(archive.infolist()):
+                raise damaged
             if _holds_code(records):
                 raise ValueError(f"checkpoint {file} is a TorchScript archive, which holds code; refused")
             sizes = sum(entry.file_size for entry in archive.infolist())
             stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
             if not stored or sizes > size or "data.pkl" not in records:
                 raise damaged
+            if largest_pickle is not None and records["data.pkl"].file_size > largest_pickle:
+                raise ValueError(f"{file}: its pickle has more than {largest_pickle:,} bytes; refused")
             for entry in archive.infolist():
                 _read_to_the_end(archive, entry)
             storages = _storages(archive.read(records["data.pkl"]))
@@ -57,16 +64,16 @@ def check_archive(file: Path, content: bytes | None = None) -> None:
             raise ValueError(f"checkpoint {file} declares a tensor of {declared} bytes that it does not hold; refused")
 
 
-def check_legacy(file: Path, content: bytes) -> None:
+def check_legacy(file: Path, content: bytes, *, largest_pickle: int) -> None:
     """Check the bytes of a file inside `file` that torch wrote before 1.6: pickles, then the storages.
 
-    It has no checksum of its own.
+    It has no checksum of its own. Its pickles may have `largest_pickle` bytes, as in `check_archive`.
 
     Raises:
         DamagedFileError: if it cannot be read.
         ValueError: if it declares more bytes of tensors than it holds.
     """
-    stream, sizes = io.BytesIO(content), dict[str, int]()
+    stream, sizes = io.BytesIO(content[:largest_pickle]), dict[str, int]()
     try:
         for _ in range(_LEGACY_PICKLES):
             reader = _Sizes(stream)
@@ -125,11 +132,46 @@ class _Stub:
         """Drop the values."""
 
 
-class _Sizes(pickle._Unpickler):
-    """Unpickler that imports nothing and notes the storages that tensors refer to.
+def _check_keys(keys: Sequence[Any]) -> None:
+    if not all(isinstance(key, str | int | float | bytes | None) for key in keys):
+        raise pickle.UnpicklingError("a key has parts")
 
-    It is written in Python: the one in C allocates as many objects as a damaged file states.
+
+def _set_item(reader: Any) -> None:
+    _check_keys(reader.stack[-2:-1])
+    _READ[pickle.SETITEM[0]](reader)
+
+
+def _set_items(reader: Any) -> None:
+    _check_keys(reader.stack[::2])
+    _READ[pickle.SETITEMS[0]](reader)
+
+
+def _make_dict(reader: Any) -> None:
+    _check_keys(reader.stack[::2])
+    _READ[pickle.DICT[0]](reader)
+
+
+_READ: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+_SETS = {code[0] for code in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)}
+_CHECKED = {pickle.SETITEM[0]: _set_item, pickle.SETITEMS[0]: _set_items, pickle.DICT[0]: _make_dict}
+
+
+# Written in Python: the one in C allocates as many objects as a damaged file states.
+class CheapUnpickler(pickle._Unpickler):
+    """Unpickler whose time and memory go with the bytes of the file; subclasses say what a class becomes.
+
+    Some tuples that hold each other twice stand for billions of elements, and hashing one takes minutes: no mapping has
+    such keys, and there are no sets.
     """
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code: read for code, read in (_READ | _CHECKED).items() if code not in _SETS
+    }
+
+
+class _Sizes(CheapUnpickler):
+    """Unpickler that imports nothing and notes the storages that tensors refer to."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -144,6 +186,8 @@ class _Sizes(pickle._Unpickler):
     def persistent_load(self, reference: Any) -> None:
         """Note a storage: ("storage", class, key, device, elements), and before torch 1.6 a view of another."""
         _, item, key, _, elements = reference[:5]
+        if not isinstance(key, str | int):
+            raise DamagedFileError("the key of a storage has parts")
         self.found.append((str(key), (item if isinstance(item, int) else 1) * int(elements)))
 
 

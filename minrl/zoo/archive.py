@@ -21,6 +21,8 @@ from minrl.system.messages import one_line
 DATA, WEIGHTS = "data", "policy.pth"
 # Bytes that an entry may unpack to, and beyond that the ratio to the file's size: save() does not compress.
 _SMALL, _MOST_UNPACKED = 1 << 24, 20
+# Bytes of the settings, and of the names and shapes of the weights: read, they take up to a hundred times as many.
+_LARGEST_SETTINGS, _LARGEST_PICKLE = 1 << 25, 1 << 23
 _PICKLED = (":type:", ":serialized:")
 _ZIP = b"PK\x03\x04"
 
@@ -93,6 +95,8 @@ def _check_sizes(file: Path, archive: zipfile.ZipFile) -> None:
     size = sum(entry.file_size for entry in archive.infolist() if entry.filename in (DATA, WEIGHTS))
     if size > allowed:
         raise ValueError(f"{file}: its entries unpack to {size:,} bytes, {allowed:,} are allowed; refused")
+    if archive.getinfo(DATA).file_size > _LARGEST_SETTINGS:
+        raise ValueError(f"{file}: its settings have more than {_LARGEST_SETTINGS:,} bytes; refused")
 
 
 def _settings(file: Path, content: bytes) -> dict[str, Any]:
@@ -109,9 +113,9 @@ def _tensors(file: Path, content: bytes) -> dict[str, Tensor]:
     """Read a state dict on the CPU, after the checks of an archive."""
     inner = file / WEIGHTS  # as errors name it
     if content[:4] == _ZIP:
-        check_archive(inner, content)
+        check_archive(inner, content, largest_pickle=_LARGEST_PICKLE)
     else:
-        check_legacy(inner, content)
+        check_legacy(inner, content, largest_pickle=_LARGEST_PICKLE)
     try:
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on a malformed archive

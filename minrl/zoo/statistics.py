@@ -5,7 +5,6 @@ an inert record of what the file states.
 """
 
 import io
-import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +16,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from minrl.runs.archive import CheapUnpickler
 from minrl.system.messages import one_line
 from minrl.zoo.archive import UnreadableError
 from minrl.zoo.spaces import Part
 
 Array = npt.NDArray[Any]
 
-_LARGEST = 1 << 26  # bytes of a file
+_LARGEST = 1 << 23  # bytes of a file: read, it may take a hundred times as many
+_LONGEST_TYPE = 8  # characters of a name such as f8
 _NORMALIZE = ("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize")
 _MOMENTS = ("stable_baselines3.common.running_mean_std", "RunningMeanStd")
 # Spaces and random states lie beside the statistics; they are not made.
@@ -75,7 +76,10 @@ class _Type(_Record):
     def known(self) -> npt.DTypeLike:
         """Return the type; raise ValueError unless it is one of numbers."""
         order = self.state[1] if isinstance(self.state, tuple) else "="
-        kind = np.dtype(str(self.arguments[0]))
+        name = self.arguments[0]
+        if not isinstance(name, str) or len(name) > _LONGEST_TYPE:
+            raise ValueError("an array of no known type")
+        kind = np.dtype(name)
         if order in ("<", ">"):
             kind = kind.newbyteorder("<" if order == "<" else ">")
         if kind.kind not in "fiub":
@@ -93,7 +97,7 @@ class _Array(_Record):
             order: Any = "F" if fortran else "C"
         else:
             raw, kind, shape, order = self.arguments
-        found: Array = np.frombuffer(bytes(raw), kind.known()).reshape(shape, order=order)
+        found: Array = np.frombuffer(_bytes(raw), kind.known()).reshape(shape, order=order)
         return found
 
 
@@ -103,7 +107,7 @@ class _Scalar(_Record):
     def value(self) -> float:
         """Return the number."""
         kind, raw = self.arguments
-        return float(np.frombuffer(bytes(raw), kind.known())[0])
+        return float(np.frombuffer(_bytes(raw), kind.known())[0])
 
 
 class _Class(_Record):
@@ -113,13 +117,23 @@ class _Class(_Record):
 class _Bytes(_Record):
     """Bytes that protocols below 3 store as text, `_codecs.encode(text, "latin1")`."""
 
-    def __bytes__(self) -> bytes:
+    def content(self) -> bytes:
         """Return the bytes."""
-        return str(self.arguments[0]).encode("latin1")
+        text = self.arguments[0]
+        if not isinstance(text, str):
+            raise ValueError("bytes that are no text")
+        return text.encode("latin1")
 
 
-# Written in Python: the one in C allocates as many objects as a damaged file states.
-class _Reader(pickle._Unpickler):
+def _bytes(raw: Any) -> bytes:
+    """Return the content of an array; a whole number is none, which `bytes` would take for a size."""
+    found = raw.content() if isinstance(raw, _Bytes) else raw
+    if not isinstance(found, bytes | bytearray):
+        raise ValueError("an array without content")
+    return bytes(found)
+
+
+class _Reader(CheapUnpickler):
     """Unpickler of records."""
 
     def find_class(self, module: str, name: str) -> Any:

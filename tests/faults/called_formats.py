@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 from formats import CHECKPOINT, STEPS, Reader, _run
+from zip_formats import STATISTICS, ZIP, act, make_policy
 
 from minrl.data import cache
 from minrl.play import Player
@@ -66,5 +67,7 @@ CALLED: dict[str, Reader] = {
     "side files": Reader(
         _run, lambda f: [f / "run" / n for n in _SIDE_FILES if (f / "run" / n).exists()], read=_read_side_files
     ),
+    "policy's zip": Reader(make_policy, lambda f: [f / ZIP], read=act),
+    "VecNormalize": Reader(make_policy, lambda f: [f / STATISTICS], read=act),
     "cache": Reader(_cached, lambda f: sorted(f.iterdir()), read=_read_cache),
 }

@@ -20,6 +20,7 @@ import torch
 from compare_runs import write_grid
 from gymnasium import spaces
 from mutants import VALUES, mutate_bytes, mutate_json, mutate_structure, mutate_value
+from zip_formats import mutate_statistics, mutate_zip
 
 from minrl.agents.__main__ import main
 from minrl.collect.record import collect
@@ -157,7 +158,8 @@ _ATTRIBUTES = [
     "ref_max_score",
 ]
 _FIELDS: dict[str, Callable[[Path, random.Random], None]] = {
-    ".json": mutate_json, ".toml": _toml, ".csv": _csv, ".pt": _checkpoint, ".hdf5": _hdf5,
+    ".json": mutate_json, ".toml": _toml, ".csv": _csv, ".pt": _checkpoint, ".hdf5": _hdf5, ".pkl": mutate_statistics,
+    ".zip": lambda file, draw: mutate_zip(file, draw, _tensors),
 }  # fmt: skip
 
 

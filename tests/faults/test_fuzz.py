@@ -10,6 +10,7 @@ from fuzz import GOOD, LOADS, READERS, REFUSED, Outcome, fuzz, make_sample
 FEW = {
     "flat HDF5": 100, "Minari HDF5": 100, "arrow": 100, "parquet": 100, "checkpoint": 10, "run folder": 3,
     "comparison": 6, "config": 50, "grid": 50, "D4RL": 50, "weights": 100, "side files": 300, "cache": 300,
+    "policy's zip": 60, "VecNormalize": 60,
 }  # fmt: skip
 MANY = dict.fromkeys(READERS, 10000) | {"checkpoint": 1000, "run folder": 300, "comparison": 300}
 

@@ -24,6 +24,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import ppo_published
 
 from minrl.agents.ppo_agent import PPOOptions
 from minrl.online.settings import OnlineConfig
@@ -178,12 +179,31 @@ def report(numbers: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
         f"{table(numbers, 'mean_return')}\n"
         "CPU seconds of acting and learning on one thread (what else the machine did at that time shows in them):\n\n"
         f"{table(numbers, 'cpu_seconds')}\n"
+        f"{published()}"
         f"{arguments.episodes} numbered episodes a seed with the most likely action, none of them trained on. The runs "
         "of the first five columns differ in their cell alone: a task's settings are in `configs/online/`, the peers' "
         f"in `benchmarks/ppo_peer.py`. {WITHDRAWN}"
         f"All numbers and each run's settings: `ppo_table.json`. {versions}.\n\n"
         "Written by `python benchmarks/ppo_table.py`, which resumes.\n"
     )
+
+
+def published() -> str:
+    """Format the peer's runs under RL Zoo's own settings beside the published returns; empty without runs."""
+    if not ppo_published.RESULTS.is_file():
+        return ""
+    runs = json.loads(ppo_published.RESULTS.read_text(encoding="utf-8"))
+    return (
+        "The peer under RL Zoo's settings and number of steps, beside RL Zoo's published return, that of one agent "
+        "with the standard deviation over its episodes (`python benchmarks/ppo_published.py`):\n\n"
+        f"{ppo_published.table(runs)}\n"
+    )
+
+
+def rewrite(arguments: argparse.Namespace) -> None:
+    """Write the tables again from the numbers beside them."""
+    numbers = json.loads(arguments.table.with_suffix(".json").read_text(encoding="utf-8"))
+    replace(arguments.table, report(numbers, arguments))
 
 
 def write(arguments: argparse.Namespace) -> None:
@@ -224,7 +244,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5, help="at most, of each task and method")
     parser.add_argument("--episodes", type=int, default=100, help="for each seed")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    parser.add_argument("--report-only", action="store_true", help="write the tables again from their numbers")
     arguments = parser.parse_args()
+    if arguments.report_only:
+        rewrite(arguments)
+        return 0
     failed: list[Run] = []
     lock = Lock()
 

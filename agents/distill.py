@@ -144,6 +144,9 @@ class Distillation(RecurrentPPO):
                 "segments of a rollout; set segment_length to a divisor of n_steps"
             )
         self.replay_buffer = Trajectories(self.buffer_size, self.n_envs, cuts[1])
+        if self.guide is not None:
+            alike = not self.use_sde and self.guide.parameters() == parameters_of(self.policy)
+            self.taught_by = chosen_loss(self.loss, self.action_space, alike)
 
     def forget(self) -> None:
         """Reset the hidden states, as after a reset of all environments."""
@@ -192,9 +195,6 @@ class Distillation(RecurrentPPO):
             if len(original := self._vec_normalize_env.get_original_reward()) == self.n_envs:
                 rewards = original
         labels, parameters = self.guide.label(seen, rewards, self._last_episode_starts, masks)
-        if parameters is not None and (self.use_sde or parameters.shape[1] != parameters_of(self.policy)):
-            parameters = None
-        self.taught_by = chosen_loss(self.loss, self.action_space, parameters is not None)
         if self.taught_by != "kl" or parameters is None:
             parameters = labels[:, :0]
         return labels.to(self.device), parameters.to(self.device, torch.float32)

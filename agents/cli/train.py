@@ -136,7 +136,7 @@ def _train(arguments: argparse.Namespace) -> tuple[int, Path | None]:
             raise ValueError(f"{flag} stands after the agent's name: minrl train {name} {flag} {value} ...")
     kind, family = family_of(name)
     if out is None:
-        raise ValueError(f"no folder for the run: {family.USAGE.format(name)}")
+        raise ValueError(f"no folder for the run: {family.USAGE.format(name + getattr(kind, 'requires', ''))}")
     settings = family.read_flags(kind, arguments)
     check_new(out)
     with run_lock(out):

@@ -124,7 +124,8 @@ def reinforcement(
     advantages = batch.advantages
     if normalize:
         centred = advantages - mean(advantages)
-        advantages = centred / (mean(centred.square()).sqrt() + 1e-8)
+        spread = (mean(centred.square()) * count / (count - 1).clamp(min=1)).sqrt()
+        advantages = centred / (spread + 1e-8)
     ratio = torch.exp(log_prob - batch.old_log_prob)
     policy_loss = -mean(torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)))
     entropy_loss = mean(log_prob if entropy is None else -entropy)

@@ -76,6 +76,17 @@ class Teacher:
         if width != int(np.prod(action_space.shape or ())):
             raise ValueError(f"the teacher's actions {one_line(self.task.action_space)} are not the environment's")
 
+    @torch.no_grad()
+    def parameters(self) -> int:
+        """Return K, 0 for an actor without a distribution of a known kind."""
+        if not isinstance(self.actor, StochasticActor):
+            return 0
+        kind = torch.float64 if self.task.wide_observations else torch.float32
+        seen = torch.zeros(1, self.task.observation_size, dtype=kind)
+        moment = Moment(seen, torch.zeros(1), torch.ones(1, dtype=torch.bool))
+        found = self.actor.act_with_parameters(moment, self.actor.initial_state(1))[1]
+        return 0 if found is None else found.shape[1]
+
     def begin(self, n_envs: int) -> None:
         """Reset the hidden state."""
         with torch.no_grad():

@@ -18,7 +18,7 @@ from minrl.agents.distill import Distillation
 from minrl.cells import CELLS
 from minrl.data import EnvironmentInfo
 from minrl.data.task import Task
-from minrl.online.distill.losses import imitation
+from minrl.online.distill.losses import imitation, reinforcement
 from minrl.online.distill.teacher import Teacher, teacher_space
 from tests.helpers.recall import Recall
 
@@ -194,7 +194,7 @@ def test_teacher_without_a_distribution_is_imitated_by_its_actions(tmp_path: Pat
     model = student(tmp_path / "teacher.zip").learn(72)
     assert model.taught_by == "likelihood"
     with pytest.raises(ValueError, match="loss=kl needs a teacher with a distribution"):
-        student(tmp_path / "teacher.zip", loss="kl").learn(72)
+        student(tmp_path / "teacher.zip", loss="kl")
 
 
 def test_hidden_state_of_the_teacher_is_carried_and_reset() -> None:
@@ -216,6 +216,26 @@ def test_masks_hold_for_teacher_and_student() -> None:
     with pytest.raises(ValueError, match="takes actions that masks forbid"):
         student(env=environments, loss="likelihood", beta=0.0).learn(48)
     student(env=environments, loss="likelihood", beta=0.0).learn(48, use_masking=False)
+
+
+def test_loss_of_rewards_is_that_of_stable_baselines() -> None:
+    """Compare gradients with those of `PPO.train`, and leave out steps in which the teacher acted."""
+    model = student(beta=0.0, ppo_coef=1.0, batch_size=72, ent_coef=0.1, clip_range_vf=0.2)
+    buffer, policy = rollout(model), model.policy
+    (batch,) = buffer.get(None)
+    settings: dict[str, Any] = {"clip": 0.2, "clip_value": 0.2, "ent_coef": 0.1, "vf_coef": 0.5, "normalize": True}
+    own = torch.ones(len(batch.advantages))
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    found = torch.autograd.grad(reinforcement(policy, batch, own, **settings), parameters)
+    model.max_grad_norm, model.lr_schedule = float("inf"), lambda _: 0.0
+    PPO.train(model)
+    for expected, gradient in zip(parameters, found, strict=True):
+        torch.testing.assert_close(gradient, expected.grad, rtol=1e-3, atol=1e-6)
+    settings |= {"vf_coef": 0.0, "normalize": False}
+    own[:20] = 0.0
+    loss = reinforcement(policy, batch, own, **settings)
+    batch.advantages[:20] = 1e6
+    torch.testing.assert_close(reinforcement(policy, batch, own, **settings), loss)
 
 
 def test_saved_model_predicts_and_learns_on_with_its_teacher(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
 
 from minrl.online.checks import check_observations, check_rewards
@@ -149,12 +149,31 @@ class RecurrentSAC(CarriesState, OffPolicyAlgorithm):
         """Predict as `minrl.online.policy.RecurrentPolicy.predict` does."""
         return self.policy.predict(observation, state, episode_start, deterministic, reward)
 
+    def collect_rollouts(self, *arguments: Any, **keywords: Any) -> RolloutReturn:
+        """Act as in Stable-Baselines3.
+
+        Neither `num_timesteps` nor the steps returned count steps in which an environment only resets
+        (`minrl.online.vector.VectorEnvironment`).
+        """
+        earlier = self.num_timesteps
+        done = super().collect_rollouts(*arguments, **keywords)
+        return done._replace(episode_timesteps=self.num_timesteps - earlier)
+
+    def _resets_next(self) -> npt.NDArray[np.bool_] | None:
+        """Return the environments (N,) that only reset in the next step; None where there are no such steps."""
+        assert self.env is not None, "You must set the environment before acting"
+        return getattr(self.env.unwrapped, "resets_next", None)
+
     @torch.no_grad()
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return actions for the environments and for the buffer, and advance the hidden states."""
         check_observations(self._last_obs, self.num_timesteps)
+        is_random = self.num_timesteps < learning_starts
+        resets = self._resets_next()
+        if resets is not None:  # Stable-Baselines3 will count a step of every environment
+            self.num_timesteps -= int(resets.sum())
         policy, space = self.policy, self.action_space
         obs = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
         reset = torch.as_tensor(self._last_episode_starts, device=self.device)
@@ -164,7 +183,7 @@ class RecurrentSAC(CarriesState, OffPolicyAlgorithm):
         latent, _, self._last_state = policy._step(policy._features(obs), previous, self._last_state, reset)
         if self.replay_buffer.stores_states:
             self._last_critic_state = policy.critic_state(obs, previous, self._last_critic_state, reset)
-        if self.num_timesteps < learning_starts:
+        if is_random:
             drawn = np.array([space.sample() for _ in range(n_envs)])
             if policy.is_discrete:
                 return drawn, drawn - getattr(space, "start", 0)
@@ -186,7 +205,10 @@ class RecurrentSAC(CarriesState, OffPolicyAlgorithm):
         if self.replay_buffer.stores_states:
             self.replay_buffer.entering = self._entering.cpu().numpy()
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        self._last_episode_starts = dones
+        self._last_episode_starts = dones.copy()
+        for row, info in enumerate(infos):
+            if info.get("filler", False):  # whose episode Stable-Baselines3 counted in the step before
+                dones[row] = False
         if self.policy.previous_size:
             actions, rewards = (torch.as_tensor(x, device=self.device) for x in (buffer_action, reward))
             self._last_previous = self.policy.encode_previous(actions, rewards)

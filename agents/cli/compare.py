@@ -43,8 +43,9 @@ a grid in short:
 
 Settings come in layers, later ones override: the agent's defaults, [offline.*] or [online.*],
 [tasks.NAME.*], [methods.NAME.offline.*] or [methods.NAME.online.*], [methods.NAME.tasks.TASK.*];
-* is a table of `minrl train --config` (decision, clone, ppo, train). A layer may also name
-a config file, config = "FILE", which its own tables override, and an agent, agent = "clone".
+* is a table of `minrl train --config` (decision, clone, offline_sac, ppo, sac, train). A layer
+may also name a config file, config = "FILE", which its own tables override, and an agent,
+agent = "clone". PPO's settings in [online.train] are not SAC's: those go to its method.
 
 The same command again skips finished runs and resumes interrupted ones, with the same results."""
 

@@ -86,7 +86,7 @@ def family(kinds: dict[str, type[Agent]]) -> Family:
         },
         counter=STEP,
         agents={DEFAULT: options.pop(DEFAULT), **options},
-        settings=TrainConfig,
+        settings=dict.fromkeys(kinds, TrainConfig),
         # Equal results wherever a run is trained; several runs at once share the processor.
         defaults={"threads": 1},
         allow=check_environment,

@@ -10,7 +10,7 @@ from minrl.data.environment import EnvironmentInfo, check_trusted
 from minrl.data.task import Task
 from minrl.online.environments import probe
 from minrl.online.report import OnlineResult, write_report
-from minrl.online.settings import Config, EnvironmentSettings, OnlineConfig, RunSettings, config_class
+from minrl.online.settings import Config, EnvironmentSettings, RunSettings, config_class
 from minrl.online.train import resume, train
 from minrl.runs.checkpoint import agent_class
 from minrl.runs.log import TIMESTEPS
@@ -89,14 +89,14 @@ def report(result: OnlineResult, out: Path) -> int:
 
 
 def family(kinds: dict[str, type[OnlineAgent]]) -> Family:
-    """Return the interface of these agents to `minrl compare`, whose table [train] holds PPO's settings."""
-    options = {name: kind.options_class for name, kind in kinds.items() if config_class(kind) is OnlineConfig}
+    """Return the interface of these agents to `minrl compare`."""
+    options = {name: kind.options_class for name, kind in kinds.items()}
     return Family(
         source="env",
         keys={"env": "env", "env_kwargs": "env_kwargs"},
         counter=TIMESTEPS,
         agents={DEFAULT: options.pop(DEFAULT), **options},
-        settings=OnlineConfig,
+        settings={name: config_class(kind) for name, kind in kinds.items()},
         defaults={"threads": 1, "exact_resume": True},
         allow=check_environment,
         find=find_task,
@@ -109,18 +109,18 @@ def family(kinds: dict[str, type[OnlineAgent]]) -> Family:
     )
 
 
-def check_environment(settings: OnlineConfig) -> None:
+def check_environment(settings: Config) -> None:
     """Raise ValueError if the environment, which the grid names, is not trusted."""
     check_trusted(EnvironmentInfo(settings.env, settings.env_kwargs), "the grid")
 
 
-def find_task(settings: OnlineConfig) -> Task:
+def find_task(settings: Config) -> Task:
     """Return the task of an environment; raise ValueError if it is not available."""
     task, _ = probe(settings)
     return task
 
 
-def look_for_task(settings: OnlineConfig) -> None:
+def look_for_task(settings: Config) -> None:
     """Accept any settings, as only the environment has the task."""
 
 
@@ -133,21 +133,21 @@ def check_options(agent: str, options: Any, task: Task) -> None:
         raise ValueError(f"no {agent} agent can be made of these settings: {one_line(error)}") from error
 
 
-def data_of_step(options: Any, settings: OnlineConfig) -> int:
+def data_of_step(options: Any, settings: Config) -> int:
     """Return 1, as steps are counted in the environment."""
     return 1
 
 
-def measure(agent: str, options: Any, settings: OnlineConfig, task: Task) -> None:
+def measure(agent: str, options: Any, settings: Config, task: Task) -> None:
     """Leave the speed open: what a step costs depends on the environment, which is not made for a measurement."""
 
 
-def start_run(agent: str, options: Any, settings: OnlineConfig, out: Path) -> int:
+def start_run(agent: str, options: Any, settings: Config, out: Path) -> int:
     """Train a new agent; return the run's exit code."""
     return report(train(_class(agent), options, settings, out), out)
 
 
-def resume_run(settings: OnlineConfig, out: Path) -> int:
+def resume_run(settings: Config, out: Path) -> int:
     """Resume a run; return its exit code. The task was found, so that a module before the id is trusted."""
     return report(resume(out, settings.env if ":" in settings.env else None), out)
 

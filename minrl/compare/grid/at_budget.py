@@ -36,7 +36,9 @@ def _within(
     train = dict(run.settings[TRAIN])
     if budget.data_steps is not None:
         options = build(family.agents[run.agent], run.settings[run.agent], run.key)
-        train["steps"] = -(-budget.data_steps // family.data_of_step(options, build(family.settings, train, run.key)))
+        train["steps"] = -(
+            -budget.data_steps // family.data_of_step(options, build(family.settings[run.agent], train, run.key))
+        )
     else:
         seconds = seconds_of(run)
         if seconds is not None and budget.cpu_seconds is not None:
@@ -45,5 +47,5 @@ def _within(
     train["checkpoint_every"] = -(-train["steps"] // _CHECKPOINTS)
     if "log_every" in train:
         train["log_every"] = min(train["log_every"], train["evaluate_every"])
-    settings = to_plain(build(family.settings, train, run.key))
+    settings = to_plain(build(family.settings[run.agent], train, run.key))
     return replace(run, settings={**run.settings, TRAIN: settings})

@@ -28,7 +28,7 @@ class Family:
     keys: Mapping[str, str]
     counter: str  # the column of the log that counts a run's steps
     agents: Mapping[str, type[Any]]  # by name, the dataclass of the settings in table [AGENT]; the first is the default
-    settings: type[Any]  # of table [train]
+    settings: Mapping[str, type[Any]]  # by agent, the dataclass of table [train]
     defaults: Mapping[str, Any]  # of a comparison, in table [train]
     allow: Callable[[Any], None]  # ValueError if the environment that table [train] names is not trusted
     # Find the task of a table [train], downloaded if need be; ValueError if it is unavailable.

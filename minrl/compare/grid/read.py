@@ -148,8 +148,17 @@ class _Grid:
         """Return the agent and its complete tables."""
         name, method = base
         family = self.families[task.family]
+        tables = list(self._layers(task, name, method))
+        chosen = [
+            choice_of(table["agent"], family.agents, "agent", where) if "agent" in table else None
+            for table, where in tables
+        ]
+        first = next(iter(family.agents))
+        lower = chosen[0] or first, chosen[1] or chosen[0] or first
+        upper = chosen[3] or chosen[2] or lower[1]
         layers = [
-            read_layer(table, where, self.path.parent, family) for table, where in self._layers(task, name, method)
+            read_layer(table, where, self.path.parent, family, agent)
+            for (table, where), agent in zip(tables, (*lower, upper, upper), strict=True)
         ]
         if "cell" in method:
             # Below the method's own tables, above the task's.

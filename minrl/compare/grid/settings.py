@@ -3,6 +3,10 @@
 From first to last: the agent's defaults, a comparison's defaults, the grid's table [offline] or [online], the task's
 table, the method's [methods.NAME.offline] or [methods.NAME.online], and [methods.NAME.tasks.TASK]. A layer may name an
 agent and a config file, which its own tables override.
+
+Settings of table [train] that only one agent's training has, or that differ between two, are those of the agent that a
+layer is for: the method's agent in the method's layers, in the others the one that they name, by default the family's
+first. Another agent takes none of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +20,10 @@ from minrl.system.config import build, check, read_toml, to_plain
 
 TRAIN = "train"
 LAYER = ("config", "agent", TRAIN)
+FOR = "for"  # key of a layer that has been read: the agent that it is for
 
 
-def read_layer(table: Tables, where: str, folder: Path, family: Family) -> Tables:
+def read_layer(table: Tables, where: str, folder: Path, family: Family, agent: str) -> Tables:
     """Read a layer's tables; check keys and types.
 
     Args:
@@ -26,13 +31,14 @@ def read_layer(table: Tables, where: str, folder: Path, family: Family) -> Table
         where: place of the layer, for errors.
         folder: that config file names are relative to.
         family: of the task.
+        agent: that the layer is for.
 
     Raises:
         ValueError: for an unknown key, table or agent, or a bad config file.
     """
-    parts = {**family.agents, TRAIN: family.settings}
+    parts = {**family.agents, TRAIN: family.settings[agent]}
     check_keys(table, [*LAYER, *parts], where)
-    layer: Tables = {}
+    layer: Tables = {FOR: agent}
     if "config" in table:
         name = text_of(table, "config", "", where)
         layer |= read_toml(folder / name if (folder / name).exists() else name, parts)
@@ -56,10 +62,13 @@ def merged(layers: Sequence[Tables], family: Family, source: str) -> tuple[str, 
     """
     agent = chosen_agent(layers, family)
     values: Tables = {agent: {}, TRAIN: dict(family.defaults)}
-    kinds = {agent: family.agents[agent], TRAIN: family.settings}
+    kinds = {agent: family.agents[agent], TRAIN: family.settings[agent]}
     for name, table in values.items():
         for layer in layers:
-            _lay(layer.get(name, {}), table, kinds[name])
+            upper = layer.get(name, {})
+            if name == TRAIN:
+                upper = _common(upper, family.settings[layer.get(FOR, agent)], kinds[TRAIN])
+            _lay(upper, table, kinds[name])
     values[TRAIN] |= {family.source: source, "seed": 0}
     built = {name: build(kind, values[name], "it") for name, kind in kinds.items()}
     if not built[TRAIN].evaluate_every:
@@ -70,6 +79,13 @@ def merged(layers: Sequence[Tables], family: Family, source: str) -> tuple[str, 
 def chosen_agent(layers: Sequence[Tables], family: Family) -> str:
     """Return the agent that the last layer to name one chooses, else the family's first."""
     return next((layer["agent"] for layer in reversed(layers) if "agent" in layer), next(iter(family.agents)))
+
+
+def _common(table: Tables, given: type[Any], taken: type[Any]) -> Tables:
+    """Return the settings of one training that another one has too: the very same field, which both inherit."""
+    own: dict[str, Any] = {field.name: field for field in fields(given)}
+    shared = {field.name for field in fields(taken) if own.get(field.name) is field}
+    return {key: value for key, value in table.items() if key in shared}
 
 
 def _lay(upper: Mapping[str, Any], table: dict[str, Any], kind: type[Any]) -> None:

@@ -47,7 +47,7 @@ class Variant:
         Raises:
             ValueError: if neither the agent nor its training has such a setting, or a value is impossible.
         """
-        kinds = {agent: family.agents[agent], TRAIN: family.settings}
+        kinds = {agent: family.agents[agent], TRAIN: family.settings[agent]}
         known = {table: {field.name for field in fields(kind)} for table, kind in kinds.items()}
         found: Tables = {table: {} for table in kinds}
         for place, value in self.values.items():

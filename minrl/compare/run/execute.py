@@ -73,7 +73,7 @@ def _train(run: PlannedRun, family: Family, folder: Path) -> int:
 def build_settings(run: PlannedRun, family: Family) -> tuple[Any, Any]:
     """Build the settings of a run, tables [AGENT] and [train], as dataclasses."""
     options = build(family.agents[run.agent], run.settings[run.agent], run.key)
-    return options, build(family.settings, run.settings["train"], run.key)
+    return options, build(family.settings[run.agent], run.settings["train"], run.key)
 
 
 def changed_setting(run: PlannedRun, family: Family, out: Path) -> str | None:
@@ -81,10 +81,10 @@ def changed_setting(run: PlannedRun, family: Family, out: Path) -> str | None:
     folder = out / run.folder
     if not (folder / LAST_CHECKPOINT).exists():
         return None
-    tables = _settings(folder, family)
+    tables = _settings(folder, family, run.agent)
     if run.agent not in tables:
         return f"agent = {next((name for name in tables if name != 'train'), None)}, now {run.agent}"
-    kinds = {run.agent: family.agents[run.agent], "train": family.settings}
+    kinds = {run.agent: family.agents[run.agent], "train": family.settings[run.agent]}
     for (name, kind), planned in zip(kinds.items(), build_settings(run, family), strict=True):
         for key, was in vars(build(kind, tables.get(name, {}), str(folder))).items():
             now = getattr(planned, key)
@@ -93,11 +93,14 @@ def changed_setting(run: PlannedRun, family: Family, out: Path) -> str | None:
     return None
 
 
-def _settings(folder: Path, family: Family) -> dict[str, dict[str, Any]]:
-    """Read the settings of the run in a folder, those of its checkpoint if `config.toml` is damaged."""
+def _settings(folder: Path, family: Family, agent: str) -> dict[str, dict[str, Any]]:
+    """Read the settings of the run in a folder.
+
+    Those of its checkpoint, if `config.toml` is damaged or is another agent's than `agent`, with settings of its own.
+    """
     try:
         check_comment(read_text(folder / CONFIG))
-        return read_toml(folder / CONFIG, {**family.agents, "train": family.settings})
+        return read_toml(folder / CONFIG, {**family.agents, "train": family.settings[agent]})
     except (ValueError, OSError):
         saved = checkpoint.read(folder)
     kind = family.agents.get(saved.agent)

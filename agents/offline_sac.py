@@ -38,13 +38,13 @@ class OfflineSACConfig(BackboneConfig):
     n_critics: int = field(default=2, metadata={"help": "critics, of which the lowest value counts"})
     previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
     gamma: float = field(default=0.99, metadata={"help": "discount factor"})
-    tau: float = field(default=0.005, metadata={"help": "part of the way that the target critics move in a step"})
-    n_steps: int = field(default=1, metadata={"help": "most rewards in a target, which then bootstraps"})
+    tau: float = field(default=0.05, metadata={"help": "part of the way that the target critics move in a step"})
+    n_steps: int = field(default=5, metadata={"help": "most rewards in a target, which then bootstraps"})
     cloning: float = field(
         default=1.0, metadata={"help": "weight of behaviour cloning in the actor's loss, 0 for none"}
     )
     alpha: float = field(
-        default=2.5, metadata={"help": "weight of the critics' value over its mean size, TD3+BC's alpha"}
+        default=1.0, metadata={"help": "weight of the critics' value over its mean size, TD3+BC's alpha"}
     )
     target_noise: float = field(default=0.2, metadata={"help": "spread of the noise on the actions of targets"})
 

@@ -75,9 +75,13 @@ def test_cpu_seconds_are_measured_once(tmp_path: Path) -> None:
     hours = again.hours(plan.runs[0])
     assert hours is not None
     assert hours > 30 / 3600 * 0.9
-    (tmp_path / SPEEDS).write_text("{")
-    with pytest.raises(ValueError, match="remove it"):
-        Speeds(families(), tmp_path)
+    written = (tmp_path / SPEEDS).read_text()
+    other = written.replace('"step": 0', '"step": 1', 1)  # one bit
+    for text in ("{", other, "[" * 100_000, '{"a/b": {"step": NaN, "acting": 1.0}}', "3"):
+        assert text != written
+        (tmp_path / SPEEDS).write_text(text)
+        with pytest.raises(ValueError, match=r"speeds.json cannot be read.*: remove it"):
+            Speeds(families(), tmp_path)
 
 
 @pytest.mark.parametrize(

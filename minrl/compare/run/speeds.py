@@ -1,6 +1,7 @@
 """What runs will cost: CPU seconds of a step, measured on this machine once for settings of equal cost."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ from minrl.compare.grid.plan import PlannedRun
 from minrl.compare.grid.settings import TRAIN
 from minrl.compare.run.execute import build_settings
 from minrl.data.task import Task
-from minrl.runs.side_files import read_summary
-from minrl.system.files import replacing
-from minrl.system.json_text import to_json
+from minrl.runs.side_files import read_json, read_summary, write_json
+from minrl.system.messages import one_line
 
 SPEEDS = "speeds.json"
 _TRAINING = ("batch_size", "length", "carry", "average", "precision", "device", "threads", "tune_cpu")
@@ -68,8 +68,7 @@ class Speeds:
 
     def save(self) -> None:
         """Write the speeds into the comparison's folder."""
-        with replacing(self.out / SPEEDS) as temporary:
-            temporary.write_text(to_json({key: vars(speed) for key, speed in self._kept.items()}), encoding="utf-8")
+        write_json(self.out / SPEEDS, {key: vars(speed) for key, speed in self._kept.items()})
 
     def hours(self, run: PlannedRun) -> float | None:
         """Estimate the CPU hours of a run, evaluations included: by finished runs of its settings, or measured."""
@@ -107,9 +106,15 @@ def _cost_like(run: PlannedRun, task: Task) -> str:
 
 
 def _read(path: Path) -> dict[str, Speed]:
-    """Read kept speeds; raise ValueError for a file that holds none."""
+    """Read kept speeds; raise ValueError for a file that holds none, or was damaged."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): Speed(float(speed["step"]), float(speed["acting"])) for key, speed in values.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ValueError(f"{path} holds no speeds of runs ({error}): remove it, they are measured again") from error
+        values = read_json(path, _check)
+    except ValueError as error:
+        raise ValueError(f"{one_line(error)}: remove it, the speeds are measured again") from error
+    return {key: Speed(float(speed["step"]), float(speed["acting"])) for key, speed in values.items()}
+
+
+def _check(values: Any) -> None:
+    for speed in values.values():
+        if not all(0 <= float(speed[name]) < math.inf for name in ("step", "acting")):
+            raise ValueError("it holds no speeds of runs")

@@ -66,16 +66,18 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def learned(case: str, policy: str, callback: Any = None, **settings: Any) -> RecurrentPPO:
-    """Return a model after some rollouts, without learning from them."""
+    """Return a model after some rollouts, without learning from them; `policy` is a policy's name or a cell's."""
     made, options = CASES[case]
     same_step = {"autoreset_mode": AutoresetMode.SAME_STEP, **options}
     if isinstance(made, str):
         envs: Any = gymnasium.make_vec(made, ENVS, vectorization_mode="vector_entry_point", **same_step)
     else:
         envs = CompiledVectorEnv(made, ENVS, **same_step)
-    kwargs = {"width": 16} if policy == "MlpPolicy" else {"lstm_hidden_size": 16}
+    kwargs = {"lstm_hidden_size": 16} if policy == "MlpLstmPolicy" else {"width": 16}
+    kwargs |= {} if policy.endswith("Policy") else {"cell": policy}
+    name = policy if policy.endswith("Policy") else "MlpPolicy"
     model = RecurrentPPO(
-        policy, as_vec_env(envs), learning_rate=0.0, n_steps=STEPS, batch_size=STEPS, n_epochs=1, seed=3, device="cpu",
+        name, as_vec_env(envs), learning_rate=0.0, n_steps=STEPS, batch_size=STEPS, n_epochs=1, seed=3, device="cpu",
         gamma=0.9, policy_kwargs=kwargs, **settings,
     )  # fmt: skip
     # Values that a time limit adds to rewards, large enough to be seen.
@@ -89,7 +91,7 @@ def learned(case: str, policy: str, callback: Any = None, **settings: Any) -> Re
     ("case", "policy"),
     [
         *((case, "MlpPolicy") for case in CASES if case != "choices"),
-        ("numbers and choices", "MlpLstmPolicy"),
+        *(("numbers and choices", policy) for policy in ("MlpLstmPolicy", "minlstm", "gru", "lstm")),
         pytest.param("choices", "MlpPolicy", marks=pytest.mark.slow),
         *(
             pytest.param(case, "MlpLstmPolicy", marks=pytest.mark.slow)

@@ -39,7 +39,7 @@ a grid in short:
   [sweep]
   learning_rate = [1e-3, 3e-3]     # each combination of the lists' values is a method
   [budget]
-  data_steps = 6_000_000           # or cpu_seconds = 600: every run has as many steps as that allows
+  data_steps = 6_000_000           # or cpu_seconds = 600: as many steps as that allows
 
 Settings come in layers, later ones override: the agent's defaults, [offline.*] or [online.*],
 [tasks.NAME.*], [methods.NAME.offline.*] or [methods.NAME.online.*], [methods.NAME.tasks.TASK.*];

@@ -18,7 +18,7 @@ from minrl.system.trust import add_trust
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions `list`, `info`, `import` and `select`."""
-    parser.usage = "minrl data list | info NAME | import FILE [--env MODULE:ID] | select NAME --columns 0-4 --name ID"
+    parser.usage = "minrl data list | info NAME | import FILE [--env MODULE:ID] | select NAME --columns 0-4"
     parser.epilog = (
         "names of data sets:\n"
         "  minari:NAME   in $MINARI_DATASETS_PATH or ~/.minari/datasets\n"

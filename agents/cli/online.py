@@ -36,7 +36,7 @@ def add_flags_of(parser: argparse.ArgumentParser, files: argparse._ArgumentGroup
     parser.usage = f"{usage} [--config FILE.toml] [flags]"
     parser.epilog = f"""examples:
   {usage.replace("ID", "minrl/CartPoleNoVel-v1").replace("RUN", "runs/cartpole")}
-  minrl train {name}{kind.requires} --env Pendulum-v1 --cell minlstm --steps 200000 --out runs/pendulum
+  minrl train {name}{kind.requires} --env Pendulum-v1 --cell gru --steps 200000 --out runs/gru
   minrl train {name} --config FILE.toml --seed 1 --video --out runs/seed1
   minrl train --resume runs/cartpole"""
     files.add_argument(

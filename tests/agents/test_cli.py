@@ -51,7 +51,7 @@ def test_help_lists_first_steps(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert "10 % BC" in help_of("train", "clone", capsys=capsys, monkeypatch=monkeypatch)
     ppo = help_of("train", "ppo", capsys=capsys, monkeypatch=monkeypatch)
     assert "usage: minrl train ppo --env ID --out RUN" in ppo
-    assert all(f"\n{group}" in ppo for group in ("environment:", "run:", "policy:", "algorithm, as in"))
+    assert all(f"\n{group}" in ppo for group in ("environment:", "run:", "policy:", "algorithm, names as in"))
     assert "minrl train ppo --env" in help_of("train", capsys=capsys, monkeypatch=monkeypatch)
     for action in ("list", "info", "import"):
         assert f"usage: minrl data {action}" in help_of("data", action, capsys=capsys, monkeypatch=monkeypatch)

@@ -68,8 +68,9 @@ SETTINGS: dict[str, tuple[str, dict[str, float]]] = {
 
 # Bodies of the helpers, for float; written only where they are used.
 HELPERS = {
-    "larger": "static inline float larger(float x, float y) { return x > y ? x : y; }",
-    "smaller": "static inline float smaller(float x, float y) { return x < y ? x : y; }",
+    # NaN of the first operand stays, so that a broken sensor does not end as an action at its bound.
+    "larger": "static inline float larger(float x, float y) { return x < y ? y : x; }",
+    "smaller": "static inline float smaller(float x, float y) { return x > y ? y : x; }",
     "either": """\
 /* c ? x : y without a branch */
 static inline float either(int c, float x, float y) {
@@ -111,7 +112,7 @@ static inline float share(float i, float f) {
     return of_f / (of_f + of_i);
 }""",
     "softplus": "static inline float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }",
-    "relu": "static inline float relu(float x) { return x > 0.0f ? x : 0.0f; }",
+    "relu": "static inline float relu(float x) { return x < 0.0f ? 0.0f : x; }",
     "elu": "static inline float elu(float x, float a) { return x > 0.0f ? x : a * expm1f(x); }",
     "leaky_relu": "static inline float leaky_relu(float x, float a) { return x > 0.0f ? x : a * x; }",
     "selu": "static inline float selu(float x, float a, float g) { return g * (x > 0.0f ? x : a * expm1f(x)); }",
@@ -120,10 +121,10 @@ static inline float hard_sigmoid(float x, float a, float b) {
     const float y = a * x + b;
     return y < 0.0f ? 0.0f : y > 1.0f ? 1.0f : y;
 }""",
-    "larger_double": "static inline double larger_double(double x, double y) { return x > y ? x : y; }",
-    "smaller_double": "static inline double smaller_double(double x, double y) { return x < y ? x : y; }",
-    "larger_int": "static inline int larger_int(int x, int y) { return x > y ? x : y; }",
-    "smaller_int": "static inline int smaller_int(int x, int y) { return x < y ? x : y; }",
+    "larger_double": "static inline double larger_double(double x, double y) { return x < y ? y : x; }",
+    "smaller_double": "static inline double smaller_double(double x, double y) { return x > y ? y : x; }",
+    "larger_int": "static inline int larger_int(int x, int y) { return x < y ? y : x; }",
+    "smaller_int": "static inline int smaller_int(int x, int y) { return x > y ? y : x; }",
     # Four inputs at a time, so that a sum is loaded and stored a fourth as often: 1.3x faster than one, and 6.5x than
     # sums of 16 rows in registers, which gcc 12 does not turn into vector code.
     "linear": """\

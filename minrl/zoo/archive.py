@@ -53,8 +53,14 @@ class Stored:
 
 
 def is_policy_file(path: Path) -> bool:
-    """Return True if `path` is a file that should be a policy of Stable-Baselines3: by its name, or by its entries."""
+    """Return True if `path` is a file that should be a policy of Stable-Baselines3: by its name, or by its entries.
+
+    Raises:
+        ValueError: if a .zip is not there.
+    """
     if not path.is_file():
+        if path.suffix == ".zip" and not path.exists():
+            raise ValueError(_absent(path))
         return False
     if path.suffix == ".zip":
         return True
@@ -65,6 +71,10 @@ def is_policy_file(path: Path) -> bool:
         return False
 
 
+def _absent(path: Path) -> str:
+    return f"no file {path}; give a .zip that Stable-Baselines3 or sb3-contrib saved"
+
+
 def read_stored(file: Path) -> Stored:
     """Read a file; no code in it runs.
 
@@ -72,7 +82,7 @@ def read_stored(file: Path) -> Stored:
         ValueError: if there is none, it is damaged, or it holds no policy.
     """
     if not file.is_file():
-        raise ValueError(f"no file {file}; give a .zip that Stable-Baselines3 or sb3-contrib saved")
+        raise ValueError(_absent(file))
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()

@@ -222,6 +222,7 @@ def test_faults_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             load_zip(settings(good, tmp_path / "other.zip", change))
     for words, arguments in {
         "name the environment of its training": ["evaluate", good],
+        "no file": ["export", tmp_path / "absent.zip", "--c", tmp_path / "c"],
         "trained with observation_space": ["evaluate", good, "--env", "CartPole-v1"],
         "no such file": ["evaluate", good, "--env", "Pendulum-v1", "--vecnormalize", "absent.pkl"],
         "is for a policy's .zip": ["export", tmp_path, "--env", "Pendulum-v1", "--onnx", tmp_path / "x.onnx"],

@@ -26,10 +26,12 @@ from equality import differences
 from scenarios import CELLS, Scenario
 
 HERE = Path(__file__).parent
+ONLINE = ("masks", "critic", "sac")  # beside PPO
 ALL = [
     *(Scenario(kind, cell, 1) for kind in ("decision", "clone", "ppo") for cell in CELLS),
     *(Scenario(kind, cell, 2) for kind in ("decision", "clone", "ppo") for cell in ("mingru", "lstm")),
     *(Scenario(kind, "mingru", threads) for kind in ("relabel", "distill", "compare") for threads in (1, 2)),
+    *(Scenario(kind, cell, 1) for kind in ONLINE for cell in ("mingru", "lstm")),
 ]
 
 

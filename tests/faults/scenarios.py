@@ -17,6 +17,17 @@ _PPO = {
     "n-epochs": 1, "decay": "linear", "steps": 128, "log-every": 2, "checkpoint-every": 32, "evaluate-every": 48,
     "evaluate-episodes": 2, "evaluate-max-steps": 20,
 }  # fmt: skip
+_MASKS = _PPO | {"env": "minrl/MaskedRecall-v0"}
+_CRITIC = _PPO | {
+    "env": "minrl/CartPoleNoVel-v1", "env-kwargs": "state=true", "critic-keys": "state", "critic": "cell=none",
+}  # fmt: skip
+_SAC = {
+    "env": "minrl/PendulumNoVel-v1", "width": 8, "depth": 1, "n-envs": 2, "train-freq": 8, "gradient-steps": 2,
+    "batch-size": 32, "segment-length": 8, "buffer-size": 200, "learning-starts": 16, "decay": "linear", "steps": 128,
+    "log-every": 2, "checkpoint-every": 32, "evaluate-every": 48, "evaluate-episodes": 2, "evaluate-max-steps": 20,
+}  # fmt: skip
+# Agents that learn in environments, by the kind of scenario.
+_ONLINE = {"ppo": ("ppo", _PPO), "masks": ("ppo", _MASKS), "critic": ("ppo", _CRITIC), "sac": ("sac", _SAC)}
 _GRID = """title = "killed"
 cells = [{cells}]
 seeds = 1
@@ -70,7 +81,9 @@ def teacher_of(folder: Path) -> Path:
 class Scenario:
     """Kind of training, with a cell and a number of threads."""
 
-    kind: str  # "decision", "clone", "relabel" (returns of the data replaced), "ppo", "distill" or "compare"
+    # "decision", "clone", "relabel" (returns of the data replaced), "ppo", "masks" (of its actions), "critic" (a
+    # privileged one), "sac", "distill" or "compare"
+    kind: str
     cell: str
     threads: int
 
@@ -89,8 +102,11 @@ class Scenario:
             return ["compare", str(grid), "--out", str(out)]
         if (out / LAST_CHECKPOINT).exists():
             return ["train", "--resume", str(out)]
-        if self.kind == "ppo":
-            own, settings = ["--exact-resume", "--no-config", "--normalize-observations"], _PPO
+        agent = "decision" if self.kind == "relabel" else self.kind
+        if self.kind in _ONLINE:
+            agent, settings = _ONLINE[self.kind]
+            own = ["--exact-resume", "--no-config"]
+            own += [] if self.kind == "masks" else ["--normalize-observations"]
         elif self.kind == "distill":
             own, settings = ["--exact-resume", "--no-config", "--teacher", str(teacher_of(out.parent.parent))], _PPO
         else:
@@ -101,7 +117,7 @@ class Scenario:
         flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         return [
             "train",
-            "decision" if self.kind == "relabel" else self.kind,
+            agent,
             "--out",
             str(out),
             "--cell",

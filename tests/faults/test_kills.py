@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from kills import ALL, Killer, table
+from kills import ALL, ONLINE, Killer, table
 from scenarios import Scenario
 
 FEW = {kind: Scenario(kind, cell, 1) for kind, cell in (("decision", "mingru"), ("clone", "gru"), ("ppo", "mingru"))}
@@ -28,6 +28,16 @@ def test_a_kill_of_distillation(killer: Killer) -> None:
     _, calls, _ = killer.reference(scenario)
     for call in (calls // 3, 2 * calls // 3, None):
         assert killer.kill(scenario, [call]) == [], call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ONLINE)
+def test_kills_of_masks_critics_and_replays(kind: str, killer: Killer) -> None:
+    """Kill a run before a writing call, and another one at random moments, the second as it goes on."""
+    scenario = Scenario(kind, "mingru", 1)
+    _, calls, _ = killer.reference(scenario)
+    for places in ([random.Random(kind).randrange(calls)], [None, None]):
+        assert killer.kill(scenario, places) == [], places
 
 
 @pytest.mark.slow

@@ -6,11 +6,13 @@ The measure is that of R2D2 (Kapturowski et al. 2019, section 3): the same rows,
 refreshed by burn-in, or from zeros, against the state computed with the current weights from the start of the episode.
 Printed are the mean differences of the critics' values over their mean size, at the first step of the rows and at the
 last one that counts, and the CPU time of the scans beside that of `zero`. The run's checkpoint holds its replay buffer.
+The table and its numbers are written to `benchmarks/sac_row_state.md` and `.json` (`--table`).
 
 Shapes: B rows, T time.
 """
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -22,8 +24,9 @@ import torch
 import minrl
 from minrl.online.offpolicy.replay import Rows, SequenceBuffer
 from minrl.runs import checkpoint
+from minrl.system.files import replacing
 
-BURN_INS = 4, 8, 16, 32
+BURN_INS = 8, 16, 32  # multiples of the stride at which states are stored
 
 
 def values(policy: Any, rows: Rows) -> tuple[torch.Tensor, float]:
@@ -46,6 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--table", type=Path, default=Path(__file__).with_suffix(".md"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     saved = checkpoint.read(arguments.run).training
@@ -73,15 +77,33 @@ def main() -> int:
     # Rows that open an episode in their midst are equal from there on: only those that do not are compared.
     inside = ~stored.reset.any(1)
     scale = float(expected[inside].abs().mean())
-    print(f"{arguments.run}: {int(inside.sum())} rows of {length} steps within episodes, {size} steps a stream")
-    print("| row_state | difference at the first step | at the last | scans |\n|---|---|---|---|")
+    numbers: dict[str, dict[str, float]] = {}
     base = 0.0
     for name, way in ways.items():
         found, seconds = values(policy, way)
         base = base or seconds
         gap = (found - expected).abs()[inside] / scale
-        print(f"| {name} | {float(gap[:, 0].mean()):.2%} | {float(gap[:, -1].mean()):.2%} | {seconds / base:.1f}x |")
-    print(f"| recomputed | 0 | 0 | {whole / base:.1f}x |")
+        numbers[name] = {
+            "first": float(gap[:, 0].mean()), "last": float(gap[:, -1].mean()), "scans": seconds / base,
+        }  # fmt: skip
+    numbers["recomputed"] = {"first": 0.0, "last": 0.0, "scans": whole / base}
+    about = {"rows": int(inside.sum()), "length": length, "steps_of_a_stream": size, "env": config["env"]}
+    text = (
+        f"# Hidden state at the start of a row\n\n`{about['env']}`, a finished run of recurrent SAC: {about['rows']} rows "
+        f"of {length} steps within episodes.\nDifference of the critics' values from those with the state computed from "
+        "the start of the episode by the current\nweights, over their mean size, and the CPU time of the scans.\n\n"
+        "| `row_state` | difference at the first step | at the last | scans |\n|---|---|---|---|\n"
+    )
+    text += "".join(
+        f"| {name} | {row['first']:.2%} | {row['last']:.2%} | {row['scans']:.1f}x |\n" for name, row in numbers.items()
+    )
+    print(text)
+    for path, content in (
+        (arguments.table, text + "\nWritten by `python benchmarks/sac_row_state.py RUN`.\n"),
+        (arguments.table.with_suffix(".json"), json.dumps({**about, "ways": numbers}, indent=1) + "\n"),
+    ):
+        with replacing(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
     return 0
 
 

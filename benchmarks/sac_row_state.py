@@ -89,9 +89,10 @@ def main() -> int:
     numbers["recomputed"] = {"first": 0.0, "last": 0.0, "scans": whole / base}
     about = {"rows": int(inside.sum()), "length": length, "steps_of_a_stream": size, "env": config["env"]}
     text = (
-        f"# Hidden state at the start of a row\n\n`{about['env']}`, a finished run of recurrent SAC: {about['rows']} rows "
-        f"of {length} steps within episodes.\nDifference of the critics' values from those with the state computed from "
-        "the start of the episode by the current\nweights, over their mean size, and the CPU time of the scans.\n\n"
+        f"# Hidden state at the start of a row\n\n`{about['env']}`, a finished run of recurrent SAC: "
+        f"{about['rows']} rows of {length} steps within episodes.\n"
+        "Difference of the critics' values from those with the state computed from the start of the episode by the "
+        "current\nweights, over their mean size, and the CPU time of the scans.\n\n"
         "| `row_state` | difference at the first step | at the last | scans |\n|---|---|---|---|\n"
     )
     text += "".join(

@@ -14,6 +14,7 @@ from minrl.compare.grid.read import read_grid
 from minrl.compare.report.chosen import chosen_table
 from minrl.compare.run.speeds import SPEEDS, Speeds
 from minrl.compare.stats.analysis import analyse
+from minrl.compare.stats.curves import learning_curves
 from minrl.compare.stats.results import read_comparison
 
 if sys.version_info >= (3, 11):
@@ -172,5 +173,7 @@ evaluations = 2
     assert tomllib.loads((tmp_path / "out/report/chosen.toml").read_text()) == {
         "methods": {"ours": {"offline": {"train": {"learning_rate": rate}}}}
     }
+    curve = learning_curves(analysis, analysis.tasks[0], "steps").curves[best]
+    assert curve.x.tolist() == [200, 400]  # of data, by batches of 2 x 50 steps
     report = (tmp_path / "out/report/report.md").read_text()
     assert "Budget: 400 steps of data a run" in report

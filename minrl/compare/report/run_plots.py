@@ -92,7 +92,7 @@ def _shown(analysis: Analysis, method: str) -> list[Estimate]:
 
 def _curve_panel(analysis: Analysis, scores: TaskScores, found: TaskCurves, over: Over) -> Panel:
     index = {method: i for i, method in enumerate(analysis.labels)}
-    unit = "gradient steps" if scores.task.family == "offline" else "environment steps"
+    unit = "steps of data" if scores.task.family == "offline" else "environment steps"
 
     def draw(axes: Any) -> None:
         below = count_coinciding([(curve.x, curve.mean) for curve in found.curves.values()])

@@ -1,6 +1,8 @@
 """Learning curves of a comparison: mean and standard error over seeds, over steps or over seconds of training.
 
-A point stands for the same step of all seeds; over seconds it lies at the mean time that they took to reach it.
+Steps of offline runs are those of the trajectories that they see, as batches of methods differ; a gradient step of rows
+of 6 x 500 steps counts 3,000. A point stands for the same step of all seeds; over seconds it lies at the mean time that
+they took to reach it.
 
 Shapes: K points of a run, P points of a curve.
 """
@@ -72,7 +74,7 @@ def _points(run: RunRecord, log: Sequence[Row], column: str, over: Over) -> Poin
     if not pairs:
         return None
     steps, values = np.array(pairs, dtype=np.float64).T
-    places = steps if over == "steps" else _seconds(run, log, steps)
+    places = steps * run.data_of_step if over == "steps" else _seconds(run, log, steps)
     return None if places is None else (steps, places, values)
 
 

@@ -89,6 +89,14 @@ class RunRecord:
         """The column of the log that counts steps."""
         return STEP if self.planned.family == "offline" else TIMESTEPS
 
+    @property
+    def data_of_step(self) -> int:
+        """Steps of trajectories that one counted step sees: a batch offline, 1 in an environment."""
+        if self.planned.family != "offline":
+            return 1
+        train, options = self.planned.settings["train"], self.planned.settings[self.planned.agent]
+        return int(train["batch_size"]) * int(options.get("context") or train["length"])
+
     def log(self) -> list[Row]:
         """Read the rows of its log."""
         return read_log(self.folder, self.counter)

@@ -3,8 +3,8 @@
     python benchmarks/score_tables.py           # print them
     python benchmarks/score_tables.py --check   # fail if a page has another row
 
-Raw data: one row or entry for each run, in `regen/scores.csv`, `ppo_table.json` and `reproduce_results/`; the tables of
-other pages are written by the program that they name, from the JSON beside them.
+Raw data: one row or entry for each run, in `regen/scores.csv`, `memory_offline/scores.csv`, `ppo_table.json` and
+`reproduce_results/`; the tables of other pages are written by the program that they name, from the JSON beside them.
 """
 
 import argparse
@@ -66,6 +66,25 @@ def online() -> list[Row]:
     return rows
 
 
+def cues() -> list[Row]:
+    """Compute the table of offline tasks that need memory from `memory_offline/scores.csv`."""
+    with (HERE / "memory_offline/scores.csv").open(encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    methods = {
+        "minGRU": "minGRU",
+        "LSTM": "LSTM",
+        "Mamba": "Mamba",
+        "Transformer-20": "Transformer, K=20",
+        "Transformer-100": "Transformer, K=100",
+        "frames-4": "MLP, 4 frames",
+    }
+    rows: list[Row] = [("task", *methods.values())]
+    for task, name in {"t-maze": "T-Maze, 30 steps", "delayed-cue": "Delayed Cue, 30 steps"}.items():
+        found = [[float(r["score"]) for r in runs if (r["task"], r["method"]) == (task, m)] for m in methods]
+        rows.append((name, *(f"{mean_and_error(each, 2)} ({len(each)})" for each in found)))
+    return rows
+
+
 def memory() -> list[Row]:
     """Compute parity of minGRU and LSTM from `reproduce_results/chomsky.json`."""
     parts = json.loads((HERE / "reproduce_results/chomsky.json").read_text(encoding="utf-8"))["parts"]
@@ -94,7 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with docs/scores.md")
     arguments = parser.parse_args()
-    tables = [offline(), online(), memory()]
+    tables = [offline(), online(), cues(), memory()]
     if not arguments.check:
         print("\n\n".join(map(markdown, tables)))
         return 0

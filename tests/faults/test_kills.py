@@ -33,7 +33,7 @@ def test_a_kill_of_distillation(killer: Killer) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ONLINE)
 def test_kills_of_masks_critics_and_replays(kind: str, killer: Killer) -> None:
-    """Kill a run before a writing call, and another one at random moments, the second as it goes on."""
+    """Compare a run killed before a writing call, and one killed at a random moment and again as it goes on."""
     scenario = Scenario(kind, "mingru", 1)
     _, calls, _ = killer.reference(scenario)
     for places in ([random.Random(kind).randrange(calls)], [None, None]):

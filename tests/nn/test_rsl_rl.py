@@ -13,7 +13,7 @@ from rsl_rl_ppo import COLUMNS, LAYERS, train
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", LAYERS)
 def test_it_trains_with_the_class_swapped(layer: str) -> None:
-    """Train for some iterations, in which every environment ends an episode."""
+    """Train for seven rounds of 32 steps, in the last of which all 64 environments end an episode of 200."""
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in train(layer, 0, 7)]
-    assert [row["steps"] for row in rows] == [8192, 14336]
-    assert all(-1700.0 < row["mean_return"] < -100.0 and row["episodes"] == 32 for row in rows)
+    assert [(row["steps"], row["episodes"]) for row in rows] == [(14336, 64)]
+    assert -1700.0 < rows[0]["mean_return"] < -100.0

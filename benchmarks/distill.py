@@ -87,7 +87,6 @@ def complete(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     if result.is_file():
         kept: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
         return kept
-    shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     task, teacher = TASKS[run.task], teacher_of(run.task, arguments)
     command = [*MINRL, "train", run.method, "--env", task.env, "--seed", str(run.seed), "--threads", "1"]
@@ -99,7 +98,9 @@ def complete(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
         "--out",
         str(run.folder),
     ]
-    called(run, [*command, *(["--teacher", str(teacher)] if run.method == "distill" else [])])
+    if not (run.folder / "summary.json").exists():
+        shutil.rmtree(run.folder, ignore_errors=True)
+        called(run, [*command, *(["--teacher", str(teacher)] if run.method == "distill" else [])])
     full = ["--env", task.full]
     with (run.folder / "progress.csv").open(encoding="utf-8") as file:
         rows = [(int(row["time/total_timesteps"]), row["eval/mean_reward"]) for row in csv.DictReader(file)]

@@ -10,6 +10,7 @@ from noise import NORMALIZED, TOLD, Noise
 from minrl.agents.ppo_agent import PPOAgent, PPOConfig
 from minrl.data import EnvironmentInfo
 from minrl.data.task import Task
+from minrl.export.c.export import export_c
 from minrl.export.onnx import export_onnx
 
 pytest.importorskip("onnx")
@@ -57,6 +58,32 @@ def lively(observations: str, actions: str, options: dict[str, Any]) -> PPOAgent
 def test_policies(observations: str, actions: str, options: dict[str, Any], tmp_path: Path) -> None:
     agent = lively(observations, actions, options)
     agreement = export_onnx(agent, tmp_path / "a.onnx", steps=250).agreement
+    assert agreement.action <= 1e-5
+    assert agreement.state <= 1e-4
+    assert agreement.ties <= 2
+
+
+# A case takes 3 s, most of it torch's exporter.
+@pytest.mark.parametrize(
+    ("observations", "actions", "options"),
+    [
+        ("box", "discrete", {"cell": "minlstm"}),
+        pytest.param("discrete", "multidiscrete", {**TOLD, "cell": "gru"}, marks=pytest.mark.slow),
+        pytest.param("box", "multibinary", {**NORMALIZED, "cell": "lstm"}, marks=pytest.mark.slow),
+        pytest.param("tuple", "choices", {**NORMALIZED, **TOLD}, marks=pytest.mark.slow),
+        pytest.param("discrete", "one", {"normalize_rewards": True, **TOLD}, marks=pytest.mark.slow),
+        pytest.param("box", "box", {"use_sde": True, "separate_critic": True}, marks=pytest.mark.slow),
+        pytest.param(
+            "multibinary",
+            "discrete",
+            {"cell_options": {"gate": "hard"}, "net_arch": {"pi": [8], "vf": [8]}},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_policies_as_c(observations: str, actions: str, options: dict[str, Any], tmp_path: Path) -> None:
+    agreement = export_c(lively(observations, actions, options), tmp_path, steps=250).agreement
+    assert agreement is not None
     assert agreement.action <= 1e-5
     assert agreement.state <= 1e-4
     assert agreement.ties <= 2

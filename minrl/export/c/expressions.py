@@ -168,6 +168,15 @@ static int argmax(const float *x, int n) {
         if (x[i] > x[best]) best = i;
     return best;
 }""",
+    "log_sum_exp": """\
+static void log_sum_exp(const float *x, float *y, int rows, int n) {
+    for (int r = 0; r < rows; r++, x += n) {
+        float largest = x[0], sum = 0.0f;
+        for (int i = 1; i < n; i++) if (x[i] > largest) largest = x[i];
+        for (int i = 0; i < n; i++) sum += expf(x[i] - largest);
+        y[r] = largest + logf(sum);
+    }
+}""",
     "softmax": """\
 static void softmax(const float *x, float *y, int rows, int n) {
     for (int r = 0; r < rows; r++, x += n, y += n) {

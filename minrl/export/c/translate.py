@@ -138,12 +138,23 @@ class Translation(Elements):
     def _reducemean(self, node: Node) -> None:
         self._reduce(node, " / {}")
 
-    def _reduce(self, node: Node, divided: str) -> None:
-        name, shape = node.inputs[0], self.graph.shape(node.inputs[0])
-        given = node.attributes.get("axes")
+    def _reducelogsumexp(self, node: Node) -> None:
+        shape = self.graph.shape(node.inputs[0])
+        if self._axes(node) != [len(shape) - 1]:
+            raise ValueError("there is no C for a logarithm of sums that is not along the last axis")
+        x, made = self._place(node.inputs[0]), self._buffer(node.outputs[0])
+        self._call("log_sum_exp", f"{x.pointer}, {made.pointer}, {prod(shape[:-1])}, {shape[-1]}")
+        self.places[node.outputs[0]] = made
+
+    def _axes(self, node: Node) -> list[int]:
+        """Return the axes that a node sums over, in order."""
+        shape, given = self.graph.shape(node.inputs[0]), node.attributes.get("axes")
         if given is None and len(node.inputs) > 1 and node.inputs[1]:
             given = self.graph.constant(node.inputs[1]).tolist()
-        axes = sorted(a % len(shape) for a in (range(len(shape)) if given is None else given))
+        return sorted(a % len(shape) for a in (range(len(shape)) if given is None else given))
+
+    def _reduce(self, node: Node, divided: str) -> None:
+        name, shape, axes = node.inputs[0], self.graph.shape(node.inputs[0]), self._axes(node)
         if axes != list(range(axes[0], axes[-1] + 1)):
             raise ValueError("there is no C for a sum over axes that do not lie side by side")
         count, inner = prod(shape[axes[0] : axes[-1] + 1]), prod(shape[axes[-1] + 1 :])

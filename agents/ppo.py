@@ -29,7 +29,8 @@ from minrl.online.inputs.segments import check_segments
 from minrl.online.lstm_policy import LstmCnnPolicy, LstmMultiInputPolicy, LstmPolicy
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.policy_classes import POLICIES, contrib_objects
-from minrl.online.pretrained import check_normalization, weigh_reference
+from minrl.online.pretrained import update as pretrained_update
+from minrl.online.pretrained.reference import check_normalization, weigh_reference
 from minrl.online.rollout import SegmentBuffer
 from minrl.online.rollouts.carried import CarriesState
 
@@ -218,8 +219,10 @@ class RecurrentPPO(CarriesState, PPO):
         """Update the policy from the rollout, as `PPO.train` does."""
         begin = time.perf_counter()
         if self.policy.reference is not None:
-            weigh_reference(self.policy, self._current_progress_remaining, self.logger)
-        if not update.train(self):
+            weigh_reference(self.policy, self._current_progress_remaining)
+        if self.policy.reference is not None and self.policy.reference_weight > 0:
+            pretrained_update.train(self)
+        elif not update.train(self):
             super().train()
         self.logger.record("train/first_ratio_dev", self.policy.first_ratio_dev)
         seconds = time.perf_counter() - begin

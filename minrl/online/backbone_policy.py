@@ -21,7 +21,14 @@ from minrl.online.inputs.critic import critic_backbone, split_space
 from minrl.online.inputs.images import OnImages, OnParts
 from minrl.online.inputs.segments import Segments, each
 from minrl.online.policy import Array, Features, RecurrentPolicy
-from minrl.online.pretrained import PretrainedHead, PretrainedTrunk, Reference, StartsOnline, check_start, open_run
+from minrl.online.pretrained.reference import (
+    PretrainedHead,
+    PretrainedTrunk,
+    Reference,
+    StartsOnline,
+    check_start,
+    open_run,
+)
 from minrl.online.trunk import Trunk
 from minrl.runs.checkpoint import Checkpoint
 from minrl.system.names import nearest

@@ -21,8 +21,8 @@ from minrl.data.masks.action_masks import added_to_logits
 from minrl.online.actions import bounded, flat_actions, to_environment
 from minrl.online.compiled import predict
 from minrl.online.inputs.segments import Observations, Segments, between, each
-from minrl.online.likelihood import distribution_of, evaluated, masked, sampled
-from minrl.online.pretrained import Reference, with_loss
+from minrl.online.likelihood import distribution_of, evaluated, sampled
+from minrl.online.pretrained.reference import Reference
 from minrl.online.spaces import choice_starts
 
 # Features for the actor and the critic; the same tensor twice where they share the extractor.
@@ -46,7 +46,6 @@ class RecurrentPolicy(ActorCriticPolicy):
     # The pretrained policy and the weight of the KL divergence from it, if it is part of the loss.
     reference: Reference | None
     reference_weight: float = 0.0
-    divergences: list[float]  # of the minibatches of an update
 
     @abstractmethod
     def _scan(
@@ -88,7 +87,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         return self.previous_action * spaces.flatdim(self.action_space) + self.previous_reward
 
     def _build(self, lr_schedule: Schedule) -> None:
-        self.reference, self.divergences = None, []
+        self.reference = None
         if self.optimizer_class is torch.optim.Adam and self.optimizer_kwargs.keys() <= {"eps"}:
             # All parameters in one pass; equal up to rounding.
             self.optimizer_kwargs = {**self.optimizer_kwargs, "fused": True}
@@ -122,6 +121,10 @@ class RecurrentPolicy(ActorCriticPolicy):
 
     def evaluate_actions(self, obs: Segments, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
         """Return values (N, 1), log-likelihoods (N,) and entropies (N,) by one scan over whole segments."""
+        return self.evaluated(obs, actions)[:3]
+
+    def evaluated(self, obs: Segments, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]:
+        """Return what `evaluate_actions` does, the actor's latents (N, ·) and the masks (N, K)."""
         latent_pi, latent_vf = (obs.of_valid(x) for x in self._scan_segments(obs)[:2])
         masks = None if obs.masks is None else obs.of_valid(obs.masks)
         values = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
@@ -130,12 +133,7 @@ class RecurrentPolicy(ActorCriticPolicy):
         if obs.old_log_prob is not None:
             ratio = torch.exp(log_prob.detach() - obs.old_log_prob)
             self.first_ratio_dev = float((ratio - 1).abs().max())
-        if self.reference is not None and obs.reference is not None and self.reference_weight > 0:
-            parameters = masked(obs.of_valid(obs.reference), masks)
-            divergence = self.reference.divergence(distribution_of(self, latent_pi, masks), parameters).mean()
-            self.divergences.append(divergence.item())
-            log_prob = with_loss(log_prob, self.reference_weight * divergence)
-        return values, log_prob, entropy
+        return values, log_prob, entropy, latent_pi, masks
 
     def predict_values(  # type: ignore[override]
         self, obs: Observations, state: Tensor, reset: Tensor, previous: Tensor | None = None

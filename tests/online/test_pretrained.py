@@ -17,7 +17,6 @@ from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.agents.ppo import RecurrentPPO
 from minrl.data.task import Task
-from minrl.online.pretrained import with_loss
 from minrl.runs import checkpoint
 from minrl.runs.folder import LAST_CHECKPOINT
 
@@ -171,11 +170,19 @@ def test_a_heavy_divergence_keeps_the_policy_where_it_was(tmp_path: Path) -> Non
     assert model.logger.name_to_value["train/pretrained_kl"] > 0
 
 
-def test_a_loss_is_added_to_a_tensor_s_backward_pass() -> None:
-    x, y = torch.randn(3, requires_grad=True), torch.randn(2, requires_grad=True)
-    with_loss(2 * x, (3 * y).sum()).square().sum().backward()
-    torch.testing.assert_close(x.grad, 8 * x.detach())
-    torch.testing.assert_close(y.grad, torch.full((2,), 3.0))
+def test_the_update_is_that_of_ppo_and_a_divergence(tmp_path: Path) -> None:
+    run, _ = saved(tmp_path)
+    found, logged = [], []
+    for weight in (0.0, 1e-30):  # Stable-Baselines3's update, and ours with a term that adds nothing
+        options = {"clip_range_vf": 0.2, "ent_coef": 0.01, "target_kl": 0.5, "n_epochs": 3}
+        model = started(run, policy_kwargs={"pretrained_kl": lambda left, weight=weight: weight}, **options)
+        model.learn(48 * 2)
+        found.append([x.detach().clone() for x in model.policy.parameters()])
+        logged.append({k: v for k, v in model.logger.name_to_value.items() if k.startswith("train/")})
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert logged[1].pop("train/pretrained_kl") > 0
+    assert logged[0] == pytest.approx(logged[1], rel=1e-6)
 
 
 def test_bad_starts_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -74,14 +74,14 @@ def train(algorithm: Any) -> bool:
             epoch = int(epochs[-1][-1])
             np.random.set_state(minibatches.states[epoch - span[0]])  # noqa: NPY002, the generator SB3 seeds
             if algorithm.verbose >= 1:
-                print(f"Early stopping at step {epoch} due to reaching max kl: {found[-1, _KL]:.2f}")
+                print(f"Early stopping at step {epoch} due to reaching max kl: {found[-1, KL]:.2f}")
             break
-    _record(algorithm, np.concatenate(figures), np.concatenate(epochs), clip, clip_value)
+    record_figures(algorithm, np.concatenate(figures), np.concatenate(epochs), clip, clip_value)
     return True
 
 
 # The columns of the figures.
-_POLICY, _VALUE, _ENTROPY, _TOTAL, _KL, _CLIPPED, _RATIO_DEV, _FIGURES = range(8)
+POLICY, VALUE, ENTROPY, TOTAL, KL, CLIPPED, RATIO_DEV, FIGURES = range(8)
 
 
 def _run(
@@ -109,7 +109,7 @@ def _run(
     )  # fmt: skip
     first, second = map(float, group["betas"])
     rates = adam.AdamSettings(float(group["lr"]), first, second, float(group["eps"]), float(algorithm.max_grad_norm))
-    figures, done = np.zeros((len(minibatches.table), _FIGURES)), np.zeros(2, np.int64)
+    figures, done = np.zeros((len(minibatches.table), FIGURES)), np.zeros(2, np.int64)
     update.update()(
         words([address(tensor) for tensor in tensors]), *plan.arguments, layout.epsilons, layout.flip, layout.pieces,
         _moments(layout, policy.optimizer), minibatches.table, minibatches.order, trunk, sizes, settings, rates,
@@ -167,16 +167,16 @@ def _moments(layout: PolicyLayout, optimizer: Any) -> Any:
     return words(rows)
 
 
-def _record(algorithm: Any, figures: Any, epochs: Any, clip: float, clip_value: float | None) -> None:
-    """Log what `PPO.train` logs."""
+def record_figures(algorithm: Any, figures: Any, epochs: Any, clip: float, clip_value: float | None) -> None:
+    """Log what `PPO.train` logs, from the figures (G, C) of minibatches and the epoch (G,) of each."""
     policy, record, buffer = algorithm.policy, algorithm.logger.record, algorithm.rollout_buffer
-    policy.first_ratio_dev = float(figures[0, _RATIO_DEV])
-    record("train/entropy_loss", figures[:, _ENTROPY].mean())
-    record("train/policy_gradient_loss", figures[:, _POLICY].mean())
-    record("train/value_loss", figures[:, _VALUE].mean())
-    record("train/approx_kl", figures[epochs == epochs[-1], _KL].mean())
-    record("train/clip_fraction", figures[:, _CLIPPED].mean())
-    record("train/loss", float(figures[-1, _TOTAL]))
+    policy.first_ratio_dev = float(figures[0, RATIO_DEV])
+    record("train/entropy_loss", figures[:, ENTROPY].mean())
+    record("train/policy_gradient_loss", figures[:, POLICY].mean())
+    record("train/value_loss", figures[:, VALUE].mean())
+    record("train/approx_kl", figures[epochs == epochs[-1], KL].mean())
+    record("train/clip_fraction", figures[:, CLIPPED].mean())
+    record("train/loss", float(figures[-1, TOTAL]))
     record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
     if hasattr(policy, "log_std"):
         record("train/std", torch.exp(policy.log_std).mean().item())

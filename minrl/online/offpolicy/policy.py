@@ -110,7 +110,7 @@ class SACPolicy(RecurrentPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         options, width = self.sac_options, self.sac_options["width"]
-        self.reference, self.divergences = None, []
+        self.reference = None
         self._starts = choice_starts(self.observation_space)
         space: Any = self.action_space
         self.is_discrete = isinstance(space, spaces.Discrete)

@@ -10,11 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution, kl_divergence, make_proba_distribution
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
@@ -31,7 +29,7 @@ from minrl.runs import checkpoint
 from minrl.runs.checkpoint import Checkpoint
 from minrl.system.config import build
 
-_log = logging.getLogger("minrl.online.pretrained")
+_log = logging.getLogger("minrl.online.pretrained.reference")
 
 
 @runtime_checkable
@@ -181,42 +179,18 @@ class Reference(nn.Module):
         return divergence.reshape(len(parameters), -1).sum(1)
 
 
-class _WithLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, loss: Tensor) -> Tensor:
-        ctx.like = loss.detach()
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        return gradients[0], torch.ones_like(ctx.like)
-
-
-def with_loss(x: Tensor, loss: Tensor) -> Tensor:
-    """Return `x`; its backward pass adds the gradient of `loss` ().
-
-    Stable-Baselines3's `PPO.train` forms its loss from the policy's outputs and takes no other term.
-    """
-    added: Tensor = _WithLoss.apply(x, loss)  # type: ignore[no-untyped-call]
-    return added
-
-
 def check_normalization(environments: VecNormalize | None) -> None:
     """Raise ValueError if observations are normalised before a pretrained policy, which does so itself."""
     if environments is not None and environments.norm_obs:
         raise ValueError("pretrained: the run normalises observations itself; use VecNormalize(..., norm_obs=False)")
 
 
-def weigh_reference(policy: Any, progress_remaining: float, log: Logger) -> None:
-    """Log the KL divergence of `policy` from the pretrained one, and decay its weight.
+def weigh_reference(policy: Any, progress_remaining: float) -> None:
+    """Set the weight of the KL divergence of `policy` from the pretrained one.
 
     Args:
         policy: a `minrl.online.policy.RecurrentPolicy` with a reference.
         progress_remaining: from 1 at the start of training to 0 at its end.
-        log: of the run.
     """
-    if policy.divergences:
-        log.record("train/pretrained_kl", float(np.mean(policy.divergences)))
     weight = policy.pretrained_kl
-    scaled = weight(progress_remaining) if callable(weight) else weight * progress_remaining
-    policy.divergences, policy.reference_weight = [], scaled
+    policy.reference_weight = weight(progress_remaining) if callable(weight) else weight * progress_remaining

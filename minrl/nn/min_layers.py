@@ -111,11 +111,15 @@ class MinLayers(nn.Module):
         self, x: Tensor | PackedSequence, state: Tensor | None, reset: Tensor | PackedSequence | None
     ) -> tuple[Any, Tensor]:
         """Run over an input of any form: -> outputs of the same form, and the last states (L, B, H) or (L, H)."""
+        if not isinstance(state, Tensor | None):
+            raise ValueError(f"the initial state of {self.mode} must be a tensor (L, B, H), got {type(state).__name__}")
         if isinstance(x, PackedSequence):
             return self._packed(x, state, reset)
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
             form = "(B, T, D)" if self.batch_first else "(T, B, D)"
             raise ValueError(f"input must be {form} or (T, D) with D = {self.input_size}, got {tuple(x.shape)}")
+        if x.shape[0 if x.dim() == 2 else int(self.batch_first)] == 0:
+            raise ValueError(f"input must have at least one step, got {tuple(x.shape)}")
         if reset is not None and not (
             isinstance(reset, Tensor) and reset.shape == x.shape[:-1] and reset.dtype == torch.bool
         ):
@@ -141,6 +145,8 @@ class MinLayers(nn.Module):
                 raise ValueError("reset of a PackedSequence must be one too, packed from flags as the input is")
             flags, _ = pad_packed_sequence(PackedSequence(reset.data, x.batch_sizes), batch_first=True)
         rows, lengths = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes), batch_first=True)
+        if state is not None and state.shape[1] != len(lengths):
+            raise ValueError(f"the initial state must be (L, B, H) with B = {len(lengths)}, got {tuple(state.shape)}")
         if state is not None and x.sorted_indices is not None:
             state = state.index_select(1, x.sorted_indices)
         y, last = self._rows(rows, state, flags, lengths)

@@ -177,6 +177,12 @@ def test_it_is_a_module_as_others(kind: Any) -> None:
         (lambda: MinGRU(3, 4)(torch.ones(5, 2, 3), reset=torch.ones(2, 5) > 0), "reset must be a bool tensor"),
         (lambda: MinGRU(3, 4)(pack_sequence([torch.ones(2, 3)]), reset=torch.ones(2) > 0), "reset of a PackedSequence"),
         (lambda: MinGRU(3, 4, candidate="sine"), "candidate"),
+        (lambda: MinGRU(3, 4)(torch.ones(0, 2, 3)), "at least one step"),
+        (lambda: MinLSTM(3, 4, batch_first=True)(torch.ones(2, 0, 3)), "at least one step"),
+        (lambda: MinGRU(3, 4)(torch.ones(0, 3)), "at least one step"),
+        (lambda: MinGRU(3, 4)(torch.ones(5, 2, 3), (torch.ones(1, 2, 4),) * 2), "must be a tensor .* got tuple"),
+        (lambda: MinGRU(3, 4)(pack_sequence([torch.ones(2, 3)] * 3), torch.ones(1, 2, 4)), "with B = 3"),
+        (lambda: MinLSTM(3, 4)(pack_sequence([torch.ones(2, 3)]), torch.ones(1, 2, 4)), "with B = 1"),
     ],
 )
 def test_faults_are_one_line(call: Any, words: str) -> None:

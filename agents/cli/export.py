@@ -139,9 +139,10 @@ def _report(written: Exported, name: str, *, plays: bool) -> str:
 def _report_c(written: ExportedC, name: str) -> str:
     sources, agreement = written.sources, written.agreement
     actions = ", ".join(f"{a.name} ({a.size} of {a.kind})" for a in sources.actions)
+    masks = f"mask of {sources.mask_size}, " if sources.mask_size else ""
     lines = [
         f"{written.folder / 'policy.c'}: agent {name}, {len(sources.files['policy.c']) / 1024:,.0f} KiB of C99",
-        f"observation of {sources.observation_size}, {actions}; {4 * sources.state_size:,} bytes of state, "
+        f"observation of {sources.observation_size}, {masks}{actions}; {4 * sources.state_size:,} bytes of state, "
         f"{sources.constants:,} of constants, {sources.workspace:,} on the stack",
         "not checked: there is no C compiler named cc"
         if agreement is None

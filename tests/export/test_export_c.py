@@ -1,6 +1,7 @@
 """Agents as C99: strict compilers and sanitizers are content, and the program acts as the agent does."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 from c_policy import COMPILERS, acted
+from gymnasium import spaces
+from masked_world import Masked
 from worlds import drift_episodes
 
 from minrl.agent import Actor, Moment
 from minrl.agents.__main__ import main
 from minrl.agents.clone import CloneAgent, CloneConfig
 from minrl.agents.decision import DecisionAgent, DecisionConfig
+from minrl.agents.ppo_agent import PPOAgent, PPOConfig
+from minrl.data import EnvironmentInfo
 from minrl.data.task import Task
 from minrl.export.c import export as c_export
 from minrl.export.c.export import export_c
@@ -110,6 +115,18 @@ def test_a_target_return_is_set_in_the_state(tmp_path: Path) -> None:
     source, header = (tmp_path / "policy.c").read_text(), (tmp_path / "policy.h").read_text()
     assert "initial[] = {2.5f," in source
     assert "policy_init_target(policy_state *state, float target_return);" in header
+
+
+def test_a_mask_is_one_more_argument(tmp_path: Path) -> None:
+    world = Masked(spaces.MultiDiscrete([3, 2]))
+    task = Task.in_environment(EnvironmentInfo("Masked-v0"), world.observation_space, world.action_space)
+    export_c(PPOAgent(PPOConfig(**SMALL), replace(task, masked=True)).eval(), tmp_path, steps=20)
+    random = np.random.default_rng(0)
+    only = np.stack([random.integers(3, size=60), random.integers(2, size=60)], 1)  # what the mask leaves
+    masks = np.concatenate([np.eye(3, dtype=int)[only[:, 0]], np.eye(2, dtype=int)[only[:, 1]]], 1)
+    lines = [f"0 0 {random.normal():.4f} {random.normal():.4f} 1 {' '.join(map(str, mask))}" for mask in masks]
+    assert (acted(tmp_path, COMPILERS[0], lines) == only).all()
+    assert "const unsigned char action_masks[POLICY_MASK_SIZE]" in (tmp_path / "policy.h").read_text()
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

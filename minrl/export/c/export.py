@@ -51,6 +51,7 @@ class CompiledPolicy:
         observation = np.ascontiguousarray(feeds["observation"])
         state = np.array(feeds["state"], np.float32, order="C")
         count = len(observation)
+        masks = [np.ascontiguousarray(feeds["action_masks"], np.uint8)] if self.sources.mask_size else []
         actions = [np.zeros((count, part.size), _CTYPES[part.kind]) for part in self.sources.actions]
         for row in range(count):
             self.step(
@@ -58,7 +59,7 @@ class CompiledPolicy:
                 observation[row].ctypes.data_as(ctypes.c_void_p),
                 ctypes.c_float(float(feeds["reward"][row])),
                 ctypes.c_int(bool(feeds["episode_start"][row])),
-                *(part[row].ctypes.data_as(ctypes.c_void_p) for part in actions),
+                *(part[row].ctypes.data_as(ctypes.c_void_p) for part in (*masks, *actions)),
             )
         return [*actions, state]
 

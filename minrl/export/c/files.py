@@ -13,6 +13,7 @@ from minrl.export.c.expressions import HELPERS, c_type, number
 from minrl.export.c.graph import Graph
 from minrl.export.c.memory import laid_out
 from minrl.export.c.translate import Translation
+from minrl.export.onnx import INPUTS
 
 _KINDS = {"w": "float", "d": "double", "t": "unsigned char", "k": "int"}
 
@@ -35,12 +36,13 @@ class Sources:
     actions: tuple[Action, ...]
     observation_size: int
     state_size: int
+    mask_size: int  # of the action masks; 0 without them
     workspace: int  # bytes on the stack
     constants: int  # bytes
 
 
 def write_sources(graph: Graph, *, agent: str, initial_state: Sequence[float], has_target: bool) -> Sources:
-    """Translate a graph whose inputs are observation, reward, episode_start and state, and whose last output is state.
+    """Translate a graph of observation, reward, episode_start, state and any action_masks; its last output is state.
 
     Args:
         agent: what the files hold, for their first line.
@@ -50,7 +52,7 @@ def write_sources(graph: Graph, *, agent: str, initial_state: Sequence[float], h
     Raises:
         ValueError: for an operator that has no translation.
     """
-    observation, reward, start, state = graph.inputs
+    observation, reward, start, state, *masks = graph.inputs
     *parts, after = graph.outputs
     actions = tuple(
         Action(
@@ -62,29 +64,32 @@ def write_sources(graph: Graph, *, agent: str, initial_state: Sequence[float], h
         for number_, name in enumerate(parts)
     )
     arrays = {observation: "observation", reward: "(&reward)", start: "(&episode_start)", state: "state->values"}
+    arrays |= dict.fromkeys(masks, "action_masks")
     arrays |= {name: action.name for name, action in zip(parts, actions, strict=True)}
     arrays[after] = "state->values"
     program = Translation(graph, arrays).run()
     statements, totals = laid_out(program.statements)
-    seen = c_type(graph.examples[observation])
+    seen, allowed = c_type(graph.examples[observation]), sum(graph.size(name) for name in masks)
     sizes = {"float": 4, "double": 8, "unsigned char": 1, "int": 4}
-    header = _header(agent, seen, graph.size(observation), graph.size(state), actions, has_target)
-    body = _source(agent, seen, program, statements, totals, actions, initial_state, has_target)
+    header = _header(agent, seen, graph.size(observation), graph.size(state), allowed, actions, has_target)
+    body = _source(agent, seen, program, statements, totals, allowed, actions, initial_state, has_target)
     return Sources(
-        files={"policy.h": header, "policy.c": body, "main.c": _example(seen, actions)},
+        files={"policy.h": header, "policy.c": body, "main.c": _example(seen, allowed, actions)},
         actions=actions,
         observation_size=graph.size(observation),
         state_size=graph.size(state),
+        mask_size=allowed,
         workspace=sum(sizes[_KINDS[array]] * size for array, size in totals.items()),
         constants=sum(text.count(",") * sizes["float"] + sizes["float"] for text in program.tables),
     )
 
 
-def _signature(seen: str, actions: Sequence[Action]) -> str:
+def _signature(seen: str, masks: int, actions: Sequence[Action]) -> str:
+    allowed = "const unsigned char action_masks[POLICY_MASK_SIZE], " if masks else ""
     outputs = ", ".join(f"{a.kind} {a.name}[{a.size}]" for a in actions)
     return (
         f"void policy_step(policy_state *state, const {seen} observation[POLICY_OBSERVATION_SIZE], float reward, "
-        f"int episode_start,\n                 {outputs})"
+        f"int episode_start,\n                 {allowed}{outputs})"
     )
 
 
@@ -93,8 +98,11 @@ def _title(agent: str) -> str:
     return f"/* {agent}: one step of a recurrent policy, C99. Written by minrl {minrl.__version__}. */"
 
 
-def _header(agent: str, seen: str, observations: int, states: int, actions: Sequence[Action], has_target: bool) -> str:
+def _header(
+    agent: str, seen: str, observations: int, states: int, masks: int, actions: Sequence[Action], has_target: bool
+) -> str:
     about = "".join(f"\n   {a.name}: {a.size} of {a.kind}{f', the part {a.about}' if a.about else ''}" for a in actions)
+    allowed = f"\n   action_masks: {INPUTS['action_masks'].replace('True', 'not 0')}" if masks else ""
     target = (
         "\n/* The same with another target return of the episode. */\n"
         "void policy_init_target(policy_state *state, float target_return);\n"
@@ -107,7 +115,7 @@ def _header(agent: str, seen: str, observations: int, states: int, actions: Sequ
 
 #define POLICY_OBSERVATION_SIZE {observations}
 #define POLICY_STATE_SIZE {states}
-
+{f"#define POLICY_MASK_SIZE {masks}{chr(10)}" if masks else ""}
 /* All that the policy remembers. */
 typedef struct {{
     float values[POLICY_STATE_SIZE > 0 ? POLICY_STATE_SIZE : 1];
@@ -119,16 +127,16 @@ void policy_init(policy_state *state);
 /* Choose an action and advance the state: no allocation, no globals, a state for each agent.
    observation: as the environment gives it, flattened; a choice of n is n elements, one of them 1
    reward: of the last action; ignored where an episode starts
-   episode_start: not 0 where the observation is the first of an episode{about} */
-{_signature(seen, actions)};
+   episode_start: not 0 where the observation is the first of an episode{allowed}{about} */
+{_signature(seen, masks, actions)};
 
 #endif
 """
 
 
 def _source(
-    agent: str, seen: str, program: Any, statements: Sequence[str], totals: dict[str, int], actions: Sequence[Action],
-    initial_state: Sequence[float], has_target: bool,
+    agent: str, seen: str, program: Any, statements: Sequence[str], totals: dict[str, int], masks: int,
+    actions: Sequence[Action], initial_state: Sequence[float], has_target: bool,
 ) -> str:  # fmt: skip
     code = "\n".join(_wrapped(f"    {line}") for s in statements for line in s.splitlines())
     tables = "\n".join(
@@ -136,9 +144,8 @@ def _source(
     )
     helpers = "\n\n".join(HELPERS[name] for name in HELPERS if name in program.helpers)
     workspace = "".join(f"    {_KINDS[array]} {array}[{size}];\n" for array, size in sorted(totals.items()))
-    unused = "".join(
-        f"    (void){name};\n" for name in ("observation", "reward", "episode_start", "state") if name not in code
-    )
+    inputs = ["observation", "reward", "episode_start", "state", *(["action_masks"] if masks else [])]
+    unused = "".join(f"    (void){name};\n" for name in inputs if name not in code)
     first = ", ".join(number(np.float32(v)) for v in initial_state) or "0.0f"
     init = _wrapped(f"static const float initial[] = {{{first}}};")
     target = (
@@ -164,20 +171,29 @@ void policy_init(policy_state *state) {{
     memcpy(state->values, initial, sizeof initial);
 }}
 {target}
-{_signature(seen, actions)} {{
+{_signature(seen, masks, actions)} {{
 {workspace}{unused}{code}
 }}
 """
 
 
-def _example(seen: str, actions: Sequence[Action]) -> str:
+def _example(seen: str, masks: int, actions: Sequence[Action]) -> str:
     declared = "\n".join(f"    {a.kind} {a.name}[{a.size}];" for a in actions)
     names = ", ".join(a.name for a in actions)
     printed = "\n".join(
         f'        for (int i = 0; i < {a.size}; i++) printf("{_format(a)} ", {_cast(a)}{a.name}[i]);' for a in actions
     )
     scan = "%lf" if seen == "double" else "%f"
-    return f"""/* Acts on lines of standard input, episode_start reward observation..., and prints a line an action.
+    line, argument, read = "episode_start reward observation...", "", ""
+    if masks:
+        line, argument = f"{line} action_masks...", "action_masks, "
+        declared = f"    unsigned char action_masks[POLICY_MASK_SIZE];\n    int allowed;\n{declared}"
+        read = """        for (int i = 0; i < POLICY_MASK_SIZE; i++) {
+            if (scanf("%d", &allowed) != 1) return 1;
+            action_masks[i] = allowed != 0;
+        }
+"""
+    return f"""/* Acts on lines of standard input, {line}, and prints a line an action.
 
        cc -std=c99 -O3 main.c policy.c -lm -o policy
 
@@ -197,7 +213,7 @@ int main(void) {{
     while (scanf("%d %f", &episode_start, &reward) == 2) {{
         for (int i = 0; i < POLICY_OBSERVATION_SIZE; i++)
             if (scanf("{scan}", &observation[i]) != 1) return 1;
-        policy_step(&state, observation, reward, episode_start, {names});
+{read}        policy_step(&state, observation, reward, episode_start, {argument}{names});
 {printed}
         printf("\\n");
     }}

@@ -25,7 +25,7 @@ COMMANDS = {
     "data": "list, describe and import data sets",
     "cells": "list the sequence models that --cell takes, with their options",
     "collect": "record a data set with a policy",
-    "export": "write a trained agent as an ONNX file that acts without torch",
+    "export": "write a trained agent as an ONNX or C file that acts without torch",
     "compare": "compare methods on tasks over seeds, with statistics and a report",
     "bench": "measure speed, memory and rounding against peers",
     "reproduce": "run the paper's experiments beside its figures",

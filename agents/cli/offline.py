@@ -145,14 +145,14 @@ def data_of_step(options: Any, settings: TrainConfig) -> int:
 
 def measure(agent: str, options: Any, settings: TrainConfig, task: Task) -> Speed:
     """Measure the CPU seconds of a gradient step and of an action, by a run of a few steps in a temporary folder."""
-    few = replace(settings, evaluate_every=0, choose_target=False, relabel_returns=False, video=False, steps=2)
+    few = replace(settings, evaluate_every=0, choose_target=False, relabel_returns=False, video=False, steps=1)
     trained, seconds = None, 1.0
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         for attempt in ("first", "second"):
             # The first run loads compiled kernels.
             trained = train(_class(agent), options, few, Path(folder, attempt))
             seconds = trained.cpu_seconds / trained.step
-            few = replace(few, steps=int(min(50, max(3, _MEASURED / max(seconds, 1e-6)))))
+            few = replace(few, steps=int(min(50, max(2, _MEASURED / max(seconds, 1e-6)))))
     assert trained is not None
     return Speed(step=seconds, acting=_acting_seconds(trained.agent, min(settings.evaluate_episodes, 10)))
 

@@ -43,7 +43,7 @@ def lively(observations: str, actions: str, options: dict[str, Any]) -> PPOAgent
     ("observations", "actions", "options"),
     [
         pytest.param("box", "one", {**NORMALIZED, **TOLD, "separate_critic": True}, marks=pytest.mark.slow),
-        ("image", "one", {"previous_reward": True, "conv": 0, "mlp": 0.0}),
+        pytest.param("image", "one", {"previous_reward": True, "conv": 0, "mlp": 0.0}, marks=pytest.mark.slow),
         ("nested", "choices", {**NORMALIZED, "previous_action": True, "conv": 0, "mlp": 0.0}),
         pytest.param("box", "discrete", {}, marks=pytest.mark.slow),
         pytest.param("box", "box", {"use_sde": True, "previous_action": True}, marks=pytest.mark.slow),

@@ -1,7 +1,10 @@
 """Runs of recurrent PPO that take a second, and readers of their folders."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -64,3 +67,17 @@ def numbers(out: Path) -> list[dict[str, float]]:
     """Return the rows of the log without times."""
     rows = read_log(out, TIMESTEPS)
     return [{k: v for k, v in row.items() if k == TIMESTEPS or not k.startswith("time/")} for row in rows]
+
+
+@contextmanager
+def full_from(step: int) -> Iterator[None]:
+    """Refuse to save checkpoints of `step` and later ones."""
+    save = checkpoint.save
+
+    def full(path: Path, *values: Any, **options: Any) -> None:
+        if options["step"] >= step:
+            raise OSError(28, "No space left on device", str(path))
+        save(path, *values, **options)
+
+    with mock.patch.object(checkpoint, "save", full):
+        yield

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ppo_runs import assert_equal, numbers, weights, whole, words
+from ppo_runs import assert_equal, full_from, numbers, weights, whole, words
 
 from minrl.agents.__main__ import main
 from minrl.runs import checkpoint
@@ -21,17 +21,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def breaks_off(out: Path, monkeypatch: pytest.MonkeyPatch, at: int, **settings: Any) -> None:
+def breaks_off(out: Path, at: int, **settings: Any) -> None:
     """Train until the disk is full, from step `at` on."""
-    save = checkpoint.save
-
-    def full(path: Path, *values: Any, **options: Any) -> None:
-        if options["step"] >= at:
-            raise OSError(28, "No space left on device", str(path))
-        save(path, *values, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", full)
+    with full_from(at):
         assert main(words(out, **settings)) == 2
 
 
@@ -40,12 +32,10 @@ FEW = ("native", "normalised", "gSDE")
 
 
 @pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
-def test_a_run_that_was_cut_off_equals_one_that_was_not(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_cut_off_equals_one_that_was_not(name: str, tmp_path: Path) -> None:
     settings = CASES[name] | {"exact_resume": True, "evaluate_every": 160}
     whole(tmp_path / "whole", **settings)
-    breaks_off(tmp_path / "cut", monkeypatch, 192, **settings)
+    breaks_off(tmp_path / "cut", 192, **settings)
     assert checkpoint.read(tmp_path / "cut").step == 96
     assert main(["train", "--resume", str(tmp_path / "cut")]) == 0
     for file in (LAST_CHECKPOINT, BEST_CHECKPOINT):
@@ -53,9 +43,9 @@ def test_a_run_that_was_cut_off_equals_one_that_was_not(
     assert numbers(tmp_path / "whole") == numbers(tmp_path / "cut")
 
 
-def test_the_runs_differ_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_runs_differ_without_it(tmp_path: Path) -> None:
     whole(tmp_path / "whole")
-    breaks_off(tmp_path / "cut", monkeypatch, 192)
+    breaks_off(tmp_path / "cut", 192)
     assert main(["train", "--resume", str(tmp_path / "cut")]) == 0
     assert numbers(tmp_path / "whole") != numbers(tmp_path / "cut")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ppo_runs import assert_equal, numbers, weights, whole
+from ppo_runs import assert_equal, full_from, numbers, weights, whole
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -39,19 +39,11 @@ def words(out: Path, **settings: Any) -> list[str]:
 
 
 def test_a_run_that_was_cut_off_equals_one_that_was_not(
-    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"teacher": teacher, "exact_resume": True, "ppo_coef": 0.1, "buffer_size": 96}
     assert main(words(tmp_path / "whole", **settings)) == 0
-    save = checkpoint.save
-
-    def full(path: Path, *values: Any, **options: Any) -> None:
-        if options["step"] >= 128:
-            raise OSError(28, "No space left on device", str(path))
-        save(path, *values, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", full)
+    with full_from(128):
         assert main(words(tmp_path / "cut", **settings)) == 2
     assert checkpoint.read(tmp_path / "cut").step == 64
     assert main(["train", "--resume", str(tmp_path / "cut")]) == 0

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from ppo_runs import assert_equal, numbers, weights, whole, words
+from ppo_runs import assert_equal, full_from, numbers, weights, whole, words
 
 import minrl
 from minrl.agents.__main__ import main
@@ -16,7 +16,6 @@ from minrl.data.masks.action_masks import mask_size
 from minrl.evaluate import evaluate
 from minrl.export.onnx import export_onnx
 from minrl.play import Player
-from minrl.runs import checkpoint
 from tests.helpers.masked_world import Masked, drawn_masks
 
 CASES = {
@@ -72,18 +71,10 @@ class Tolerant(Masked):
         return super().step(action)
 
 
-def test_cut_off_run_equals_the_whole_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cut_off_run_equals_the_whole_one(folder: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"env": "MaskedMultiBinary-v0", "exact_resume": True, **TINY}
     whole(tmp_path / "whole", **settings)
-    save = checkpoint.save
-
-    def full(path: Path, *values: Any, **options: Any) -> None:
-        if options["step"] >= 64:
-            raise OSError(28, "No space left on device", str(path))
-        save(path, *values, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", full)
+    with full_from(64):
         assert main(words(tmp_path / "cut", **settings)) == 2
     assert main(["train", "--resume", str(tmp_path / "cut")]) == 0
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))

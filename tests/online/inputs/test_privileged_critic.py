@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from ppo_runs import assert_equal, weights, whole, words
+from ppo_runs import assert_equal, full_from, weights, whole, words
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -19,7 +19,6 @@ from minrl.evaluate import evaluate
 from minrl.export.onnx import export_onnx
 from minrl.online.compiled.conditions import obstacle
 from minrl.play import Player
-from minrl.runs import checkpoint
 from tests.helpers.recall import Recall, collected
 
 
@@ -142,20 +141,10 @@ RUN: dict[str, Any] = {
 PRIVILEGED = ["--env-kwargs", "state=true", "--critic-keys", "state", "--critic", "cell=none", "width=6"]
 
 
-def test_run_is_resumed_exactly_and_acts_without_the_keys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_is_resumed_exactly_and_acts_without_the_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [*PRIVILEGED, "--normalize-observations"]
     assert main([*words(tmp_path / "whole", **RUN), *settings]) == 0
-    save = checkpoint.save
-
-    def full(path: Path, *values: Any, **options: Any) -> None:
-        if options["step"] >= 64:
-            raise OSError(28, "No space left on device", str(path))
-        save(path, *values, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", full)
+    with full_from(64):
         assert main([*words(tmp_path / "cut", **RUN), *settings]) == 2
     assert main(["train", "--resume", str(tmp_path / "cut")]) == 0
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))

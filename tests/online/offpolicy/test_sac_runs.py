@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ppo_runs import assert_equal, numbers, weights
+from ppo_runs import assert_equal, full_from, numbers, weights
 
 import minrl
 from minrl.agents.__main__ import main
@@ -37,20 +37,10 @@ def words(out: Path, **settings: Any) -> list[str]:
     ],
     ids=["native", "normalised"],
 )  # fmt: skip
-def test_a_run_that_was_cut_off_equals_one_that_was_not(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_cut_off_equals_one_that_was_not(settings: dict[str, Any], tmp_path: Path) -> None:
     settings = settings | {"exact_resume": True}
     assert main(words(tmp_path / "whole", **settings)) == 0
-    save = checkpoint.save
-
-    def full(path: Path, *values: Any, **options: Any) -> None:
-        if options["step"] >= 192:
-            raise OSError(28, "No space left on device", str(path))
-        save(path, *values, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", full)
+    with full_from(192):
         assert main(words(tmp_path / "cut", **settings)) == 2
     assert checkpoint.read(tmp_path / "cut").step == 96
     assert main(["train", "--resume", str(tmp_path / "cut")]) == 0

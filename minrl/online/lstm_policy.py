@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrl.cells.lstm import lstm_layer
-from minrl.online.inputs.images import CNN, OnParts, image_network
+from minrl.online.inputs.images import OnImages, OnParts
 from minrl.online.policy import Array, Features, RecurrentPolicy
 from minrl.system.names import nearest
 
@@ -166,29 +166,20 @@ class LstmPolicy(RecurrentPolicy):
         }
 
 
-class LstmCnnPolicy(LstmPolicy):
-    """`LstmPolicy` on images.
+class LstmCnnPolicy(OnImages, LstmPolicy):
+    """`LstmPolicy` on images, without layers between the LSTM and the heads beside the network for images.
 
     Args:
-        observation_space, arguments, keywords: as for `LstmPolicy`.
-        cnn: the network for images, see `minrl.online.inputs.images.image_network`.
-        features_extractor_class: another network than those.
+        observation_space, arguments, keywords: as for `LstmPolicy` and `minrl.online.inputs.images.OnImages`.
+        features_extractor_class: another network for images.
     """
 
     def __init__(
-        self,
-        observation_space: Any,
-        *arguments: Any,
-        cnn: CNN = "auto",
-        features_extractor_class: Any = None,
-        **keywords: Any,
+        self, observation_space: Any, *arguments: Any, features_extractor_class: Any = None, **keywords: Any
     ) -> None:
-        if features_extractor_class is None:
-            features_extractor_class = image_network(observation_space, cnn)
-            if len(arguments) < 3 and keywords.get("net_arch") is None:
-                keywords["net_arch"] = []  # as Stable-Baselines3 has it beside NatureCNN
-        keywords["features_extractor_class"] = features_extractor_class
-        super().__init__(observation_space, *arguments, **keywords)
+        if features_extractor_class is None and len(arguments) < 3 and keywords.get("net_arch") is None:
+            keywords["net_arch"] = []  # as Stable-Baselines3 has it beside NatureCNN
+        super().__init__(observation_space, *arguments, features_extractor_class=features_extractor_class, **keywords)
 
 
 class LstmMultiInputPolicy(OnParts, LstmPolicy):

@@ -76,6 +76,7 @@ def train(algorithm: Any) -> bool:
             if algorithm.verbose >= 1:
                 print(f"Early stopping at step {epoch} due to reaching max kl: {found[-1, KL]:.2f}")
             break
+    policy.first_ratio_dev = float(figures[0][0, RATIO_DEV])
     record_figures(algorithm, np.concatenate(figures), np.concatenate(epochs), clip, clip_value)
     return True
 
@@ -170,7 +171,6 @@ def _moments(layout: PolicyLayout, optimizer: Any) -> Any:
 def record_figures(algorithm: Any, figures: Any, epochs: Any, clip: float, clip_value: float | None) -> None:
     """Log what `PPO.train` logs, from the figures (G, C) of minibatches and the epoch (G,) of each."""
     policy, record, buffer = algorithm.policy, algorithm.logger.record, algorithm.rollout_buffer
-    policy.first_ratio_dev = float(figures[0, RATIO_DEV])
     record("train/entropy_loss", figures[:, ENTROPY].mean())
     record("train/policy_gradient_loss", figures[:, POLICY].mean())
     record("train/value_loss", figures[:, VALUE].mean())

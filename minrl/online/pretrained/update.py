@@ -1,4 +1,4 @@
-"""The update of a policy that is held near a pretrained one: PPO's loss and the weighed KL divergence from it."""
+"""Update of a policy that is held near a pretrained one: PPO's loss and the weighed KL divergence from it."""
 
 from typing import Any
 
@@ -42,9 +42,7 @@ def train(model: Any) -> None:
             if model.verbose >= 1:
                 print(f"Early stopping at step {epoch} due to reaching max kl: {figures[-1][KL]:.2f}")
             break
-    ratio_dev = policy.first_ratio_dev
     record_figures(model, np.array(figures), np.array(epochs), clip, clip_value)
-    policy.first_ratio_dev = ratio_dev
     model.logger.record("train/pretrained_kl", float(np.mean(divergences)))
 
 

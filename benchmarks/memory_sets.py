@@ -1,4 +1,4 @@
-"""The data sets of `minrl compare memory-offline`: guides in corridors and delays of many lengths, MuJoCo's positions.
+"""Data sets of `minrl compare memory-offline`: guides in corridors and delays of many lengths, MuJoCo's positions.
 
     python benchmarks/memory_sets.py            # written to $MINARI_DATASETS_PATH or ~/.minari/datasets
 

@@ -1,4 +1,4 @@
-"""The tables of docs/scores.md, and the README's, computed again from the raw data that is committed.
+"""Tables of docs/scores.md, and the README's, computed again from the raw data that is committed.
 
     python benchmarks/score_tables.py           # print them
     python benchmarks/score_tables.py --check   # fail if a page has another row

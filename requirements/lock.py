@@ -1,4 +1,4 @@
-"""The pinned versions that `make` installs, with the hashes of all their files, from the bounds in pyproject.toml.
+"""Pinned versions that `make` installs, with the hashes of all their files, from the bounds in pyproject.toml.
 
     python -m pip install uv && python requirements/lock.py [--upgrade]
 

@@ -1,4 +1,4 @@
-"""The programs of benchmarks/endurance, with fewer environments, processes and actions."""
+"""Programs of benchmarks/endurance, with fewer environments, processes and actions."""
 
 import importlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The pinned versions fit the bounds in pyproject.toml, and each has hashes."""
+"""Pinned versions: within the bounds in pyproject.toml, each with hashes."""
 
 import re
 import sys

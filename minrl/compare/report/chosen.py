@@ -1,4 +1,4 @@
-"""The settings that a sweep chooses: of each method's combinations the one with the highest mean score."""
+"""Settings that a sweep chooses: of each method's combinations the one with the highest mean score."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What runs will cost: CPU seconds of a step, measured on this machine once for settings of equal cost."""
+"""Costs of runs to come: CPU seconds of a step, measured on this machine once for settings of equal cost."""
 
 import json
 import math

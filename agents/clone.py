@@ -4,7 +4,7 @@ Shapes: B batch, T time, O flat observation width, A flat action width, D width,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,34 +22,25 @@ from minrl.models.context_window import Refeed, carried_state_caution, refeeds
 from minrl.models.embedding import embedded
 from minrl.models.encoders import ActionUnits, Memoryless, Normalizer
 from minrl.models.heads import ContinuousLoss, head_for
-from minrl.system.config import check_at_least, check_at_most
+from minrl.system.config import check_at_least, check_at_most, setting
 
 
 @dataclass(frozen=True)
 class CloneConfig(BackboneConfig):
     """Settings of a behaviour-cloning agent."""
 
-    recurrent: bool = field(default=True, metadata={"help": "a recurrent backbone; off: an MLP of one observation"})
-    frames: int = field(
-        default=1, metadata={"help": "observations that an agent without a recurrent backbone sees, the last ones"}
-    )
-    top: float = field(
-        default=1.0,
-        metadata={"help": "share of the steps to train on, from the best episodes (0.1: 10 %% BC)"},
-    )
-    dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
-    context: int | None = field(
-        default=None, metadata={"help": "train on windows of this many steps instead of whole trajectories"}
-    )
+    recurrent: bool = setting(True, "a recurrent backbone; off: an MLP of one observation")
+    frames: int = setting(1, "observations that an agent without a recurrent backbone sees, the last ones")
+    top: float = setting(1.0, "share of the steps to train on, from the best episodes (0.1: 10 %% BC)")
+    dropout: float = setting(0.1, "dropout on embeddings and residual branches")
+    context: int | None = setting(None, "train on windows of this many steps instead of whole trajectories")
     # True or False after `__post_init__` wherever there is a choice; see `refeeds`.
-    refeed: bool | None = field(
-        default=None,
-        metadata={"help": "act by rescanning the last `context` steps (default: wherever there is context)"},
+    refeed: bool | None = setting(
+        None, "act by rescanning the last `context` steps (default: wherever there is context)"
     )
-    previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
-    action_loss: ContinuousLoss = field(
-        default="mse",
-        metadata={"help": "loss of continuous actions, in units of their std; discrete actions have cross-entropy"},
+    previous_action: bool = setting(False, "the previous action as an input")
+    action_loss: ContinuousLoss = setting(
+        "mse", "loss of continuous actions, in units of their std; discrete actions have cross-entropy"
     )
 
     def __post_init__(self) -> None:

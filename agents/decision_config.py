@@ -1,70 +1,47 @@
 """Settings of a decision agent: table [decision] of a config."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from minrl.models.backbone_config import BackboneConfig
 from minrl.models.context_window import refeeds
 from minrl.models.heads import ContinuousLoss
-from minrl.system.config import check_at_least, check_at_most
+from minrl.system.config import check_at_least, check_at_most, setting
 
 
 @dataclass(frozen=True)
 class DecisionConfig(BackboneConfig):
     """Settings of a decision agent."""
 
-    dropout: float = field(default=0.1, metadata={"help": "dropout on embeddings and residual branches"})
-    tokens: Literal["step", "triple"] = field(
-        default="step", metadata={"help": "one token a step, or return-to-go, observation and action"}
-    )
-    context: int | None = field(
-        default=None, metadata={"help": "train on windows of this many steps instead of whole trajectories"}
-    )
+    dropout: float = setting(0.1, "dropout on embeddings and residual branches")
+    tokens: Literal["step", "triple"] = setting("step", "one token a step, or return-to-go, observation and action")
+    context: int | None = setting(None, "train on windows of this many steps instead of whole trajectories")
     # True or False after `__post_init__` wherever there is a choice; see `refeeds`.
-    refeed: bool | None = field(
-        default=None,
-        metadata={
-            "help": "act by rescanning the last `context` steps, as Decision Transformer (default: wherever there is "
-            "context)"
-        },
+    refeed: bool | None = setting(
+        None, "act by rescanning the last `context` steps, as Decision Transformer (default: wherever there is context)"
     )
-    previous_action: bool = field(default=False, metadata={"help": "the previous action as an input (tokens=step)"})
-    time_embedding: bool = field(
-        default=False,
-        metadata={"help": "a learned embedding of the time step; later steps share the last one"},
+    previous_action: bool = setting(False, "the previous action as an input (tokens=step)")
+    time_embedding: bool = setting(False, "a learned embedding of the time step; later steps share the last one")
+    embed_norm: bool = setting(False, "layer norm of each token before dropout, as Decision Transformer")
+    action_loss: ContinuousLoss = setting(
+        "mse", "loss of continuous actions, in units of their std; discrete actions have cross-entropy"
     )
-    embed_norm: bool = field(
-        default=False, metadata={"help": "layer norm of each token before dropout, as Decision Transformer"}
+    tanh_actions: bool = setting(
+        False, "continuous actions in units of their bounds, through tanh, as Decision Transformer"
     )
-    action_loss: ContinuousLoss = field(
-        default="mse",
-        metadata={"help": "loss of continuous actions, in units of their std; discrete actions have cross-entropy"},
+    target_return: float | None = setting(None, "target return when acting; the data set's best by default")
+    cap_return: bool = setting(
+        True,
+        "cap target returns at the best return of the data, and predicted ones at its largest "
+        "return-to-go: training has none beyond",
     )
-    tanh_actions: bool = field(
-        default=False,
-        metadata={"help": "continuous actions in units of their bounds, through tanh, as Decision Transformer"},
-    )
-    target_return: float | None = field(
-        default=None, metadata={"help": "target return when acting; the data set's best by default"}
-    )
-    cap_return: bool = field(
-        default=True,
-        metadata={
-            "help": "cap target returns at the best return of the data, and predicted ones at its largest "
-            "return-to-go: training has none beyond"
-        },
-    )
-    return_scale: float | None = field(
-        default=None, metadata={"help": "unit of returns; the std of the data's returns-to-go by default"}
-    )
-    return_expectile: float | None = field(
-        default=None,
-        metadata={
-            "help": "such as 0.99: predict the return-to-go at every step as this expectile of those in the data, "
-            "close to the largest (Reinformer), instead of a target return",
-            "instead_of": "target_return",  # over one of a lower layer, see minrl.compare.grid.settings
-        },
+    return_scale: float | None = setting(None, "unit of returns; the std of the data's returns-to-go by default")
+    return_expectile: float | None = setting(
+        None,
+        "such as 0.99: predict the return-to-go at every step as this expectile of those in the data, "
+        "close to the largest (Reinformer), instead of a target return",
+        instead_of="target_return",  # over one of a lower layer, see minrl.compare.grid.settings
     )
 
     def __post_init__(self) -> None:

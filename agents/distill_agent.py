@@ -3,7 +3,7 @@
 Settings of a student; `policy_agent.py` is its acting, `distill.py` its training.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from minrl.data.spaces import AnySpace
 from minrl.data.task import Task
 from minrl.online.distill.teacher import fingerprint
 from minrl.online.settings import DistillRunConfig
+from minrl.system.config import setting
 from minrl.system.names import nearest
 
 from .distill import Distillation, open_teacher
@@ -26,19 +27,12 @@ from .ppo_agent import PPOAgent, PPOConfig, PPOOptions
 class DistillOptions(PPOOptions):
     """Settings of a student that the user chooses."""
 
-    teacher: str = field(
-        default="", metadata={"help": "a run's folder, a checkpoint, or a .zip of Stable-Baselines3 or sb3-contrib"}
+    teacher: str = setting("", "a run's folder, a checkpoint, or a .zip of Stable-Baselines3 or sb3-contrib")
+    teacher_keys: list[str] = setting([], "keys of the observation that the teacher sees (unset: all)")
+    student_keys: list[str] = setting(
+        [], "keys that the student sees (unset: all but the teacher's, or all without teacher_keys)"
     )
-    teacher_keys: list[str] = field(
-        default_factory=list, metadata={"help": "keys of the observation that the teacher sees (unset: all)"}
-    )
-    student_keys: list[str] = field(
-        default_factory=list,
-        metadata={"help": "keys that the student sees (unset: all but the teacher's, or all without teacher_keys)"},
-    )
-    vecnormalize: str | None = field(
-        default=None, metadata={"help": "VecNormalize.save's file for a teacher's .zip (unset: the one beside it)"}
-    )
+    vecnormalize: str | None = setting(None, "VecNormalize.save's file for a teacher's .zip (unset: the one beside it)")
 
 
 @dataclass(frozen=True)

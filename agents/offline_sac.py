@@ -6,7 +6,7 @@ equation 5), without the entropy of online SAC.
 Shapes: B batch, T time, N = B * T, O flat observation width, A flat action width, S state size.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,29 +24,25 @@ from minrl.models.encoders import Normalizer
 from minrl.online.offpolicy.policy import SACPolicy
 from minrl.online.offpolicy.replay import Rows
 from minrl.online.offpolicy.targets import n_step_targets
-from minrl.system.config import check_at_least
+from minrl.system.config import check_at_least, setting
 
 
 @dataclass(frozen=True)
 class OfflineSACConfig(BackboneConfig):
     """Settings of an offline actor-critic."""
 
-    width: int = field(default=64, metadata={"help": "width of the backbones"})
-    depth: int = field(default=2, metadata={"help": "blocks of each backbone"})
-    mlp: float = field(default=0.0, metadata={"help": "hidden width of each block's MLP over the width, 0 for none"})
-    critic_cell: str | None = field(default=None, metadata={"help": "cell of the critics (unset: the actor's)"})
-    n_critics: int = field(default=2, metadata={"help": "critics, of which the lowest value counts"})
-    previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
-    gamma: float = field(default=0.99, metadata={"help": "discount factor"})
-    tau: float = field(default=0.05, metadata={"help": "part of the way that the target critics move in a step"})
-    n_steps: int = field(default=5, metadata={"help": "most rewards in a target, which then bootstraps"})
-    cloning: float = field(
-        default=1.0, metadata={"help": "weight of behaviour cloning in the actor's loss, 0 for none"}
-    )
-    alpha: float = field(
-        default=1.0, metadata={"help": "weight of the critics' value over its mean size, TD3+BC's alpha"}
-    )
-    target_noise: float = field(default=0.2, metadata={"help": "spread of the noise on the actions of targets"})
+    width: int = setting(64, "width of the backbones")
+    depth: int = setting(2, "blocks of each backbone")
+    mlp: float = setting(0.0, "hidden width of each block's MLP over the width, 0 for none")
+    critic_cell: str | None = setting(None, "cell of the critics (unset: the actor's)")
+    n_critics: int = setting(2, "critics, of which the lowest value counts")
+    previous_action: bool = setting(False, "the previous action as an input")
+    gamma: float = setting(0.99, "discount factor")
+    tau: float = setting(0.05, "part of the way that the target critics move in a step")
+    n_steps: int = setting(5, "most rewards in a target, which then bootstraps")
+    cloning: float = setting(1.0, "weight of behaviour cloning in the actor's loss, 0 for none")
+    alpha: float = setting(1.0, "weight of the critics' value over its mean size, TD3+BC's alpha")
+    target_noise: float = setting(0.2, "spread of the noise on the actions of targets")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,7 +21,7 @@ from minrl.online.inputs.images import CNN
 from minrl.online.policy import RecurrentPolicy
 from minrl.online.settings import OnlineConfig
 from minrl.runs.checkpoint import Checkpoint
-from minrl.system.config import check_at_least
+from minrl.system.config import check_at_least, setting
 from minrl.system.messages import one_line
 
 from .policy_agent import PolicyAgent, build_algorithm
@@ -34,42 +34,23 @@ _WIDEST = 1 << 16  # layer of actor or critic
 class PPOOptions(BackboneConfig):
     """Settings of a policy that the user chooses."""
 
-    depth: int = field(default=2, metadata={"help": "blocks of the backbone"})
-    mlp: float = field(default=0.0, metadata={"help": "hidden width of each block's MLP over the width, 0 for none"})
-    cnn: CNN = field(
-        default="auto",
-        metadata={"help": "network for images: nature (36 x 36 pixels or more), small, auto: by the size"},
-    )
-    separate_critic: bool = field(default=False, metadata={"help": "a backbone of its own for the critic"})
-    critic_keys: list[str] = field(
-        default_factory=list, metadata={"help": "keys of the observation that the critic alone sees"}
-    )
-    critic: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "settings of the critic's own backbone: cell=none width=64"}
-    )
-    previous_action: bool = field(default=False, metadata={"help": "the previous action as an input"})
-    previous_reward: bool = field(default=False, metadata={"help": "the previous reward as an input"})
-    use_masking: bool = field(default=True, metadata={"help": "action masks, of environments with action_masks()"})
-    net_arch: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "layers of actor and critic after the backbone: pi=[64] vf=[64]"}
-    )
-    normalize_observations: bool = field(
-        default=False, metadata={"help": "standardise observations by running mean and std"}
-    )
-    normalize_rewards: bool = field(
-        default=False, metadata={"help": "divide rewards by the running std of the discounted return"}
-    )
-    use_sde: bool = field(default=False, metadata={"help": "state-dependent exploration (gSDE), continuous actions"})
-    log_std_init: float | None = field(
-        default=None, metadata={"help": "log of the first standard deviation of continuous actions (unset: 0)"}
-    )
-    pretrained: str | None = field(
-        default=None,
-        metadata={"help": "run of an offline agent to start from; its backbone is used"},
-    )
-    pretrained_kl: float = field(
-        default=0.0,
-        metadata={"help": "weight of the KL divergence from the pretrained policy, decays to zero over the run"},
+    depth: int = setting(2, "blocks of the backbone")
+    mlp: float = setting(0.0, "hidden width of each block's MLP over the width, 0 for none")
+    cnn: CNN = setting("auto", "network for images: nature (36 x 36 pixels or more), small, auto: by the size")
+    separate_critic: bool = setting(False, "a backbone of its own for the critic")
+    critic_keys: list[str] = setting([], "keys of the observation that the critic alone sees")
+    critic: dict[str, Any] = setting({}, "settings of the critic's own backbone: cell=none width=64")
+    previous_action: bool = setting(False, "the previous action as an input")
+    previous_reward: bool = setting(False, "the previous reward as an input")
+    use_masking: bool = setting(True, "action masks, of environments with action_masks()")
+    net_arch: dict[str, Any] = setting({}, "layers of actor and critic after the backbone: pi=[64] vf=[64]")
+    normalize_observations: bool = setting(False, "standardise observations by running mean and std")
+    normalize_rewards: bool = setting(False, "divide rewards by the running std of the discounted return")
+    use_sde: bool = setting(False, "state-dependent exploration (gSDE), continuous actions")
+    log_std_init: float | None = setting(None, "log of the first standard deviation of continuous actions (unset: 0)")
+    pretrained: str | None = setting(None, "run of an offline agent to start from; its backbone is used")
+    pretrained_kl: float = setting(
+        0.0, "weight of the KL divergence from the pretrained policy, decays to zero over the run"
     )
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 Settings of a policy; `policy_agent.py` is its acting, `sac.py` its training.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from minrl.models.backbone_config import BackboneConfig
 from minrl.online.inputs.images import CNN
 from minrl.online.offpolicy.policy import POLICIES, SACPolicy
 from minrl.online.settings import ReplayConfig, ReplaySettings
-from minrl.system.config import check_at_least
+from minrl.system.config import check_at_least, setting
 
 from .policy_agent import PolicyAgent, build_algorithm
 from .sac import RecurrentSAC
@@ -24,29 +24,18 @@ from .sac import RecurrentSAC
 class SACOptions(BackboneConfig):
     """Settings of a policy."""
 
-    width: int = field(default=64, metadata={"help": "width of the backbones"})
-    depth: int = field(default=2, metadata={"help": "blocks of each backbone"})
-    mlp: float = field(default=0.0, metadata={"help": "hidden width of each block's MLP over the width, 0 for none"})
-    cnn: CNN = field(
-        default="auto",
-        metadata={"help": "network for images: nature (36 x 36 pixels or more), small, auto: by the size"},
-    )
-    critic_cell: str | None = field(default=None, metadata={"help": "cell of the critics (unset: the actor's)"})
-    share_trunk: bool = field(
-        default=False, metadata={"help": "one backbone for actor and critics, which learns from the critics' loss"}
-    )
-    n_critics: int = field(default=2, metadata={"help": "critics, of which the lowest value counts"})
-    previous_action: bool = field(default=True, metadata={"help": "the previous action as an input"})
-    previous_reward: bool = field(default=False, metadata={"help": "the previous reward as an input"})
-    net_arch: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "layers of actor and critics after the backbone: pi=[64] qf=[64]"}
-    )
-    normalize_observations: bool = field(
-        default=False, metadata={"help": "standardise observations by running mean and std"}
-    )
-    normalize_rewards: bool = field(
-        default=False, metadata={"help": "divide rewards by the running std of the discounted return"}
-    )
+    width: int = setting(64, "width of the backbones")
+    depth: int = setting(2, "blocks of each backbone")
+    mlp: float = setting(0.0, "hidden width of each block's MLP over the width, 0 for none")
+    cnn: CNN = setting("auto", "network for images: nature (36 x 36 pixels or more), small, auto: by the size")
+    critic_cell: str | None = setting(None, "cell of the critics (unset: the actor's)")
+    share_trunk: bool = setting(False, "one backbone for actor and critics, which learns from the critics' loss")
+    n_critics: int = setting(2, "critics, of which the lowest value counts")
+    previous_action: bool = setting(True, "the previous action as an input")
+    previous_reward: bool = setting(False, "the previous reward as an input")
+    net_arch: dict[str, Any] = setting({}, "layers of actor and critics after the backbone: pi=[64] qf=[64]")
+    normalize_observations: bool = setting(False, "standardise observations by running mean and std")
+    normalize_rewards: bool = setting(False, "divide rewards by the running std of the discounted return")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,6 @@
 """Settings of a backbone, which the configs of all agents share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 from minrl.backbone import Backbone
 from minrl.backbone.block import Activation
 from minrl.cells import CELLS
-from minrl.system.config import check_at_least, check_at_most, check_finite
+from minrl.system.config import check_at_least, check_at_most, check_finite, setting
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,16 @@ class BackboneConfig:
         ValueError: for sizes below 1 or far beyond any memory, or a negative `conv` or `mlp`.
     """
 
-    cell: str = field(default="mingru", metadata={"help": f"sequence model of the backbone: {', '.join(CELLS)}"})
-    width: int = field(default=128, metadata={"help": "width of the backbone"})
-    depth: int = field(default=3, metadata={"help": "blocks of the backbone"})
-    conv: int = field(default=4, metadata={"help": "taps of each block's short convolution, 0 for none"})
-    mlp: float = field(default=4.0, metadata={"help": "hidden width of each block's MLP over the width, 0 for none"})
-    activation: Activation = field(default="gelu", metadata={"help": "activation of each block's MLP"})
-    init_std: float | None = field(
-        default=None,
-        metadata={"help": "draw the weights of linear layers from N(0, std^2), with biases 0, as GPT-2 does (.02)"},
+    cell: str = setting("mingru", f"sequence model of the backbone: {', '.join(CELLS)}")
+    width: int = setting(128, "width of the backbone")
+    depth: int = setting(3, "blocks of the backbone")
+    conv: int = setting(4, "taps of each block's short convolution, 0 for none")
+    mlp: float = setting(4.0, "hidden width of each block's MLP over the width, 0 for none")
+    activation: Activation = setting("gelu", "activation of each block's MLP")
+    init_std: float | None = setting(
+        None, "draw the weights of linear layers from N(0, std^2), with biases 0, as GPT-2 does (.02)"
     )
-    cell_options: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "options of the cell, such as expand=2 candidate=tanh"}
-    )
+    cell_options: dict[str, Any] = setting({}, "options of the cell, such as expand=2 candidate=tanh")
 
     def __post_init__(self) -> None:
         check_finite(self)

@@ -1,6 +1,6 @@
 """Settings of an online run: table [train] of a config."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from minrl.online.distill.losses import DistillLoss
@@ -8,7 +8,7 @@ from minrl.online.inputs.segments import check_segments
 from minrl.online.offpolicy.entropy import first_ent_coef
 from minrl.online.offpolicy.replay import RowState, check_rows
 from minrl.runs.settings import SharedSettings
-from minrl.system.config import check_at_least, check_at_most
+from minrl.system.config import check_at_least, check_at_most, setting
 
 LARGEST_ROLLOUT = 10**9  # steps
 
@@ -17,17 +17,13 @@ LARGEST_ROLLOUT = 10**9  # steps
 class EnvironmentSettings:
     """Settings of the environments."""
 
-    env: str = field(default="", metadata={"help": "Gymnasium id; MODULE:ID imports MODULE first"})
-    env_kwargs: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "settings of gymnasium.make, such as max_episode_steps=200"}
-    )
-    n_envs: int = field(default=8, metadata={"help": "environments at once"})
-    vectorization: Literal["auto", "native", "sync", "async"] = field(
-        default="auto",
-        metadata={
-            "help": "native: the vector environment registered with the id; sync: one after another; async: in one "
-            "process each; auto: native if there is one, else sync"
-        },
+    env: str = setting("", "Gymnasium id; MODULE:ID imports MODULE first")
+    env_kwargs: dict[str, Any] = setting({}, "settings of gymnasium.make, such as max_episode_steps=200")
+    n_envs: int = setting(8, "environments at once")
+    vectorization: Literal["auto", "native", "sync", "async"] = setting(
+        "auto",
+        "native: the vector environment registered with the id; sync: one after another; async: in one "
+        "process each; auto: native if there is one, else sync",
     )
 
 
@@ -35,61 +31,49 @@ class EnvironmentSettings:
 class AlgorithmSettings:
     """Settings of the algorithm; names and meaning are those of Stable-Baselines3's PPO."""
 
-    n_steps: int = field(default=128, metadata={"help": "steps of a rollout in each environment"})
-    batch_size: int = field(
-        default=128, metadata={"help": "steps of a minibatch, made of whole segments; 0: the whole rollout"}
+    n_steps: int = setting(128, "steps of a rollout in each environment")
+    batch_size: int = setting(128, "steps of a minibatch, made of whole segments; 0: the whole rollout")
+    n_epochs: int = setting(10, "passes over a rollout")
+    segment_length: int | None = setting(
+        None, "most steps of backpropagation through time (unset: as many as fit a minibatch)"
     )
-    n_epochs: int = field(default=10, metadata={"help": "passes over a rollout"})
-    segment_length: int | None = field(
-        default=None,
-        metadata={"help": "most steps of backpropagation through time (unset: as many as fit a minibatch)"},
+    state_refresh: Literal["rollout", "epoch"] = setting(
+        "rollout", "train from hidden states stored while acting, or computed each epoch"
     )
-    state_refresh: Literal["rollout", "epoch"] = field(
-        default="rollout", metadata={"help": "train from hidden states stored while acting, or computed each epoch"}
+    learning_rate: float = setting(3e-4, "learning rate of Adam")
+    decay: Literal["constant", "linear"] = setting(
+        "constant", "the learning rate over the run: constant, or linear to zero"
     )
-    learning_rate: float = field(default=3e-4, metadata={"help": "learning rate of Adam"})
-    decay: Literal["constant", "linear"] = field(
-        default="constant", metadata={"help": "the learning rate over the run: constant, or linear to zero"}
-    )
-    gamma: float = field(default=0.99, metadata={"help": "discount factor"})
-    gae_lambda: float = field(default=0.95, metadata={"help": "trade-off of bias and variance of the advantages"})
-    clip_range: float = field(default=0.2, metadata={"help": "clipping of the probability ratio around 1"})
-    clip_range_vf: float | None = field(
-        default=None, metadata={"help": "clipping of the change of a value in an update (unset: none)"}
-    )
-    normalize_advantage: bool = field(default=True, metadata={"help": "normalise the advantages of each minibatch"})
-    ent_coef: float = field(default=0.0, metadata={"help": "weight of the entropy in the loss"})
-    vf_coef: float = field(default=0.5, metadata={"help": "weight of the value loss"})
-    max_grad_norm: float = field(default=0.5, metadata={"help": "largest norm of the gradient"})
-    target_kl: float | None = field(
-        default=None, metadata={"help": "stop an update once the KL divergence exceeds 1.5 times this"}
-    )
-    sde_sample_freq: int = field(
-        default=-1, metadata={"help": "steps between samples of gSDE's noise, -1: once a rollout"}
-    )
+    gamma: float = setting(0.99, "discount factor")
+    gae_lambda: float = setting(0.95, "trade-off of bias and variance of the advantages")
+    clip_range: float = setting(0.2, "clipping of the probability ratio around 1")
+    clip_range_vf: float | None = setting(None, "clipping of the change of a value in an update (unset: none)")
+    normalize_advantage: bool = setting(True, "normalise the advantages of each minibatch")
+    ent_coef: float = setting(0.0, "weight of the entropy in the loss")
+    vf_coef: float = setting(0.5, "weight of the value loss")
+    max_grad_norm: float = setting(0.5, "largest norm of the gradient")
+    target_kl: float | None = setting(None, "stop an update once the KL divergence exceeds 1.5 times this")
+    sde_sample_freq: int = setting(-1, "steps between samples of gSDE's noise, -1: once a rollout")
 
 
 @dataclass(frozen=True)
 class DistillSettings(AlgorithmSettings):
     """Settings of distillation beside PPO's, which are of its rollouts and of PPO's loss where that has a weight."""
 
-    loss: DistillLoss = field(
-        default="auto",
-        metadata={
-            "help": "kl from the teacher's distribution; likelihood of its action (cross-entropy of choices); mse of "
-            "real actions; auto: mse, for choices kl if the teacher has a distribution"
-        },
+    loss: DistillLoss = setting(
+        "auto",
+        "kl from the teacher's distribution; likelihood of its action (cross-entropy of choices); mse of "
+        "real actions; auto: mse, for choices kl if the teacher has a distribution",
     )
-    beta: float = field(default=1.0, metadata={"help": "share of steps in which the teacher acts, at the start"})
-    beta_steps: int = field(default=5_000, metadata={"help": "environment steps over which beta falls to zero"})
-    buffer_size: int = field(default=100_000, metadata={"help": "labelled steps that are kept to learn from"})
-    ppo_coef: float = field(default=0.0, metadata={"help": "weight of PPO's loss beside the teacher's"})
-    batch_size: int = field(default=256, metadata={"help": "steps of a minibatch, made of whole segments"})
-    n_epochs: int = field(default=20, metadata={"help": "passes over as many steps as a rollout has"})
-    learning_rate: float = field(default=3e-3, metadata={"help": "learning rate of Adam"})
-    state_refresh: Literal["rollout", "epoch"] = field(
-        default="epoch",
-        metadata={"help": "train from hidden states stored while acting, or computed before each update"},
+    beta: float = setting(1.0, "share of steps in which the teacher acts, at the start")
+    beta_steps: int = setting(5_000, "environment steps over which beta falls to zero")
+    buffer_size: int = setting(100_000, "labelled steps that are kept to learn from")
+    ppo_coef: float = setting(0.0, "weight of PPO's loss beside the teacher's")
+    batch_size: int = setting(256, "steps of a minibatch, made of whole segments")
+    n_epochs: int = setting(20, "passes over as many steps as a rollout has")
+    learning_rate: float = setting(3e-3, "learning rate of Adam")
+    state_refresh: Literal["rollout", "epoch"] = setting(
+        "epoch", "train from hidden states stored while acting, or computed before each update"
     )
 
 
@@ -97,64 +81,51 @@ class DistillSettings(AlgorithmSettings):
 class ReplaySettings:
     """Settings of the algorithm; names and meaning are those of Stable-Baselines3's SAC."""
 
-    train_freq: int = field(default=8, metadata={"help": "steps of each environment between updates"})
-    gradient_steps: int = field(
-        default=-1, metadata={"help": "gradient steps of an update; -1: as many as environment steps since the last"}
+    train_freq: int = setting(8, "steps of each environment between updates")
+    gradient_steps: int = setting(-1, "gradient steps of an update; -1: as many as environment steps since the last")
+    batch_size: int = setting(512, "steps of a minibatch, made of whole rows")
+    segment_length: int = setting(64, "steps of a row, over which gradients flow through time")
+    row_state: RowState = setting(
+        "stored",
+        "hidden state at the start of a row: stored while acting; burn_in: that, refreshed by a scan over "
+        "the steps before; recomputed from the start of its episode; zero",
     )
-    batch_size: int = field(default=512, metadata={"help": "steps of a minibatch, made of whole rows"})
-    segment_length: int = field(default=64, metadata={"help": "steps of a row, over which gradients flow through time"})
-    row_state: RowState = field(
-        default="stored",
-        metadata={
-            "help": "hidden state at the start of a row: stored while acting; burn_in: that, refreshed by a scan over "
-            "the steps before; recomputed from the start of its episode; zero"
-        },
+    burn_in: int = setting(0, "steps before a row, for row_state=burn_in")
+    buffer_size: int = setting(1_000_000, "observations that the replay buffer holds")
+    learning_starts: int = setting(1000, "steps of random actions before the first update")
+    n_steps: int = setting(1, "most rewards in a target, which then bootstraps")
+    learning_rate: float = setting(1e-3, "learning rate of Adam")
+    decay: Literal["constant", "linear"] = setting(
+        "constant", "the learning rate over the run: constant, or linear to zero"
     )
-    burn_in: int = field(default=0, metadata={"help": "steps before a row, for row_state=burn_in"})
-    buffer_size: int = field(default=1_000_000, metadata={"help": "observations that the replay buffer holds"})
-    learning_starts: int = field(default=1000, metadata={"help": "steps of random actions before the first update"})
-    n_steps: int = field(default=1, metadata={"help": "most rewards in a target, which then bootstraps"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "learning rate of Adam"})
-    decay: Literal["constant", "linear"] = field(
-        default="constant", metadata={"help": "the learning rate over the run: constant, or linear to zero"}
+    gamma: float = setting(0.99, "discount factor")
+    tau: float = setting(0.01, "part of the way that the target critics move in an update")
+    target_update_interval: int = setting(1, "gradient steps between moves of the targets")
+    ent_coef: str = setting(
+        "auto_0.1", "weight of the entropy: learned (auto), from a first value (auto_0.1), or a number"
     )
-    gamma: float = field(default=0.99, metadata={"help": "discount factor"})
-    tau: float = field(default=0.01, metadata={"help": "part of the way that the target critics move in an update"})
-    target_update_interval: int = field(default=1, metadata={"help": "gradient steps between moves of the targets"})
-    ent_coef: str = field(
-        default="auto_0.1",
-        metadata={"help": "weight of the entropy: learned (auto), from a first value (auto_0.1), or a number"},
+    target_entropy: str = setting(
+        "auto", "entropy in nats to which the weight is steered; auto: -(number of actions) or 0.3 log(choices)"
     )
-    target_entropy: str = field(
-        default="auto",
-        metadata={
-            "help": "entropy in nats to which the weight is steered; auto: -(number of actions) or 0.3 log(choices)"
-        },
-    )
-    max_grad_norm: float = field(default=10.0, metadata={"help": "largest norm of the gradient of actor and critics"})
+    max_grad_norm: float = setting(10.0, "largest norm of the gradient of actor and critics")
 
 
 @dataclass(frozen=True)
 class RunSettings(SharedSettings):
     """Settings of a run: length, device, logs, checkpoints and evaluations."""
 
-    steps: int = field(default=100_000, metadata={"help": "environment steps, rounded up to whole rollouts"})
-    log_every: int = field(default=5, metadata={"help": "rollouts between rows of the log"})
-    checkpoint_every: int = field(default=20_000, metadata={"help": "environment steps between checkpoints"})
-    exact_resume: bool = field(
-        default=False,
-        metadata={
-            "help": "reset all environments after each checkpoint, so that a resumed run equals an uninterrupted one, "
-            "to the bit on a CPU"
-        },
+    steps: int = setting(100_000, "environment steps, rounded up to whole rollouts")
+    log_every: int = setting(5, "rollouts between rows of the log")
+    checkpoint_every: int = setting(20_000, "environment steps between checkpoints")
+    exact_resume: bool = setting(
+        False,
+        "reset all environments after each checkpoint, so that a resumed run equals an uninterrupted one, "
+        "to the bit on a CPU",
     )
-    evaluate_every: int = field(
-        default=20_000,
-        metadata={"help": "environment steps between evaluations, 0 for none; one follows the last step"},
+    evaluate_every: int = setting(
+        20_000, "environment steps between evaluations, 0 for none; one follows the last step"
     )
-    video: bool = field(
-        default=False, metadata={"help": "render the first episode of each evaluation, for TensorBoard and as GIF"}
-    )
+    video: bool = setting(False, "render the first episode of each evaluation, for TensorBoard and as GIF")
 
 
 @dataclass(frozen=True)

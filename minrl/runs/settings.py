@@ -1,32 +1,26 @@
 """Settings that runs of offline and of online agents share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from minrl.data.wrappers import DEFAULT_MAX_STEPS
-from minrl.system.config import check_at_least, check_at_most, check_finite
+from minrl.system.config import check_at_least, check_at_most, check_finite, setting
 
 
 @dataclass(frozen=True)
 class SharedSettings:
     """Settings of a run: seed, device, threads and evaluations."""
 
-    seed: int = field(default=0, metadata={"help": "seed of weights, batches, dropout, actions and environments"})
-    device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
-    threads: int = field(
-        default=0,
-        metadata={"help": "CPU threads, 0: one for small models, as many as torch chooses for large ones"},
+    seed: int = setting(0, "seed of weights, batches, dropout, actions and environments")
+    device: str = setting("auto", "cpu, cuda or auto")
+    threads: int = setting(0, "CPU threads, 0: one for small models, as many as torch chooses for large ones")
+    tune_cpu: bool = setting(
+        False, "reuse freed memory for later tensors (glibc): faster, but memory use never shrinks"
     )
-    tune_cpu: bool = field(
-        default=False,
-        metadata={"help": "reuse freed memory for later tensors (glibc): faster, but memory use never shrinks"},
-    )
-    evaluate_episodes: int = field(default=10, metadata={"help": "episodes of an evaluation"})
-    evaluate_max_steps: int | None = field(
-        default=None,
-        metadata={
-            "help": "truncate evaluation episodes after this many steps (unset: the environment's own limit, or "
-            f"{DEFAULT_MAX_STEPS} if it has none)"
-        },
+    evaluate_episodes: int = setting(10, "episodes of an evaluation")
+    evaluate_max_steps: int | None = setting(
+        None,
+        "truncate evaluation episodes after this many steps (unset: the environment's own limit, or "
+        f"{DEFAULT_MAX_STEPS} if it has none)",
     )
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ A file has one table for each part ([train], [decision], ...) and holds only wha
 """
 
 import argparse
+import copy
 import dataclasses
 import math
 import sys
@@ -28,6 +29,17 @@ else:
 
 C = TypeVar("C")
 LARGEST = 10**12  # of any whole number among settings
+
+
+def setting(default: C, text: str, **notes: str) -> C:
+    """Return a dataclass field with a default, the help text of its flag and further entries of its metadata.
+
+    A list or dict is copied for each instance.
+    """
+    metadata = {"help": text, **notes}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: copy.copy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def build(kind: type[C], values: Mapping[str, Any], where: str) -> C:

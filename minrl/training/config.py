@@ -1,10 +1,10 @@
 """Training settings of offline agents: table [train] of a config."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from minrl.runs.settings import SharedSettings
-from minrl.system.config import check_at_least, check_at_most
+from minrl.system.config import check_at_least, check_at_most, setting
 
 LARGEST_BATCH = 10**9  # steps
 
@@ -13,72 +13,47 @@ LARGEST_BATCH = 10**9  # steps
 class OfflineSettings:
     """Settings of offline training besides the shared ones."""
 
-    data: str = field(default="", metadata={"help": "data set: minari:NAME, d4rl:NAME or hdf5:FILE"})
-    eval_env: str = field(
-        default="",
-        metadata={
-            "help": "environment to evaluate in, instead of the data set's own; MODULE:ID imports MODULE. It gives a "
-            "flat HDF5 file without spaces its own"
-        },
+    data: str = setting("", "data set: minari:NAME, d4rl:NAME or hdf5:FILE")
+    eval_env: str = setting(
+        "",
+        "environment to evaluate in, instead of the data set's own; MODULE:ID imports MODULE. It gives a "
+        "flat HDF5 file without spaces its own",
     )
-    env_kwargs: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "settings of the evaluation environment, such as level=hard"}
+    env_kwargs: dict[str, Any] = setting({}, "settings of the evaluation environment, such as level=hard")
+    observation_space: str = setting("", "space of the recorded observations, such as 'Box(-inf, inf, (3,))'")
+    action_space: str = setting("", "space of the recorded actions, such as 'Discrete(3)' or 'Box(-1, 1, (2,))'")
+    steps: int = setting(10_000, "gradient steps")
+    batch_size: int = setting(4, "rows of a batch, per process")
+    length: int = setting(1000, "steps of a row, which holds trajectories end to end")
+    carry: bool = setting(True, "carry the hidden state where a trajectory is cut between two batches")
+    learning_rate: float = setting(1e-3, "peak learning rate of AdamW")
+    warmup: float = setting(0.05, "share of the steps in which the learning rate rises")
+    decay: Literal["cosine", "constant"] = setting(
+        "cosine", "the learning rate after the warm-up: half a cosine to zero, or constant"
     )
-    observation_space: str = field(
-        default="", metadata={"help": "space of the recorded observations, such as 'Box(-inf, inf, (3,))'"}
+    weight_decay: float = setting(1e-4, "weight decay of AdamW")
+    clip: float = setting(0.25, "largest norm of the gradient")
+    average: float = setting(0.0, "decay of averaged weights (EMA), 0 for none")
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "precision of matmuls; auto: bfloat16 on a GPU that has it"
     )
-    action_space: str = field(
-        default="", metadata={"help": "space of the recorded actions, such as 'Discrete(3)' or 'Box(-1, 1, (2,))'"}
+    log_every: int = setting(100, "steps between rows of the log")
+    checkpoint_every: int = setting(1000, "steps between checkpoints")
+    evaluate_every: int = setting(1000, "steps between evaluations, 0 for none; one follows the last step")
+    target_sweep: Literal["last", "all", "none"] = setting(
+        "last",
+        "evaluations of a return-conditioned agent that also try five target returns, from the worst "
+        "to the best return of the data (targets.json)",
     )
-    steps: int = field(default=10_000, metadata={"help": "gradient steps"})
-    batch_size: int = field(default=4, metadata={"help": "rows of a batch, per process"})
-    length: int = field(default=1000, metadata={"help": "steps of a row, which holds trajectories end to end"})
-    carry: bool = field(
-        default=True, metadata={"help": "carry the hidden state where a trajectory is cut between two batches"}
+    validation: float = setting(0.0, "share of the episodes held out for validation of loss and action errors")
+    validate_every: int = setting(1000, "steps between passes over held-out episodes; one follows the last step")
+    relabel_returns: bool = setting(False, "raise returns-to-go to a value function learned from the data (QDT)")
+    choose_target: bool = setting(
+        False,
+        "after the last step choose the target return, of a few between mean and best of the data, that "
+        "scores best in episodes of other seeds than the evaluation's",
     )
-    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
-    warmup: float = field(default=0.05, metadata={"help": "share of the steps in which the learning rate rises"})
-    decay: Literal["cosine", "constant"] = field(
-        default="cosine", metadata={"help": "the learning rate after the warm-up: half a cosine to zero, or constant"}
-    )
-    weight_decay: float = field(default=1e-4, metadata={"help": "weight decay of AdamW"})
-    clip: float = field(default=0.25, metadata={"help": "largest norm of the gradient"})
-    average: float = field(default=0.0, metadata={"help": "decay of averaged weights (EMA), 0 for none"})
-    precision: Literal["auto", "float32", "bfloat16"] = field(
-        default="auto", metadata={"help": "precision of matmuls; auto: bfloat16 on a GPU that has it"}
-    )
-    log_every: int = field(default=100, metadata={"help": "steps between rows of the log"})
-    checkpoint_every: int = field(default=1000, metadata={"help": "steps between checkpoints"})
-    evaluate_every: int = field(
-        default=1000,
-        metadata={"help": "steps between evaluations, 0 for none; one follows the last step"},
-    )
-    target_sweep: Literal["last", "all", "none"] = field(
-        default="last",
-        metadata={
-            "help": "evaluations of a return-conditioned agent that also try five target returns, from the worst "
-            "to the best return of the data (targets.json)"
-        },
-    )
-    validation: float = field(
-        default=0.0,
-        metadata={"help": "share of the episodes held out for validation of loss and action errors"},
-    )
-    validate_every: int = field(
-        default=1000, metadata={"help": "steps between passes over held-out episodes; one follows the last step"}
-    )
-    relabel_returns: bool = field(
-        default=False,
-        metadata={"help": "raise returns-to-go to a value function learned from the data (QDT)"},
-    )
-    choose_target: bool = field(
-        default=False,
-        metadata={
-            "help": "after the last step choose the target return, of a few between mean and best of the data, that "
-            "scores best in episodes of other seeds than the evaluation's"
-        },
-    )
-    video: bool = field(default=False, metadata={"help": "record one episode of each evaluation as an animated GIF"})
+    video: bool = setting(False, "record one episode of each evaluation as an animated GIF")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Settings that are infinite or NaN are refused, each by name, wherever they are set."""
 
 import dataclasses
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from minrl.agents.clone import CloneConfig
 from minrl.agents.decision import DecisionConfig
 from minrl.agents.ppo_agent import PPOOptions
 from minrl.online.settings import OnlineConfig, ReplayConfig
+from minrl.system.config import setting
 from minrl.training.config import TrainConfig
 
 KINDS: list[Any] = [TrainConfig, OnlineConfig, ReplayConfig, DecisionConfig, CloneConfig, PPOOptions]
@@ -45,3 +47,15 @@ def test_no_whole_number_is_beyond_any_computer(tmp_path: Path, capsys: pytest.C
         assert main(["train", *flags, "--out", str(tmp_path / "run")]) == 2
         assert capsys.readouterr().err.count("\n") == 1
         assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_has_its_help_and_a_list_or_dict_of_its_own() -> None:
+    @dataclass(frozen=True)
+    class Settings:
+        pairs: dict[str, int] = setting({}, "pairs", instead_of="rate")
+        rate: float = setting(0.5, "rate")
+
+    first, second = Settings(), Settings()
+    first.pairs["a"] = 1
+    assert second == Settings(pairs={}, rate=0.5)
+    assert dict(fields(Settings)[0].metadata) == {"help": "pairs", "instead_of": "rate"}

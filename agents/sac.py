@@ -202,8 +202,7 @@ class RecurrentSAC(CarriesState, OffPolicyAlgorithm):
         dones: npt.NDArray[Any], infos: list[dict[str, Any]],
     ) -> None:  # fmt: skip
         check_rewards(reward, self.num_timesteps)
-        if self.replay_buffer.stores_states:
-            self.replay_buffer.entering = self._entering.cpu().numpy()
+        self.replay_buffer.entering = self._entering.cpu().numpy()  # gives the size of states even where none is stored
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self._last_episode_starts = dones.copy()
         for row, info in enumerate(infos):

@@ -73,7 +73,7 @@ def prepared(env: GymEnv) -> GymEnv:
             continue
         fit(space)
         raise ValueError(
-            f"RecurrentPPO does not take the {kind} space {one_line(space)} as it is: wrap each "
+            f"recurrent policies do not take the {kind} space {one_line(space)} as it is: wrap each "
             "environment with minrl.online.spaces.fit_spaces; predict then takes and returns their spaces"
         )
     return env if isinstance(env, VecEnv) else ScalarReward(env)

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from minrl.online.inputs.segments import Observations
+from minrl.system.messages import one_line
 from minrl.system.names import nearest
 
 Array = npt.NDArray[Any]
@@ -276,7 +277,10 @@ class SequenceBuffer(ReplayBuffer):
         fits = heads.shape == sizes.shape == ages.shape == (self.n_envs,) and ages.dtype == np.int32
         fits = fits and ((heads >= 0) & (heads < self.capacity) & (sizes >= 0) & (sizes <= self.capacity)).all()
         if not fits or saved["arrays"].keys() != self.arrays.keys():
-            raise ValueError(f"the replay buffer is not one of {self.n_envs} streams of {self.capacity}")
+            raise ValueError(
+                f"the replay buffer holds {one_line(sorted(saved['arrays']))} of {len(heads)} environments; this model "
+                f"has {self.n_envs}, room for {self.capacity} steps of each and {one_line(sorted(self.arrays))}"
+            )
         self.sizes = sizes.copy()
         self._allocate_states(saved["arrays"]["states"].shape[-1])
         for name, own in self.arrays.items():

@@ -26,5 +26,7 @@ def load_replay(buffer: SequenceBuffer, path: Any) -> None:
     try:
         with open_path(path, "r", verbose=0, suffix="pkl") as file:
             buffer.restore(torch.load(file, weights_only=True))
-    except (RuntimeError, KeyError, TypeError, AttributeError, pickle.UnpicklingError, EOFError) as error:
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path} holds no replay buffer of recurrent SAC, but something else than tensors") from error
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no replay buffer of recurrent SAC: {one_line(error)}") from error

@@ -117,7 +117,7 @@ def test_saved_buffers_sample_alike(tmp_path: Any) -> None:
         for x, y in zip(buffer.drawn, other.drawn, strict=True):  # type: ignore[attr-defined]
             assert torch.equal(torch.as_tensor(x), torch.as_tensor(y))
     smaller, _ = filled(3, 24, row_state="stored")
-    with pytest.raises(ValueError, match="streams of 24"):
+    with pytest.raises(ValueError, match="room for 24"):
         smaller.restore(buffer.saved())
 
 

@@ -146,9 +146,11 @@ def test_dict_observations_and_action_noise() -> None:
     model.learn(48, log_interval=None)
 
 
-@pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])
-def test_saved_models_act_and_learn_on_alike(env: str, tmp_path: Path) -> None:
-    model = small(make_vec_env(env, 2, seed=0), policy_kwargs={"previous_reward": False})
+@pytest.mark.parametrize(
+    ("env", "row_state"), [("Pendulum-v1", "stored"), ("CartPole-v1", "zero"), ("Pendulum-v1", "recomputed")]
+)
+def test_saved_models_act_and_learn_on_alike(env: str, row_state: Any, tmp_path: Path) -> None:
+    model = small(make_vec_env(env, 2, seed=0), row_state=row_state, policy_kwargs={"previous_reward": False})
     model.learn(64, log_interval=None)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "replay")
@@ -168,6 +170,8 @@ def test_saved_models_act_and_learn_on_alike(env: str, tmp_path: Path) -> None:
     (tmp_path / "broken.pkl").write_bytes(b"cos\nsystem\n(S'echo no'\ntR.")
     with pytest.raises(ValueError, match="holds no replay buffer"):
         model.load_replay_buffer(tmp_path / "broken")
+    with pytest.raises(ValueError, match="of 2 environments; this model has 3"):
+        small(make_vec_env(env, 3), row_state=row_state).load_replay_buffer(tmp_path / "replay")
 
 
 @pytest.mark.slow

@@ -148,3 +148,7 @@ class Elements:
     def _loop(self, size: int, body: str) -> None:
         head = f"for (int i = 0; i < {size}; i++) " if re.search(r"\bi\b", body) else ""
         self.program.statements.append(head + body)
+
+    def _call(self, name: str, arguments: str) -> None:
+        self.program.helpers.add(name)
+        self.program.statements.append(f"{name}({arguments});")

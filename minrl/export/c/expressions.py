@@ -87,11 +87,10 @@ static inline float either(int c, float x, float y) {
 /* exp(x) to 1e-6 of its value for |x| <= 60, to which others are bounded; NaN stays. 2^f is a polynomial, the whole
    part of the exponent goes into the bits. No calls and no branches: loops become vector code. */
 static inline float exponential(float x) {
-    uint32_t bits, size, over;
+    uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    size = bits & 0x7fffffffu;
-    over = size - 0x42700000u; /* of 60 */
-    bits = (bits & 0x80000000u) | (0x42700000u + (over & (0u - ((over | (0x7f800000u - size)) >> 31))));
+    const int32_t size = (int32_t)(bits & 0x7fffffffu), nan = -(size > 0x7f800000);
+    bits = (bits & 0x80000000u) | (uint32_t)((size < 0x42700000 ? size : 0x42700000) | nan); /* 60 at most */
     memcpy(&x, &bits, sizeof x);
     const float power = x * 1.44269504f, shifted = power + 12582912.0f, f = power - (shifted - 12582912.0f);
     const float value = 1.0f + f * (0.693147206f + f * (0.240226469f + f * (0.0555032878f + f * (0.00961848896f

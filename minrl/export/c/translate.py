@@ -8,15 +8,16 @@ from math import prod
 
 import numpy as np
 
-from minrl.export.c.elements import Elements, Lazy, Program
+from minrl.export.c.elements import Lazy, Program
 from minrl.export.c.expressions import ELEMENTWISE, SETTINGS, c_type, number
-from minrl.export.c.graph import Array, Node, moved
+from minrl.export.c.graph import Node, moved
 from minrl.export.c.memory import Place
+from minrl.export.c.products import Products
 
 MOVING = ("Reshape", "Unsqueeze", "Squeeze", "Slice", "Split", "Transpose", "Expand", "Flatten", "Identity")
 
 
-class Translation(Elements):
+class Translation(Products):
     """Translation of a graph, node by node.
 
     Raises:
@@ -37,6 +38,8 @@ class Translation(Elements):
 
     def _translate(self, node: Node) -> None:
         kind = node.kind
+        if node.outputs[0] in self.places:
+            return  # a sum of products
         if kind in ELEMENTWISE or kind in SETTINGS or kind in ("Max", "Min", "Clip", "Cast"):
             self.places[node.outputs[0]] = Lazy(node, node.outputs[0])
             if self.uses[node.outputs[0]] > 1:
@@ -81,36 +84,6 @@ class Translation(Elements):
         for (place, size), first in zip(places, offsets[:-1], strict=True):
             if size:
                 self._loop(size, f"{Place(made.array, int(first)).at('i')} = {place.at('i')};")
-        self.places[node.outputs[0]] = made
-
-    def _gemm(self, node: Node) -> None:
-        matrix = self.graph.constant(node.inputs[1])
-        if (
-            node.attributes.get("transA")
-            or node.attributes.get("alpha", 1.0) != 1
-            or node.attributes.get("beta", 1.0) != 1
-        ):
-            raise ValueError("there is no C for this form of Gemm")
-        bias = self.graph.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
-        self._linear(node, matrix if node.attributes.get("transB") else matrix.T, bias)
-
-    def _matmul(self, node: Node) -> None:
-        matrix = self.graph.constant(node.inputs[1])
-        if matrix.ndim != 2:
-            raise ValueError("there is no C for a product of more than a vector and a matrix")
-        self._linear(node, matrix.T, None)
-
-    def _linear(self, node: Node, rows: Array, bias: Array | None) -> None:
-        """Write y = W x + b, `rows` being W (out, in)."""
-        out, width = rows.shape
-        if self.graph.size(node.inputs[0]) != width or rows.dtype != np.float32:
-            raise ValueError("there is no C for a product of matrices, or one in float64")
-        x = self._place(node.inputs[0])
-        table = self._table(rows.T.reshape(-1))
-        zero = np.zeros(out, np.float32)
-        of_bias = self._table(zero if bias is None else np.broadcast_to(bias, (1, out)).reshape(-1).astype(np.float32))
-        made = self._buffer(node.outputs[0])
-        self._call("linear", f"{x.pointer}, {table}, {of_bias}, {made.pointer}, {width}, {out}")
         self.places[node.outputs[0]] = made
 
     def _layernormalization(self, node: Node) -> None:
@@ -198,7 +171,3 @@ class Translation(Elements):
         element = Place(self._table(table.reshape(-1))).at(f"{row.at('0')} * {width} + i")
         self._loop(width, f"{made.at('i')} = {element};")
         self.places[node.outputs[0]] = made
-
-    def _call(self, name: str, arguments: str) -> None:
-        self.program.helpers.add(name)
-        self.program.statements.append(f"{name}({arguments});")

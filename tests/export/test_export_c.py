@@ -40,7 +40,8 @@ AGENTS: dict[str, tuple[Any, Any, str]] = {
     "feed-forward": (CloneAgent, CloneConfig(recurrent=False, **SMALL), "discrete"),
 }
 # Each compiler has one of the fullest in `make test`, and all in `make test-all`.
-FAST = {("minLSTM, time step and previous action", COMPILERS[0]), ("LSTM, discrete", COMPILERS[-1])}
+PORTABLE = ("-DPOLICY_PORTABLE",)  # what other processors than x86-64 with AVX2 take
+FAST = {("minLSTM, time step and previous action", COMPILERS[0], ()), ("LSTM, discrete", COMPILERS[-1], PORTABLE)}
 
 
 def agent_of(name: str) -> Actor:
@@ -54,7 +55,7 @@ def agent_of(name: str) -> Actor:
     return agent.eval()
 
 
-def agree(agent: Actor, folder: Path, compiler: str, steps: int, count: int = 1) -> None:
+def agree(agent: Actor, folder: Path, compiler: str, steps: int, count: int = 1, flags: tuple[str, ...] = ()) -> None:
     """Compare the program with the agent over steps of `count` environments in which episodes end by chance."""
     random = np.random.default_rng(0)
     observations = random.normal(size=(steps, count, agent.task.observation_size)).astype(np.float32)
@@ -67,7 +68,7 @@ def agree(agent: Actor, folder: Path, compiler: str, steps: int, count: int = 1)
         for env in range(count)
         for t in range(steps)
     ]
-    found = acted(folder, compiler, lines)
+    found = acted(folder, compiler, lines, *flags)
     state, actions = agent.initial_state(count), []
     with torch.inference_mode():
         for t in range(steps):
@@ -88,15 +89,18 @@ def agree(agent: Actor, folder: Path, compiler: str, steps: int, count: int = 1)
 
 
 @pytest.mark.parametrize(
-    ("name", "compiler"),
-    [pytest.param(*case, marks=() if case in FAST else (pytest.mark.slow,)) for case in product(AGENTS, COMPILERS)],
+    ("name", "compiler", "flags"),
+    [
+        pytest.param(*case, marks=() if case in FAST else (pytest.mark.slow,))
+        for case in product(AGENTS, COMPILERS, ((), PORTABLE))
+    ],
 )
-def test_acts_as_the_agent(name: str, compiler: str, tmp_path: Path) -> None:
+def test_acts_as_the_agent(name: str, compiler: str, flags: tuple[str, ...], tmp_path: Path) -> None:
     agent = agent_of(name)
     written = export_c(agent, tmp_path / "policy", steps=20)
     assert written.agreement is not None
     assert written.agreement.action <= 1e-5
-    agree(agent, tmp_path / "policy", compiler, 300)
+    agree(agent, tmp_path / "policy", compiler, 300, flags=flags)
     source = (tmp_path / "policy" / "policy.c").read_text()
     assert not any(word in source for word in ("malloc", "calloc", "static float", "stdlib"))
 

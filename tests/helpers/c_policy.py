@@ -21,10 +21,10 @@ def sanitizers(compiler: str) -> tuple[str, ...]:
     return () if done.returncode else flags
 
 
-def acted(folder: Path, compiler: str, lines: list[str]) -> np.ndarray[Any, Any]:
+def acted(folder: Path, compiler: str, lines: list[str], *flags: str) -> np.ndarray[Any, Any]:
     """Compile main.c and policy.c with warnings as errors and sanitizers; return the actions for lines of input."""
     program = folder / f"policy-{compiler}"
-    command = [compiler, *STRICT, *sanitizers(compiler), "main.c", "policy.c", "-lm", "-o", program.name]
+    command = [compiler, *STRICT, *flags, *sanitizers(compiler), "main.c", "policy.c", "-lm", "-o", program.name]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     ran = subprocess.run([str(program)], input="\n".join(lines), capture_output=True, text=True, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ from minrl.collect.waypoint import WaypointPolicy
 from minrl.data.masks.action_masks import checked_masks, draw_allowed, mask_size
 from minrl.zoo import find_statistics, load_zip
 from minrl.zoo.batches import from_rows, to_rows
+
+_WITHOUT_FILE = ("random", "waypoint", "guide")
 
 
 class Policy(Protocol):
@@ -49,11 +52,18 @@ def open_policy(
         return Guide(environment)
     file = Path(source).expanduser()
     if not file.is_file():
+        what = "no regular file" if file.exists() else "no file"
         raise ValueError(
-            f"policy {source!r} is no file; give a Stable-Baselines3 .zip, 'random', 'waypoint' (mazes) or "
+            f"policy {source!r} is {what}; give a Stable-Baselines3 .zip, 'random', 'waypoint' (mazes) or "
             "'guide' (memory tasks)"
         )
     return SavedPolicy(file, environment, deterministic, vecnormalize)
+
+
+def check_statistics(sources: Sequence[str], vecnormalize: str | None) -> None:
+    """Raise ValueError for a file of statistics that none of the policies `sources` reads."""
+    if vecnormalize not in (None, "none") and set(sources) <= set(_WITHOUT_FILE):
+        raise ValueError(f"--vecnormalize is for a policy's .zip; {' and '.join(sources)} would ignore {vecnormalize}")
 
 
 class RandomPolicy:

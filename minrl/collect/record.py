@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minrl.collect.policies import Policy, open_policy
+from minrl.collect.policies import Policy, check_statistics, open_policy
 from minrl.data import EnvironmentInfo, make_environment
 from minrl.data.masks.action_masks import checked_masks, mask_size
 from minrl.data.minari.folders import minari_folder
@@ -78,13 +78,14 @@ def collect(
 
     Raises:
         ValueError: for an unknown policy or environment, a file that is not trusted or of other spaces, a taken name, a
-            value that is not finite.
+            value that is not finite, or statistics that no policy reads.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be 1 or more, not {episodes}")
     sources = [policy] if isinstance(policy, str) else list(policy)
     if not sources:
         raise ValueError("no policy given; give a Stable-Baselines3 .zip, 'random', 'waypoint' or 'guide'")
+    check_statistics(sources, vecnormalize)
     name = out.removeprefix("minari:")
     world = make_environment(EnvironmentInfo(environment, dict(environment_options or {}), max_episode_steps))
     try:

@@ -107,6 +107,8 @@ def read(path: Path | str) -> Checkpoint:
 
 def _read(file: Path) -> Checkpoint:
     if not file.is_file():
+        if file.exists() and not file.is_dir():
+            raise ValueError(f"{file} is no regular file; give a run's folder, or a checkpoint in one")
         raise ValueError(f"no checkpoint at {file}; a run's folder holds {LAST_CHECKPOINT} once its first one is saved")
     check_archive(file)
     try:

@@ -56,10 +56,10 @@ def is_policy_file(path: Path) -> bool:
     """Return True if `path` is a file that should be a policy of Stable-Baselines3: by its name, or by its entries.
 
     Raises:
-        ValueError: if a .zip is not there.
+        ValueError: if a .zip is not there, or is a pipe or a device.
     """
     if not path.is_file():
-        if path.suffix == ".zip" and not path.exists():
+        if path.suffix == ".zip" and not path.is_dir():  # a run's folder may have any name
             raise ValueError(_absent(path))
         return False
     if path.suffix == ".zip":
@@ -72,7 +72,8 @@ def is_policy_file(path: Path) -> bool:
 
 
 def _absent(path: Path) -> str:
-    return f"no file {path}; give a .zip that Stable-Baselines3 or sb3-contrib saved"
+    what = f"{path} is no regular file" if path.exists() else f"no file {path}"
+    return f"{what}; give a .zip that Stable-Baselines3 or sb3-contrib saved"
 
 
 def read_stored(file: Path) -> Stored:

@@ -96,7 +96,8 @@ def read_vecnormalize(path: Path | str) -> Statistics | None:
     """Read statistics as `minrl.zoo.statistics.read_statistics` does; of other classes too if files are trusted."""
     file = Path(path).expanduser()
     if not file.is_file():
-        raise ValueError(f"{path}: no such file; give what VecNormalize.save wrote")
+        what = "no regular file" if file.exists() else "no such file"
+        raise ValueError(f"{path}: {what}; give what VecNormalize.save wrote")
     try:
         return read_statistics(file)
     except UnreadableError as error:

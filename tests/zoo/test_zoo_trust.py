@@ -220,12 +220,22 @@ def test_faults_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     }.items():
         with pytest.raises(ValueError, match=words):
             load_zip(settings(good, tmp_path / "other.zip", change))
+    pipe, plain = tmp_path / "pipe.zip", tmp_path / "pipe.pkl"
+    os.mkfifo(pipe)
+    os.mkfifo(plain)
+    away = ["--env", "Pendulum-v1", "--episodes", "1", "--out", "minari:tests/never-v0"]
     for words, arguments in {
         "name the environment of its training": ["evaluate", good],
         "no file": ["export", tmp_path / "absent.zip", "--c", tmp_path / "c"],
         "trained with observation_space": ["evaluate", good, "--env", "CartPole-v1"],
         "no such file": ["evaluate", good, "--env", "Pendulum-v1", "--vecnormalize", "absent.pkl"],
         "is for a policy's .zip": ["export", tmp_path, "--env", "Pendulum-v1", "--onnx", tmp_path / "x.onnx"],
+        "pipe.zip is no regular file; give a .zip": ["evaluate", pipe, "--env", "Pendulum-v1"],
+        "pipe.zip is no regular file; give a .zip that": ["export", pipe, "--c", tmp_path / "c"],
+        "pipe.zip' is no regular file; give a": ["collect", "--policy", pipe, *away],
+        "pipe.pkl is no regular file; give a run's folder": ["evaluate", plain],
+        "pipe.pkl: no regular file": ["evaluate", good, "--env", "Pendulum-v1", "--vecnormalize", plain],
+        "random would ignore": ["collect", "--policy", "random", "--vecnormalize", plain, *away],
     }.items():
         assert main([str(word) for word in arguments]) == 2
         line = capsys.readouterr().err

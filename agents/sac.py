@@ -251,7 +251,7 @@ class RecurrentSAC(CarriesState, OffPolicyAlgorithm):
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """Load a replay buffer as `minrl.online.offpolicy.replay_file.load_replay` does; runs no code of the file."""
-        load_replay(self.replay_buffer, path)
+        load_replay(self.replay_buffer, path, self.policy.stored_size)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_entering"]

@@ -44,7 +44,7 @@ def restore_state(model: BaseAlgorithm, state: dict[str, Any], step: int) -> Non
     if (found := not_finite(model.policy.named_parameters(), model.policy.optimizer)) is not None:
         raise ValueError(f"{found} is not finite")
     if (replay := getattr(model, "replay_buffer", None)) is not None:
-        replay.restore(state["replay"])
+        replay.restore(state["replay"], model.policy.stored_size)
     model.num_timesteps, model._n_updates = step, state["updates"]
     environments = model.get_vec_normalize_env()
     # At step 0 the saved ones hold the first reset, which a resumed run makes again.

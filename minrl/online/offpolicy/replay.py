@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from minrl.online.inputs.segments import Observations
-from minrl.system.messages import one_line
+from minrl.online.offpolicy.stored import checked_arrays, checked_counters
 from minrl.system.names import nearest
 
 Array = npt.NDArray[Any]
@@ -108,7 +108,7 @@ class SequenceBuffer(ReplayBuffer):
         self.arrays["actions"] = np.zeros((*shape, self.action_dim), kind)
         for name, space in self._parts():
             self.arrays[f"observations/{name}"] = np.zeros((*shape, *(space.shape or ())), space.dtype)
-        self._allocate_states(0)  # the first step tells their size
+        self.arrays["states"] = self._no_states(0)  # the first step tells their size
         self.reset()
 
     @property
@@ -116,9 +116,9 @@ class SequenceBuffer(ReplayBuffer):
         """Return True if rows begin from hidden states stored while acting."""
         return self.row_state in ("stored", "burn_in")
 
-    def _allocate_states(self, size: int) -> None:
+    def _no_states(self, size: int) -> Array:
         places = self.capacity // self.stride if self.stores_states else 0
-        self.arrays["states"] = np.zeros((self.n_envs, places, size), np.float32)
+        return np.zeros((self.n_envs, places, size), np.float32)
 
     def reset(self) -> None:
         """Empty the buffer."""
@@ -151,7 +151,7 @@ class SequenceBuffer(ReplayBuffer):
         """
         state = self.entering
         if state is not None and self.arrays["states"].shape[2] != state.shape[1]:
-            self._allocate_states(state.shape[1])
+            self.arrays["states"] = self._no_states(state.shape[1])
         rows = np.array([i for i, info in enumerate(infos) if not info.get("filler", False)], np.int64)
         self._write(rows, obs, state, rewards=reward[rows], actions=action.reshape(self.n_envs, -1)[rows])
         ended = rows[np.asarray(done, np.bool_)[rows]]
@@ -244,9 +244,9 @@ class SequenceBuffer(ReplayBuffer):
             burn_in=before,
         )
 
-    def _used(self, name: str) -> int:
-        """Return the places of a stream of an array that hold something."""
-        used = int(self.sizes.max())
+    def _used(self, name: str, sizes: Array) -> int:
+        """Return the places of an array that hold something of any stream of `sizes` (N,)."""
+        used = int(sizes.max())
         return used if name != "states" else -(-used // self.stride) * self.stores_states
 
     def _held(self) -> Array:
@@ -263,7 +263,7 @@ class SequenceBuffer(ReplayBuffer):
 
     def saved(self) -> dict[str, Any]:
         """Return what is stored, as tensors and plain values."""
-        kept = {name: values[:, : self._used(name)] for name, values in self.arrays.items()}
+        kept = {name: values[:, : self._used(name, self.sizes)] for name, values in self.arrays.items()}
         return {
             "arrays": {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in kept.items()},
             "heads": torch.from_numpy(self.heads.copy()),
@@ -271,25 +271,16 @@ class SequenceBuffer(ReplayBuffer):
             "ages": torch.from_numpy(self._ages.copy()),
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Restore `saved`; raise ValueError if it does not fit this buffer."""
-        heads, sizes, ages = (saved[name].numpy() for name in ("heads", "sizes", "ages"))
-        fits = heads.shape == sizes.shape == ages.shape == (self.n_envs,) and ages.dtype == np.int32
-        fits = fits and ((heads >= 0) & (heads < self.capacity) & (sizes >= 0) & (sizes <= self.capacity)).all()
-        if not fits or saved["arrays"].keys() != self.arrays.keys():
-            raise ValueError(
-                f"the replay buffer holds {one_line(sorted(saved['arrays']))} of {len(heads)} environments; this model "
-                f"has {self.n_envs}, room for {self.capacity} steps of each and {one_line(sorted(self.arrays))}"
-            )
-        self.sizes = sizes.copy()
-        self._allocate_states(saved["arrays"]["states"].shape[-1])
-        for name, own in self.arrays.items():
-            values = saved["arrays"][name].numpy()
-            count = self._used(name)
-            if values.shape != (self.n_envs, count, *own.shape[2:]) or values.dtype != own.dtype:
-                raise ValueError(f"the replay buffer holds other {name}: {values.dtype} of {values.shape}")
-            own[:, :count] = values
-        self.heads, self._ages = heads.copy(), ages.copy()
+    def restore(self, saved: Any, state_size: int) -> None:
+        """Restore `saved` of a model with hidden states of `state_size`; raise ValueError if it does not fit."""
+        heads, sizes, ages = checked_counters(saved, self.n_envs, self.capacity)
+        own = self.arrays | {"states": self._no_states(state_size)}
+        used = {name: self._used(name, sizes) for name in own}
+        choices = {f"observations/{name}": space for name, space in self._parts()} | {"actions": self.action_space}
+        for name, values in checked_arrays(saved.get("arrays"), own, used, choices).items():
+            own[name][:, : values.shape[1]] = values
+        self.arrays = own
+        self.heads, self.sizes, self._ages = heads, sizes, ages
         self.pos, self.full = int(heads.max()), bool((sizes == self.capacity).all())
 
     def _parts(self) -> list[tuple[str, Any]]:

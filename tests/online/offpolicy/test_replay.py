@@ -3,6 +3,7 @@
 Observations count the steps of an environment and carry its number, so that each sampled step tells where it is from.
 """
 
+import os
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from gymnasium import spaces
 
 from minrl.online.offpolicy.replay import Rows, SequenceBuffer
+from minrl.online.offpolicy.replay_file import load_replay, save_replay
 
 BOX = spaces.Box(-1.0, 1.0, (1,), np.float32)
 SEEN = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -109,7 +111,7 @@ def test_a_reset_of_the_environments_cuts_an_episode() -> None:
 def test_saved_buffers_sample_alike(tmp_path: Any) -> None:
     buffer, _ = filled(400, 48, row_state="stored")
     other, _ = filled(3, 48, row_state="stored")
-    other.restore(buffer.saved())
+    other.restore(buffer.saved(), buffer.arrays["states"].shape[2])
     for _ in range(5):
         for b in (buffer, other):
             np.random.seed(1)  # noqa: NPY002
@@ -118,7 +120,48 @@ def test_saved_buffers_sample_alike(tmp_path: Any) -> None:
             assert torch.equal(torch.as_tensor(x), torch.as_tensor(y))
     smaller, _ = filled(3, 24, row_state="stored")
     with pytest.raises(ValueError, match="room for 24"):
-        smaller.restore(buffer.saved())
+        smaller.restore(buffer.saved(), 0)
+
+
+def test_foreign_content_is_refused(tmp_path: Any) -> None:
+    """Change one part of a saved buffer to what a stranger's file, or damage, may put there."""
+    choices = spaces.Discrete(2, start=1)
+    buffer, other = (SequenceBuffer(96, choices, spaces.Discrete(3), "cpu", 2, segment_length=8) for _ in range(2))
+    buffer.entering = np.ones((2, 5))
+    for at in range(20):
+        buffer.add(np.ones(2), np.ones(2), np.full((2, 1), at % 3), np.ones(2), np.zeros(2, bool), [{}] * 2)
+    save_replay(buffer, tmp_path / "replay")
+    file = tmp_path / "replay.pkl"
+    load_replay(other, tmp_path / "replay", 5)
+    assert other.saved()["heads"].tolist() == [20, 20]
+    for state_size, words in ((4, "holds other states"), (6, "holds other states")):
+        with pytest.raises(ValueError, match=words):
+            load_replay(other, file, state_size)
+    changes: dict[tuple[str, ...], Any] = {
+        ("heads",): torch.full((2,), 20.0), ("ages",): torch.full((2,), -1, dtype=torch.int32),
+        ("sizes",): torch.full((2,), 19), ("arrays", "actions"): torch.full((2, 20, 1), 3),
+        ("arrays", "observations/"): torch.zeros(2, 20, dtype=torch.int64),
+        ("arrays", "rewards"): torch.full((2, 20), torch.nan), ("arrays", "states"): torch.zeros(2, 10, 0),
+        ("arrays", "final"): None, ("arrays",): [1], ("heads", "x"): 3,
+    }  # fmt: skip
+    for place, value in changes.items():
+        content = buffer.saved()
+        parent = content["arrays"] if len(place) == 2 and place[0] == "arrays" else content
+        parent[place[-1]] = value
+        if place == ("heads", "x"):
+            content["heads"] = {}
+        torch.save(content, file)
+        with pytest.raises(ValueError, match=r"replay\.pkl holds no replay buffer of recurrent SAC: the replay buffer"):
+            load_replay(other, file, 5)
+    save_replay(buffer, file)
+    flipped = bytearray(file.read_bytes())
+    flipped[flipped.index(buffer.arrays["rewards"][0, :20].tobytes()) + 2] ^= 16
+    file.write_bytes(flipped)
+    with pytest.raises(ValueError, match="damaged"):
+        load_replay(other, file, 5)
+    os.mkfifo(tmp_path / "pipe.pkl")
+    with pytest.raises(ValueError, match="no regular file"):
+        load_replay(other, tmp_path / "pipe.pkl", 5)
 
 
 def test_fillers_are_left_out() -> None:

@@ -231,7 +231,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file of the results; those that it holds are counted on")
-    parser.add_argument("--kinds", default="decision,clone,relabel,ppo,distill,compare")
+    parser.add_argument("--kinds", default=",".join(dict.fromkeys(scenario.kind for scenario in ALL)))
     parser.add_argument("--folder", type=Path, help="for the runs, kept (default: a temporary one)")
     arguments = parser.parse_args()
     scenarios = [scenario for scenario in ALL if scenario.kind in arguments.kinds.split(",")]

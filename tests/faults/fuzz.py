@@ -1,8 +1,11 @@
-"""Fuzzing of every reader: `python tests/faults/fuzz.py --mutants 10000` writes a table.
+"""Fuzzing of every reader: the first 10,000 mutants of each.
+
+    python tests/faults/fuzz.py --mutants 10000 --json tests/faults/fuzz.json
 
 A mutant is read in a child process with at most 5 s of CPU time and 1 GB of further memory. It must load, or end with
 one line and exit code 2. Mutant i of a reader depends on the seed, the reader and i alone: `--only READER --first i
---mutants 1` repeats it.
+--mutants 1` repeats it. The file's mutants are counted on, those that ended otherwise are read again, and its table
+lies beside it.
 """
 
 import argparse
@@ -17,11 +20,10 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
@@ -29,12 +31,14 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "hel
 from called_formats import CALLED  # noqa: E402
 from formats import READERS as COMMANDS  # noqa: E402
 from formats import Reader, mutate  # noqa: E402
+from online_formats import ONLINE  # noqa: E402
 
 from minrl.agents.__main__ import main  # noqa: E402
 from minrl.system.messages import one_line  # noqa: E402
 
 CPU_SECONDS, WALL_SECONDS, MEMORY = 5, 60, 1 << 30
-READERS = COMMANDS | CALLED
+PIECE = 200  # mutants between two writes of the results
+READERS = COMMANDS | CALLED | ONLINE
 LOADS, REFUSED = "loads", "refused"
 GOOD = (LOADS, REFUSED)
 
@@ -49,7 +53,7 @@ class Outcome:
     said: str = ""
 
 
-def fuzz(name: str, sample: Path, numbers: range, seed: int) -> Iterator[Outcome]:
+def fuzz(name: str, sample: Path, numbers: Iterable[int], seed: int) -> Iterator[Outcome]:
     """Read mutants of a reader's sample, many in each child process; one that dies is replaced."""
     numbers_left = list(numbers)
     while numbers_left:
@@ -174,47 +178,99 @@ def make_sample(name: str, folder: Path) -> Path:
     return folder
 
 
+@dataclass
+class Tally:
+    """Results of a reader's first mutants."""
+
+    mutants: int = 0
+    loads: int = 0
+    refused: int = 0
+    faults: dict[str, str] = field(default_factory=dict)  # by number
+    cpu_seconds: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count an outcome."""
+        self.mutants += 1
+        self.loads += outcome.kind == LOADS
+        self.refused += outcome.kind == REFUSED
+        if outcome.kind not in GOOD:
+            self.faults[str(outcome.number)] = outcome.kind
+
+
+def table(tallies: dict[str, Tally]) -> str:
+    """Format the results as Markdown."""
+    lines = [
+        "| reader | mutants | load | one line, exit code 2 | other | CPU, ms each |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, tally in tallies.items():
+        other = ", ".join(f"{count} {kind}" for kind, count in Counter(tally.faults.values()).items()) or "0"
+        each = 1000 * tally.cpu_seconds / max(1, tally.mutants)
+        lines.append(f"| {name} | {tally.mutants:,} | {tally.loads:,} | {tally.refused:,} | {other} | {each:.0f} |")
+    return "\n".join(lines)
+
+
+def load(path: Path | None) -> dict[str, Tally]:
+    """Read the results of earlier commands."""
+    if path is None or not path.exists():
+        return {}
+    return {name: Tally(**values) for name, values in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def save(path: Path, tallies: dict[str, Tally]) -> None:
+    """Write the results, and their table beside them."""
+    ordered = {name: tallies[name] for name in READERS if name in tallies}
+    results = json.dumps({name: asdict(tally) for name, tally in ordered.items()}, indent=1)
+    for file, text in ((path, results), (path.with_suffix(".md"), table(ordered))):
+        draft = file.with_suffix(".new")
+        draft.write_text(text + "\n", encoding="utf-8")
+        draft.replace(file)
+
+
+def count(name: str, sample: Path, numbers: list[int], seed: int, tally: Tally) -> Iterator[Outcome]:
+    """Read mutants, count them with their CPU time, and yield those that end as they may not."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for outcome in fuzz(name, sample, numbers, seed):
+        tally.add(outcome)
+        if outcome.kind not in GOOD:
+            yield outcome
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    tally.cpu_seconds += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def run() -> int:
     """Run the chosen readers over mutants and print a table; return 1 if one ended as it may not."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=10_000, help="of each reader (default: 10000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant (default: 0)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=list(READERS), choices=list(READERS), metavar="READER")
     parser.add_argument("--show", type=int, default=5, help="faults to show of each reader (default: 5)")
-    parser.add_argument("--table", type=Path, help="file to write the table to as well")
+    parser.add_argument("--json", type=Path, help="file of the results; mutants that it holds are not read again")
     arguments = parser.parse_args()
-    rows = [
-        "| reader | mutants | load | one line, exit code 2 | other | CPU seconds |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    faults = 0
+    tallies = load(arguments.json)
     with tempfile.TemporaryDirectory(prefix="minrl-samples-") as place:
         for name in arguments.only:
-            begin, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-            sample = make_sample(name, Path(place) / name.replace(" ", "_"))
-            found = Counter[str]()
-            for outcome in fuzz(
-                name, sample, range(arguments.first, arguments.first + arguments.mutants), arguments.seed
-            ):
-                found[outcome.kind] += 1
-                if outcome.kind not in GOOD:
-                    faults += 1
-                    if sum(found[kind] for kind in found if kind not in GOOD) <= arguments.show:
+            tally = tallies.setdefault(name, Tally())
+            again = sorted(map(int, tally.faults))
+            first, tally.mutants, tally.faults = arguments.first + tally.mutants, tally.mutants - len(again), {}
+            last = arguments.first + arguments.mutants
+            pieces = [again] if again else []
+            pieces += [list(range(at, min(at + PIECE, last))) for at in range(first, last, PIECE)]
+            if not pieces:
+                continue
+            sample, shown = make_sample(name, Path(place) / name.replace(" ", "_")), 0
+            for numbers in pieces:
+                for outcome in count(name, sample, numbers, arguments.seed, tally):
+                    if shown < arguments.show:
                         print(f"{name} {outcome.number} ({outcome.done}): {outcome.kind}\n{outcome.said}", flush=True)
-            end = resource.getrusage(resource.RUSAGE_CHILDREN)
-            seconds = end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
-            other = {kind: count for kind, count in found.items() if kind not in GOOD}
-            text = ", ".join(f"{count} {kind}" for kind, count in other.items()) or "0"
-            rows.append(
-                f"| {name} | {found.total():,} | {found[LOADS]:,} | {found[REFUSED]:,} | {text} | {seconds:.0f} |"
-            )
-            print(f"{rows[-1]} ({time.monotonic() - wall:.0f} s)", flush=True)
-    table = "\n".join(rows)
-    print(table)
-    if arguments.table:
-        arguments.table.write_text(table + "\n", encoding="utf-8")
-    return 1 if faults else 0
+                    shown += 1
+                if arguments.json:
+                    save(arguments.json, tallies)
+            shutil.rmtree(sample)
+            print(table({name: tally}).splitlines()[-1], flush=True)
+    print(table(tallies))
+    return int(any(tally.faults for tally in tallies.values()))
 
 
 if __name__ == "__main__":

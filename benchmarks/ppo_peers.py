@@ -28,6 +28,7 @@ N_ENVS = 8
 CARTPOLE, HOPPER, PENDULUM = "minrl.envs:minrl/CartPoleNoVel-v1", "Hopper-v5", "Pendulum-v1"
 # Names in the table: a policy of `RecurrentPPO`, a peer, or the environments.
 OURS, LSTM, NATIVE = "ours", "ours, LSTM", "ours, native environments"
+APART, MINLSTM, GRU = "ours, separate critic", "ours, minLSTM", "ours, GRU"
 CONTRIB, ONE_CALL, MLP = "sb3-contrib", "sb3-contrib, one LSTM call", "SB3 PPO, no memory"
 
 
@@ -78,6 +79,9 @@ def make(name: str, row: Row, **settings: Any) -> Any:
     kinds: dict[str, tuple[Any, Any, dict[str, Any] | None]] = {
         OURS: (RecurrentPPO, "MlpPolicy", {"width": row.width}),
         NATIVE: (RecurrentPPO, "MlpPolicy", {"width": row.width}),
+        APART: (RecurrentPPO, "MlpPolicy", {"width": row.width, "separate_critic": True}),
+        MINLSTM: (RecurrentPPO, "MlpPolicy", {"width": row.width, "cell": "minlstm"}),
+        GRU: (RecurrentPPO, "MlpPolicy", {"width": row.width, "cell": "gru"}),
         LSTM: (RecurrentPPO, "MlpLstmPolicy", lstm),
         CONTRIB: (sb3_contrib.RecurrentPPO, "MlpLstmPolicy", lstm),
         ONE_CALL: (sb3_contrib.RecurrentPPO, OneCallPolicy, lstm),

@@ -29,10 +29,13 @@ import ppo_products
 import torch
 from ppo_loops import JAX, LOOPS, compare_loops, lines_of, missing, network_difference
 from ppo_peers import (
+    APART,
     CARTPOLE,
     CONTRIB,
+    GRU,
     HOPPER,
     LSTM,
+    MINLSTM,
     MLP,
     N_ENVS,
     NATIVE,
@@ -211,19 +214,20 @@ def to_500(kept: dict[str, Any], path: Path | None, quick: bool) -> None:
 
 def predicting(rounds: int) -> list[dict[str, Any]]:
     """Measure and print CPU microseconds of `predict` for one observation, deterministic and sampled."""
-    found = []
+    ours, found = (OURS, APART, MINLSTM, GRU, LSTM), []
+    names = (*ours, CONTRIB, MLP)
     for environment in (CARTPOLE, PENDULUM):
-        models = {name: make(name, Row(environment, 16, 16, 64)) for name in (OURS, LSTM, CONTRIB, MLP)}
+        models = {name: make(name, Row(environment, 16, 16, 64)) for name in names}
         seen = models[OURS].observation_space.sample()
         for deterministic in (True, False):
             times: dict[str, list[float]] = {name: [] for name in models}
             for number in range(rounds + 1):
                 for name, model in models.items():
-                    spent = predict_seconds(model, seen, deterministic, 2000 if name in (OURS, LSTM) else 300)
+                    spent = predict_seconds(model, seen, deterministic, 2000 if name in ours else 300)
                     times[name] += [1e6 * spent] if number else []  # the first one warms up
             found.append({"environment": environment, "deterministic": deterministic, "microseconds": times})
     table(
-        ["environment", "action", *(f"{name}, µs" for name in (OURS, LSTM, CONTRIB, MLP)), "sb3-contrib ÷ ours"],
+        ["environment", "action", *(f"{name}, µs" for name in names), "sb3-contrib ÷ ours"],
         [
             [one["environment"].rpartition("/")[2], "likeliest" if one["deterministic"] else "sampled",
              *(statistics.median(each) for each in one["microseconds"].values()),

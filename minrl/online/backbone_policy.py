@@ -169,8 +169,8 @@ class BackbonePolicy(RecurrentPolicy):
 
     @property
     def acting_size(self) -> int:
-        """Return the width of the state that acting needs; that of a critic with settings of its own is left out."""
-        return self.memory_size if self.apart else self.state_size
+        """Return the width of the actor's state; acting does without that of a critic's own backbone."""
+        return self.memory_size
 
     def visible(self, observation: Any) -> Any:
         """Return the part of an observation that the actor sees."""
@@ -235,10 +235,14 @@ class BackbonePolicy(RecurrentPolicy):
     def _of_both(
         self, actor: Run, critic: Run | None, features: Features, previous: Tensor, state: Tensor, reset: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return latents of actor and critic, the same if they share the trunk, and the hidden state of both."""
-        if critic is None:
+        """Return latents of actor and critic, the same if they share the trunk, and the hidden state of both.
+
+        Of a state of `acting_size`, without that of the critic, the latents of the critic are (·, 0).
+        """
+        acts = state.shape[1] < self.state_size
+        if critic is None or acts:
             latent, last = actor(features[0], previous, state, reset)
-            return latent, latent, last
+            return latent, latent[..., :0] if acts else latent, last
         of_actor, of_critic = state.tensor_split([self.memory_size], dim=1)
         latent_pi, last_of_actor = actor(features[0], previous, of_actor, reset)
         latent_vf, last_of_critic = critic(features[1], previous, of_critic, reset)

@@ -138,7 +138,9 @@ class RecurrentPolicy(ActorCriticPolicy):
     def predict_values(  # type: ignore[override]
         self, obs: Observations, state: Tensor, reset: Tensor, previous: Tensor | None = None
     ) -> Tensor:
-        """Return the values (B, 1) of observations that `state` (B, S) precedes."""
+        """Return the values (B, 1) of observations that a state (B, S) precedes; ValueError for the actor's alone."""
+        if state.shape[1] != self.state_size:
+            raise ValueError(f"values need the whole hidden state, {self.state_size} wide, got {state.shape[1]}")
         _, latent_vf, _ = self._step(self._features(obs), self._no_previous(previous, reset), state, reset)
         values: Tensor = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
         return values

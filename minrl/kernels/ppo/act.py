@@ -161,7 +161,7 @@ def act_rows(
         noise: as `decide` takes it, B * K or B * A numbers; 0 for the likeliest action.
         masks: (B, K) added to the raw outputs; 0 for none.
         actions, values, log_probs, last: where (B, A), (B,), (B,) and the next state (B, S) are written; with 0 for
-            `values` nothing of the critic is read but its state, which of LSTMs stays as it is.
+            `values` the critic is left out, and its state stays as it is.
         batch: B.
     """
     width, size, inputs = plan[WIDTH], plan[STATE], plan[FEATURES] + plan[PREVIOUS] + 1
@@ -169,7 +169,7 @@ def act_rows(
     prepare(plan, features, starts, previous, state, x, after, batch)
     latent = aligned(batch * width)
     latent_vf = aligned(batch * width) if plan[CRITIC] == OWN or plan[CRITIC] == LINEAR else latent
-    for i in range(1 if plan[LAYERS] and not values else plan[TRUNKS]):
+    for i in range(plan[TRUNKS] if values else 1):
         first = plan[WEIGHTS] + i * plan[OF_TRUNK]
         of_trunk, y = plan[first : first + plan[OF_TRUNK]], latent_vf if i else latent
         if plan[LAYERS]:

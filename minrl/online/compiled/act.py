@@ -104,8 +104,8 @@ def compiled_act(policy: Any, *, values: bool = True) -> CompiledAct | None:
 
 
 def _watch_of_actor(policy: Any, layout: PolicyLayout) -> Watch | None:
-    """Watch a policy without its critic; of a backbone of the critic, `predict` carries the state on."""
-    critic = ("value_net", "lstm_critic", "critic")
+    """Watch a policy without its critic, which `predict` does not read."""
+    critic = ("value_net", "lstm_critic", "critic", "critic_trunk")
     parts = nn.ModuleList([part for name, part in policy.named_children() if name not in critic])
     own = {id(parameter) for parameter in (*parts.parameters(), layout.log_std)}
     watch = Watch.over(parts, [parameter for parameter, _ in layout.parameters if id(parameter) in own])

@@ -104,7 +104,7 @@ def _enter(policy: Any, compiled: CompiledAct, space: _Workspace, state: Any, re
             else:
                 return
     memory, previous = policy._unpacked(state, space.count, reward)
-    space.before[:, : memory.shape[1]] = memory.numpy()  # that of an LSTM has no state of the critic
+    space.before[:, : memory.shape[1]] = memory.numpy()
     space.previous[...] = 0 if previous is None else previous.numpy()
 
 
@@ -157,8 +157,8 @@ def _addresses(*arrays: Array) -> list[int]:
 
 def _parts(layout: Any, memory: Array) -> Array:
     """Return the hidden state (B, S) as `predict` gives it: (1, B, S), of LSTM layers h and c as (2, L, B, H)."""
+    memory = memory[:, : layout.memory]  # the actor's comes first
     if not layout.layers:
         return memory[None]
-    # The LSTM's state of the actor comes first: h | c of each layer.
-    of_actor = memory[:, : layout.memory].reshape(-1, layout.depth, 2, layout.width)
+    of_actor = memory.reshape(-1, layout.depth, 2, layout.width)  # h | c of each layer
     return of_actor.transpose(2, 1, 0, 3)

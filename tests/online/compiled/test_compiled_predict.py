@@ -73,6 +73,20 @@ def test_the_models_and_the_policys_predict_are_one() -> None:
             assert_close(found[0], other, 0.0)
 
 
+def test_a_critics_own_backbone_has_no_part_in_it() -> None:
+    policy: Any = ready("separate critic").policy
+    observation = np.full((2, 3), 0.3, np.float32)
+    before = in_one_call(policy, observation)
+    assert before[1][0].shape == (2, policy.critic_trunk.backbone.state_size)
+    with torch.no_grad():
+        for parameter in policy.critic_trunk.parameters():
+            parameter.fill_(torch.nan)
+    for run in (in_one_call, in_torch):
+        assert_close(run(policy, observation, deterministic=True), before)
+    with pytest.raises(ValueError, match="values need the whole hidden state"):
+        policy.predict_values(torch.zeros(2, 3), torch.from_numpy(before[1][0]), torch.zeros(2, dtype=torch.bool))
+
+
 def test_other_kinds_of_arguments() -> None:
     for name in ("mlp", "lstm, two layers"):
         policy = ready(name).policy

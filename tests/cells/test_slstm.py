@@ -69,10 +69,10 @@ def test_agrees_with_the_paper(way: str, dtype: torch.dtype, tolerance: float) -
 
 def test_the_state_mixes_within_a_head_only() -> None:
     """Check that a unit's gradient reaches the units of its own head one step before, and no other."""
-    model = lively(torch.float64)
-    state = model.scan(torch.randn(1, 5, WIDTH, dtype=torch.float64))[1].detach().requires_grad_()
+    model = lively(torch.float32)
+    state = model.scan(torch.randn(1, 5, WIDTH))[1].detach().requires_grad_()
     size, first = WIDTH // HEADS, model.conv.state_size
-    last = model.step(torch.randn(1, WIDTH, dtype=torch.float64), state)[1]
+    last = model.step(torch.randn(1, WIDTH), state)[1]
     (gradient,) = torch.autograd.grad(last[0, first], state)
     reached = gradient[0, first : first + WIDTH] != 0
     assert reached.tolist() == [True] * size + [False] * (WIDTH - size)

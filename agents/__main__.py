@@ -67,6 +67,12 @@ class Parser(argparse.ArgumentParser):
             self.error(f'unexpected argument "{word}"')
         self.error(unknown_flag(word, self._option_string_actions, instead))
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if not arg_string.strip() and action.nargs != argparse.PARSER:
+            name = (action.option_strings or [str(action.metavar or action.dest)])[-1]
+            self.error(f"{name} is empty; is a variable of the shell unset?")
+        return super()._get_value(action, arg_string)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             kind = str(action.metavar or action.dest).lower()

@@ -20,8 +20,8 @@ _FUSED = """\
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("fp-contract=fast") /* the default but for -std=c99 */
 #endif
-#if defined(__GNUC__) && defined(__x86_64__) && !defined(POLICY_PORTABLE)
-#define POLICY_WIDE
+#if defined(__GNUC__) && defined(__x86_64__) && !defined(_WIN32) && !defined(POLICY_PORTABLE)
+#define POLICY_WIDE /* not on Windows, where gcc leaves 32-byte vectors on a stack of 16 */
 #endif"""
 _KINDS = {"w": "float", "d": "double", "t": "unsigned char", "k": "int"}
 

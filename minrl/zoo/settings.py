@@ -74,7 +74,7 @@ def read_settings(stored: Stored) -> Settings:
         UnreadableError: for a policy class, an extractor, an activation or an option whose code is not known.
     """
     module = stored.data["policy_class"].get("__module__")
-    if module not in _KINDS:
+    if not isinstance(module, str) or module not in _KINDS:
         raise UnreadableError(
             f"its policy is a class of {one_line(str(module), 80)}, none of Stable-Baselines3's or sb3-contrib's whose "
             "layers are known"

@@ -216,6 +216,7 @@ def test_faults_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ),
         "last layer has 1 outputs": lambda data: data["action_space"].update(_shape=[2], low="[0. 0.]", high="[1. 1.]"),
         "name no policy_class": lambda data: data.pop("policy_class"),
+        "its policy is a class of": lambda data: data["policy_class"].update(__module__=["a"]),
         "option 'wings'": lambda data: data.update(policy_kwargs={"wings": 2}),
     }.items():
         with pytest.raises(ValueError, match=words):

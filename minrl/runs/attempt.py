@@ -24,7 +24,8 @@ class Attempt:
 def attempt(work: str, step: int, folder: Path) -> Iterator[Attempt]:
     """Suppress an exception of the block: report it on standard error, append its traceback to `errors.txt` of the run.
 
-    Signals and interpreter exit pass. With MINRL_DEBUG in the environment every exception does.
+    Signals and interpreter exit pass, and errors of files of the run: a disk is full or broken, and the block is
+    repeated when the run is resumed. With MINRL_DEBUG in the environment every exception passes.
 
     Args:
         work: noun for the message, such as "evaluation".
@@ -35,7 +36,7 @@ def attempt(work: str, step: int, folder: Path) -> Iterator[Attempt]:
     try:
         yield result
     except Exception as error:  # environments are foreign code and raise any type
-        if os.environ.get("MINRL_DEBUG"):
+        if os.environ.get("MINRL_DEBUG") or _is_of_the_run(error, folder):
             raise
         result.error = with_class(error)
         try:
@@ -49,3 +50,9 @@ def attempt(work: str, step: int, folder: Path) -> Iterator[Attempt]:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _is_of_the_run(error: Exception, folder: Path) -> bool:
+    """Return True for an error of reading or writing a file in the run's folder."""
+    named = isinstance(error, OSError) and isinstance(error.filename, str | Path)
+    return named and Path(error.filename).absolute().is_relative_to(folder.absolute())  # type: ignore[attr-defined]

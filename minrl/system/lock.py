@@ -69,6 +69,9 @@ def _acquire(path: Path, folder: Path, patience: float) -> int:
                 os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
                 return handle
             holder = os.pread(handle, 300, 0).decode(errors="replace").strip()
+        except OSError as error:  # of a handle, which names no file
+            os.close(handle)
+            raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
         except BaseException:
             os.close(handle)
             raise

@@ -42,7 +42,8 @@ def broken(killer: Killer, scenario: Scenario, out: Path, **fault: object) -> No
 @pytest.mark.parametrize(("action", "error"), [("from", errno.ENOSPC), ("once", errno.EIO)], ids=["full", "broken"])
 def test_a_disk_that_is_full_or_broken(kind: str, action: str, error: int, killer: Killer) -> None:
     _, calls, _ = killer.reference(RUNS[kind])
-    for call in random.Random(f"{kind} {error}").sample(range(calls), 1):
+    # The third is what the lock says of its holder, which is written through a handle that knows no name.
+    for call in [2, *random.Random(f"{kind} {error}").sample(range(calls), 1)]:
         broken(killer, RUNS[kind], killer.folder / "disk", action=action, call=call, error=error)
 
 

@@ -1,5 +1,6 @@
 """Evaluations that raise or end the process: the run keeps its weights, and reports the failure."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -165,8 +166,14 @@ def test_the_command_reports_the_failure(cartpole: str, tmp_path: Path, monkeypa
     assert "failed: RuntimeError: no physics today; the weights are saved" in capsys.readouterr().out
 
 
-def test_signals_and_interrupts_pass(tmp_path: Path) -> None:
+def test_signals_and_errors_of_the_disk_pass(tmp_path: Path) -> None:
     for kind in (KeyboardInterrupt, SystemExit):
         with pytest.raises(kind), attempt("evaluation", 3, tmp_path):
             raise kind
+    for file in (tmp_path / "targets.json", str(tmp_path / "videos/1.mp4")):
+        with pytest.raises(OSError, match="No space"), attempt("evaluation", 3, tmp_path):
+            raise OSError(errno.ENOSPC, "No space left on device", file)
     assert not (tmp_path / ERRORS).exists()
+    with attempt("evaluation", 3, tmp_path) as tried:
+        raise FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/scene.xml")
+    assert tried.error is not None

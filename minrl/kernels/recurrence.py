@@ -8,7 +8,7 @@ Shapes: B batch, T time.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,13 +25,21 @@ WORK_PER_THREAD = 1 << 21
 Tensors = tuple[Tensor | None, ...]
 
 
+class Saved(NamedTuple):
+    """Tensors of a forward pass for the backward pass."""
+
+    inputs: Tensors
+    kept: tuple[Any, ...]
+    needed: tuple[bool, ...]  # of each input, True if its gradient is
+
+
 @dataclass(frozen=True)
 class Recurrence:
     """Recurrence in three forms with the same inputs.
 
     Args:
         forward: (*inputs, keep=) -> outputs, and the tensors for the backward pass if `keep`.
-        backward: (inputs, kept, needed, *gradients to outputs) -> the gradients to the inputs; None is zero.
+        backward: (saved, *gradients to outputs) -> the gradients to the inputs; None is zero.
         in_torch: (*inputs) -> outputs, in torch's operations.
     """
 
@@ -62,7 +70,7 @@ class _Node(torch.autograd.Function):
         inputs, kept = ctx.saved_tensors[: len(needed)], ctx.saved_tensors[len(needed) :]
         if gradients_are_differentiated(*gradients):
             return None, *gradients_of(recurrence.in_torch, inputs, needed, gradients)
-        return None, *recurrence.backward(inputs, kept, needed, *gradients)
+        return None, *recurrence.backward(Saved(inputs, kept, needed), *gradients)
 
 
 def takes(x: Tensor) -> bool:

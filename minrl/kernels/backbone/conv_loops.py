@@ -116,11 +116,8 @@ def mix_pieces_backward(
     Sums: the norm's weight and bias (2, D), the taps (K, D) and their bias (D).
     """
     rows, past, pieces = batch * steps, taps - 1, (steps + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM
-    x, stats, du = (
-        matrix(x_at, rows, width, like),
-        matrix(stats_at, rows, 2, like),
-        matrix(du_at, rows, width, like),
-    )
+    x, stats = matrix(x_at, rows, width, like), matrix(stats_at, rows, 2, like)
+    du = matrix(du_at, rows, width, like)
     around, dx = matrix(around_at, rows, width, like), matrix(dx_at, rows, width, like)
     recents, resets = matrix(recent_at, batch, state_size, like), matrix(reset_at, batch, steps, _BYTE)
     dlasts, drecents = matrix(dlast_at, batch, state_size, like), matrix(drecent_at, batch, state_size, like)

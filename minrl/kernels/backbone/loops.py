@@ -52,16 +52,9 @@ def norm_rows_backward(
 
     Where there is a place for it, y is recomputed.
     """
-    x, dx, stats = (
-        matrix(x_at, rows, width, like),
-        matrix(dx_at, rows, width, like),
-        matrix(stats_at, rows, 2, like),
-    )
-    y, dy, around = (
-        matrix(y_at, rows, width, like),
-        matrix(dy_at, rows, width, like),
-        matrix(around_at, rows, width, like),
-    )
+    x, dx = matrix(x_at, rows, width, like), matrix(dx_at, rows, width, like)
+    y, dy = matrix(y_at, rows, width, like), matrix(dy_at, rows, width, like)
+    around, stats = matrix(around_at, rows, width, like), matrix(stats_at, rows, 2, like)
     weight, bias = vector(weight_at, width, like), vector(bias_at, width, like)
     sums, partial = vector(sums_at, 3 * width, like), np.empty((3, width), x.dtype)
     for item in range(first, end):
@@ -163,10 +156,8 @@ def scan_items_backward(
 ) -> None:  # fmt: skip
     """Compute from dh (B, T, H), `dlast` (B, S) dgates (B, T, PH), `dmemory` (B, S). Sums: dgates (PH)."""
     columns, blocks = parts * inner, (inner + LANES - 1) // LANES
-    gates, dgates = (
-        matrix(gates_at, batch, steps * columns, flip),
-        matrix(dgates_at, batch, steps * columns, flip),
-    )
+    gates = matrix(gates_at, batch, steps * columns, flip)
+    dgates = matrix(dgates_at, batch, steps * columns, flip)
     memories, resets = matrix(memory_at, batch, state_size, flip), matrix(reset_at, batch, steps, _BYTE)
     dlasts, dmemories = matrix(dlast_at, batch, state_size, flip), matrix(dmemory_at, batch, state_size, flip)
     h, dh = matrix(h_at, batch, steps * inner, flip), matrix(dh_at, batch, steps * inner, flip)

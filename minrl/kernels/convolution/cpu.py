@@ -3,14 +3,11 @@
 Shapes: B batch, T time, D width, K taps.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from minrl.kernels.backbone.convolution import causal_convolution as in_torch
-from minrl.kernels.recurrence import Recurrence, Tensors, argument, contiguous, like, optional, run_rows
+from minrl.kernels.recurrence import Recurrence, Saved, Tensors, argument, contiguous, like, optional, run_rows
 
 
 def _forward(
@@ -32,25 +29,19 @@ def _forward(
     return (y, last), (x, weight, recent, flags) if keep else ()
 
 
-def _backward(
-    inputs: Sequence[Tensor | None],
-    kept: Sequence[Any],
-    needed: Sequence[bool],
-    dy: Tensor | None,
-    dlast: Tensor | None,
-) -> Tensors:
+def _backward(saved: Saved, dy: Tensor | None, dlast: Tensor | None) -> Tensors:
     from minrl.kernels.convolution import cpu_loops as loops
 
-    x, weight, recent, _ = kept
+    x, weight, recent, _ = saved.kept
     (batch, steps, width), taps = x.shape, weight.shape[0]
     dy = torch.zeros_like(x) if dy is None else dy
     dlast = torch.zeros_like(recent) if dlast is None else dlast
     dx, drecent = torch.empty_like(x), torch.empty_like(recent)
     sums = x.new_zeros(batch, taps + 1, width)  # each row's gradients to the taps and the bias
-    tensors = *kept, *contiguous(dy, dlast), dx, drecent, sums
+    tensors = *saved.kept, *contiguous(dy, dlast), dx, drecent, sums
     run_rows(loops.backward(), tensors, batch, 2 * x.numel() * taps, batch, steps, width, taps, like(x))
     total = sums.sum(0)
-    return dx, total[:-1], total[-1], None if inputs[3] is None else drecent, None
+    return dx, total[:-1], total[-1], None if saved.inputs[3] is None else drecent, None
 
 
 def _in_torch(

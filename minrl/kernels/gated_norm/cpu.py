@@ -5,7 +5,6 @@ Torch's operations make 12 passes over (B, T, D) forward and 20 backward.
 Shapes: B batch, T time, H heads of E features, D = H * E.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from minrl.kernels.gated_norm import reference
-from minrl.kernels.recurrence import Recurrence, Tensors, argument, like, run_rows
+from minrl.kernels.recurrence import Recurrence, Saved, Tensors, argument, like, run_rows
 
 
 def _epsilons(x: Tensor) -> tuple[Any, Any]:
@@ -38,18 +37,16 @@ def _forward(
     return (out,), (y, unit, mixed, gate, scale, skip) if keep else ()
 
 
-def _backward(
-    inputs: Sequence[Tensor | None], kept: Sequence[Any], needed: Sequence[bool], dout: Tensor | None
-) -> Tensors:
+def _backward(saved: Saved, dout: Tensor | None) -> Tensors:
     from minrl.kernels.gated_norm import cpu_loops as loops
 
     if dout is None:
-        return (None,) * len(inputs)
-    y, _, mixed, gate, _, _ = kept
+        return (None,) * len(saved.inputs)
+    y, _, mixed, gate, _, _ = saved.kept
     batch, steps, heads, size = y.shape
     dy, dmixed, dgate = torch.empty_like(y), torch.empty_like(mixed), torch.empty_like(gate)
     sums = y.new_zeros(batch, 2, mixed.shape[2])  # each row's gradients to scale and skip
-    tensors = *kept, dout.contiguous(), dy, dmixed, dgate, sums
+    tensors = *saved.kept, dout.contiguous(), dy, dmixed, dgate, sums
     run_rows(
         loops.backward(), tensors, batch, 16 * mixed.numel(), batch, steps, heads, size - 1, *_epsilons(y), like(y)
     )

@@ -5,13 +5,11 @@ The products over all steps at once, with the input's weights and for the weight
 Shapes: B batch, T time, H width.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from minrl.kernels.gru import reference
-from minrl.kernels.recurrence import Recurrence, Tensors, argument, contiguous, flat, like, optional, run_rows
+from minrl.kernels.recurrence import Recurrence, Saved, Tensors, argument, contiguous, flat, like, optional, run_rows
 
 
 def _forward(
@@ -37,26 +35,19 @@ def _forward(
     return (h, last), (weight, state, reset, h, mapped) if keep else ()
 
 
-def _backward(
-    inputs: Sequence[Tensor | None],
-    kept: Sequence[Tensor | None],
-    needed: Sequence[bool],
-    dh: Tensor | None,
-    dlast: Tensor | None,
-) -> Tensors:
+def _backward(saved: Saved, dh: Tensor | None, dlast: Tensor | None) -> Tensors:
     from minrl.kernels.gru import cpu_loops as loops
 
-    _, state, _, h, _ = kept
-    assert h is not None
+    _, state, _, h, _ = saved.kept
     batch, steps, width = h.shape
     # Gradients to the input's and to the state's part of the gates: they differ in the candidate.
     dgates, dpre = h.new_empty(batch, steps, 3 * width), h.new_empty(batch, steps, 3 * width)
     before = torch.empty_like(h)  # h_{t-1} after resets
     dstate = None if state is None else torch.empty_like(state)
-    tensors = *kept, *contiguous(dh, dlast), dgates, dpre, dstate, before
+    tensors = *saved.kept, *contiguous(dh, dlast), dgates, dpre, dstate, before
     run_rows(loops.backward(), tensors, batch, 3 * h.numel() * width, batch, steps, width, like(h))
-    dweight = flat(dpre).t() @ flat(before) if needed[1] else None
-    dbias = flat(dpre).sum(0) if needed[2] else None
+    dweight = flat(dpre).t() @ flat(before) if saved.needed[1] else None
+    dbias = flat(dpre).sum(0) if saved.needed[2] else None
     return dgates, dweight, dbias, dstate, None
 
 

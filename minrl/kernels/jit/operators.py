@@ -22,14 +22,12 @@ _Kernel = Callable[..., Any]
 
 
 def register_linear(
-    name: str,
-    devices: str | Sequence[str],
-    forward: _Kernel,
-    backward: _Kernel,
-    fake_forward: _Kernel,
-    fake_backward: _Kernel,
+    name: str, devices: str | Sequence[str], forward: _Kernel, backward: _Kernel, *, last: torch.dtype | None = None
 ) -> None:
-    """Register a linear recurrence as `torch.ops.minrl.NAME`, and its backward pass as `NAME_backward`."""
+    """Register a linear recurrence as `torch.ops.minrl.NAME`, and its backward pass as `NAME_backward`.
+
+    `last` is the precision of the last state, by default that of the inputs.
+    """
     schema = "(Tensor decay, Tensor drive, Tensor? state, Tensor? reset) -> (Tensor, Tensor)"
     of_backward = (
         "(Tensor decay, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast) -> (Tensor, Tensor, Tensor)"
@@ -44,19 +42,21 @@ def register_linear(
         ddecay, ddrive, dstate = run_backward(decay, state, reset, h, dh, dlast)
         return ddecay, ddrive, None if state is None else dstate, None
 
+    def fake_forward(decay: Tensor, drive: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        batch, steps, width = drive.shape
+        return drive.new_empty(batch, steps, width), drive.new_empty(batch, width, dtype=last)
+
+    def fake_backward(decay: Tensor, state: Any, reset: Any, h: Tensor, dh: Tensor, dlast: Tensor) -> Any:
+        return torch.empty_like(h), torch.empty_like(h), dlast.new_empty(dlast.shape)
+
     _operator(name, devices, schema, forward, fake_forward).register_autograd(gradients, setup_context=keep)
     run_backward = _backward(name, devices, of_backward, backward, fake_backward, linear_gradients)
 
 
 def register_gated(
-    name: str,
-    devices: str | Sequence[str],
-    forward: _Kernel,
-    backward: _Kernel,
-    fake_forward: _Kernel,
-    fake_backward: _Kernel,
+    name: str, devices: str | Sequence[str], forward: _Kernel, backward: _Kernel, *, last: torch.dtype | None = None
 ) -> None:
-    """Register a recurrence that forms its gates as `torch.ops.minrl.NAME`, its backward pass as `NAME_backward`."""
+    """Register a recurrence that forms its gates as `register_linear` does."""
     schema = f"(Tensor gates, Tensor? state, Tensor? reset, {_GATED}) -> (Tensor, Tensor)"
     of_backward = (
         f"(Tensor gates, Tensor? state, Tensor? reset, Tensor h, Tensor dh, Tensor dlast, {_GATED}) -> (Tensor, Tensor)"
@@ -70,6 +70,13 @@ def register_gated(
         gates, state, reset, h = ctx.saved_tensors
         dgates, dstate = run_backward(gates, state, reset, h, dh, dlast, *ctx.options)
         return dgates, None if state is None else dstate, None, None, None, None, None
+
+    def fake_forward(gates: Tensor, state: Any, reset: Any, parts: int, *others: Any) -> tuple[Tensor, Tensor]:
+        batch, steps, columns = gates.shape
+        return gates.new_empty(batch, steps, columns // parts), gates.new_empty(batch, columns // parts, dtype=last)
+
+    def fake_backward(gates: Tensor, state: Any, reset: Any, h: Tensor, dh: Tensor, dlast: Tensor, *others: Any) -> Any:
+        return torch.empty_like(gates, memory_format=torch.contiguous_format), dlast.new_empty(dlast.shape)
 
     _operator(name, devices, schema, forward, fake_forward).register_autograd(gradients, setup_context=keep)
     run_backward = _backward(name, devices, of_backward, backward, fake_backward, gated_gradients)
@@ -138,13 +145,3 @@ def reset_flags(reset: Tensor | None) -> Any:
 def scalar(signed: bool, like: Tensor | None) -> Any:
     """Return 1 or 0 in the precision of `like`."""
     return (np.float64 if like is not None and like.dtype == torch.float64 else np.float32)(signed)
-
-
-def fake_linear(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-    batch, steps, width = drive.shape
-    return drive.new_empty(batch, steps, width), drive.new_empty(batch, width)
-
-
-def fake_linear_backward(decay: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    h, dlast = inputs[2], inputs[4]
-    return torch.empty_like(h), torch.empty_like(h), dlast.new_empty(dlast.shape)

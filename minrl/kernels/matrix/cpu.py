@@ -6,15 +6,13 @@ pass recomputes those between, in the cache.
 Shapes: B batch, T time, H heads, K features of a key, V of a value; N chunks.
 """
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from minrl.kernels.matrix import reference
-from minrl.kernels.recurrence import Recurrence, Tensors, argument, contiguous, like, optional, run_rows
+from minrl.kernels.recurrence import Recurrence, Saved, Tensors, argument, contiguous, like, optional, run_rows
 
 
 def _sizes(query: Tensor, key: Tensor, value: Tensor, decay: Tensor) -> tuple[int, ...]:
@@ -43,22 +41,14 @@ def _forward(
     return (y, last), (query, key, value, decay, reset, entering) if keep else ()
 
 
-def _backward(
-    inputs: Sequence[Tensor | None],
-    kept: Sequence[Any],
-    needed: Sequence[bool],
-    dy: Tensor | None,
-    dlast: Tensor | None,
-    *,
-    reads_before: bool,
-) -> Tensors:
+def _backward(saved: Saved, dy: Tensor | None, dlast: Tensor | None, *, reads_before: bool) -> Tensors:
     from minrl.kernels.matrix import cpu_loops as loops
 
-    query, key, value, decay, _, _ = kept
+    query, key, value, decay, _, _ = saved.kept
     sizes = _sizes(query, key, value, decay)
     gradients = [torch.empty_like(x) for x in (query, key, value, decay)]
-    dstate = None if inputs[4] is None else value.new_empty(inputs[4].shape)
-    tensors = *kept, *contiguous(dy, dlast), *gradients, dstate
+    dstate = None if saved.inputs[4] is None else value.new_empty(saved.inputs[4].shape)
+    tensors = *saved.kept, *contiguous(dy, dlast), *gradients, dstate
     run_rows(loops.backward(reads_before), tensors, sizes[0], 3 * value.numel() * sizes[3], *sizes, like(value))
     return *gradients, dstate, None
 

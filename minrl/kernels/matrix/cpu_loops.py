@@ -188,10 +188,8 @@ def backward(reads_before: bool) -> Callable[..., None]:
         rows, size = batch * steps, batch * heads * lanes * width
         query, key = vector(query_at, rows * of_query * lanes, like), vector(key_at, rows * of_key * lanes, like)
         value, decay = vector(value_at, rows * heads * width, like), vector(decay_at, rows * heads * features, like)
-        reset, entering = (
-            vector(reset_at, rows, np.uint8(0)),
-            vector(entering_at, size * ((steps + CHUNK - 1) // CHUNK), like),
-        )
+        reset = vector(reset_at, rows, np.uint8(0))
+        entering = vector(entering_at, size * ((steps + CHUNK - 1) // CHUNK), like)
         dy, dlast = vector(dy_at, rows * heads * width, like), vector(dlast_at, size, like)
         dquery, dkey = vector(dquery_at, rows * of_query * lanes, like), vector(dkey_at, rows * of_key * lanes, like)
         dvalue, ddecay = vector(dvalue_at, rows * heads * width, like), vector(ddecay_at, rows * heads * features, like)

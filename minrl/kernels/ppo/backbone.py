@@ -83,11 +83,8 @@ def forward(
     of_block = sizes.memory + max(taps - 1, 0) * width
     for i in range(depth):
         w = weights[BLOCKS + i * PER_BLOCK : BLOCKS + (i + 1) * PER_BLOCK]
-        s, memory, recent = (
-            saved[i * SAVED : (i + 1) * SAVED],
-            i * of_block * size,
-            (i * of_block + sizes.memory) * size,
-        )
+        s = saved[i * SAVED : (i + 1) * SAVED]
+        memory, recent = i * of_block * size, (i * of_block + sizes.memory) * size
         epsilon = epsilons[2 * i]
         if taps:
             _mix(
@@ -136,11 +133,8 @@ def backward(
     for i in range(depth - 1, -1, -1):
         w = weights[BLOCKS + i * PER_BLOCK : BLOCKS + (i + 1) * PER_BLOCK]
         g = gradients[BLOCKS + i * PER_BLOCK : BLOCKS + (i + 1) * PER_BLOCK]
-        s, memory, recent = (
-            saved[i * SAVED : (i + 1) * SAVED],
-            i * of_block * size,
-            (i * of_block + sizes.memory) * size,
-        )
+        s = saved[i * SAVED : (i + 1) * SAVED]
+        memory, recent = i * of_block * size, (i * of_block + sizes.memory) * size
         if hidden:
             input_gradient(matmul, room[DHIDDEN], dy, w[BACK], 0, rows, hidden, width, like)
             _gelu_backward(0, items_of(rows), g[UP_BIAS], s[HIDDEN], room[GELU], room[DHIDDEN], rows, hidden, flip)

@@ -68,10 +68,8 @@ def gather(rollout: Any, buffers: Any, batch: Any, order: Any, inputs: int, size
             copy_row(x[first + n], to_x[to + n], inputs)
             copy_row(actions[first + n], to_actions[to + n], sizes.actions)
         if rollout[MASKS]:
-            masks, to_masks = (
-                matrix(rollout[MASKS], sizes.rows, sizes.raw, like),
-                matrix(buffers[MASKS], rows, sizes.raw, like),
-            )
+            masks = matrix(rollout[MASKS], sizes.rows, sizes.raw, like)
+            to_masks = matrix(buffers[MASKS], rows, sizes.raw, like)
             for n in range(steps):
                 copy_row(masks[first + n], to_masks[to + n], sizes.raw)
         copy_row(resets[first : first + steps], to_resets[to : to + steps], steps)

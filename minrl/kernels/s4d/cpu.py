@@ -6,13 +6,10 @@ pass recomputes those between, in the cache.
 Shapes: B batch, T time, D channels, M states of a channel.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from minrl.kernels.recurrence import Recurrence, Tensors, argument, contiguous, like, optional, run_rows
+from minrl.kernels.recurrence import Recurrence, Saved, Tensors, argument, contiguous, like, optional, run_rows
 from minrl.kernels.s4d import reference
 
 
@@ -36,20 +33,14 @@ def _forward(
     return (y, last), (u, weights, reset, entering) if keep else ()
 
 
-def _backward(
-    inputs: Sequence[Tensor | None],
-    kept: Sequence[Any],
-    needed: Sequence[bool],
-    dy: Tensor | None,
-    dlast: Tensor | None,
-) -> Tensors:
+def _backward(saved: Saved, dy: Tensor | None, dlast: Tensor | None) -> Tensors:
     from minrl.kernels.s4d import cpu_loops as loops
 
-    u, weights, _, _ = kept
+    u, weights, _, _ = saved.kept
     (batch, steps, width), states = u.shape, weights.shape[0]
     du, of_weights = torch.empty_like(u), u.new_zeros(batch, states, 6, width)
-    dstate = None if inputs[4] is None else u.new_empty(batch, width * states * 2)
-    tensors = *kept, *contiguous(dy, dlast), du, of_weights, dstate
+    dstate = None if saved.inputs[4] is None else u.new_empty(batch, width * states * 2)
+    tensors = *saved.kept, *contiguous(dy, dlast), du, of_weights, dstate
     run_rows(loops.backward(), tensors, batch, 24 * u.numel() * states, batch, steps, width, states, like(u))
     ddecay, dfactor, dc = of_weights.sum(0).permute(2, 0, 1).split(2, dim=2)
     return du, ddecay, dfactor, dc, dstate, None

@@ -14,15 +14,7 @@ import torch
 from torch import Tensor
 
 from minrl.kernels.guard import constant_in_graphs, under_transform
-from minrl.kernels.jit.operators import (
-    fake_linear,
-    fake_linear_backward,
-    flat,
-    register_gated,
-    register_linear,
-    reset_flags,
-    scalar,
-)
+from minrl.kernels.jit.operators import flat, register_gated, register_linear, reset_flags, scalar
 from minrl.kernels.jit.threads import share_items
 from minrl.kernels.kinds import maps
 from minrl.kernels.scan import chunked, cpu_complex
@@ -80,12 +72,11 @@ def gated_scan(
 def _gated_forward(
     gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool, hard: bool
 ) -> tuple[Tensor, Tensor]:
-    loops = _loops()
     batch, steps, columns = gates.shape
     width = columns // parts
     h, last = gates.new_empty(batch, steps, width), gates.new_empty(batch, width)
     arrays = [flat(gates), flat(state, gates), reset_flags(reset), flat(h), flat(last)]
-    kernel = loops.gated_forward(parts, maps(candidate, hard))
+    kernel = _loops().gated_forward(parts, maps(candidate, hard))
     _run(kernel, arrays, (steps, width, scalar(signed, gates)), h)
     return h, last
 
@@ -102,11 +93,10 @@ def _gated_backward(
     signed: bool,
     hard: bool,
 ) -> tuple[Tensor, Tensor]:
-    loops = _loops()
     _, steps, width = h.shape
     dgates, dstate = torch.empty_like(gates, memory_format=torch.contiguous_format), torch.empty_like(dlast)
     inputs = [flat(gates), flat(state, gates), reset_flags(reset), flat(h), flat(dh), flat(dlast)]
-    kernel = loops.gated_backward(parts, maps(candidate, hard))
+    kernel = _loops().gated_backward(parts, maps(candidate, hard))
     _run(kernel, [*inputs, flat(dgates), flat(dstate)], (steps, width, scalar(signed, gates)), h)
     return dgates, dstate
 
@@ -115,8 +105,7 @@ def _linear_forward(decay: Tensor, drive: Tensor, state: Tensor | None, reset: T
     batch, steps, width = drive.shape
     h, last = drive.new_empty(batch, steps, width), drive.new_empty(batch, width)
     arrays = [flat(decay), flat(drive), flat(state, drive), reset_flags(reset), flat(h), flat(last)]
-    loops = _loops()
-    _run(loops.linear_forward(), arrays, (steps, width), h)
+    _run(_loops().linear_forward(), arrays, (steps, width), h)
     return h, last
 
 
@@ -126,13 +115,7 @@ def _linear_backward(
     _, steps, width = h.shape
     ddecay, ddrive, dstate = torch.empty_like(h), torch.empty_like(h), h.new_empty(dlast.shape)
     inputs = [flat(decay), flat(state, h), reset_flags(reset), flat(h), flat(dh), flat(dlast)]
-    loops = _loops()
-    _run(
-        loops.linear_backward(),
-        [*inputs, flat(ddecay), flat(ddrive), flat(dstate)],
-        (steps, width),
-        h,
-    )
+    _run(_loops().linear_backward(), [*inputs, flat(ddecay), flat(ddrive), flat(dstate)], (steps, width), h)
     return ddecay, ddrive, dstate
 
 
@@ -148,17 +131,5 @@ def _run(kernel: Callable[..., None], arrays: list[Any], options: tuple[Any, ...
     share_items(lambda thread, first, end: kernel(*arrays, first, end, *options), items, h.numel())
 
 
-def _fake_gated(
-    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool, hard: bool
-) -> tuple[Tensor, Tensor]:
-    batch, steps, columns = gates.shape
-    return gates.new_empty(batch, steps, columns // parts), gates.new_empty(batch, columns // parts)
-
-
-def _fake_gated_backward(gates: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
-    dlast = inputs[4]
-    return torch.empty_like(gates, memory_format=torch.contiguous_format), dlast.new_empty(dlast.shape)
-
-
-register_gated("cpu_gated_scan", "cpu", _gated_forward, _gated_backward, _fake_gated, _fake_gated_backward)
-register_linear("cpu_linear_scan", "cpu", _linear_forward, _linear_backward, fake_linear, fake_linear_backward)
+register_gated("cpu_gated_scan", "cpu", _gated_forward, _gated_backward)
+register_linear("cpu_linear_scan", "cpu", _linear_forward, _linear_backward)

@@ -199,31 +199,7 @@ def _flags(reset: Tensor | None) -> Any:
     return None if reset is None else _dense(reset).view(torch.uint8)
 
 
-def _fake_gated(
-    gates: Tensor, state: Tensor | None, reset: Tensor | None, parts: int, candidate: str, signed: bool, hard: bool
-) -> tuple[Tensor, Tensor]:
-    batch, steps, columns = gates.shape
-    width = columns // parts
-    return gates.new_empty(batch, steps, width), gates.new_empty(batch, width, dtype=torch.float32)
-
-
-def _fake_gated_backward(gates: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
-    dlast = inputs[4]
-    return torch.empty_like(gates, memory_format=torch.contiguous_format), dlast.new_empty(dlast.shape)
-
-
-def _fake_linear(decay: Tensor, drive: Tensor, state: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
-    batch, steps, width = drive.shape
-    return drive.new_empty(batch, steps, width), drive.new_empty(batch, width, dtype=torch.float32)
-
-
-def _fake_linear_backward(decay: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    h, dlast = inputs[2], inputs[4]
-    ddecay = torch.empty_like(decay, memory_format=torch.contiguous_format)
-    return ddecay, torch.empty_like(h), dlast.new_empty(dlast.shape)
-
-
 # On the CPU for Triton's interpreter.
 _DEVICES = "cuda", "cpu"
-register_gated("cuda_gated_scan", _DEVICES, _gated_forward, _gated_backward, _fake_gated, _fake_gated_backward)
-register_linear("cuda_linear_scan", _DEVICES, _linear_forward, _linear_backward, _fake_linear, _fake_linear_backward)
+register_gated("cuda_gated_scan", _DEVICES, _gated_forward, _gated_backward, last=torch.float32)
+register_linear("cuda_linear_scan", _DEVICES, _linear_forward, _linear_backward, last=torch.float32)

@@ -6,13 +6,10 @@ pass recomputes those between, in the cache.
 Shapes: B batch, T time, H channels, N states of a channel.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from minrl.kernels.recurrence import Recurrence, Tensors, argument, contiguous, like, optional, run_rows
+from minrl.kernels.recurrence import Recurrence, Saved, Tensors, argument, contiguous, like, optional, run_rows
 from minrl.kernels.selective import reference
 
 
@@ -45,23 +42,17 @@ def _forward(
     return (y, last), (dt, drive, b, c, turned, reset, entering) if keep else ()
 
 
-def _backward(
-    inputs: Sequence[Tensor | None],
-    kept: Sequence[Any],
-    needed: Sequence[bool],
-    dy: Tensor | None,
-    dlast: Tensor | None,
-) -> Tensors:
+def _backward(saved: Saved, dy: Tensor | None, dlast: Tensor | None) -> Tensors:
     from minrl.kernels.selective import cpu_loops as loops
 
-    dt, drive, b, c, *_ = kept
+    dt, drive, b, c, *_ = saved.kept
     (batch, steps, width), states = dt.shape, b.shape[2]
     gradients = [torch.empty_like(x) for x in (dt, drive, b, c)]
     of_a = dt.new_zeros(batch, states, width)
-    dstate = None if inputs[5] is None else dt.new_empty(batch, width * states)
-    tensors = *kept, *contiguous(dy, dlast), *gradients, of_a, dstate
+    dstate = None if saved.inputs[5] is None else dt.new_empty(batch, width * states)
+    tensors = *saved.kept, *contiguous(dy, dlast), *gradients, of_a, dstate
     run_rows(loops.backward(), tensors, batch, 20 * dt.numel() * states, batch, steps, width, states, like(dt))
-    return *gradients, of_a.sum(0).t() if needed[4] else None, dstate, None
+    return *gradients, of_a.sum(0).t() if saved.needed[4] else None, dstate, None
 
 
 # Computes as `reference.selective_scan` does.

@@ -3,13 +3,11 @@
 Shapes: B batch, T time, H heads of E units, D = H * E.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minrl.kernels.recurrence import Recurrence, Tensors, argument, contiguous, like, optional, run_rows
+from minrl.kernels.recurrence import Recurrence, Saved, Tensors, argument, contiguous, like, optional, run_rows
 from minrl.kernels.slstm import reference
 
 
@@ -34,19 +32,11 @@ def _forward(
     return (h, last), (weight, state, reset, h, mapped, cells) if keep else ()
 
 
-def _backward(
-    inputs: Sequence[Tensor | None],
-    kept: Sequence[Tensor | None],
-    needed: Sequence[bool],
-    dh: Tensor | None,
-    dlast: Tensor | None,
-) -> Tensors:
+def _backward(saved: Saved, dh: Tensor | None, dlast: Tensor | None) -> Tensors:
     from minrl.kernels.lstm.cpu_loops import MARGIN
     from minrl.kernels.slstm import cpu_loops as loops
 
-    weight, state, reset, h, mapped, cells = kept
-    assert weight is not None
-    assert h is not None
+    weight, state, reset, h, mapped, cells = saved.kept
     batch, steps, _ = h.shape
     heads, size, wide = weight.shape
     turned = F.pad(weight.mT, (0, MARGIN))
@@ -55,7 +45,7 @@ def _backward(
     tensors = turned, state, reset, h, mapped, cells, *contiguous(dh, dlast), dgates, dstate, before
     run_rows(loops.backward(), tensors, batch, h.numel() * wide, batch, steps, heads, size, like(h))
     dweight = None
-    if needed[1]:
+    if saved.needed[1]:
         rows = before.view(-1, heads, size).transpose(0, 1)
         dweight = rows.mT @ dgates.view(-1, heads, wide).transpose(0, 1)
     return dgates, dweight, dstate, None

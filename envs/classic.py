@@ -3,13 +3,14 @@
 With `state=True` an observation is a Dict: these as "observation", and all that Gymnasium's task shows as "state".
 """
 
+from functools import partial
 from typing import Any
 
 from .masking import AnyEnv, MaskObservation, Registered, StateBeside, bare
 
 # Indices of each task's observation that are not velocities.
 POSITIONS = {
-    "CartPole-v1": (0, 2),  # cart position, pole angle
+    "CartPole-v1": (0, 2),  # cart position (m), pole angle (rad)
     "Pendulum-v1": (0, 1),  # cosine and sine of the angle
     "MountainCarContinuous-v0": (0,),  # position
     "Acrobot-v1": (0, 1, 2, 3),  # cosine and sine of either angle
@@ -18,36 +19,15 @@ POSITIONS = {
 }
 
 
-def cartpole(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """Make CartPole observed by cart position (m) and pole angle (rad)."""
-    return _without_velocities("CartPole-v1", zeroed, options)
-
-
-def pendulum(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """Make Pendulum observed by cosine and sine of its angle."""
-    return _without_velocities("Pendulum-v1", zeroed, options)
-
-
-def mountain_car(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """Make MountainCarContinuous observed by its position."""
-    return _without_velocities("MountainCarContinuous-v0", zeroed, options)
-
-
-def acrobot(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """Make Acrobot observed by cosine and sine of its two angles."""
-    return _without_velocities("Acrobot-v1", zeroed, options)
-
-
-def lunar_lander_discrete(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """Make LunarLander observed by position, angle and leg contacts; needs `gymnasium[box2d]`."""
-    return _without_velocities("LunarLander-v3", zeroed, options)
-
-
-def lunar_lander(zeroed: bool = False, **options: Any) -> AnyEnv:
-    """Make LunarLanderContinuous observed by position, angle and leg contacts; needs `gymnasium[box2d]`."""
-    return _without_velocities("LunarLanderContinuous-v3", zeroed, options)
-
-
-def _without_velocities(base: str, zeroed: bool, options: dict[str, Any]) -> AnyEnv:
+def without_velocities(base: str, zeroed: bool = False, **options: Any) -> AnyEnv:
+    """Make Gymnasium's `base` observed by its `POSITIONS`; `zeroed` multiplies the rest by zero instead."""
     wrapper = StateBeside if options.pop("state", False) else MaskObservation
     return Registered(wrapper(bare(base, **options), POSITIONS[base], zeroed))
+
+
+cartpole = partial(without_velocities, "CartPole-v1")
+pendulum = partial(without_velocities, "Pendulum-v1")
+mountain_car = partial(without_velocities, "MountainCarContinuous-v0")
+acrobot = partial(without_velocities, "Acrobot-v1")
+lunar_lander_discrete = partial(without_velocities, "LunarLander-v3")  # needs gymnasium[box2d], as the next
+lunar_lander = partial(without_velocities, "LunarLanderContinuous-v3")

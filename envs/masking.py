@@ -79,20 +79,17 @@ class MaskObservation(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstru
         return self._mask.apply(observation)
 
 
-class StateBeside(gymnasium.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+class StateBeside(MaskObservation):
     """Wrapper that shows some entries as "observation" and all as "state", which a critic may see."""
 
     def __init__(self, env: AnyEnv, keep: Sequence[int], zeroed: bool = False) -> None:
         """Show the entries `keep` as "observation"; raise ValueError as `MaskObservation` does."""
-        check_single(env, type(self))
-        RecordConstructorArgs.__init__(self, keep=[int(index) for index in keep], zeroed=zeroed)
-        gymnasium.ObservationWrapper.__init__(self, env)
-        self._mask = Mask(env.observation_space, keep, zeroed)
+        super().__init__(env, keep, zeroed)
         self.observation_space = spaces.Dict({"observation": self._mask.space, "state": env.observation_space})
 
-    def observation(self, observation: Array) -> dict[str, Array]:
+    def observation(self, observation: Array) -> Any:
         """Return the visible entries and the whole."""
-        return {"observation": self._mask.apply(observation), "state": observation}
+        return {"observation": super().observation(observation), "state": observation}
 
 
 class Registered(gymnasium.Wrapper[Any, Any, Any, Any]):

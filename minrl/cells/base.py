@@ -3,6 +3,7 @@
 Shapes: B batch, T time, D width, S state size.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -72,3 +73,10 @@ def inner_width(width: int, expand: float) -> int:
     if inner < 1 or abs(inner - width * expand) > 1e-6:
         raise ValueError(f"expand={expand} times width={width} must be a whole number of at least 1")
     return inner
+
+
+def orthogonal(inputs: int, outputs: int) -> nn.Linear:
+    """Return a layer without bias whose weight starts orthogonal."""
+    linear = nn.Linear(inputs, outputs, bias=False)
+    nn.init.orthogonal_(linear.weight, gain=math.sqrt(max(1.0, outputs / inputs)))
+    return linear

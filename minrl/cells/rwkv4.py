@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from minrl.cells.base import Cell, inner_width, state_dtype
+from minrl.cells.base import Cell, inner_width, orthogonal, state_dtype
 from minrl.cells.nan_masks import contained
 from minrl.cells.running_max import EMPTY, lagged, running_max
 from minrl.scan import linear_scan
@@ -41,10 +41,10 @@ class RWKV4(Cell):
         channel = torch.arange(inner)
         self.time_decay = nn.Parameter(-5 + 8 * (channel / max(inner - 1, 1)) ** 0.7)  # log of w
         self.time_first = nn.Parameter(math.log(0.3) + 0.5 * ((channel + 1) % 3 - 1))  # u
-        self.key = _orthogonal(width, inner)
-        self.value = _orthogonal(width, inner)
-        self.receptance = _orthogonal(width, inner)
-        self.output = _orthogonal(inner, width)
+        self.key = orthogonal(width, inner)
+        self.value = orthogonal(width, inner)
+        self.receptance = orthogonal(width, inner)
+        self.output = orthogonal(inner, width)
 
     @contained
     def scan(self, x: Tensor, state: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -107,9 +107,3 @@ def _weights(kept: Tensor, inserted: Tensor) -> tuple[Tensor, Tensor]:
     """Compute exp of both in units of the larger, whose weight is exactly 1 however m was rounded."""
     unit = torch.maximum(kept, inserted).detach()
     return torch.exp(kept - unit), torch.exp(inserted - unit)
-
-
-def _orthogonal(inputs: int, outputs: int) -> nn.Linear:
-    linear = nn.Linear(inputs, outputs, bias=False)
-    nn.init.orthogonal_(linear.weight, gain=math.sqrt(max(1.0, outputs / inputs)))
-    return linear

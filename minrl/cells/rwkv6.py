@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minrl.cells.base import Cell, state_dtype
+from minrl.cells.base import Cell, orthogonal, state_dtype
 from minrl.cells.nan_masks import contained, filled, finite_gradients, not_finite, reached
 from minrl.cells.recompute import recomputed
 from minrl.cells.running_max import lagged
@@ -65,11 +65,11 @@ class RWKV6(Cell):
         self.time_decay_w1 = nn.Parameter(torch.empty(width, decay_rank).uniform_(-1e-4, 1e-4))
         self.time_decay_w2 = nn.Parameter(torch.empty(decay_rank, width).uniform_(-0.01, 0.01))
         self.time_faaaa = nn.Parameter((0.1 * ((channel + 1) % 3 - 1)).view(self.heads, size))  # the bonus u
-        self.receptance = _orthogonal(width)
-        self.key = _orthogonal(width)
-        self.value = _orthogonal(width)
-        self.gate = _orthogonal(width)
-        self.output = _orthogonal(width)
+        self.receptance = orthogonal(width, width)
+        self.key = orthogonal(width, width)
+        self.value = orthogonal(width, width)
+        self.gate = orthogonal(width, width)
+        self.output = orthogonal(width, width)
         self.ln_x = nn.GroupNorm(self.heads, width, eps=64e-5)
 
     @contained
@@ -174,9 +174,3 @@ def _chunk(
     y = scores @ value + (query * before[..., 0, :]) @ matrix + (query * bonus * key).sum(-1, keepdim=True) * value
     last = after[..., 0, :, None] * matrix + (after[..., 1:, :] * key).mT @ value
     return y, last
-
-
-def _orthogonal(width: int) -> nn.Linear:
-    linear = nn.Linear(width, width, bias=False)
-    nn.init.orthogonal_(linear.weight)
-    return linear

@@ -21,7 +21,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
 from minrl.agent import OnlineAgent
-from minrl.evaluate import Evaluation, evaluate, package_versions
+from minrl.evaluate import Evaluation, package_versions
 from minrl.kernels import matmul
 from minrl.online import state
 from minrl.online.environments import reset_environments
@@ -198,14 +198,7 @@ class OnlineRun:
         try:
             with state.preserve_random_states(), self.request.at_once():
                 with attempt("evaluation", self.step, self.out) as tried:
-                    (result,) = evaluate(
-                        self.agent,
-                        episodes=config.evaluate_episodes,
-                        environments=10,
-                        seed=config.first_episode,
-                        max_episode_steps=config.evaluate_max_steps,
-                        progress=True,
-                    )
+                    (result,) = config.evaluate(self.agent)
                 if config.video and result is not None:
                     with attempt("video", self.step, self.out):
                         video = record_episode(self.agent, self.agent.task.known_environment(), config.first_episode)
@@ -254,7 +247,7 @@ class OnlineRun:
             "matrix_products": matmul.library(),
             "threads": torch.get_num_threads(),
             "model": state.saved_state(self.model),
-            "random": state.saved_random_states(),
+            "random": state.random_states(),
             "best": self.best.score,
             "evaluated": self.evaluated,
             "rollouts": [self.rollouts, self._before],
@@ -281,7 +274,7 @@ class OnlineRun:
         self.rollouts, self._before = training.get("rollouts", whole)
         self.seconds, self.cpu_seconds = training["seconds"]
         self.logged = training.get("log")
-        state.restore_saved_random_states(training["random"])
+        state.restore_random_states(training["random"])
 
     def _start_clock(self) -> None:
         self._clock = time.perf_counter(), time.process_time()

@@ -59,22 +59,23 @@ def restore_state(model: BaseAlgorithm, state: dict[str, Any], step: int) -> Non
 
 
 def random_states() -> dict[str, Any]:
-    """Return the states of torch's, NumPy's global and Python's generator as arrays and plain values."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    """Return the states of torch's, NumPy's global and Python's generator as tensors and plain values."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002, the generator that Stable-Baselines3 uses
     return {
-        "torch": torch.get_rng_state().numpy(),
-        "cuda": [state.numpy() for state in cuda],
-        "numpy": np.random.get_state(),  # noqa: NPY002, the generator that Stable-Baselines3 uses
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
         "python": random.getstate(),
     }
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
     """Restore `random_states`; those of GPUs only if their number is the same."""
-    torch.set_rng_state(torch.from_numpy(states["torch"]))
+    torch.set_rng_state(torch.as_tensor(states["torch"]))  # an array in files of older versions
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([torch.from_numpy(state) for state in states["cuda"]])
-    np.random.set_state(states["numpy"])  # noqa: NPY002
+        torch.cuda.set_rng_state_all([torch.as_tensor(state) for state in states["cuda"]])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.asarray(keys, np.uint32), *rest))  # noqa: NPY002
     random.setstate(states["python"])
 
 
@@ -86,31 +87,6 @@ def preserve_random_states() -> Iterator[None]:
         yield
     finally:
         restore_random_states(states)
-
-
-def saved_random_states() -> dict[str, Any]:
-    """Return the state of all random generators as tensors and plain values."""
-    states = random_states()
-    name, keys, *rest = states["numpy"]
-    return {
-        "torch": torch.from_numpy(states["torch"]),
-        "cuda": [torch.from_numpy(state) for state in states["cuda"]],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "python": states["python"],
-    }
-
-
-def restore_saved_random_states(saved: dict[str, Any]) -> None:
-    """Restore `saved_random_states`."""
-    name, keys, *rest = saved["numpy"]
-    restore_random_states(
-        {
-            "torch": saved["torch"].numpy(),
-            "cuda": [state.numpy() for state in saved["cuda"]],
-            "numpy": (name, keys.numpy().astype(np.uint32), *rest),
-            "python": saved["python"],
-        }
-    )
 
 
 def _statistics(environments: Any) -> dict[str, RunningMeanStd]:

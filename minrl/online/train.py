@@ -16,6 +16,7 @@ from minrl.online.settings import Config, config_class
 from minrl.runs import checkpoint
 from minrl.runs.folder import CONFIG, check_new, run_folder, run_lock
 from minrl.runs.saved_state import unfit
+from minrl.runs.settings import extended
 from minrl.runs.side_files import check_config
 from minrl.runs.threads import describe_threads, threads_begun, use_threads
 from minrl.system.config import build, write_toml
@@ -73,11 +74,7 @@ def _resume(out: Path, environment: str | None, steps: int | None) -> OnlineResu
     if not issubclass(kind, OnlineAgent):
         raise ValueError(f"the {saved.agent} agent of {out} does not learn in an environment")
     planned = build(config_class(kind), saved.training["config"], where)
-    if steps is not None and steps < saved.step:
-        raise ValueError(
-            f"{out} has made {saved.step} steps already: --steps N is the total number of steps, got {steps}"
-        )
-    config = planned if steps is None else replace(planned, steps=steps)
+    config = extended(planned, steps, saved.step, out)
     agent_config = build(kind.config_class, kind.saved_config(saved.config), where)
     try:
         task = Task.from_dict(saved.task)

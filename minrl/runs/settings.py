@@ -1,9 +1,16 @@
 """Settings that runs of offline and of online agents share."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
+from minrl.agent import Actor
 from minrl.data.wrappers import DEFAULT_MAX_STEPS
+from minrl.evaluate import Evaluation, evaluate
 from minrl.system.config import check_at_least, check_at_most, check_finite, setting
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -39,3 +46,26 @@ class SharedSettings:
         and as many episodes share none.
         """
         return self.seed * self.evaluate_episodes
+
+    def evaluate(self, agent: Actor, targets: Sequence[float] | None = None, offset: int = 0) -> list[Evaluation]:
+        """Evaluate an agent that is being trained, in the run's episodes or those with numbers higher by `offset`."""
+        return evaluate(
+            agent,
+            episodes=self.evaluate_episodes,
+            targets=targets,
+            environments=10,
+            seed=offset + self.first_episode,
+            max_episode_steps=self.evaluate_max_steps,
+            progress=True,
+        )
+
+
+def extended(planned: S, steps: int | None, done: int, out: Path) -> S:
+    """Return the settings of a run with another last step; raise ValueError below the steps already made."""
+    if steps is None:
+        return planned
+    if steps < done:
+        raise ValueError(f"{out} has made {done} steps already: --steps N is the total number of steps, got {steps}")
+    settings: Any = planned
+    longer: S = replace(settings, steps=steps)
+    return longer

@@ -10,7 +10,7 @@ from stable_baselines3.common.logger import Logger
 
 from minrl.agent import Agent
 from minrl.data.episode import Episodes
-from minrl.evaluate import Evaluation, evaluate, package_versions
+from minrl.evaluate import Evaluation, package_versions
 from minrl.runs.attempt import attempt
 from minrl.runs.best import BestCheckpoint
 from minrl.runs.log import NOT_TENSORBOARD, STEP, Picture
@@ -116,10 +116,10 @@ class Evaluator:
                 with attempt("evaluation", step, self.out) as tried:
                     if self.search is not None and step == self.config.steps:
                         self.search.run()
-                    (result,) = self._evaluate()
+                    (result,) = self.config.evaluate(self.agent)
                 if result is not None and self.sweeps_at(step):
                     with attempt("evaluation at several target returns", step, self.out):
-                        asked = self._evaluate(self.targets)
+                        asked = self.config.evaluate(self.agent, self.targets)
                 if result is not None and self.config.video:
                     with attempt("video", step, self.out):
                         video = record_episode(
@@ -134,18 +134,6 @@ class Evaluator:
 
     def _is_turn(self, step: int, every: int) -> bool:
         return step > 0 and (step == self.config.steps or step % every == 0)
-
-    def _evaluate(self, targets: list[float] | None = None) -> list[Evaluation]:
-        config = self.config
-        return evaluate(
-            self.agent,
-            episodes=config.evaluate_episodes,
-            targets=targets,
-            environments=10,
-            seed=config.first_episode,
-            max_episode_steps=config.evaluate_max_steps,
-            progress=True,
-        )
 
     def _write(
         self, step: int, result: Evaluation, asked: list[Evaluation], video: Picture | None

@@ -17,6 +17,7 @@ from minrl.data.task import Task
 from minrl.runs import checkpoint
 from minrl.runs.folder import CONFIG, check_new, run_folder, run_lock
 from minrl.runs.saved_state import unfit
+from minrl.runs.settings import extended
 from minrl.runs.side_files import check_config
 from minrl.runs.threads import describe_threads, threads_begun, use_threads
 from minrl.runs.video import check_renders
@@ -135,15 +136,6 @@ def _resume(out: Path, environment: str | None, steps: int | None) -> RunResult:
         group.leave()
 
 
-def extended(planned: TrainConfig, steps: int | None, done: int, out: Path) -> TrainConfig:
-    """Return the settings of a run with another last step; raise ValueError below the steps already made."""
-    if steps is None:
-        return planned
-    if steps < done:
-        raise ValueError(f"{out} has made {done} steps already: --steps N is the total number of steps, got {steps}")
-    return replace(planned, steps=steps)
-
-
 def _write_new_steps(run: TrainingRun, agent: Agent, planned: TrainConfig, config: TrainConfig) -> None:
     """Record the new number of steps for later resumes, and print what the learning rate does."""
     run.save()
@@ -196,11 +188,7 @@ def _task_of(config: TrainConfig, episodes: Episodes) -> Task:
 
 
 def _check_same_data(task: Task, now: Task, out: Path) -> None:
-    if (task.best_return, task.return_scale, task.longest_episode) != (
-        now.best_return,
-        now.return_scale,
-        now.longest_episode,
-    ):
+    if any(getattr(task, name) != getattr(now, name) for name in ("best_return", "return_scale", "longest_episode")):
         raise ValueError(f"{now.dataset} is no longer the data set that {out} was trained on")
 
 

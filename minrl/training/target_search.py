@@ -7,7 +7,6 @@ import numpy as np
 
 from minrl.agent import Actor, TargetReturnAgent
 from minrl.data.episode import Episodes
-from minrl.evaluate import evaluate
 from minrl.runs.folder import TARGET_CHOICE
 from minrl.runs.side_files import intact, read_json, write_json
 from minrl.training.config import TrainConfig
@@ -51,15 +50,7 @@ class TargetSearch:
         runs of other seeds play other episodes, as in their evaluations.
         """
         assert isinstance(self.agent, TargetReturnAgent)
-        played = evaluate(
-            self.agent,
-            episodes=self.config.evaluate_episodes,
-            targets=self.candidates,
-            environments=10,
-            seed=SEED_OFFSET + self.config.first_episode,
-            max_episode_steps=self.config.evaluate_max_steps,
-            progress=True,
-        )
+        played = self.config.evaluate(self.agent, self.candidates, SEED_OFFSET)
         best = max(played, key=lambda result: result.mean_return)
         assert best.target_return is not None
         self.agent.set_target_return(best.target_return)

@@ -118,9 +118,8 @@ class PPOAgent(PolicyAgent):
         **others: Any,
     ) -> tuple[Any, RecurrentPPO]:
         """Build an agent and its algorithm as `OnlineAgent.learner` does; `others` are keywords of the algorithm."""
-        task = replace(
-            task, masked=task.masked and config.use_masking, critic_keys=_known_keys(config.critic_keys, task)
-        )
+        split_space(task.observation_space, config.critic_keys, None)  # keys that the observation does not have
+        task = replace(task, masked=task.masked and config.use_masking, critic_keys=tuple(config.critic_keys))
         model: RecurrentPPO = build_algorithm(
             cls.algorithm, cls.name, config, settings, task, environments, device,
             keywords_of=settings.algorithm, policy_kwargs=lambda whole: config.policy_kwargs() | _keys(whole, task),
@@ -150,13 +149,6 @@ class PPOAgent(PolicyAgent):
             **_keys(whole, self.task),
         )
         return policy
-
-
-def _known_keys(names: list[str], task: Task) -> tuple[str, ...]:
-    """Return the keys; raise ValueError for those that the observation does not have."""
-    space = task.observation_space
-    split_space(space, names, None)
-    return tuple(names)
 
 
 def _keys(policy_spaces: PolicySpaces, task: Task) -> dict[str, Any]:

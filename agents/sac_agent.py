@@ -66,11 +66,6 @@ class SACAgent(PolicyAgent):
     config: SACOptions
 
     @classmethod
-    def new_config(cls, options: SACOptions) -> SACOptions:
-        """Return `options`, which are all settings of this agent."""
-        return options
-
-    @classmethod
     def learner(
         cls, config: SACOptions, settings: ReplayConfig, task: Task, environments: VecEnv, device: torch.device
     ) -> tuple["SACAgent", RecurrentSAC]:

@@ -177,9 +177,9 @@ class OnlineAgent(Actor):
     settings_class: ClassVar[type[Any] | None] = None
 
     @classmethod
-    @abstractmethod
     def new_config(cls, options: Any) -> Any:
-        """Return the config of a new agent with these options."""
+        """Return the config of a new agent with these options, by default the options themselves."""
+        return options
 
     @classmethod
     @abstractmethod

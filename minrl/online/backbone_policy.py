@@ -20,7 +20,7 @@ from minrl.backbone import Backbone
 from minrl.online.inputs.critic import critic_backbone, split_space
 from minrl.online.inputs.images import OnImages, OnParts
 from minrl.online.inputs.segments import Segments, each
-from minrl.online.policy import Array, Features, RecurrentPolicy
+from minrl.online.policy import Features, Outputs, RecurrentPolicy
 from minrl.online.pretrained.reference import (
     PretrainedHead,
     PretrainedTrunk,
@@ -220,21 +220,17 @@ class BackbonePolicy(RecurrentPolicy):
             log_std = self.log_std if isinstance(self.action_space, spaces.Box) else torch.zeros(0)
             self.reference = Reference(PretrainedTrunk(start), self.action_net, self.action_space, log_std)
 
-    def _scan(
-        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _scan(self, features: Features, previous: Tensor, state: Tensor, reset: Tensor) -> Outputs:
         critic = None if self.critic_trunk is None else self.critic_trunk.scan
         return self._of_both(self.trunk.scan, critic, features, previous, state, reset)
 
-    def _step(
-        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, features: Features, previous: Tensor, state: Tensor, reset: Tensor) -> Outputs:
         critic = None if self.critic_trunk is None else self.critic_trunk.step
         return self._of_both(self.trunk.step, critic, features, previous, state, reset)
 
     def _of_both(
         self, actor: Run, critic: Run | None, features: Features, previous: Tensor, state: Tensor, reset: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Outputs:
         """Return latents of actor and critic, the same if they share the trunk, and the hidden state of both.
 
         Of a state of `acting_size`, without that of the critic, the latents of the critic are (·, 0).
@@ -247,14 +243,6 @@ class BackbonePolicy(RecurrentPolicy):
         latent_pi, last_of_actor = actor(features[0], previous, of_actor, reset)
         latent_vf, last_of_critic = critic(features[1], previous, of_critic, reset)
         return latent_pi, latent_vf, torch.cat([last_of_actor, last_of_critic], dim=1)
-
-    def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
-        if len(state) != 1:
-            raise ValueError(f"state must hold one array, got {len(state)}")
-        return self._checked(state[0], (batch_size, self.acting_size))
-
-    def _state(self, memory: Tensor) -> tuple[Array, ...]:
-        return (memory.cpu().numpy(),)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self.trunk_options}

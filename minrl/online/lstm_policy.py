@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from minrl.cells.lstm import lstm_layer
 from minrl.online.inputs.images import OnImages, OnParts
-from minrl.online.policy import Array, Features, RecurrentPolicy
+from minrl.online.policy import Array, Features, Outputs, RecurrentPolicy
 from minrl.system.names import nearest
 
 # Options of torch.nn.LSTM that would change the state's layout or precision, and their only supported values.
@@ -110,9 +110,7 @@ class LstmPolicy(RecurrentPolicy):
     def _build_mlp_extractor(self) -> None:
         self.mlp_extractor = MlpExtractor(self.lstm_output_dim, self.net_arch, self.activation_fn, device=self.device)
 
-    def _scan(
-        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _scan(self, features: Features, previous: Tensor, state: Tensor, reset: Tensor) -> Outputs:
         of_actor, of_critic = state.tensor_split([self.memory_size], dim=1)
         actor, last = scan_layers(self.lstm_actor, features[0], of_actor, reset)
         if self.lstm_critic is None:
@@ -120,9 +118,7 @@ class LstmPolicy(RecurrentPolicy):
         critic, last_of_critic = scan_layers(self.lstm_critic, features[1], of_critic, reset)
         return actor, critic, torch.cat([last, last_of_critic], dim=1)
 
-    def _step(
-        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, features: Features, previous: Tensor, state: Tensor, reset: Tensor) -> Outputs:
         state = state.masked_fill(reset.unsqueeze(1), 0.0)
         parts = state.chunk(state.shape[1] // self.lstm_output_dim, dim=1)
         layers = 2 * self.lstm_hidden_state_shape[0]

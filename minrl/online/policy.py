@@ -27,6 +27,8 @@ from minrl.online.spaces import choice_starts
 
 # Features for the actor and the critic; the same tensor twice where they share the extractor.
 Features = tuple[Tensor, Tensor]
+# Latents of the actor and the critic, and the hidden state of both.
+Outputs = tuple[Tensor, Tensor, Tensor]
 Array = npt.NDArray[Any]
 
 
@@ -48,15 +50,11 @@ class RecurrentPolicy(ActorCriticPolicy):
     reference_weight: float = 0.0
 
     @abstractmethod
-    def _scan(
-        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _scan(self, features: Features, previous: Tensor, state: Tensor, reset: Tensor) -> Outputs:
         """Map (B, T, F), (B, T, P), (B, S), (B, T) bool -> latents of actor and critic (B, T, ·), state (B, S)."""
 
     @abstractmethod
-    def _step(
-        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, features: Features, previous: Tensor, state: Tensor, reset: Tensor) -> Outputs:
         """Map (B, F), (B, P), (B, S), (B,) bool -> latents of actor and critic (B, ·), next state (B, S)."""
 
     @property
@@ -73,13 +71,15 @@ class RecurrentPolicy(ActorCriticPolicy):
         latent, _, state = self._step(self._features(obs), previous, state, reset)
         return latent, state
 
-    @abstractmethod
     def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
         """Convert the state of `predict` to a tensor (B, S); raise ValueError if it does not fit."""
+        if len(state) != 1:
+            raise ValueError(f"state must hold one array, got {len(state)}")
+        return self._checked(state[0], (batch_size, self.acting_size))
 
-    @abstractmethod
     def _state(self, memory: Tensor) -> tuple[Array, ...]:
         """Convert a hidden state to the state of `predict`."""
+        return (memory.cpu().numpy(),)
 
     @property
     def previous_size(self) -> int:
@@ -279,7 +279,7 @@ class RecurrentPolicy(ActorCriticPolicy):
             return {k: x - self._starts[k].to(x.device) if k in self._starts else x for k, x in obs.items()}
         return obs - self._starts[""].to(obs.device)
 
-    def _scan_segments(self, rollout: Segments) -> tuple[Tensor, Tensor, Tensor]:
+    def _scan_segments(self, rollout: Segments) -> Outputs:
         features = self._segment_features(rollout)
         previous = self._no_previous(rollout.previous, rollout.reset)
         return self._scan(features, previous, rollout.state, rollout.reset)

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
-from minrl.online.inputs.segments import Observations, Segments, segment_cuts
+from minrl.online.inputs.segments import Observations, Segments, each, segment_cuts
 
 
 class SegmentBuffer(RolloutBuffer):
@@ -176,11 +176,7 @@ class SegmentBuffer(RolloutBuffer):
             first.new_zeros(*self.actions.shape[1::-1], 0) if self.previous is None else transposed(self.previous)
         )
         return Segments(
-            observations=(
-                {key: transposed(values) for key, values in self.observations.items()}
-                if isinstance(self.observations, dict)
-                else transposed(self.observations)
-            ),
+            observations=each(self.observations, transposed),
             previous=previous,
             state=first,
             reset=transposed(self.episode_starts) > 0.5,
@@ -200,11 +196,7 @@ class Group:
             return buffer.segmented(values, pieces)
 
         self.pieces = pieces
-        self.observations: Observations = (
-            {key: cut(values) for key, values in buffer.observations.items()}
-            if isinstance(buffer.observations, dict)
-            else cut(buffer.observations)
-        )
+        self.observations: Observations = each(buffer.observations, cut)
         self.reset = cut(buffer.episode_starts) > 0.5
         self.state = states[pieces].flatten(0, 1)
         count = len(self.reset)
@@ -230,11 +222,7 @@ class Group:
             actions, numbers = actions[kept], numbers[:, kept]
         values, log_prob, advantages, returns = numbers
         segments = Segments(
-            observations=(
-                {key: x[rows] for key, x in self.observations.items()}
-                if isinstance(self.observations, dict)
-                else self.observations[rows]
-            ),
+            observations=each(self.observations, lambda x: x[rows]),
             previous=self.previous[rows],
             state=self.state[rows],
             reset=self.reset[rows],

@@ -5,7 +5,7 @@ count.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -59,7 +59,8 @@ def check_segments(steps: int, segment_length: int | None, batch_size: int | Non
         )
 
 
-def each(observations: Observations, change: Callable[[Tensor], Tensor]) -> Observations:
+def each(observations: Any, change: Callable[[Any], Any]) -> Any:
+    """Return an observation, or each part of a Dict observation, changed."""
     if isinstance(observations, dict):
         return {key: change(x) for key, x in observations.items()}
     return change(observations)

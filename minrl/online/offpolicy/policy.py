@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from minrl.backbone import Backbone
 from minrl.online.actions import flat_actions
 from minrl.online.inputs.images import OnImages, OnParts
-from minrl.online.inputs.segments import Observations
+from minrl.online.inputs.segments import Observations, each
 from minrl.online.offpolicy.networks import Critic, Heads
 from minrl.online.offpolicy.replay import Rows
-from minrl.online.policy import Array, Features, RecurrentPolicy
+from minrl.online.policy import Features, Outputs, RecurrentPolicy
 from minrl.online.spaces import choice_starts
 from minrl.online.trunk import Trunk
 from minrl.system.names import nearest
@@ -180,7 +180,7 @@ class SACPolicy(RecurrentPolicy):
 
     def latents(self, rows: Rows) -> Latents:
         """Scan rows; their burn-in only brings the hidden states up to date."""
-        flat = self._counted_from_0(_flattened(rows.observations))
+        flat = self._counted_from_0(each(rows.observations, lambda x: x.flatten(0, 1)))
         inputs: Any = preprocess_obs(flat, self.observation_space, normalize_images=self.normalize_images)
         previous = self.encode_previous(rows.previous_actions.flatten(0, 1), rows.previous_rewards.flatten())
         previous = self._no_previous(previous.unflatten(0, rows.reset.shape), rows.reset)
@@ -225,27 +225,15 @@ class SACPolicy(RecurrentPolicy):
         mean, log_std = found.chunk(2, dim=1)
         return self.action_dist.proba_distribution(mean, log_std.clamp(*LOG_STD))
 
-    def _scan(
-        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _scan(self, features: Features, previous: Tensor, state: Tensor, reset: Tensor) -> Outputs:
         return self._of_actor(self.trunk.scan, features, previous, state, reset)
 
-    def _step(
-        self, features: Features, previous: Tensor, state: Tensor, reset: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, features: Features, previous: Tensor, state: Tensor, reset: Tensor) -> Outputs:
         return self._of_actor(self.trunk.step, features, previous, state, reset)
 
-    def _of_actor(self, run: Callable[..., Any], features: Features, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _of_actor(self, run: Callable[..., Any], features: Features, *others: Tensor) -> Outputs:
         latent, last = run(features[0], *others)
         return latent, latent, last
-
-    def _memory(self, state: tuple[Array, ...], batch_size: int) -> Tensor:
-        if len(state) != 1:
-            raise ValueError(f"state must hold one array, got {len(state)}")
-        return self._checked(state[0], (batch_size, self.state_size))
-
-    def _state(self, memory: Tensor) -> tuple[Array, ...]:
-        return (memory.cpu().numpy(),)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **self.sac_options}
@@ -260,12 +248,6 @@ class SACMultiInputPolicy(OnParts, SACPolicy):
 
 
 POLICIES = {"MlpPolicy": SACPolicy, "CnnPolicy": SACCnnPolicy, "MultiInputPolicy": SACMultiInputPolicy}
-
-
-def _flattened(observations: Observations) -> Observations:
-    if isinstance(observations, dict):
-        return {name: values.flatten(0, 1) for name, values in observations.items()}
-    return observations.flatten(0, 1)
 
 
 def _check_known(keywords: dict[str, Any]) -> None:

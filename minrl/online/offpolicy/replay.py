@@ -17,7 +17,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from minrl.online.inputs.segments import Observations
+from minrl.online.inputs.segments import Observations, each
 from minrl.online.offpolicy.stored import checked_arrays, checked_counters
 from minrl.system.names import nearest
 
@@ -229,9 +229,9 @@ class SequenceBuffer(ReplayBuffer):
         last[:, -1] = True
         parts: Any = {name: found[f"observations/{name}"] for name, _ in self._parts()}
         seen: Any = self._normalize_obs(parts.get("", parts), env)
-        is_dict, tensor = isinstance(seen, dict), self.to_torch
+        tensor = self.to_torch
         return Rows(
-            observations={name: tensor(values) for name, values in seen.items()} if is_dict else tensor(seen),
+            observations=each(seen, tensor),
             previous_actions=tensor(self.arrays["actions"][streams, past]),
             previous_rewards=tensor(np.asarray(earlier, np.float32)),
             state=tensor(self._states(rows, oldest, offsets[:, 0])),

@@ -101,15 +101,17 @@ def _filled(
     dtype: npt.DTypeLike,
     rounding: tuple[Rounding, Rounding] | None,
 ) -> Arrays:
-    observations = allocate("observations", (steps, widths[0]), dtype)
-    actions = allocate("actions", (steps, widths[1]), np.float32)
-    final_observations = allocate("final_observations", (episodes, widths[0]), dtype)
-    rewards = allocate("rewards", (steps,), np.float32)
-    terminated = allocate("terminated", (episodes,), np.bool_)
-    truncated = allocate("truncated", (episodes,), np.bool_)
-    offsets = allocate("offsets", (episodes + 1,), np.int64)
-    offsets[0] = 0
-    masks: npt.NDArray[Any] | None = None
+    shapes: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
+        "observations": ((steps, widths[0]), dtype),
+        "actions": ((steps, widths[1]), np.float32),
+        "rewards": ((steps,), np.float32),
+        "final_observations": ((episodes, widths[0]), dtype),
+        "offsets": ((episodes + 1,), np.int64),
+        "terminated": ((episodes,), np.bool_),
+        "truncated": ((episodes,), np.bool_),
+    }
+    arrays = {name: allocate(name, shape, kind) for name, (shape, kind) in shapes.items()}
+    arrays["offsets"][0] = 0
     row = episode = 0
     for block in blocks:
         rows, count = len(block.rewards), len(block.stops)
@@ -121,34 +123,22 @@ def _filled(
         if rounding is not None:
             rounding[0].add(block.observations)
             rounding[1].add(block.actions)
-        observations[row : row + rows] = block.observations
-        actions[row : row + rows] = block.actions
-        rewards[row : row + rows] = block.rewards
+        for name in ("observations", "actions", "rewards"):
+            arrays[name][row : row + rows] = getattr(block, name)
+            leave_memory(arrays[name])
         if block.action_masks is not None:
-            if masks is None:
-                masks = allocate("action_masks", (steps, block.action_masks.shape[1]), np.bool_)
-            masks[row : row + rows] = block.action_masks
-        final_observations[episode : episode + count] = block.final_observations
-        terminated[episode : episode + count] = block.terminated
-        truncated[episode : episode + count] = block.truncated
-        offsets[episode + 1 : episode + count + 1] = row + block.stops
+            if "action_masks" not in arrays:
+                arrays["action_masks"] = allocate("action_masks", (steps, block.action_masks.shape[1]), np.bool_)
+            arrays["action_masks"][row : row + rows] = block.action_masks
+        for name in ("final_observations", "terminated", "truncated"):
+            arrays[name][episode : episode + count] = getattr(block, name)
+        arrays["offsets"][episode + 1 : episode + count + 1] = row + block.stops
         row, episode = row + rows, episode + count
-        for written in (observations, actions, rewards):
-            leave_memory(written)
     if (row, episode) != (steps, episodes):
         raise ValueError(
             f"{where}: holds {episode} episodes with {row} steps, the metadata says {episodes} with {steps}"
         )
-    found = {
-        "observations": observations,
-        "actions": actions,
-        "rewards": rewards,
-        "final_observations": final_observations,
-        "offsets": offsets,
-        "terminated": terminated,
-        "truncated": truncated,
-    }
-    return found if masks is None else {**found, "action_masks": masks}
+    return arrays
 
 
 def flatten_block(

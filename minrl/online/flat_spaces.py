@@ -87,21 +87,31 @@ class PolicySpaces:
         return sorted(self.numbers()) if self._is_dict else None
 
 
-class Standardizer(nn.Module):
-    """The normalisation of `VecNormalize` on flat rows: (x - mean) / std, clipped; images and choices unchanged."""
+class Standardization(nn.Module):
+    """The normalisation of `VecNormalize` on flat rows: (x - mean) / std in float64 as there, clipped."""
 
     mean: Tensor
     std: Tensor
     bound: Tensor
 
-    def __init__(self, policy_spaces: PolicySpaces) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self._columns = policy_spaces.numbers()
-        width = policy_spaces.width
-        # VecNormalize computes in float64.
         self.register_buffer("mean", torch.zeros(width, dtype=torch.float64))
         self.register_buffer("std", torch.ones(width, dtype=torch.float64))
         self.register_buffer("bound", torch.full((width,), torch.inf, dtype=torch.float64))
+
+    def forward(self, flat: Tensor) -> Tensor:
+        """Normalise observations: (B, O) -> (B, O)."""
+        standard = (flat.double() - self.mean) / self.std
+        return torch.minimum(torch.maximum(standard, -self.bound), self.bound).to(flat.dtype)
+
+
+class Standardizer(Standardization):
+    """Standardisation of the numbers among a policy's observations; images and choices are unchanged."""
+
+    def __init__(self, policy_spaces: PolicySpaces) -> None:
+        super().__init__(policy_spaces.width)
+        self._columns = policy_spaces.numbers()
 
     def copy_statistics(self, environments: VecNormalize) -> None:
         """Copy the statistics of `environments`."""
@@ -111,11 +121,6 @@ class Standardizer(nn.Module):
             spread = np.sqrt(np.reshape(statistics.var, -1) + environments.epsilon)
             self.std[columns] = torch.from_numpy(spread).to(self.std)
             self.bound[columns] = environments.clip_obs
-
-    def forward(self, flat: Tensor) -> Tensor:
-        """Normalise observations: (B, O) -> (B, O)."""
-        standard = (flat.double() - self.mean) / self.std
-        return torch.minimum(torch.maximum(standard, -self.bound), self.bound).to(flat.dtype)
 
 
 def _name(keys: tuple[str | int, ...]) -> str:

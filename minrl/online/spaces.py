@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from minrl.data.space_match import arranged
-from minrl.data.spaces import is_text
+from minrl.data.spaces import is_text, path_name, walk
 from minrl.data.wrappers import ScalarReward
 from minrl.system.messages import one_line
 
@@ -130,7 +130,7 @@ class _Observations:
     """Conversion of observations of any space to `space`."""
 
     def __init__(self, given: AnySpace) -> None:
-        parts = list(_walk(given, (), "observation"))
+        parts = _parts_of(given, "observation")
         self._parts = [(path, "/".join(map(str, path)), _converter(part)) for path, part in parts]
         fitted = {
             name: _fitted(part, "observation") for (_, part), (_, name, _) in zip(parts, self._parts, strict=True)
@@ -156,7 +156,7 @@ class _Actions:
 
     def __init__(self, given: AnySpace) -> None:
         self._given = given
-        parts = list(_walk(given, (), "action"))
+        parts = _parts_of(given, "action")
         if not parts:
             raise ValueError(f"the action space {given} has no parts")
         if isinstance(given, _LEAVES):
@@ -173,20 +173,15 @@ class _Actions:
         return _restored(self._given, iter(rest))
 
 
-def _walk(space: AnySpace, path: Path, kind: str) -> Iterator[tuple[Path, AnySpace]]:
-    """Yield the leaves of a space, each with its keys."""
-    if isinstance(space, spaces.Dict):
-        for key, part in space.spaces.items():
-            yield from _walk(part, (*path, key), kind)
-    elif isinstance(space, spaces.Tuple):
-        for index, part in enumerate(space.spaces):
-            yield from _walk(part, (*path, index), kind)
-    elif isinstance(space, _LEAVES):
-        yield path, space
-    else:
-        where = "/".join(map(str, path)) or "the top"
-        hint = "; leave it out with a wrapper" if kind == "observation" and is_text(space) else ""
-        raise ValueError(f"the {kind} space holds a {type(space).__name__} at {where}, which PPO cannot take{hint}")
+def _parts_of(space: AnySpace, kind: str) -> list[tuple[Path, AnySpace]]:
+    """List the leaves of a space, each with its keys."""
+    parts = list(walk(space))
+    for path, part in parts:
+        if not isinstance(part, _LEAVES):
+            found = f"{type(part).__name__} at {path_name(path)}"
+            hint = "; leave it out with a wrapper" if kind == "observation" and is_text(part) else ""
+            raise ValueError(f"the {kind} space holds a {found}, which PPO cannot take{hint}")
+    return parts
 
 
 def _at(observation: Any, path: Path) -> Any:

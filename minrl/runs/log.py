@@ -61,7 +61,7 @@ def open_log(
         row
         for row in rows
         if float(row[counter]) <= last
-        and not (repeats_evaluation and float(row[counter]) == step and any(map(_is_evaluated, row)))
+        and not (repeats_evaluation and float(row[counter]) == step and any(name.startswith(EVALUATED) for name in row))
     ]
     repeats = repeats_evaluation or repeats_row
     again = _values(kept, counter, step) if repeats else {}
@@ -72,10 +72,6 @@ def open_log(
     if terminal:
         formats.append(HumanOutputFormat(sys.stdout))
     return Logger(str(folder), formats)
-
-
-def _is_evaluated(name: str) -> bool:
-    return name.startswith(EVALUATED)
 
 
 def _values(rows: list[Cells], counter: str, step: int) -> dict[str, float]:

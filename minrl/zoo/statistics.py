@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from minrl.online.flat_spaces import Standardization
 from minrl.runs.archive import CheapUnpickler
 from minrl.system.messages import one_line
 from minrl.zoo.archive import UnreadableError
@@ -206,18 +207,8 @@ def _number(value: Any) -> float:
     return number
 
 
-class Standardizer(nn.Module):
-    """The normalisation of `VecNormalize` on flat rows (B, O): (x - mean) / std in float64, clipped."""
-
-    mean: Tensor
-    std: Tensor
-    bound: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width, dtype=torch.float64))
-        self.register_buffer("std", torch.ones(width, dtype=torch.float64))
-        self.register_buffer("bound", torch.full((width,), torch.inf, dtype=torch.float64))
+class Standardizer(Standardization):
+    """Standardisation of flat rows (B, O) by the statistics of a file."""
 
     def copy_statistics(self, statistics: Statistics, parts: Sequence[Part]) -> None:
         """Copy statistics of each part.
@@ -242,8 +233,7 @@ class Standardizer(nn.Module):
 
     def forward(self, flat: Tensor) -> Tensor:
         """Normalise observations: (B, O) -> (B, O) in float32."""
-        standard = (flat.double() - self.mean) / self.std
-        return torch.minimum(torch.maximum(standard, -self.bound), self.bound).float()
+        return super().forward(flat).float()
 
 
 def find_statistics(file: Path, given: str | Path | None) -> Path | None:

@@ -22,6 +22,7 @@ from minrl.data.space_match import mismatch
 from minrl.data.spaces import AnySpace
 from minrl.data.task import Task
 from minrl.online.flat_spaces import PolicySpaces
+from minrl.online.inputs.segments import each
 from minrl.online.policy import RecurrentPolicy
 from minrl.system.messages import one_line
 from minrl.system.trust import check_pickles
@@ -85,8 +86,7 @@ class TrustedAgent(Actor):
     def act(self, moment: Moment, state: Tensor, *, deterministic: bool = True) -> tuple[Tensor, Tensor]:
         """Act as `Actor.act` does."""
         flat = moment.observation if self.standardizer is None else self.standardizer(moment.observation)
-        seen: Any = self.spaces.observations(flat)
-        seen = {name: part.numpy() for name, part in seen.items()} if isinstance(seen, dict) else seen.numpy()
+        seen = each(self.spaces.observations(flat), Tensor.numpy)
         starts = moment.episode_start.numpy()
         if self.draws_noise and not deterministic and starts.any():
             self.network.reset_noise(len(state))
@@ -116,8 +116,7 @@ class TrustedAgent(Actor):
         """Return the shapes of the arrays of a state for two environments, and the axis that counts these."""
         found = []
         for count in (2, 3):
-            seen: Any = self.spaces.observations(torch.zeros(count, self.task.observation_size))
-            seen = {name: part.numpy() for name, part in seen.items()} if isinstance(seen, dict) else seen.numpy()
+            seen = each(self.spaces.observations(torch.zeros(count, self.task.observation_size)), Tensor.numpy)
             _, state = self.network.predict(seen, None, np.ones(count, np.bool_), True)
             found.append([np.shape(part) for part in state or ()])
         return [

@@ -1,6 +1,5 @@
 """Settings that a sweep chooses: of each method's combinations the one with the highest mean score."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import tomli_w
@@ -22,7 +21,9 @@ def chosen_table(analysis: Analysis) -> Table:
             rows.append((base, complete, NONE, NONE, NONE))
             continue
         best = max(done, key=lambda name: done[name])
-        rows.append((base, complete, _settings_text(analysis, base, best), f"{done[best]:.1f}", _worst(done)))
+        rows.append(
+            (base, complete, _settings_text(analysis, base, best), f"{done[best]:.1f}", f"{min(done.values()):.1f}")
+        )
     note = (
         "The combination with the highest mean over the tasks, of those that have finished in every task of the common "
         "scale. It is biased upwards, as the highest of several: its score is no result, the settings are."
@@ -75,10 +76,6 @@ _COUNTS = ("steps", "evaluate_every", "checkpoint_every", "log_every")
 def _settings_text(analysis: Analysis, base: str, chosen: str) -> str:
     tables = _differing(analysis, base, chosen)
     return ", ".join(f"{name} = {value}" for table in tables.values() for name, value in table.items())
-
-
-def _worst(done: Mapping[str, float]) -> str:
-    return f"{min(done.values()):.1f}"
 
 
 def _first(plan: ComparisonPlan, method: str) -> PlannedRun:

@@ -93,11 +93,11 @@ class Trajectories:
         """Return what is stored."""
         return dict(self.parts)
 
-    def restore(self, saved: dict[str, Tensor]) -> None:
-        """Restore `saved`; raise ValueError if it does not fit."""
+    def restore(self, saved: dict[str, Tensor], state_size: int) -> None:
+        """Restore `saved` of a policy with hidden states of `state_size`; raise ValueError if it does not fit."""
         count = len(saved["reset"]) if saved else 0
         for name, x in saved.items():
-            shape = (count,) if name == "state" else (count, self.length)
+            shape = (count, state_size) if name == "state" else (count, self.length)
             if x.shape[: len(shape)] != shape or not x.isfinite().all():
                 raise ValueError(f"its trajectories hold other {name}: {tuple(x.shape)}, or values that are not finite")
         if count % self.n_envs:

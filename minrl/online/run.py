@@ -119,13 +119,14 @@ class OnlineRun:
     def _learn(self, bar: Any) -> None:
         self._start_clock()
         try:
-            self.model.learn(
-                max(0, self.config.steps - self.step),
-                callback=RolloutCallback(self.between_rollouts, lambda: self._after_step(bar), self._after_rollout),
-                # Never: the run writes rows between rollouts, with the update of each.
-                log_interval=self.config.steps + 1,
-                reset_num_timesteps=False,
-            )
+            with self.request.undropped():
+                self.model.learn(
+                    max(0, self.config.steps - self.step),
+                    callback=RolloutCallback(self.between_rollouts, lambda: self._after_step(bar), self._after_rollout),
+                    # Never: the run writes rows between rollouts, with the update of each.
+                    log_interval=self.config.steps + 1,
+                    reset_num_timesteps=False,
+                )
             self.between_rollouts()
         except _End:
             pass
@@ -197,10 +198,10 @@ class OnlineRun:
         self.evaluation = self.failure = None
         try:
             with state.preserve_random_states(), self.request.at_once():
-                with attempt("evaluation", self.step, self.out) as tried:
+                with attempt("evaluation", self.step, self.out) as tried, self.request.undropped():
                     (result,) = config.evaluate(self.agent)
                 if config.video and result is not None:
-                    with attempt("video", self.step, self.out):
+                    with attempt("video", self.step, self.out), self.request.undropped():
                         video = record_episode(self.agent, self.agent.task.known_environment(), config.first_episode)
         except Stopped:
             return None

@@ -113,15 +113,15 @@ class Evaluator:
         result, asked, video = None, list[Evaluation](), None
         try:
             with torch.random.fork_rng(enabled=True), request.at_once():
-                with attempt("evaluation", step, self.out) as tried:
+                with attempt("evaluation", step, self.out) as tried, request.undropped():
                     if self.search is not None and step == self.config.steps:
                         self.search.run()
                     (result,) = self.config.evaluate(self.agent)
                 if result is not None and self.sweeps_at(step):
-                    with attempt("evaluation at several target returns", step, self.out):
+                    with attempt("evaluation at several target returns", step, self.out), request.undropped():
                         asked = self.config.evaluate(self.agent, self.targets)
                 if result is not None and self.config.video:
-                    with attempt("video", step, self.out):
+                    with attempt("video", step, self.out), request.undropped():
                         video = record_episode(
                             self.agent, self.agent.task.known_environment(), self.config.first_episode
                         )

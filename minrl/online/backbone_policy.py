@@ -172,6 +172,11 @@ class BackbonePolicy(RecurrentPolicy):
         """Return the width of the actor's state; acting does without that of a critic's own backbone."""
         return self.memory_size
 
+    @property
+    def stored_size(self) -> int:
+        """Return the width of the states that `Trajectories` store."""
+        return self.acting_size
+
     def visible(self, observation: Any) -> Any:
         """Return the part of an observation that the actor sees."""
         if not self.apart or not isinstance(self.actor_space, spaces.Dict):

@@ -62,11 +62,6 @@ class RecurrentPolicy(ActorCriticPolicy):
         """Return the width of the state that acting needs."""
         return self.state_size
 
-    @property
-    def stored_size(self) -> int:
-        """Return the width of the states that a replay buffer stores."""
-        return self.acting_size
-
     def visible(self, observation: Any) -> Any:
         """Return the part of an observation that the actor sees."""
         return observation

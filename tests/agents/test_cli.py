@@ -17,6 +17,7 @@ from minrl.cells import CELLS
 __all__ = ["cartpole", "own_folders"]
 
 TRAIN = ["train", "decision", *map(str, TINY), "--steps", "3", "--evaluate-every", "0"]
+ON_DATA = [*TRAIN, "--data", "D", "--out", "r"]
 PPO = ["train", "ppo", "--width", "8", "--depth", "1", "--n-envs", "2", "--n-steps", "8", "--steps", "16", "--out", "r"]
 
 
@@ -81,29 +82,20 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "word": (["evaluate", "a", "b"], 'unexpected argument "b"'),
     "number": ([*TRAIN, "--steps", "ten"], "argument --steps: invalid int value: 'ten'"),
     "fraction": ([*TRAIN, "--steps", "1e4"], "argument --steps: invalid int value: '1e4'"),
-    "negative": ([*TRAIN, "--data", "D", "--out", "r", "--steps", "-3"], "steps must be at least 1, got -3"),
-    "choice": (
-        [*TRAIN, "--data", "D", "--out", "r", "--decay", "cosin"],
-        'unknown value "cosin"; did you mean "cosine"?',
-    ),
+    "negative": ([*ON_DATA, "--steps", "-3"], "steps must be at least 1, got -3"),
+    "choice": ([*ON_DATA, "--decay", "cosin"], 'unknown value "cosin"; did you mean "cosine"?'),
     "no data": ([*TRAIN, "--out", "r"], "no data set: give --data minari:NAME, d4rl:NAME or hdf5:FILE"),
     "no folder": ([*TRAIN, "--data", "D"], "no folder for the run: minrl"),
     "data": ([*TRAIN, "--data", "minari:test/cartpol-v0", "--out", "r"], 'did you mean "test/cartpole-v0"?'),
     "kind of data": ([*TRAIN, "--data", "minary:x", "--out", "r"], "is none of minari:NAME, d4rl:NAME or hdf5:FILE"),
     "file": ([*TRAIN, "--data", "hdf5:nothing.hdf5", "--out", "r"], "nothing.hdf5"),
-    "cell": (
-        [*TRAIN, "--data", "D", "--out", "r", "--cell", "mingro"],
-        'unknown cell "mingro"; did you mean "mingru"?',
-    ),
-    "cell option": ([*TRAIN, "--data", "D", "--out", "r", "--cell-options", "expnd=2"], 'did you mean "expand"?'),
-    "cell option's value": (
-        [*TRAIN, "--data", "D", "--out", "r", "--cell-options", "expand=big"],
-        "expand must be of type float",
-    ),
-    "no pair": ([*TRAIN, "--data", "D", "--out", "r", "--cell-options", "expand"], '"expand" should read KEY=VALUE'),
-    "width": ([*TRAIN, "--data", "D", "--out", "r", "--width", "0"], "width must be at least 1, got 0"),
-    "mlp": ([*TRAIN, "--data", "D", "--out", "r", "--mlp", "-1"], "mlp must be at least 0, got -1.0"),
-    "dropout": ([*TRAIN, "--data", "D", "--out", "r", "--dropout", "2"], "dropout"),
+    "cell": ([*ON_DATA, "--cell", "mingro"], 'unknown cell "mingro"; did you mean "mingru"?'),
+    "cell option": ([*ON_DATA, "--cell-options", "expnd=2"], 'did you mean "expand"?'),
+    "cell option's value": ([*ON_DATA, "--cell-options", "expand=big"], "expand must be of type float"),
+    "no pair": ([*ON_DATA, "--cell-options", "expand"], '"expand" should read KEY=VALUE'),
+    "width": ([*ON_DATA, "--width", "0"], "width must be at least 1, got 0"),
+    "mlp": ([*ON_DATA, "--mlp", "-1"], "mlp must be at least 0, got -1.0"),
+    "dropout": ([*ON_DATA, "--dropout", "2"], "dropout"),
     "config": ([*TRAIN, "--out", "r", "--config", "none.toml"], "config none.toml cannot be read: no such file"),
     "resume and agent": (["train", "--resume", "x", "decision"], "a resumed run keeps its settings"),
     "run": (["evaluate", "runs/none"], "no checkpoint at runs/none"),

@@ -3,12 +3,15 @@
 Shapes: B batch, T time, D width.
 """
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 from contract import WAYS, assert_near
 from torch.overrides import TorchFunctionMode
 
-from minrl.cells import CELLS
+from minrl.cells import CELLS, nan_masks
 from minrl.scan import without_fused_kernels
 
 WIDTH, BATCH, STEPS = 16, 3, 70
@@ -50,6 +53,24 @@ def test_nan_stays_in_its_episode(name: str, value: float) -> None:
     assert not y[seen].isfinite().all(dim=-1).any()
     assert torch.allclose(y[~seen], wanted[~seen], atol=1e-5)
     assert torch.allclose(last, left, atol=1e-5)
+
+
+def reached_by_hand(faulty: np.ndarray, memory: np.ndarray, reset: np.ndarray) -> np.ndarray:
+    """Walk along each row: a reset clears what a faulty step or memory has spoiled."""
+    spoiled = np.zeros_like(faulty)
+    for row, now in enumerate(memory):
+        for step in range(faulty.shape[1]):
+            now = (now and not reset[row, step]) or faulty[row, step]
+            spoiled[row, step] = now
+    return spoiled
+
+
+@pytest.mark.parametrize("form", [nan_masks.reached, nan_masks._reached_pairwise], ids=["cumulative", "pairwise"])
+def test_a_faulty_step_reaches_the_end_of_its_episode(form: Callable[..., torch.Tensor]) -> None:
+    draw = np.random.default_rng(0)
+    faulty, reset, memory = draw.random((64, 12)) < 0.1, draw.random((64, 12)) < 0.2, draw.random(64) < 0.3
+    result = form(torch.from_numpy(faulty), torch.from_numpy(memory), torch.from_numpy(reset))
+    np.testing.assert_array_equal(result.numpy(), reached_by_hand(faulty, memory, reset))
 
 
 class NothingIsRead(TorchFunctionMode):

@@ -53,6 +53,6 @@ def attempt(work: str, step: int, folder: Path) -> Iterator[Attempt]:
 
 
 def _is_of_the_run(error: Exception, folder: Path) -> bool:
-    """Return True for an error of reading or writing a file in the run's folder."""
+    """Return True if an error is that of reading or writing a file in the run's folder."""
     named = isinstance(error, OSError) and isinstance(error.filename, str | Path)
     return named and Path(error.filename).absolute().is_relative_to(folder.absolute())  # type: ignore[attr-defined]

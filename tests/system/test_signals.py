@@ -30,7 +30,7 @@ def evaluate_and_stop(request: StopRequest, folder: Path, reached: list[bool]) -
 
 
 def test_a_stop_that_is_dropped_still_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Go on after the signal, fail after it, and fail inside work whose errors are reported."""
+    """Run on after the signal, fail after it, and fail inside work whose errors are reported."""
     reached = list[bool]()
     for fails in (False, True):
         with StopRequest() as request:

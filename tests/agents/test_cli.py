@@ -115,8 +115,6 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "vectorisation": ([*PPO, "--env", "Acrobot-v1", "--vectorization", "native"], "its id is registered without one"),
     "picture": ([*PPO, "--env", "minrl/RepeatFirst-v0", "--video"], "cannot be rendered; its render modes: none"),
     "GPU": ([*PPO, "--env", "CartPole-v1", "--device", "gpu"], 'unknown device "gpu"; choose cpu, cuda or auto'),
-    "empty folder": ([*PPO[:-1], "", "--env", "CartPole-v1"], "--out is empty; is a variable of the shell unset?"),
-    "empty run": (["export", "", "--c", "c"], "RUN|ZIP is empty"),
     "flag of ppo": ([*PPO, "--n-env", "3"], 'unknown flag --n-env; did you mean "--n-envs"?'),
     "policy": (["collect", "--policy", "randm", "--env", "CartPole-v1", "--episodes", "1", "--out", "a-v0"], "randm"),
 }

@@ -44,6 +44,8 @@ ANSWERS: dict[str, tuple[list[str], str]] = {
         ["train", "--data=minari:a/b-v0", "decision"],
         "no flag --data before an agent's name; a new run's stand after its",
     ),
+    "empty folder": ([*PPO[:-1], ""], "--out is empty; is a variable of the shell unset?"),
+    "empty run": (["export", "", "--c", "c"], "RUN|ZIP is empty"),
     "no number": ([*OFFLINE, "--target-return", "nan"], "target_return must be finite, got nan"),
     "export --out": (["export", "runs/x", "--out", "a.onnx"], "no flag --out here: it writes one file, --onnx FILE"),
     "lr": ([*OFFLINE, "--lr", "1e-2"], 'unknown flag --lr; did you mean "--learning-rate"?'),

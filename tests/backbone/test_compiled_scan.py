@@ -50,8 +50,9 @@ def test_any_option(cell: str, options: dict[str, Any], width: int) -> None:
     assert_as_torch(model, *inputs(model))
 
 
+@pytest.mark.slow  # compiled for float64, 15 CPU seconds for the first of them
 @every_cell
-@pytest.mark.parametrize("options", [OPTIONS[0], *(pytest.param(o, marks=pytest.mark.slow) for o in OPTIONS[1:])])
+@pytest.mark.parametrize("options", OPTIONS)
 def test_any_option_in_float64(cell: str, options: dict[str, Any]) -> None:
     model = backbone(24, cell, **options)
     assert_as_torch_in_double(model, *inputs(model))
@@ -71,9 +72,15 @@ def test_any_number_of_rows_and_steps(batch: int, steps: int) -> None:
     assert_as_torch(model, *inputs(model, batch, steps))
 
 
-def test_one_column_and_more_than_a_block_of_lanes() -> None:
-    narrow, wide = backbone(1, mlp=2), backbone(300, depth=1, mlp=1)
-    assert_as_torch_in_double(narrow, *inputs(narrow))  # the norm of a single feature has no correct digit in float32
+@pytest.mark.slow
+def test_one_column() -> None:
+    """Compare in float64: the norm of a single feature has no correct digit in float32."""
+    narrow = backbone(1, mlp=2)
+    assert_as_torch_in_double(narrow, *inputs(narrow))
+
+
+def test_more_than_a_block_of_lanes() -> None:
+    wide = backbone(300, depth=1, mlp=1)
     assert_as_torch(wide, *inputs(wide, 2, 20))
 
 
@@ -89,7 +96,7 @@ def test_without_state_or_resets_and_with_resets_everywhere(conv: int) -> None:
     x, state, reset = inputs(model)
     for arguments in ((x, None, None), (x, state, None), (x, None, reset), (x, state, torch.ones_like(reset))):
         assert_as_torch(model, *arguments)
-    everywhere = everything(model, x, state, torch.ones_like(reset))
+    everywhere = everything(model.float(), x.float(), state.float(), torch.ones_like(reset))
     assert torch.all(everywhere[3] == 0)  # no gradient to an unused state
 
 
@@ -102,6 +109,7 @@ def test_threads_share_the_work(threads: None, options: dict[str, Any]) -> None:
     assert any(thread.name.startswith("minrl-scan") for thread in threading.enumerate())
 
 
+@pytest.mark.slow
 def test_gradients_against_differences() -> None:
     model = backbone(3, mlp=1)
     x, state, reset = inputs(model, 2, 5)
@@ -114,7 +122,7 @@ def test_gradients_against_differences() -> None:
 @pytest.mark.parametrize("cell", ["mingru", "minlstm"])
 def test_nan_ends_at_a_reset(cell: str) -> None:
     """Check that NaN in a state or a step reaches neither later episodes nor their gradients."""
-    model = backbone(6, cell, mlp=1)
+    model = backbone(6, cell, mlp=1).float()
     x, state, _ = inputs(model, 1, 12)
     reset = torch.zeros(1, 12, dtype=torch.bool)
     reset[0, [3, 8]] = True
@@ -130,7 +138,7 @@ def test_nan_ends_at_a_reset(cell: str) -> None:
     assert dx[0, 8:].isfinite().all()
     y, last = plain(model).scan(x, state, reset)
     (wanted,) = torch.autograd.grad(y[0, 8:].sum() + last.sum(), x)
-    assert torch.allclose(dx, wanted, rtol=1e-10, atol=1e-12, equal_nan=True)
+    assert torch.allclose(dx, wanted, rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
 def test_gelu_and_its_slope_to_a_millionth() -> None:

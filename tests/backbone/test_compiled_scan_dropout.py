@@ -37,7 +37,7 @@ def test_dropout_zeroes_a_share_and_scales_the_rest(rate: float, dtype: torch.dt
         assert torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].abs() < 5 / a.numel() ** 0.5
 
 
-@pytest.mark.parametrize("cell", ["mingru", "minlstm"])
+@pytest.mark.parametrize("cell", ["mingru", pytest.param("minlstm", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "options", [{}, *(pytest.param(o, marks=pytest.mark.slow) for o in ({"mlp": 0}, {"conv": 0}, {"expand": 2}))]
 )

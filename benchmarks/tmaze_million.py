@@ -164,7 +164,7 @@ def shown(shares: list[float | None]) -> str:
 
 
 def main() -> int:
-    """Complete all runs, then write table and raw numbers."""
+    """Complete the runs of all methods, or of some, then write table and raw numbers; those of others stay."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tmaze_million"))
     parser.add_argument("--seeds", type=int, default=3)
@@ -173,7 +173,10 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     write_data(arguments.out / "data")
-    numbers = [
+    raw = arguments.table.with_suffix(".json")
+    known = json.loads(raw.read_text(encoding="utf-8"))["runs"] if raw.exists() else []
+    numbers = [run for run in known if run["method"] not in arguments.methods]
+    numbers += [
         complete(name, seed, arguments.out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}")
         for name in arguments.methods
         for seed in range(arguments.seeds)
@@ -181,7 +184,7 @@ def main() -> int:
     text = table(numbers)
     print(text)
     arguments.table.write_text(text, encoding="utf-8")
-    keep(arguments.table.with_suffix(".json"), {"runs": numbers})
+    keep(raw, {"runs": numbers})
     return 0
 
 

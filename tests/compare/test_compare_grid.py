@@ -194,6 +194,8 @@ MISTAKES = {
     "unknown task": (f"[methods.m.tasks.hoper]\n{TASK}", 'settings for a task "hoper"'),
     "unknown agent": (f'[methods.m.offline]\nagent = "clown"\n{TASK}', 'unknown agent "clown"; did you mean "clone"?'),
     "no table": (f'cells = ["mingru"]\noffline = 3\n{TASK}', "offline must be a table, got 3"),
+    "many seeds": (f'cells = ["mingru"]\nseeds = {10**30}\n{TASK}', "seeds is at most 10,000"),
+    "a large seed": (f'cells = ["mingru"]\nseeds = [{2**32}]\n{TASK}', "or which ([0, 1, 2])"),
     "seeds": (f'cells = ["mingru"]\nseeds = 0\n{TASK}', "seeds is how many (3) or which ([0, 1, 2]), got 0"),
     "seed twice": (f'cells = ["mingru"]\nseeds = [1, 1]\n{TASK}', "a seed is named twice"),
     "name": (f'[methods."a/b"]\n{TASK}', '"a/b" names a folder'),

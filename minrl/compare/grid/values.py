@@ -52,11 +52,17 @@ def numbers_of(table: Tables, where: str) -> dict[str, float]:
     return {key: float(value) for key, value in table.items()}
 
 
+_MOST_SEEDS = 10_000
+_LARGEST_SEED = 2**32 - 1  # of NumPy's global generator
+
+
 def seeds_of(value: Any, where: str) -> tuple[int, ...]:
     """Return seeds, given as their number or as a list."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if value > _MOST_SEEDS:
+            raise ValueError(f"{where}: seeds is at most {_MOST_SEEDS:,}, got {value!r}")
         return tuple(range(value))
-    if isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value):
+    if isinstance(value, list) and value and all(type(seed) is int and 0 <= seed <= _LARGEST_SEED for seed in value):
         if len(set(value)) == len(value):
             return tuple(value)
         raise ValueError(f"{where}: a seed is named twice in {value}")

@@ -13,6 +13,7 @@ from minrl.runs.folder import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 
 # Fields of Adam's fused steps whose mutants once crashed the process or were loaded without an error.
 ADAM = {"flat", "larger", "empty", "double", "whole", "sparse", "nan", "text"}
+STEPS = ("training", "config", "steps")
 
 
 def resumed(killer: Killer, kind: str, mutants: int, seed: int) -> list[str]:
@@ -36,7 +37,9 @@ def outcome(killer: Killer, kind: str, content: object, what: str) -> list[str]:
     shutil.copytree(whole, out)
     (out / PREVIOUS_CHECKPOINT).unlink()
     torch.save(content, out / LAST_CHECKPOINT)
-    done = killer.server.run(["train", "--resume", str(out)], out, after=100)
+    # Without the number of steps a run has the default one, 10,000.
+    bound = ["--steps", "128"] if what == f"{STEPS} dropped" else []
+    done = killer.server.run(["train", "--resume", str(out), *bound], out, after=100)
     lines = [line for line in done["said"].splitlines() if line.startswith("minrl: ")]
     if done["code"] == 0 or (done["code"] == 2 and len(lines[-1]) < 600 and "Traceback" not in done["said"]):
         return []

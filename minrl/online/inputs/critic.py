@@ -36,7 +36,7 @@ def split_space(space: AnySpace, critic_keys: Sequence[str], keys: Sequence[str]
         raise ValueError(f"critic_keys name parts of a Dict observation; this one is {one_line(space)}")
     for option, names in (("critic_keys", critic_keys), ("critic keys", keys or ())):
         if isinstance(names, str):
-            raise ValueError(f'{option} is a list of keys, got "{names}"')
+            raise ValueError(f'{option} is a list of keys, ["{names}"], got "{names}"')
         for name in names:
             if name not in space.spaces:
                 raise ValueError(f'{option}: the observation has no key "{name}"; {nearest(str(name), space.spaces)}')

@@ -88,7 +88,7 @@ class PolicySpaces:
 
 
 class Standardization(nn.Module):
-    """The normalisation of `VecNormalize` on flat rows: (x - mean) / std in float64 as there, clipped."""
+    """Normalisation of `VecNormalize` on flat rows: (x - mean) / std in float64 as there, clipped."""
 
     mean: Tensor
     std: Tensor

@@ -1,4 +1,4 @@
-"""The precision in which a cell is compared with its paper."""
+"""Precision in which cells are compared with their papers."""
 
 from collections.abc import Iterator
 

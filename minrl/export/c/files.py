@@ -152,7 +152,7 @@ def _source(
     )
     helpers = "\n\n".join(HELPERS[name] for name in HELPERS if name in program.helpers)
     workspace = "".join(f"    {_KINDS[array]} {array}[{size}];\n" for array, size in sorted(totals.items()))
-    inputs = ["observation", "reward", "episode_start", "state", *(["action_masks"] if masks else [])]
+    inputs = ["state", "observation", "reward", "episode_start", *(["action_masks"] if masks else [])]
     unused = "".join(f"    (void){name};\n" for name in inputs if name not in code)
     first = ", ".join(number(np.float32(v)) for v in initial_state) or "0.0f"
     init = _wrapped(f"static const float initial[] = {{{first}}};")
@@ -163,7 +163,7 @@ def _source(
         else ""
     )
     step, wide = (_signature(seen, masks, actions, f"static {name}") for name in ("inline void step", "void wide"))
-    names = ", ".join(["state", *inputs[:3], *inputs[4:], *(a.name for a in actions)])
+    names = ", ".join([*inputs, *(a.name for a in actions)])
     return f"""{_title(agent)}
 #include "policy.h"
 

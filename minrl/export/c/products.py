@@ -14,12 +14,6 @@ class Products(Elements):
     It saves a pass over the gates and their biases, 2 % of an LSTM's step.
     """
 
-    def _gemm(self, node: Node) -> None:
-        self._product(node)
-
-    def _matmul(self, node: Node) -> None:
-        self._product(node)
-
     def _product(self, node: Node) -> None:
         rows, bias = self._matrix(node)
         added = self._added(node)
@@ -32,6 +26,8 @@ class Products(Elements):
             self._linear(node, rows, first, total)
         else:  # this is the first of both
             self._linear(node, rows, Place(self._table(bias + self._matrix(other)[1])), node.outputs[0])
+
+    _gemm = _matmul = _product
 
     def _linear(self, node: Node, rows: Array, start: Place, output: str) -> None:
         """Write y = W x + what lies at `start`, `rows` being W (out, in)."""

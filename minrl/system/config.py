@@ -29,6 +29,7 @@ else:
 
 C = TypeVar("C")
 LARGEST = 10**12  # of any whole number among settings
+_LARGEST_FLOAT = (2 - 2**-23) * 2.0**127  # of 32 bits, in which agents calculate
 
 
 def setting(default: C, text: str, **notes: str) -> C:
@@ -105,11 +106,13 @@ def check_at_most(part: Any, bound: int, *names: str) -> None:
 
 
 def check_finite(part: Any) -> None:
-    """Raise ValueError if a field of a dataclass is infinite or NaN, or a whole number beyond `LARGEST`."""
+    """Raise ValueError if a field of a dataclass is infinite in float32 or NaN, or a whole number beyond `LARGEST`."""
     for item in dataclasses.fields(part):
         value = getattr(part, item.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{item.name} must be finite, got {value}")
+        if isinstance(value, float) and abs(value) > _LARGEST_FLOAT:
+            raise ValueError(f"{item.name} must be finite as a 32-bit float, which {value} is not")
         if isinstance(value, int):
             check_at_most(part, LARGEST, item.name)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from minrl.agents.__main__ import main
@@ -24,6 +25,15 @@ FIELDS = [(kind, item.name) for kind in KINDS for item in dataclasses.fields(kin
 def test_no_setting_is_infinite(kind: Any, name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be finite, got {value}"):
         kind(**{name: value})
+
+
+def test_no_setting_is_infinite_in_32_bits() -> None:
+    largest = float(np.finfo(np.float32).max)
+    TrainConfig(clip=largest)
+    for value in (2 * largest, -1e308):
+        for kind, name in FIELDS:
+            with pytest.raises(ValueError, match=f"{name} must be finite as a 32-bit float"):
+                kind(**{name: value})
 
 
 def test_there_are_such_settings() -> None:

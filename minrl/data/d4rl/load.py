@@ -128,7 +128,7 @@ def load_file(
     either, spaces are guessed and the guess is logged. `task` is the D4RL name, from which time limit and environment
     follow; `folder` takes the converted arrays in place of the cache. Raises ValueError with the place of a fault.
     """
-    with open_hdf5(file) as source, faults_of(str(file)):
+    with faults_of(str(file)), open_hdf5(file) as source:
         _check_fields(source, file)
         found = settle(source, file, given or Stated(), silent=bool(task))
         assert found.observation_space is not None

@@ -31,7 +31,7 @@ def read_attributes(main: Path, given: Stated) -> dict[str, Any]:
 
     Raises ValueError, one line, if neither they nor `given` state the spaces.
     """
-    with open_hdf5(main) as source, faults_of(str(main)):
+    with faults_of(str(main)), open_hdf5(main) as source:
         held = attributes_of(source, [*_TEXTS, *_NUMBERS, *_OTHERS])
         found: dict[str, Any] = {key: text_of(held[key]) for key in _TEXTS if key in held}
         found |= {key: float(held[key]) for key in _NUMBERS if key in held}

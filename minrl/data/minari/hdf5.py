@@ -50,7 +50,7 @@ def read_hdf5(
     path: Path, observation_space: AnySpace, action_space: AnySpace, *, episodes: int
 ) -> Iterator[EpisodeBlock]:
     """Yield the blocks of a Minari `main_data.hdf5`; ValueError names file, episode and field of a fault."""
-    with open_hdf5(path) as file, faults_of(str(path)):
+    with faults_of(str(path)), open_hdf5(path) as file:
         if len(file) != episodes:
             raise ValueError(f"{path}: holds {len(file)} episodes, the metadata says total_episodes = {episodes}")
         reader = _Reader(file, path, observation_space, action_space)

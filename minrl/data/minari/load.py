@@ -164,7 +164,7 @@ def _space(raw: dict[str, Any], field: str, environment: EnvironmentInfo | None,
 def _has_masks(metadata: Metadata) -> bool:
     if metadata.format != "hdf5" or not mask_size(metadata.action_space) or not metadata.main.is_file():
         return False
-    with open_hdf5(metadata.main) as file:
+    with faults_of(str(metadata.main)), open_hdf5(metadata.main) as file:
         return MASKS in file
 
 

@@ -25,7 +25,6 @@ from zip_formats import mutate_statistics, mutate_zip
 from minrl.agents.__main__ import main
 from minrl.collect.record import collect
 from minrl.compare.grid.plan import ComparedTask
-from minrl.runs import figures, learning_curve
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -235,18 +234,11 @@ def _grid(folder: Path) -> None:
     )
 
 
-def _without_plots() -> None:
-    """Hide matplotlib, as plots take a second each."""
-    figures.find_spec = learning_curve.find_spec = lambda name, package=None: None
-
-
 def _resume(folder: Path) -> list[str]:
-    _without_plots()
     return ["train", "--resume", str(folder / "run")]
 
 
 def _report_only(folder: Path) -> list[str]:
-    _without_plots()
     return ["compare", str(folder / "compared"), "--report-only"]
 
 

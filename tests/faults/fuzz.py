@@ -21,16 +21,16 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
 
+import shortcuts  # noqa: E402
 from called_formats import CALLED  # noqa: E402
 from formats import READERS as COMMANDS  # noqa: E402
 from formats import Reader, mutate  # noqa: E402
+from fuzz_results import GOOD, LOADS, REFUSED, Outcome, Tally, load, save, table  # noqa: E402
 from online_formats import ONLINE  # noqa: E402
 
 from minrl.agents.__main__ import main  # noqa: E402
@@ -39,18 +39,6 @@ from minrl.system.messages import one_line  # noqa: E402
 CPU_SECONDS, WALL_SECONDS, MEMORY = 5, 60, 1 << 30
 PIECE = 200  # mutants between two writes of the results
 READERS = COMMANDS | CALLED | ONLINE
-LOADS, REFUSED = "loads", "refused"
-GOOD = (LOADS, REFUSED)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Ending of one mutant."""
-
-    number: int
-    kind: str  # `LOADS`, `REFUSED`, or what went wrong
-    done: str = ""  # the mutation
-    said: str = ""
 
 
 def fuzz(name: str, sample: Path, numbers: Iterable[int], seed: int) -> Iterator[Outcome]:
@@ -110,6 +98,13 @@ def _prepare(place: Path) -> None:
     faulthandler.disable()  # pytest's prints a page for each process that dies
     for number in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(number, signal.SIG_DFL)
+    _move_to(place)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, mapped + MEMORY))
+
+
+def _move_to(place: Path) -> None:
+    """Keep what this process writes in a folder, and leave out what no mutant changes."""
     os.environ.update(
         HOME=str(place),
         MINRL_CACHE=str(place / "cache"),
@@ -119,15 +114,22 @@ def _prepare(place: Path) -> None:
     for name in ("MINRL_DEBUG", "MINRL_TRUST"):
         os.environ.pop(name, None)
     os.chdir(place)
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, mapped + MEMORY))
+    shortcuts.take()
 
 
 def _read(reader: Reader, folder: Path) -> tuple[str, str]:
     """Read one mutant within the limits; return how it ended and the end of what it printed on standard error."""
-    out, err = io.StringIO(), io.StringIO()
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+    try:
+        return _answer(reader, folder)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _answer(reader: Reader, folder: Path) -> tuple[str, str]:
+    out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(reader.command(folder)) if reader.read is None else _call(reader.read, folder)
@@ -135,9 +137,6 @@ def _read(reader: Reader, folder: Path) -> tuple[str, str]:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:  # what a user would see as a traceback
         return "traceback", traceback.format_exc()
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
     said = err.getvalue()
     lines = [line for line in said.splitlines() if line.startswith("minrl: ")]
     if "Traceback" in said:
@@ -178,55 +177,6 @@ def make_sample(name: str, folder: Path) -> Path:
     return folder
 
 
-@dataclass
-class Tally:
-    """Results of a reader's first mutants."""
-
-    mutants: int = 0
-    loads: int = 0
-    refused: int = 0
-    faults: dict[str, str] = field(default_factory=dict)  # by number
-    cpu_seconds: float = 0.0
-
-    def add(self, outcome: Outcome) -> None:
-        """Count an outcome."""
-        self.mutants += 1
-        self.loads += outcome.kind == LOADS
-        self.refused += outcome.kind == REFUSED
-        if outcome.kind not in GOOD:
-            self.faults[str(outcome.number)] = outcome.kind
-
-
-def table(tallies: dict[str, Tally]) -> str:
-    """Format the results as Markdown."""
-    lines = [
-        "| reader | mutants | load | one line, exit code 2 | other | CPU, ms each |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for name, tally in tallies.items():
-        other = ", ".join(f"{count} {kind}" for kind, count in Counter(tally.faults.values()).items()) or "0"
-        each = 1000 * tally.cpu_seconds / max(1, tally.mutants)
-        lines.append(f"| {name} | {tally.mutants:,} | {tally.loads:,} | {tally.refused:,} | {other} | {each:.0f} |")
-    return "\n".join(lines)
-
-
-def load(path: Path | None) -> dict[str, Tally]:
-    """Read the results of earlier commands."""
-    if path is None or not path.exists():
-        return {}
-    return {name: Tally(**values) for name, values in json.loads(path.read_text(encoding="utf-8")).items()}
-
-
-def save(path: Path, tallies: dict[str, Tally]) -> None:
-    """Write the results, and their table beside them."""
-    ordered = {name: tallies[name] for name in READERS if name in tallies}
-    results = json.dumps({name: asdict(tally) for name, tally in ordered.items()}, indent=1)
-    for file, text in ((path, results), (path.with_suffix(".md"), table(ordered))):
-        draft = file.with_suffix(".new")
-        draft.write_text(text + "\n", encoding="utf-8")
-        draft.replace(file)
-
-
 def count(name: str, sample: Path, numbers: list[int], seed: int, tally: Tally) -> Iterator[Outcome]:
     """Read mutants, count them with their CPU time, and yield those that end as they may not."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -236,6 +186,41 @@ def count(name: str, sample: Path, numbers: list[int], seed: int, tally: Tally) 
             yield outcome
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     tally.cpu_seconds += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def warm_up(name: str, sample: Path, place: Path) -> None:
+    """Read a reader's sample once in this process, which imports and compiles for all that it forks."""
+    place.mkdir()
+    here = Path.cwd()
+    _move_to(place)
+    try:
+        kind, said = _answer(READERS[name], Path(shutil.copytree(sample, place / "mutant", symlinks=True)))
+    finally:
+        os.chdir(here)
+    if kind not in GOOD:
+        raise RuntimeError(f"the sample of {name} ends with {kind}: {said}")
+
+
+def read_mutants(name: str, place: Path, arguments: argparse.Namespace, results: Path) -> None:
+    """Read a reader's mutants that the results do not hold, in a process that is forked for it."""
+    tallies = load(results)
+    tally, shown = tallies.setdefault(name, Tally()), 0
+    again = sorted(map(int, tally.faults))
+    first, tally.mutants, tally.faults = arguments.first + tally.mutants, tally.mutants - len(again), {}
+    last = arguments.first + arguments.mutants
+    pieces = [again] if again else []
+    pieces += [list(range(at, min(at + PIECE, last))) for at in range(first, last, PIECE)]
+    if not pieces:
+        return
+    sample = make_sample(name, place / "sample")
+    warm_up(name, sample, place / "warm-up")
+    for numbers in pieces:
+        for outcome in count(name, sample, numbers, arguments.seed, tally):
+            if shown < arguments.show:
+                print(f"{name} {outcome.number} ({outcome.done}): {outcome.kind}\n{outcome.said}", flush=True)
+            shown += 1
+        save(results, tallies, READERS)
+    print(table({name: tally}).splitlines()[-1], flush=True)
 
 
 def run() -> int:
@@ -248,27 +233,23 @@ def run() -> int:
     parser.add_argument("--show", type=int, default=5, help="faults to show of each reader (default: 5)")
     parser.add_argument("--json", type=Path, help="file of the results; mutants that it holds are not read again")
     arguments = parser.parse_args()
-    tallies = load(arguments.json)
-    with tempfile.TemporaryDirectory(prefix="minrl-samples-") as place:
+    with tempfile.TemporaryDirectory(prefix="minrl-samples-") as folder:
+        results = arguments.json.resolve() if arguments.json else Path(folder) / "results.json"
         for name in arguments.only:
-            tally = tallies.setdefault(name, Tally())
-            again = sorted(map(int, tally.faults))
-            first, tally.mutants, tally.faults = arguments.first + tally.mutants, tally.mutants - len(again), {}
-            last = arguments.first + arguments.mutants
-            pieces = [again] if again else []
-            pieces += [list(range(at, min(at + PIECE, last))) for at in range(first, last, PIECE)]
-            if not pieces:
-                continue
-            sample, shown = make_sample(name, Path(place) / name.replace(" ", "_")), 0
-            for numbers in pieces:
-                for outcome in count(name, sample, numbers, arguments.seed, tally):
-                    if shown < arguments.show:
-                        print(f"{name} {outcome.number} ({outcome.done}): {outcome.kind}\n{outcome.said}", flush=True)
-                    shown += 1
-                if arguments.json:
-                    save(arguments.json, tallies)
-            shutil.rmtree(sample)
-            print(table({name: tally}).splitlines()[-1], flush=True)
+            place = Path(folder) / name.replace(" ", "_")
+            place.mkdir()
+            child = os.fork()
+            if child == 0:
+                try:
+                    read_mutants(name, place, arguments, results)
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)
+                os._exit(0)
+            if os.waitpid(child, 0)[1]:
+                raise RuntimeError(f"the mutants of {name} cannot be read")
+            shutil.rmtree(place)
+        tallies = load(results)
     print(table(tallies))
     return int(any(tally.faults for tally in tallies.values()))
 

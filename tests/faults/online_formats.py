@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from formats import SMALL, STEPS, Reader, _without_plots
+from formats import SMALL, STEPS, Reader
 from stable_baselines3.common.env_util import make_vec_env
 
 from minrl.agents.__main__ import main
@@ -32,7 +32,6 @@ def _trained(words: str) -> Callable[[Path], None]:
 
 def _learn_on(folder: Path) -> list[str]:
     """Return the command that makes one more update, which reads what was restored."""
-    _without_plots()
     return ["train", "--resume", str(folder / "run"), "--steps", "48"]
 
 

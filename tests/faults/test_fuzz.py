@@ -1,10 +1,14 @@
 """Mutants of every reader's files load, or are refused in one line with exit code 2."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from fuzz import GOOD, LOADS, READERS, REFUSED, Outcome, fuzz, make_sample
+from fuzz import READERS, fuzz, make_sample
+from fuzz_results import GOOD, LOADS, REFUSED, Outcome
+
+from minrl.data.minari.load import load_folder
 
 # Mutants in `make test`, by what a reader takes: 20 ms for a data set, 0.3 s where an agent acts.
 FEW = {
@@ -37,6 +41,17 @@ def test_many_mutants_load_or_are_refused_in_one_line(name: str, tmp_path: Path)
     first = FEW.get(name, 0)
     faults, _ = faults_of(name, tmp_path, range(first, first + MANY[name]))
     assert not faults
+
+
+def test_a_damaged_tree_of_names_is_refused(tmp_path: Path) -> None:
+    """Point the right neighbour of each node of a group's B-tree at space that libhdf5 keeps for itself."""
+    data = make_sample("Minari HDF5", tmp_path / "sample") / "set-v0/data"
+    content = bytearray((data / "main_data.hdf5").read_bytes())
+    for node in re.finditer(rb"TREE\x00", bytes(content)):
+        content[node.start() + 18] = 0xFB  # signature, type, level and entries (8), left neighbour (8), right one (8)
+    (data / "main_data.hdf5").write_bytes(content)
+    with pytest.raises(ValueError, match="main_data"):
+        load_folder(data, "set", cache=False)
 
 
 def test_deaths_and_tracebacks_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,9 @@
     python tests/faults/fuzz.py --mutants 10000 --json tests/faults/fuzz.json
 
 A mutant is read in a child process with at most 5 s of CPU time and 1 GB of further memory. It must load, or end with
-one line and exit code 2. Mutant i of a reader depends on the seed, the reader and i alone: `--only READER --first i
---mutants 1` repeats it. The file's mutants are counted on, those that ended otherwise are read again, and its table
-lies beside it.
+one line and exit code 2. A run that was loaded makes one more update, which may fail: one line, exit code 1. Mutant i
+of a reader depends on the seed, the reader and i alone: `--only READER --first i --mutants 1` repeats it. The file's
+mutants are counted on, those that ended otherwise are read again, and its table lies beside it.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import shortcuts  # noqa: E402
 from called_formats import CALLED  # noqa: E402
 from formats import READERS as COMMANDS  # noqa: E402
 from formats import Reader, mutate  # noqa: E402
-from fuzz_results import GOOD, LOADS, REFUSED, Outcome, Tally, load, save, table  # noqa: E402
+from fuzz_results import FAILS, GOOD, LOADS, REFUSED, Outcome, Tally, load, save, table  # noqa: E402
 from online_formats import ONLINE  # noqa: E402
 
 from minrl.agents.__main__ import main  # noqa: E402
@@ -144,6 +144,8 @@ def _answer(reader: Reader, folder: Path) -> tuple[str, str]:
         return "traceback", said
     if code == 0:
         return LOADS, said
+    if code == 1 and lines and "is not finite by step" in lines[-1]:
+        return FAILS, said
     if code != 2:
         return f"exit code {code}", said
     if not lines or said.rstrip("\n").splitlines()[-1] != lines[-1]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-LOADS, REFUSED = "loads", "refused"
-GOOD = (LOADS, REFUSED)
+# A run that was loaded may then fail, as one whose learning rate is too high: one line, exit code 1.
+LOADS, FAILS, REFUSED = "loads", "loads, and its training fails", "refused"
+GOOD = (LOADS, FAILS, REFUSED)
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Outcome:
     """Ending of one mutant."""
 
     number: int
-    kind: str  # `LOADS`, `REFUSED`, or what went wrong
+    kind: str  # one of `GOOD`, or what went wrong
     done: str = ""  # the mutation
     said: str = ""
 
@@ -29,11 +30,13 @@ class Tally:
     refused: int = 0
     faults: dict[str, str] = field(default_factory=dict)  # by number
     cpu_seconds: float = 0.0
+    fails: int = 0
 
     def add(self, outcome: Outcome) -> None:
         """Count an outcome."""
         self.mutants += 1
         self.loads += outcome.kind == LOADS
+        self.fails += outcome.kind == FAILS
         self.refused += outcome.kind == REFUSED
         if outcome.kind not in GOOD:
             self.faults[str(outcome.number)] = outcome.kind
@@ -42,13 +45,14 @@ class Tally:
 def table(tallies: dict[str, Tally]) -> str:
     """Format the results as Markdown."""
     lines = [
-        "| reader | mutants | load | one line, exit code 2 | other | CPU, ms each |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| reader | mutants | load | load, training fails | one line, exit code 2 | other | CPU, ms each |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, tally in tallies.items():
         other = ", ".join(f"{count} {kind}" for kind, count in Counter(tally.faults.values()).items()) or "0"
         each = 1000 * tally.cpu_seconds / max(1, tally.mutants)
-        lines.append(f"| {name} | {tally.mutants:,} | {tally.loads:,} | {tally.refused:,} | {other} | {each:.0f} |")
+        counts = " | ".join(f"{count:,}" for count in (tally.mutants, tally.loads, tally.fails, tally.refused))
+        lines.append(f"| {name} | {counts} | {other} | {each:.0f} |")
     return "\n".join(lines)
 
 

@@ -69,7 +69,6 @@ def test_cpu_seconds_are_measured_once(tmp_path: Path) -> None:
         measured = speeds.seconds_of_step(run)
         assert measured is not None
         assert run.steps == round(30 / measured)
-    assert plan.runs[0].steps < plan.runs[2].steps  # of 300 steps of data a batch, and of 30
     speeds.save()
     again = Speeds(families(), tmp_path)
     assert within(read(tmp_path, text), families(), again.seconds_of_step) == plan

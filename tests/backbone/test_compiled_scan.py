@@ -58,7 +58,9 @@ def test_any_option_in_float64(cell: str, options: dict[str, Any]) -> None:
     assert_as_torch_in_double(model, *inputs(model))
 
 
-@pytest.mark.parametrize(("cell", "candidate"), [("mingru", "tanh"), ("minlstm", "linear")])
+@pytest.mark.parametrize(
+    ("cell", "candidate"), [("mingru", "tanh"), pytest.param("minlstm", "linear", marks=pytest.mark.slow)]
+)
 def test_other_candidates(cell: str, candidate: str) -> None:
     model = backbone(9, cell, candidate=candidate)
     assert_as_torch(model, *inputs(model))

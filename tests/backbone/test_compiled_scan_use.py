@@ -16,9 +16,14 @@ from minrl.backbone import Backbone
 pytest.importorskip("numba")
 
 
+def narrow(width: int = 24, **options: Any) -> Backbone:
+    """Build a backbone in float32, whose kernels other tests have compiled too."""
+    return backbone(width, **options).float()
+
+
 def test_either_output_alone_has_the_same_gradients() -> None:
     """Leave weights that a loss does not reach without a gradient, so that an optimizer skips them."""
-    model = backbone(8, expand=2)
+    model = narrow(8, expand=2)
     x, state, reset = inputs(model)
     state.requires_grad_()
     leaves = [state, *model.parameters()]
@@ -29,12 +34,12 @@ def test_either_output_alone_has_the_same_gradients() -> None:
         ]
         for a, b in zip(*gradients, strict=True):
             assert (a is None) == (b is None)
-            assert a is None or torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+            assert a is None or (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
 def test_views_of_other_tensors() -> None:
     """Scan a time-major x, a slice of a wider state and strided resets, and backpropagate an expanded gradient."""
-    model = backbone()
+    model = narrow()
     x, state, reset = inputs(model, 4, 40)
     turned = x.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
     wide = torch.cat([state, state], dim=1)[:, 3 : 3 + model.state_size]
@@ -42,11 +47,11 @@ def test_views_of_other_tensors() -> None:
     gradients = [
         torch.autograd.grad(version.scan(turned, wide, spread)[0].sum(), turned)[0] for version in (model, plain(model))
     ]
-    assert torch.allclose(*gradients, rtol=1e-10, atol=1e-10)
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_parts_that_are_frozen_and_no_gradient_at_all() -> None:
-    model = backbone()
+    model = narrow()
     x, state, reset = inputs(model)
     with torch.no_grad():
         y, last = model.scan(x, state, reset)
@@ -62,7 +67,7 @@ def test_parts_that_are_frozen_and_no_gradient_at_all() -> None:
 
 
 def test_gradients_twice_recomputed_and_offloaded() -> None:
-    model = backbone()
+    model = narrow()
     x, state, reset = inputs(model)
     wanted = torch.autograd.grad(model.scan(x, state, reset)[0].square().sum(), list(model.parameters()))
     loss = model.scan(x, state, reset)[0].square().sum()
@@ -76,7 +81,7 @@ def test_gradients_twice_recomputed_and_offloaded() -> None:
 
 
 def test_weights_changed_before_the_backward_pass_are_an_error() -> None:
-    model = backbone()
+    model = narrow()
     loss = model.scan(*inputs(model))[0].sum()
     with torch.no_grad():
         model.blocks[0].conv.bias.add_(1)
@@ -85,7 +90,7 @@ def test_weights_changed_before_the_backward_pass_are_an_error() -> None:
 
 
 def test_outputs_may_be_changed_in_place() -> None:
-    model = backbone()
+    model = narrow()
     x, state, reset = inputs(model)
     gradients = []
     for version in (model, plain(model)):
@@ -93,15 +98,15 @@ def test_outputs_may_be_changed_in_place() -> None:
         y.mul_(2)
         last.add_(y[:, 0, :1])
         gradients.append(torch.autograd.grad(y.square().sum() + last.sum(), list(model.parameters())))
-    assert_near(list(gradients[0]), list(gradients[1]), 1e-10)
+    assert_near(list(gradients[0]), list(gradients[1]), 1e-5)
 
 
 def test_every_change_of_the_weights_takes_effect() -> None:
-    model = backbone()
+    model = narrow()
     arguments = inputs(model)
     assert_as_torch(model, *arguments)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    model.scan(*arguments)[0].square().sum().backward()
+    model.float().scan(*arguments)[0].square().sum().backward()  # the comparison has made it float64
     optimizer.step()
     assert_as_torch(model, *arguments)
     model.load_state_dict({name: value + 0.1 for name, value in model.state_dict().items()})
@@ -113,22 +118,22 @@ def test_every_change_of_the_weights_takes_effect() -> None:
 
 
 def test_scan_runs_the_compiled_node() -> None:
-    model = backbone()
+    model = narrow()
     arguments = inputs(model)
     assert "_Scan" in model.scan(*arguments)[0].grad_fn.name()
     assert "_Scan" not in plain(model).scan(*arguments)[0].grad_fn.name()
 
 
 def test_not_used_where_it_would_be_wrong() -> None:
-    model = backbone(dropout=0.5).eval()
+    model = narrow(dropout=0.5).eval()
     x, state, reset = inputs(model)
     assert is_fused(model, x, state, reset)
     assert is_fused(model.train(), x, state, reset)
     assert is_fused(model.eval(), x, state, reset)
-    assert not is_fused(model, x.float(), state, reset)
-    assert not is_fused(model, x, state.float(), reset)
+    assert not is_fused(model, x.double(), state, reset)
+    assert not is_fused(model, x, state.double(), reset)
     assert not is_fused(model.bfloat16(), x.bfloat16(), None, reset)
-    model.double()
+    model.float()
     with torch.autocast("cpu"):
         assert not is_fused(model, x, state, reset)
     assert not is_fused(Backbone(8, 1, "gru"), torch.zeros(1, 2, 8), None, None)
@@ -146,19 +151,19 @@ def test_not_used_where_it_would_be_wrong() -> None:
     assert not is_fused(model, x, state, reset)
     model.blocks[1].mlp[2] = nn.GELU()
     assert is_fused(model, x, state, reset)
-    model.blocks[0].cell.gates = nn.Linear(model.width, 3 * model.width).double()
+    model.blocks[0].cell.gates = nn.Linear(model.width, 3 * model.width)
     assert not is_fused(model, x, state, reset)
 
 
 def test_leaves_other_weights_and_transformed_functions_to_torch() -> None:
-    model = backbone(mlp=0)
+    model = narrow(mlp=0)
     x, state, reset = inputs(model)
     gradients = []
     for version in (model, plain(model)):
         others = {name: weight + 0.1 for name, weight in version.named_parameters()}
         y, _ = torch.func.functional_call(version, others, (x, state, reset))
         gradients.append(list(torch.autograd.grad(y.square().sum(), list(others.values()))))
-    assert_near(*gradients, 1e-10)
+    assert_near(*gradients, 1e-5)
     taken = []
     torch.vmap(lambda x: taken.append(is_fused(model, x.unsqueeze(0), None, None)) or x)(x)
     assert taken == [False]

@@ -157,9 +157,16 @@ def other_than(value: Any) -> Any:
     return OTHER_TEXT.get(value, "another") if isinstance(value, str) else value + 0.5
 
 
-@pytest.mark.parametrize(
-    ("path", "part", "attribute"), [(path, *setting) for path in MODELS for setting in plain_settings(path)]
-)
+def settings_of_all() -> list[Any]:
+    """List (path, module, attribute); the scan's other gates are slow, as kernels of their own are compiled."""
+    return [
+        pytest.param(path, *setting, marks=[pytest.mark.slow] * (path == "scan" and setting[1] == "gate"))
+        for path in MODELS
+        for setting in plain_settings(path)
+    ]
+
+
+@pytest.mark.parametrize(("path", "part", "attribute"), settings_of_all())
 def test_a_plain_attribute(path: str, part: str, attribute: str, compiled: list[str]) -> None:
     model, before = first_call(path, compiled)
     module = model.get_submodule(part)

@@ -24,6 +24,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack, VecNormalize
 from torch import nn
 
@@ -153,7 +154,14 @@ class OneHot(VecEnvWrapper):
 
 def environments(name: str, count: int, stacked: bool) -> VecEnv:
     """Create `count` environments, with stacked frames if `stacked`."""
-    native = as_vec_env(gymnasium.make_vec(name, count, "vector_entry_point", autoreset_mode=AutoresetMode.SAME_STEP))
+    spec = gymnasium.spec(name)
+    native: VecEnv
+    if spec.vector_entry_point is None:  # MuJoCo's
+        native = make_vec_env(name, count)
+    else:
+        native = as_vec_env(
+            gymnasium.make_vec(spec, count, "vector_entry_point", autoreset_mode=AutoresetMode.SAME_STEP)
+        )
     if not stacked:
         return native
     is_discrete = isinstance(native.observation_space, spaces.Discrete)

@@ -2,9 +2,10 @@
 
     python benchmarks/sac_peer.py --config configs/online/sac_pendulum.toml --frames 4 --seed 0
 
-It has RL Zoo's settings of SAC on Pendulum (a learning rate of 1e-3, all others Stable-Baselines3's,
-https://github.com/DLR-RM/rl-baselines3-zoo/blob/00128b5d46d497b772f3bd891ae9f520919e8971/hyperparams/sac.yml) with one
-gradient step for each environment step. Environments and steps are those of our config of the task.
+It has RL Zoo's settings of SAC (https://github.com/DLR-RM/rl-baselines3-zoo/blob/
+00128b5d46d497b772f3bd891ae9f520919e8971/hyperparams/sac.yml): on Pendulum a learning rate of 1e-3, on MuJoCo's tasks
+10,000 steps before the first gradient, all others Stable-Baselines3's, with one gradient step for each environment
+step. Environments and steps are those of our config of the task.
 """
 
 import argparse
@@ -38,8 +39,9 @@ def main() -> int:
         VecFrameStack(environments(task["env"], count, stacked=False), arguments.frames)
         for count in (task["n_envs"], arguments.episodes)
     )
+    own = {"learning_rate": 1e-3} if "Pendulum" in task["env"] else {"learning_starts": 10_000}
     model = SAC(
-        "MlpPolicy", training, learning_rate=1e-3, gradient_steps=-1, seed=arguments.seed, device="cpu"
+        "MlpPolicy", training, gradient_steps=-1, seed=arguments.seed, device="cpu", **own
     )  # -1: as many as environment steps
     begin = time.process_time()
     model.learn(task["steps"])

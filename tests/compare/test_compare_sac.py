@@ -12,10 +12,10 @@ from minrl.compare.grid.read import read_grid
 
 FAMILIES = families()
 GRID = """seeds = 1
-[tasks.pendulum]
-env = "minrl/PendulumNoVel-v1"
-low = -1500.0
-high = 0.0
+[tasks.pole]
+env = "minrl/CartPoleNoVel-v1"
+low = 0.0
+high = 500.0
 [online.train]
 steps = 48
 n_envs = 2

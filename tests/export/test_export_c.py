@@ -113,14 +113,6 @@ def test_a_hundred_thousand_steps(name: str, tmp_path: Path) -> None:
     agree(agent, tmp_path / "policy", COMPILERS[0], 2_000, 50)
 
 
-def test_a_target_return_is_set_in_the_state(tmp_path: Path) -> None:
-    agent = agent_of("minGRU")
-    export_c(agent, tmp_path, target_return=2.5, steps=5)
-    source, header = (tmp_path / "policy.c").read_text(), (tmp_path / "policy.h").read_text()
-    assert "initial[] = {2.5f," in source
-    assert "policy_init_target(policy_state *state, float target_return);" in header
-
-
 def test_a_mask_is_one_more_argument(tmp_path: Path) -> None:
     world = Masked(spaces.MultiDiscrete([3, 2]))
     task = Task.in_environment(EnvironmentInfo("Masked-v0"), world.observation_space, world.action_space)
@@ -147,8 +139,12 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_without_a_compiler_it_says_that_nothing_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look into what it has written too: the target return is in the state."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    written = export_c(agent_of("feed-forward"), tmp_path / "policy")
+    written = export_c(agent_of("minGRU"), tmp_path / "policy", target_return=2.5)
+    source, header = ((tmp_path / "policy" / name).read_text() for name in ("policy.c", "policy.h"))
+    assert "initial[] = {2.5f," in source
+    assert "policy_init_target(policy_state *state, float target_return);" in header
     assert written.agreement is None
     assert c_export.ExportedC is type(written)
     assert json.dumps(sorted(p.name for p in (tmp_path / "policy").iterdir())) == '["main.c", "policy.c", "policy.h"]'

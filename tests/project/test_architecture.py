@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -48,6 +49,7 @@ ROOMS = {"minrl.agents.__main__": "minrl.agents.cli"}
 COMPILERS = {"numba", "llvmlite", "triton"}
 
 
+@cache
 def imported(source: str, package: str) -> list[tuple[str, bool]]:
     """List (absolute name, is relative) of each module that a file of `package` imports."""
     found = []

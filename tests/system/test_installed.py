@@ -37,16 +37,16 @@ def test_python_beside_the_checkout_finds_the_package(tmp_path: Path) -> None:
 
 
 def test_the_unpacked_wheel_is_whole(tmp_path: Path) -> None:
-    """Use the wheel alone, outside the checkout: imports, configs by name, a grid by name."""
+    """Use the wheel alone, outside the checkout: imports, configs by name, a grid of which nothing is measured."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
     zipfile.ZipFile(next(tmp_path.glob("minrl-*.whl"))).extractall(tmp_path / "site")
     program = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.argv[0] = 'minrl'\n{LOOK}"
-    program += "from minrl.agents.__main__ import main; sys.exit(main(['compare', 'smoke', '--dry-run']))"
+    program += "from minrl.agents.__main__ import main; sys.exit(main(['compare', 'memory', '--dry-run']))"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == str(tmp_path / "site/minrl")
-    assert "12 to do" in done.stdout
+    assert "210 to do" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["configs/online/cartpole.toml", "online/cartpole", "cartpole", "cartpole.toml"])

@@ -104,7 +104,7 @@ def test_the_seed_decides(cartpole: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("agent", ["decision", "clone"])
 def test_the_config_in_the_folder_repeats_the_run(agent: str, cartpole: str, tmp_path: Path) -> None:
     flags = ["--data", cartpole, "--steps", 8, "--seed", 5, "--evaluate-every", 0, "--learning-rate", 3e-3]
-    flags += [*TINY, "--cell", "minlstm", "--cell-options", "candidate=tanh", "--context", 10, "--log-every", 4]
+    flags += [*TINY, "--cell", "mingru", "--cell-options", "candidate=tanh", "--context", 10, "--log-every", 4]
     assert main(["train", agent, *map(str, flags), "--out", str(tmp_path / "a")]) == 0
     again = ["train", agent, "--config", str(tmp_path / "a/config.toml"), "--out", str(tmp_path / "b")]
     assert main(again) == 0

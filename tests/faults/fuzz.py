@@ -46,10 +46,14 @@ def fuzz(name: str, sample: Path, numbers: Iterable[int], seed: int) -> Iterator
     """Read mutants of a reader's sample, many in each child process; one that dies is replaced."""
     numbers_left = list(numbers)
     while numbers_left:
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as notes:
+        quick = QUICK if QUICK.is_dir() else None
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8") as notes,
+            tempfile.TemporaryDirectory(prefix="minrl-fuzz-", dir=quick) as place,
+        ):
             child = os.fork()
             if child == 0:
-                _read_all(READERS[name], name, sample, numbers_left, seed, notes.fileno())
+                _read_all(READERS[name], name, sample, numbers_left, seed, notes.fileno(), Path(place))
             _, status = os.waitpid(child, 0)
             notes.seek(0)
             lines = [json.loads(line) for line in notes]
@@ -73,20 +77,19 @@ def _death(status: int) -> str:
     return slow.get(signal.Signals(number), signal.Signals(number).name)
 
 
-def _read_all(reader: Reader, name: str, sample: Path, numbers: list[int], seed: int, notes: int) -> None:
+def _read_all(reader: Reader, name: str, sample: Path, numbers: list[int], seed: int, notes: int, place: Path) -> None:
     """Read mutants one after another in this child process, noting the start and end of each; never return."""
     try:
-        with tempfile.TemporaryDirectory(prefix="minrl-fuzz-", dir=QUICK if QUICK.is_dir() else None) as place:
-            _prepare(Path(place))
-            folder = Path(place) / "mutant"
-            for number in numbers:
-                shutil.copytree(sample, folder, symlinks=True)
-                done = mutate(folder, reader, random.Random(f"{seed}/{name}/{number}"))
-                os.write(notes, f"{json.dumps([number, done])}\n".encode())
-                kind, said = _read(reader, folder)
-                os.write(notes, f"{json.dumps([number, kind, done, said[-3000:]])}\n".encode())
-                for left in (folder, Path(place) / "cache", Path(place) / "minari"):
-                    shutil.rmtree(left, ignore_errors=True)
+        _prepare(place)
+        folder = place / "mutant"
+        for number in numbers:
+            shutil.copytree(sample, folder, symlinks=True)
+            done = mutate(folder, reader, random.Random(f"{seed}/{name}/{number}"))
+            os.write(notes, f"{json.dumps([number, done])}\n".encode())
+            kind, said = _read(reader, folder)
+            os.write(notes, f"{json.dumps([number, kind, done, said[-3000:]])}\n".encode())
+            for left in (folder, place / "cache", place / "minari"):
+                shutil.rmtree(left, ignore_errors=True)
     except BaseException:
         traceback.print_exc()
         os._exit(3)

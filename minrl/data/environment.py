@@ -42,6 +42,21 @@ class EnvironmentInfo:
         """Return plain values for a checkpoint."""
         return {"id": self.id, "kwargs": self.kwargs, "max_episode_steps": self.max_episode_steps, "spec": self.spec}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], named_by: str) -> "EnvironmentInfo":
+        """Read the values of `to_dict`, which the file `named_by` holds; raise ValueError for those of other types."""
+        steps = values.get("max_episode_steps")
+        fits = {
+            "id": isinstance(values["id"], str),
+            "kwargs": isinstance(values["kwargs"], dict) and all(isinstance(key, str) for key in values["kwargs"]),
+            "max_episode_steps": steps is None or (isinstance(steps, int) and not isinstance(steps, bool)),
+            "spec": isinstance(values.get("spec"), str | None),
+        }
+        for name, does in fits.items():
+            if not does:
+                raise ValueError(f"the environment's {name} is of another type")
+        return cls(values["id"], values["kwargs"], steps, values.get("spec"), named_by)
+
     def changed(
         self, kwargs: Mapping[str, Any] | None = None, max_episode_steps: int | None = None
     ) -> "EnvironmentInfo":

@@ -154,7 +154,7 @@ class Task:
         """
         _check_values(values)
         environment, scores = values["environment"], values["reference_scores"]
-        named = None if environment is None else EnvironmentInfo(**{**environment, "named_by": "the checkpoint"})
+        named = None if environment is None else EnvironmentInfo.from_dict(environment, "the checkpoint")
         mean, std = values.get("action_mean"), values.get("action_std")
         return cls(
             **{

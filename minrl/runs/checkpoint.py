@@ -119,7 +119,7 @@ def _read(file: Path) -> Checkpoint:
         raise
     except Exception as error:  # torch raises many types on a malformed archive
         raise DamagedFileError(f"checkpoint {file} is damaged or cut short; nothing was loaded") from error
-    if not isinstance(content, dict) or "format" not in content or "agent" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int) or "agent" not in content:
         raise ValueError(f"{file} is no checkpoint of minrl")
     if content["format"] != FORMAT:
         raise ValueError(f"checkpoint {file} has format {content['format']}, this version reads {FORMAT}")

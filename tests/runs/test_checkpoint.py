@@ -106,6 +106,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a tensor": (lambda file: torch.save(torch.zeros(3), file), "is no checkpoint of minrl"),
     "a model's weights": (lambda file: torch.save({"layer.weight": torch.zeros(3)}, file), "is no checkpoint of minrl"),
     "another format": (changed(format=99), "has format 99, this version reads 1"),
+    "a tensor as format": (changed(format=torch.zeros(2)), "is no checkpoint of minrl"),
     "no weights": (without("weights"), "holds no weights of type dict"),
     "weights of another kind": (changed(weights=[1]), "holds no weights of type dict"),
     "a weight is missing": (without_last_weight, "does not fit its own configuration"),

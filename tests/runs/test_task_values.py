@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from minrl.data.environment import EnvironmentInfo
@@ -32,3 +33,17 @@ def test_strange_values_are_refused_by_the_name_of_their_field() -> None:
         for value in strange:
             with pytest.raises(ValueError, match=name.replace("dataset", "data set")):
                 Task.from_dict({**values, name: value})
+
+
+def test_strange_environments_are_refused_by_the_name_of_their_field() -> None:
+    """Put tensors and others in place of texts, as a mutant of a checkpoint does."""
+    environment = TASK.to_dict()["environment"]
+    for name, strange in {
+        "id": [torch.zeros(2), 3, None],
+        "kwargs": [None, [1], {1: 2}],
+        "max_episode_steps": ["9", 2.5, True, torch.ones(1)],
+        "spec": [torch.zeros(2), {}],
+    }.items():
+        for value in strange:
+            with pytest.raises(ValueError, match=f"the environment's {name} is of another type"):
+                Task.from_dict({**TASK.to_dict(), "environment": {**environment, name: value}})

@@ -138,12 +138,14 @@ class DecisionAgent(Agent):
         """Return the initial state as `Agent.initial_state` does; target returns may differ, (B,).
 
         Raises:
-            ValueError: for a target return if the agent predicts it (`return_expectile`).
+            ValueError: for a target return if the agent predicts it (`return_expectile`), and for none if it has none.
         """
         memory = self.acting.initial_state(batch_size)
         state = torch.zeros(batch_size, self.state_size, dtype=memory.dtype, device=memory.device)
         if self.largest_return is None:
             target_return = self.target_return if target_return is None else target_return
+            if target_return is None:
+                raise ValueError("the best return of the data is unknown: give a target return")
             state[:, 0] = torch.as_tensor(target_return, dtype=memory.dtype, device=memory.device)
         elif target_return is not None:
             raise ValueError("this decision agent predicts its return-to-go (return_expectile): give no target return")

@@ -46,6 +46,10 @@ class EnvironmentInfo:
     def from_dict(cls, values: dict[str, Any], named_by: str) -> "EnvironmentInfo":
         """Read the values of `to_dict`, which the file `named_by` holds; raise ValueError for those of other types."""
         steps = values.get("max_episode_steps")
+        try:
+            json.dumps(values["kwargs"])
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError("the environment's kwargs is of another type") from error
         fits = {
             "id": isinstance(values["id"], str),
             "kwargs": isinstance(values["kwargs"], dict) and all(isinstance(key, str) for key in values["kwargs"]),

@@ -263,7 +263,7 @@ class TrainingRun:
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Restore the run from `saved`; raise ValueError for a state of another agent or number of processes."""
-        training = saved.training
+        training = {"cpu_seconds": math.nan, **saved.training}  # older checkpoints lack them
         if len(training["processes"]) != self.group.size:
             raise ValueError(
                 f"{self.out} was trained by {len(training['processes'])} processes and resumes with as many; "
@@ -279,7 +279,7 @@ class TrainingRun:
         self.sampler.load_state_dict(training["sampler"])
         self.window.load_state_dict(training["window"], self.device)
         self.step, self.logged = saved.step, training.get("log")
-        self.seconds, self.cpu_seconds = training["seconds"], training.get("cpu_seconds", math.nan)
+        self.seconds, self.cpu_seconds = training["seconds"], training["cpu_seconds"]
         torch.set_rng_state(mine["torch"])
         if "cuda" in mine:
             torch.cuda.set_rng_state(mine["cuda"], self.device)
@@ -296,5 +296,5 @@ class TrainingRun:
 # Parts of the training state that are checked where they are restored, or that older checkpoints lack.
 _FREE = frozenset(
     {"config", "matrix_products", "threads", "adam", "averaged_without_initial", "order", "window", "memory"}
-    | {"cpu_seconds", "cuda", "log"}
+    | {"cuda", "log"}
 )

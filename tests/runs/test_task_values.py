@@ -1,6 +1,7 @@
 """Fields of a task in a checkpoint that no data set has are refused in one line."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.task import Task
 
@@ -40,10 +42,17 @@ def test_strange_environments_are_refused_by_the_name_of_their_field() -> None:
     environment = TASK.to_dict()["environment"]
     for name, strange in {
         "id": [torch.zeros(2), 3, None],
-        "kwargs": [None, [1], {1: 2}],
+        "kwargs": [None, [1], {1: 2}, {"a": torch.zeros(2)}],
         "max_episode_steps": ["9", 2.5, True, torch.ones(1)],
         "spec": [torch.zeros(2), {}],
     }.items():
         for value in strange:
             with pytest.raises(ValueError, match=f"the environment's {name} is of another type"):
                 Task.from_dict({**TASK.to_dict(), "environment": {**environment, name: value}})
+
+
+def test_an_unknown_best_return_asks_for_a_target() -> None:
+    agent = DecisionAgent(DecisionConfig(width=8, depth=1), replace(TASK, best_return=None))
+    with pytest.raises(ValueError, match="best return of the data is unknown: give a target return"):
+        agent.initial_state(1)
+    assert agent.initial_state(1, 2.0)[0, 0] == 2.0

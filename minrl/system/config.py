@@ -50,6 +50,8 @@ def build(kind: type[C], values: Mapping[str, Any], where: str) -> C:
 
 def check(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Check keys and types of some fields of a `kind` as `build` does, without the kind's own checks."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}: the settings are no table")
     hints = get_type_hints(kind)
     checked = {}
     for key, value in values.items():

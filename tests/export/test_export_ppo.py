@@ -38,14 +38,17 @@ def lively(observations: str, actions: str, options: dict[str, Any]) -> PPOAgent
     return agent.eval()
 
 
-# Torch's exporter takes 4 s each: the fullest of each kind here, the others in `make test-all`.
+# Torch's exporter takes 4 s each: one here, the others in `make test-all`.
 @pytest.mark.parametrize(
     ("observations", "actions", "options"),
     [
         pytest.param("box", "one", {**NORMALIZED, **TOLD, "separate_critic": True}, marks=pytest.mark.slow),
         pytest.param("image", "one", {"previous_reward": True, "conv": 0, "mlp": 0.0}, marks=pytest.mark.slow),
-        ("nested", "choices", {**NORMALIZED, "previous_action": True, "conv": 0, "mlp": 0.0}),
-        pytest.param("box", "discrete", {}, marks=pytest.mark.slow),
+        pytest.param(
+            "nested", "choices", {**NORMALIZED, "previous_action": True, "conv": 0, "mlp": 0.0},
+            marks=pytest.mark.slow,
+        ),
+        ("box", "discrete", {**NORMALIZED, "previous_action": True, "conv": 0, "mlp": 0.0}),
         pytest.param("box", "box", {"use_sde": True, "previous_action": True}, marks=pytest.mark.slow),
         pytest.param(
             "box", "multidiscrete", {"net_arch": {"pi": [8], "vf": [8, 8]}, **TOLD, "cell": "gru"},

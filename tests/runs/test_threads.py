@@ -97,7 +97,7 @@ def test_a_run_reports_its_threads(
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("own", [None, "ACTIVE"])
+@pytest.mark.parametrize("own", [None, pytest.param("ACTIVE", marks=pytest.mark.slow)])
 def test_openmp_waits_passively_by_the_time_torch_is_loaded(own: str | None) -> None:
     """Read what GNU's OpenMP reports as the command line loads torch; a user's own setting stays."""
     if "libgomp" not in loaded_libraries():

@@ -211,7 +211,9 @@ def _check_values(values: dict[str, Any]) -> None:
         fits = isinstance(numbers, list | tuple) and len(numbers) == pairs.get(name, len(numbers))
         # An environment's space may have no limits.
         allowed = (math.inf, -math.inf) if name in ("action_low", "action_high") else ()
-        if numbers is not None and not (fits and all(_is_number(x) or x in allowed for x in numbers)):
+        if numbers is not None and not (
+            fits and all(_is_number(x) or (isinstance(x, float) and x in allowed) for x in numbers)
+        ):
             raise ValueError(f"the task's {name} are no numbers")
     for name in ("return_scale", "best_return", "best_return_to_go"):
         if values.get(name) is not None and not _is_number(values[name]):

@@ -272,7 +272,9 @@ class OnlineRun:
         logs.restore_row(self.log, row)
         # Older checkpoints do not count rollouts, which all had the same number of steps.
         whole = saved.step // self.config.rollout_steps, saved.step - self.config.rollout_steps
-        self.rollouts, self._before = training.get("rollouts", whole)
+        counted = training.get("rollouts", whole)
+        check_like(counted, whole, "its rollouts")
+        self.rollouts, self._before = counted
         self.seconds, self.cpu_seconds = training["seconds"]
         self.logged = training.get("log")
         state.restore_random_states(training["random"])

@@ -78,7 +78,7 @@ def is_log_of(rows: Sequence[Cells], written: Any) -> bool:
     """Return True if a log begins with the rows of a digest; a `written` of None, of older versions, fits any."""
     if written is None:
         return True
-    counted = isinstance(written, list) and len(written) == 2 and isinstance(written[0], int)
+    counted = isinstance(written, list) and len(written) == 2 and all(isinstance(x, int) for x in written)
     return counted and rows_digest(rows[: written[0]]) == written
 
 

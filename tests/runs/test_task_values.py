@@ -12,6 +12,7 @@ from gymnasium import spaces
 from minrl.agents.decision import DecisionAgent, DecisionConfig
 from minrl.data.environment import EnvironmentInfo
 from minrl.data.task import Task
+from minrl.runs.log_files import is_log_of, rows_digest
 
 TASK = Task.in_environment(
     EnvironmentInfo("CartPole-v1"), spaces.Box(-1, 1, (2,)), spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -23,7 +24,7 @@ STRANGE: dict[str, list[Any]] = {
     "best_return": [math.inf, "9", True],
     "best_return_to_go": [math.nan, [1.0]],
     "longest_episode": [-1, 2.5, "7", None],
-    "action_low": [["a"], [math.nan], [None]],
+    "action_low": [["a"], [math.nan], [None], [torch.ones(2)]],
     "action_std": [[math.inf], "b", 3],
 }
 
@@ -56,3 +57,8 @@ def test_an_unknown_best_return_asks_for_a_target() -> None:
     with pytest.raises(ValueError, match="best return of the data is unknown: give a target return"):
         agent.initial_state(1)
     assert agent.initial_state(1, 2.0)[0, 0] == 2.0
+
+
+def test_a_digest_of_another_type_fits_no_log() -> None:
+    assert is_log_of([], rows_digest([]))
+    assert not any(is_log_of([], strange) for strange in ([0, torch.zeros(2)], [torch.zeros(2), 0], [0, "0"], 3))

@@ -259,7 +259,9 @@ class OnlineRun:
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Restore the run from `saved`; raise ValueError for a state that does not fit it."""
-        training = saved.training
+        # Older checkpoints do not count rollouts, which all had the same number of steps, and hold no row.
+        whole = [saved.step // self.config.rollout_steps, saved.step - self.config.rollout_steps]
+        training = {"rollouts": whole, "row": [False, {}], **saved.training}
         check_like(training, self._training_state(), "its training state", free=_FREE)
         if saved.step < 0:
             raise ValueError(f"it is of step {saved.step}")
@@ -268,13 +270,9 @@ class OnlineRun:
         state.restore_state(self.model, training["model"], saved.step)
         self.best.restore(training["best"], saved.step)
         self.evaluated = training["evaluated"]
-        self.row_due, row = training.get("row", (False, {}))
+        self.row_due, row = training["row"]
         logs.restore_row(self.log, row)
-        # Older checkpoints do not count rollouts, which all had the same number of steps.
-        whole = saved.step // self.config.rollout_steps, saved.step - self.config.rollout_steps
-        counted = training.get("rollouts", whole)
-        check_like(counted, whole, "its rollouts")
-        self.rollouts, self._before = counted
+        self.rollouts, self._before = training["rollouts"]
         self.seconds, self.cpu_seconds = training["seconds"]
         self.logged = training.get("log")
         state.restore_random_states(training["random"])
@@ -288,7 +286,7 @@ class OnlineRun:
 
 
 # Parts of the training state that are checked where they are restored, or that older checkpoints lack.
-_FREE = frozenset({"config", "matrix_products", "threads", "optimizer", "rollouts", "row", "cuda", "log", *state.FREE})
+_FREE = frozenset({"config", "matrix_products", "threads", "optimizer", "cuda", "log", *state.FREE})
 
 
 def _note(label: str) -> dict[str, Any]:

@@ -51,6 +51,17 @@ def test_a_changed_field_is_one_line(kind: str, killer: Killer) -> None:
     assert resumed(killer, kind, 3, seed=0) == []
 
 
+def test_counts_and_row_of_another_type_are_one_line(killer: Killer) -> None:
+    """Put values there of which older checkpoints have none."""
+    whole, _, _ = killer.reference(Scenario("ppo", "mingru", 1))
+    for name, value in {"row": [torch.zeros(2), {}], "rollouts": [[1], 0]}.items():
+        content = torch.load(whole / LAST_CHECKPOINT, weights_only=True)
+        content["training"][name] = value
+        assert outcome(killer, "ppo", content, name) == []
+        del content["training"][name]
+        assert outcome(killer, "ppo", content, f"no {name}") == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", ["decision", "clone", "ppo"])

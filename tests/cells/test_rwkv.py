@@ -92,8 +92,9 @@ def finch(model: RWKV6, x: Tensor, reset: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("way", WAYS)
+# In float32 the paper's own loop is as far from float64 as the scan: by 1.1e-5 here on processors with AVX-512.
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
+    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 3e-5)], ids=["float64", "float32"]
 )
 def test_rwkv6_agrees_with_the_paper(way: str, dtype: torch.dtype, tolerance: float) -> None:
     """Compare outputs and every gradient."""

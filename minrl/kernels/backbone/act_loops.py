@@ -11,9 +11,9 @@ import numpy as np
 
 from minrl.kernels.backbone.gemv import aligned, linear
 from minrl.kernels.backbone.step_loops import PER_BLOCK, numbers, through_blocks, weights
-from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.compile import allocating, compiled, inlined
 from minrl.kernels.jit.math import exponential
-from minrl.kernels.jit.memory import carray, float32_at
+from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import add, copy_row
 
 # Parts of an agent beside its backbone, in the order of their addresses, which follow the backbone's.
@@ -28,10 +28,10 @@ _F = np.float32
 _ZERO, _HALF, _ONE, _TWO = _F(0), _F(0.5), _F(1), _F(2)
 
 
-@inlined
+@allocating
 def flags(address: int, size: int) -> Any:
     """Read `size` bools at an address as bytes, by way of float32 elements."""
-    return carray(float32_at(address), ((size + 3) // 4,)).view(np.uint8)
+    return vector(address, (size + 3) // 4, _ZERO).view(np.uint8)
 
 
 @inlined

@@ -16,13 +16,13 @@ from minrl.kernels.backbone.gemv import linear
 from minrl.kernels.gru import cpu_loops as gru
 from minrl.kernels.jit.calls import caller_of_cell_step
 from minrl.kernels.jit.compile import addressed, called
-from minrl.kernels.jit.memory import carray, float32_at, vector
+from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import add, copy_row
 from minrl.kernels.kinds import GRU, LSTM, MINGRU, MINLSTM, CellKind
 from minrl.kernels.lstm import cpu_loops as lstm
 from minrl.kernels.scan.cpu_gates import forward_row
 
-_F, _SIZE = np.float32(0), np.dtype(np.float32).itemsize
+_ZERO, _SIZE = np.float32(0), np.dtype(np.float32).itemsize
 _step = caller_of_cell_step()
 
 
@@ -118,18 +118,13 @@ def cell_step(
     """
     wide = parts * inner
     gates, more, before = room[: batch * wide], room[batch * wide : 2 * batch * wide], room[2 * batch * wide :]
-    linear(x, _read(at[0], wide * inputs), _read(at[1], wide), gates, batch, inputs, wide)
+    linear(x, vector(at[0], wide * inputs, _ZERO), vector(at[1], wide, _ZERO), gates, batch, inputs, wide)
     if at[2]:
         for b in range(batch):
             of_row = first + b * stride
             copy_row(state[of_row : of_row + inner], before[b * inner : (b + 1) * inner], inner)
-        linear(before, _read(at[2], wide * inner), _read(at[3], wide), more, batch, inner, wide)
+        linear(before, vector(at[2], wide * inner, _ZERO), vector(at[3], wide, _ZERO), more, batch, inner, wide)
     _step(
         cell, gates.ctypes.data, more.ctypes.data, state.ctypes.data + first * _SIZE, h.ctypes.data, stride, batch,
         inner, flip,
     )  # fmt: skip
-
-
-@called
-def _read(address: int, size: int) -> Any:
-    return carray(float32_at(address), (size if address else 0,))

@@ -65,6 +65,17 @@ def mix_pieces(
     tap, shift = matrix(taps_at, taps, width, epsilon), vector(shift_at, width, epsilon)
     past, pieces = taps - 1, (steps + ROWS_PER_ITEM - 1) // ROWS_PER_ITEM
     window = np.empty((past + ROWS_PER_ITEM, width), x.dtype)
+    _mix(
+        first, end, x, recents, resets, weight, bias, tap, shift, u, stats, lasts, window, steps, width, past, pieces,
+        epsilon,
+    )  # fmt: skip
+
+
+@inlined
+def _mix(
+    first: int, end: int, x: Any, recents: Any, resets: Any, weight: Any, bias: Any, tap: Any, shift: Any, u: Any,
+    stats: Any, lasts: Any, window: Any, steps: int, width: int, past: int, pieces: int, epsilon: Any,
+) -> None:  # fmt: skip
     for item in range(first, end):
         b, start = item // pieces, item % pieces * ROWS_PER_ITEM
         reset, recent, last = resets[b], recents[b], lasts[b]
@@ -125,6 +136,19 @@ def mix_pieces_backward(
     tap = matrix(taps_at, taps, width, like)
     sums, partial = vector(sums_at, (taps + 3) * width, like), np.empty((taps + 3, width), x.dtype)
     y, dy = np.empty(width, x.dtype), np.empty(width, x.dtype)
+    _mix_backward(
+        first, end, x, stats, recents, resets, weight, bias, tap, du, dlasts, around, dx, drecents, sums, partial, y,
+        dy, steps, width, past, pieces,
+    )  # fmt: skip
+
+
+@inlined
+def _mix_backward(
+    first: int, end: int, x: Any, stats: Any, recents: Any, resets: Any, weight: Any, bias: Any, tap: Any, du: Any,
+    dlasts: Any, around: Any, dx: Any, drecents: Any, sums: Any, partial: Any, y: Any, dy: Any, steps: int, width: int,
+    past: int, pieces: int,
+) -> None:  # fmt: skip
+    taps = past + 1
     for item in range(first, end):
         b, start = item // pieces, item % pieces * ROWS_PER_ITEM
         reset, recent, dlast, drecent = resets[b], recents[b], dlasts[b], drecents[b]
@@ -144,7 +168,8 @@ def mix_pieces_backward(
             normalise_gradients(x[n], mean, scale, weight, dy, dx[n], partial[0], partial[1], width)
             if around.size:
                 add(dx[n], around[n], width)
-        add(sums, partial.reshape(-1), (taps + 3) * width)
+        for k in range(taps + 3):
+            add(sums[k * width :], partial[k], width)
 
 
 @cache

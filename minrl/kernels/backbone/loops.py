@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minrl.kernels.backbone.norm_gelu import gelu, gelu_gradients, normalise, normalise_gradients, scaled
-from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.compile import allocating, compiled, inlined
 from minrl.kernels.jit.memory import matrix, vector
 from minrl.kernels.jit.rows import add, add_to
 from minrl.kernels.jit.threads import ROWS_PER_ITEM
@@ -41,7 +41,7 @@ def norm_rows(
 @cache
 def norm_forward() -> Callable[..., None]:
     """Build the kernel of `norm_rows`."""
-    return compiled(norm_rows)
+    return compiled(norm_rows, allocates=False)
 
 
 def norm_rows_backward(
@@ -57,6 +57,14 @@ def norm_rows_backward(
     around, stats = matrix(around_at, rows, width, like), matrix(stats_at, rows, 2, like)
     weight, bias = vector(weight_at, width, like), vector(bias_at, width, like)
     sums, partial = vector(sums_at, 3 * width, like), np.empty((3, width), x.dtype)
+    _norm_backward(first, end, x, stats, weight, bias, dy, around, dx, y, sums, partial, rows, width)
+
+
+@inlined
+def _norm_backward(
+    first: int, end: int, x: Any, stats: Any, weight: Any, bias: Any, dy: Any, around: Any, dx: Any, y: Any, sums: Any,
+    partial: Any, rows: int, width: int,
+) -> None:  # fmt: skip
     for item in range(first, end):
         partial[:] = _ZERO
         for n in range(item * ROWS_PER_ITEM, min((item + 1) * ROWS_PER_ITEM, rows)):
@@ -67,7 +75,8 @@ def norm_rows_backward(
                 add(partial[2], around[n], width)
             if y.size:
                 scaled(x[n], mean, scale, weight, bias, y[n], width)
-        add(sums, partial.reshape(-1), 3 * width)
+        for k in range(3):
+            add(sums[k * width :], partial[k], width)
 
 
 @cache
@@ -86,7 +95,7 @@ def gelu_rows(first: int, end: int, a_at: int, y_at: int, rows: int, width: int,
 @cache
 def gelu_forward() -> Callable[..., None]:
     """Build the kernel of `gelu_rows`."""
-    return compiled(gelu_rows)
+    return compiled(gelu_rows, allocates=False)
 
 
 def gelu_rows_backward(
@@ -94,7 +103,13 @@ def gelu_rows_backward(
 ) -> None:
     """Compute y = GELU(a) (N, M), and the gradient to a in place of that to y. Sums: the gradient to a (M)."""
     a, y, dy = matrix(a_at, rows, width, like), matrix(y_at, rows, width, like), matrix(dy_at, rows, width, like)
-    sums, partial = vector(sums_at, width, like), np.empty(width, a.dtype)
+    _gelu_backward(first, end, a, y, dy, vector(sums_at, width, like), np.empty(width, a.dtype), rows, width)
+
+
+@inlined
+def _gelu_backward(
+    first: int, end: int, a: Any, y: Any, dy: Any, sums: Any, partial: Any, rows: int, width: int
+) -> None:
     for item in range(first, end):
         partial[:] = _ZERO
         for n in range(item * ROWS_PER_ITEM, min((item + 1) * ROWS_PER_ITEM, rows)):
@@ -108,7 +123,7 @@ def gelu_backward() -> Callable[..., None]:
     return compiled(gelu_rows_backward)
 
 
-@inlined
+@allocating
 def scan_items(
     first: int, end: int, gates_at: int, memory_at: int, reset_at: int, h_at: int, last_at: int, x_at: int,
     out_at: int, batch: int, steps: int, inner: int, state_size: int, flip: Any,
@@ -128,8 +143,13 @@ def scan_items(
             0, at, steps, inner, parts, candidate, flip, lanes,
         )  # fmt: skip
         if out.size:
-            for n in range(at, steps * inner, inner):
-                add_to(x[b][n : n + lanes], h[b][n : n + lanes], out[b][n : n + lanes], lanes)
+            _add_to_rows(x[b], h[b], out[b], at, steps * inner, inner, lanes)
+
+
+@inlined
+def _add_to_rows(x: Any, h: Any, out: Any, at: int, end: int, inner: int, lanes: int) -> None:
+    for n in range(at, end, inner):
+        add_to(x[n : n + lanes], h[n : n + lanes], out[n : n + lanes], lanes)
 
 
 @cache
@@ -148,7 +168,7 @@ def scan_forward(parts: int, candidate: int) -> Callable[..., None]:
     return compiled(kernel)
 
 
-@inlined
+@allocating
 def scan_items_backward(
     first: int, end: int, sums_at: int, gates_at: int, memory_at: int, reset_at: int, h_at: int, dh_at: int,
     dlast_at: int, dgates_at: int, dmemory_at: int, batch: int, steps: int, inner: int, state_size: int, flip: Any,
@@ -169,12 +189,17 @@ def scan_items_backward(
             gates[b], memories[b], resets[b], h[b], dh[b], dlasts[b], of_row, dmemories[b],
             0, at, steps, inner, parts, candidate, flip, lanes,
         )  # fmt: skip
-        for start in range(0, steps, ROWS_PER_ITEM):
-            for place in range(at, columns, inner):
-                partial[:] = _ZERO
-                for t in range(start, min(start + ROWS_PER_ITEM, steps)):
-                    add(partial, of_row[t * columns + place : t * columns + place + lanes], lanes)
-                add(sums[place : place + lanes], partial, lanes)
+        _add_rows(of_row, sums, partial, at, steps, columns, inner, lanes)
+
+
+@inlined
+def _add_rows(rows: Any, sums: Any, partial: Any, at: int, steps: int, columns: int, inner: int, lanes: int) -> None:
+    for start in range(0, steps, ROWS_PER_ITEM):
+        for place in range(at, columns, inner):
+            partial[:] = _ZERO
+            for t in range(start, min(start + ROWS_PER_ITEM, steps)):
+                add(partial, rows[t * columns + place : t * columns + place + lanes], lanes)
+            add(sums[place : place + lanes], partial, lanes)
 
 
 @cache

@@ -16,9 +16,9 @@ from minrl.kernels.backbone.cells import cell_step, room_of_step
 from minrl.kernels.backbone.gemv import aligned, linear
 from minrl.kernels.backbone.norm_gelu import ERF
 from minrl.kernels.jit.calls import caller_of_blocks
-from minrl.kernels.jit.compile import addressed, compiled, inlined, summing
+from minrl.kernels.jit.compile import addressed, allocating, compiled, inlined, summing
 from minrl.kernels.jit.math import exponential
-from minrl.kernels.jit.memory import carray, float32_at
+from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import add, add_product, copy_row
 
 # The parts of a block in the order of their addresses.
@@ -66,13 +66,13 @@ def convolve(x: Any, recent: Any, weight: Any, bias: Any, y: Any, taps: int, wid
     copy_row(x, recent[(taps - 2) * width : (taps - 1) * width], width)
 
 
-@inlined
+@allocating
 def numbers(address: int, size: int) -> Any:
     """Read `size` float32 elements at `address`, without a copy."""
-    return carray(float32_at(address), (size,))
+    return vector(address, size, _F(0))
 
 
-@inlined
+@allocating
 def weights(address: int, size: int) -> Any:
     """Read `size` float32 elements at `address`, without a copy; none at address 0."""
     return numbers(address, size if address else 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.compile import allocating, compiled, inlined
 from minrl.kernels.jit.math import exponential, held_constants
 from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import add, copy_row
@@ -52,7 +52,7 @@ def gradients_row(
         of_h[d] = total * update
 
 
-@inlined
+@allocating
 def forward_rows(
     gates: Any, turned: Any, bias: Any, state: Any, reset: Any, h: Any, last: Any, mapped: Any,
     first: int, rows: int, steps: int, kept: int, width: int,
@@ -88,7 +88,7 @@ def forward_rows(
         copy_row(hidden, last[first * width : (first + rows) * width], rows * width)
 
 
-@inlined
+@allocating
 def backward_rows(
     weight: Any, state: Any, reset: Any, h: Any, mapped: Any, dh: Any, dlast: Any, dgates: Any, dpre: Any,
     dstate: Any, before: Any, first: int, rows: int, steps: int, width: int,

@@ -17,6 +17,10 @@ from minrl.kernels.jit.turn import Turn
 
 # Parts of kernels are called from compiled code alone: what Python or C would call them by is not compiled.
 _PART: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# Numba's reference counts (its option has no public name): each slice of a row takes two calls, which were 11 % of an
+# update of PPO at width 64.
+_COUNTED: dict[str, Any] = {"_nrt": True}
+_UNCOUNTED: dict[str, Any] = {"_nrt": False}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -35,10 +39,16 @@ _REVISION = f"{zlib.crc32(b''.join(source for source in _SOURCES if b'minrl.kern
 _announced = False
 
 
-def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile `function` to machine code that runs without the interpreter's lock, kept on disk where possible."""
+def compiled(function: Callable[..., None], *, allocates: bool = True) -> Callable[..., None]:
+    """Compile `function` to machine code that runs without the interpreter's lock, kept on disk where possible.
+
+    Args:
+        function: its arguments are arrays and numbers.
+        allocates: count references to arrays, which one that makes none can do without.
+    """
     function.__qualname__ = f"{function.__qualname__}_{_REVISION}"
-    kernel: Any = njit(nogil=True, fastmath=FAST, error_model="numpy")(function)
+    counts = _COUNTED if allocates else _UNCOUNTED
+    kernel: Any = njit(nogil=True, fastmath=FAST, error_model="numpy", **counts)(function)
     kernel._cache = _AnnouncedCache(function)
     run: Callable[..., None] = kernel
     return run
@@ -97,9 +107,13 @@ def _turn_at(cache: Any, function: Callable[..., None]) -> Turn:
     return Turn(Path(cache.cache_path) / f"{name}.lock")
 
 
-def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
-    """Return `function` as a part of the kernels that call it; arrays that it writes to must not overlap others."""
-    kernel: Any = njit(forceinline=True, fastmath=fastmath, **_PART)(function)
+def inlined(function: Function, fastmath: set[str] = FAST, *, allocates: bool = False) -> Function:
+    """Return `function` as a part of the kernels that call it; arrays that it writes to must not overlap others.
+
+    It makes and returns no array, so that it need not count references to any.
+    """
+    counts = _COUNTED if allocates else _UNCOUNTED
+    kernel: Any = njit(forceinline=True, fastmath=fastmath, **_PART, **counts)(function)
     # Numba has no public switch for the `noalias` that it sets in its own loops: without it a loop over more than a
     # few rows is not vectorised. Where a release has moved this, the kernels are right and slower.
     if hasattr(kernel, "_compiler"):
@@ -108,9 +122,20 @@ def inlined(function: Function, fastmath: set[str] = FAST) -> Function:
     return part
 
 
+def allocating(function: Function) -> Function:
+    """Return `function` as `inlined` does; it may make arrays, and return them."""
+    return inlined(function, allocates=True)
+
+
 def called(function: Function) -> Function:
     """Return `function` as a part of the kernels that call it, compiled once for all of its callers."""
-    part: Function = njit(fastmath=FAST, **_PART)(function)
+    part: Function = njit(fastmath=FAST, **_PART, **_COUNTED)(function)
+    return part
+
+
+def uncounted(function: Function) -> Function:
+    """Return `function` as `called` does; it makes no array, so that it need not count references to any."""
+    part: Function = njit(fastmath=FAST, **_PART, **_UNCOUNTED)(function)
     return part
 
 

@@ -1,29 +1,15 @@
 """Arrays at addresses, and prefetching of cache lines, for compiled kernels."""
 
+from collections.abc import Sequence
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-
-from minrl.kernels.jit.compile import inlined
-
-
-def _float32_address(context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    pointer: Any = types.CPointer
-    return pointer(types.float32)(types.int64), generate
-
+from numba.np.arrayobj import populate_array
 
 declare_function: Any = cgutils.get_or_insert_function
-
-
-# A pointer to float32 elements, from an integer.
-float32_at: Any = intrinsic(_float32_address)
 
 
 def _prefetch(write: bool) -> Any:
@@ -47,27 +33,35 @@ def _prefetch(write: bool) -> Any:
 prefetch_read, prefetch_write = _prefetch(write=False), _prefetch(write=True)
 
 
-carray: Any = numba.carray  # type: ignore[attr-defined]
+def _array_at(address: Any, sizes: Sequence[Any], like: Any) -> Any:
+    """Build the function (address, *sizes, like) that returns an array whose memory is not counted, none at 0."""
+    found = types.Array(like, len(sizes), "C")
 
-
-def _typed_address(context: Any, address: Any, like: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+        at, rows, *others, _ = arguments
+        array = context.make_array(found)(context, builder)
+        rows = builder.select(builder.icmp_unsigned("==", at, at.type(0)), rows.type(0), rows)
+        strides = [at.type(context.get_abi_sizeof(context.get_data_type(like)))]
+        for length in reversed(others):
+            strides.insert(0, builder.mul(strides[0], length))
+        data = builder.inttoptr(at, array.data.type)
+        populate(array, data=data, shape=[rows, *others], strides=strides, itemsize=strides[-1], meminfo=None)
+        return array._getvalue()
 
-    pointer: Any = types.CPointer
-    return pointer(like)(types.int64, like), generate
-
-
-_at: Any = intrinsic(_typed_address)
-
-
-@inlined
-def vector(address: int, size: int, like: Any) -> Any:
-    """Return the elements of the type of `like` that lie at `address`, none at 0."""
-    return carray(_at(address, like), (size if address else 0,))
+    return found(address, *sizes, like), generate
 
 
-@inlined
-def matrix(address: int, rows: int, width: int, like: Any) -> Any:
-    """Return the same as rows of `width` elements."""
-    return carray(_at(address, like), (rows if address else 0, width))
+populate: Any = populate_array
+
+
+def _vector(context: Any, address: Any, size: Any, like: Any) -> Any:
+    return _array_at(address, [size], like)
+
+
+def _matrix(context: Any, address: Any, rows: Any, width: Any, like: Any) -> Any:
+    return _array_at(address, [rows, width], like)
+
+
+# The elements of the type of `like` that lie at an address, none at 0: a number of them, or rows of some width.
+vector: Any = intrinsic(_vector)
+matrix: Any = intrinsic(_matrix)

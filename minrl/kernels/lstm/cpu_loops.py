@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.compile import allocating, compiled, inlined
 from minrl.kernels.jit.math import exponential, held_constants
 from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import copy_row
@@ -97,7 +97,7 @@ def together(first: Any, second: Any, both: Any, at: int, rows: int, width: int)
             copy_row(second[row : row + width], both[here + width : here + 2 * width], width)
 
 
-@inlined
+@allocating
 def forward_rows(
     gates: Any, turned: Any, state: Any, reset: Any, h: Any, last: Any, cells: Any,
     first: int, rows: int, steps: int, width: int,
@@ -125,7 +125,7 @@ def forward_rows(
     together(hidden, memory, last, first * 2 * width, rows, width)
 
 
-@inlined
+@allocating
 def backward_rows(
     weight: Any, state: Any, reset: Any, h: Any, gates: Any, cells: Any, dh: Any, dlast: Any,
     dgates: Any, dstate: Any, before: Any, first: int, rows: int, steps: int, width: int,

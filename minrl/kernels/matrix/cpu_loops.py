@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.compile import allocating, compiled, inlined
 from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import copy_row
 from minrl.kernels.lstm.cpu_loops import opens
@@ -36,7 +36,7 @@ CHUNK = 32
 _ZERO = np.float32(0)
 
 
-@inlined
+@allocating
 def forward_head(
     query: Any, key: Any, value: Any, decay: Any, state: Any, reset: Any, y: Any, last: Any, entering: Any,
     row: int, head: int, steps: int, heads: int, lanes: int, width: int,
@@ -94,7 +94,7 @@ def history_of(
                 )  # fmt: skip
 
 
-@inlined
+@allocating
 def backward_head(
     query: Any, key: Any, value: Any, decay: Any, reset: Any, entering: Any, dy: Any, dlast: Any,
     dquery: Any, dkey: Any, dvalue: Any, ddecay: Any, dstate: Any, past: Any, decays: Any,

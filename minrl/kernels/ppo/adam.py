@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minrl.kernels.jit.compile import called, inlined, summing
+from minrl.kernels.jit.compile import inlined, summing, uncounted
 from minrl.kernels.jit.memory import vector
 
 # What is known of a parameter: addresses of itself, its gradient, both moments and the step, and how many elements.
@@ -46,7 +46,7 @@ def move(
         x[d] -= rate * m / (np.sqrt(v) / root + epsilon)
 
 
-@called
+@uncounted
 def adam_step(parameters: Any, settings: Any, like: Any) -> None:
     """Clip the gradients to the largest norm and take one step."""
     total = 0.0

@@ -14,7 +14,7 @@ from minrl.kernels.backbone.loops import (
     norm_rows,
     norm_rows_backward,
 )
-from minrl.kernels.jit.compile import called, inlined
+from minrl.kernels.jit.compile import called, inlined, uncounted
 from minrl.kernels.jit.threads import ROWS_PER_ITEM
 from minrl.kernels.ppo.cells import (
     BACKWARD,
@@ -60,9 +60,9 @@ X, STATS, U, H, MIXED, MLP_STATS, HIDDEN, OUT, SAVED = range(SAVED_OF_CELL, SAVE
 # its input, normed rows, and both sides of the GELU.
 DX, DX_OTHER, DH, DU, NORMED, GELU, DHIDDEN, ROOM = range(ROOM_OF_CELL, ROOM_OF_CELL + 8)
 
-_norm, _norm_backward = called(norm_rows), called(norm_rows_backward)
+_norm, _norm_backward = uncounted(norm_rows), called(norm_rows_backward)
 _mix, _mix_backward = called(mix_pieces), called(mix_pieces_backward)
-_gelu, _gelu_backward = called(gelu_rows), called(gelu_rows_backward)
+_gelu, _gelu_backward = uncounted(gelu_rows), called(gelu_rows_backward)
 
 
 @inlined

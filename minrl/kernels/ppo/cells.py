@@ -16,7 +16,7 @@ from numba import types
 from minrl.kernels.backbone.loops import scan_items, scan_items_backward
 from minrl.kernels.gru import cpu_loops as gru
 from minrl.kernels.jit.calls import caller_of_cell
-from minrl.kernels.jit.compile import addressed, inlined
+from minrl.kernels.jit.compile import addressed, allocating, inlined
 from minrl.kernels.jit.memory import matrix, vector
 from minrl.kernels.jit.rows import add_to, copy_row
 from minrl.kernels.kinds import GRU, LSTM, MINGRU, MINLSTM, CellKind
@@ -87,7 +87,7 @@ def _gated(kind: CellKind) -> Passes:
     return forward, backward
 
 
-@inlined
+@allocating
 def enter(state: int, entering: int, batch: int, size: int, state_size: int, like: Any) -> Any:
     """Copy a cell's part of each state (B, S), and return it flat."""
     states, own = matrix(state, batch, state_size, like), matrix(entering, batch, size, like)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.compile import called, inlined
+from minrl.kernels.jit.compile import inlined, uncounted
 
 # Kinds of heads: choices (one or several), yes or no, a diagonal Gaussian.
 CHOICES, BINARY, GAUSSIAN = range(3)
@@ -49,7 +49,7 @@ def softplus(x: Any) -> Any:
     return max(x, x - x) + np.log1p(np.exp(-abs(x)))
 
 
-@called
+@uncounted
 def log_normalizer(log_std: Any) -> float:
     """Return minus the log-density of a diagonal Gaussian at its mean, from log_std (A,)."""
     total = 0.0
@@ -58,7 +58,7 @@ def log_normalizer(log_std: Any) -> float:
     return total
 
 
-@called
+@uncounted
 def evaluate(
     kind: int, raw: Any, pieces: Any, log_std: Any, actions: Any, log_probs: Any, entropies: Any, rows: int
 ) -> None:
@@ -101,7 +101,7 @@ def evaluate(
             log_probs[n], entropies[n] = log_prob, entropy
 
 
-@called
+@uncounted
 def gradients(
     kind: int, raw: Any, pieces: Any, log_std: Any, actions: Any, of_log_prob: Any, of_entropy: Any, dlog_std: Any,
     rows: int,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.compile import called, inlined
+from minrl.kernels.jit.compile import inlined, uncounted
 from minrl.kernels.jit.math import exponential, held_constants
 from minrl.kernels.jit.memory import vector
 from minrl.kernels.ppo.linear import bias_gradient, input_gradient, linear, weight_gradient
@@ -41,7 +41,7 @@ def slope(y: Any, dy: Any, kind: int, size: int) -> None:
             dy[d] = dy[d] if y[d] > 0 else dy[d] * 0
 
 
-@called
+@uncounted
 def forward(matmul: int, layers: Any, latent: int, rows: int, activation: int, turned: int, like: Any) -> None:
     """Run the layers on the latent (N, ·), with an activation after all but the last."""
     x = latent
@@ -53,7 +53,7 @@ def forward(matmul: int, layers: Any, latent: int, rows: int, activation: int, t
             activate(vector(x, rows * a[OUTPUTS], like), activation, rows * a[OUTPUTS])
 
 
-@called
+@uncounted
 def backward(
     matmul: int, layers: Any, latent: int, dy: int, dlatent: int, to: int, first: int, second: int, partial: int,
     rows: int, activation: int, like: Any,

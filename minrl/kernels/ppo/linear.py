@@ -5,7 +5,7 @@ Shapes: N rows, K inputs, M outputs.
 
 from typing import Any
 
-from minrl.kernels.jit.compile import called
+from minrl.kernels.jit.compile import uncounted
 from minrl.kernels.jit.memory import matrix, vector
 from minrl.kernels.jit.rows import add
 from minrl.kernels.lstm.cpu_matmul import transpose as transpose_array
@@ -15,13 +15,13 @@ from minrl.kernels.ppo.matmul import product
 _ROWS = 64
 
 
-@called
+@uncounted
 def transpose(x: int, y: int, rows: int, size: int, next_y: int, like: Any) -> None:
     """Transpose x (N, K) to y (K, N), whose rows are `next_y` elements apart."""
     transpose_array(vector(x, rows * size, like), vector(y, size * next_y, like), next_y, rows, size)
 
 
-@called
+@uncounted
 def linear(
     matmul: int, y: int, x: int, weight: int, start: int, turned: int, rows: int, inputs: int, outputs: int, like: Any
 ) -> None:
@@ -30,7 +30,7 @@ def linear(
     product(matmul, y, x, turned, start, outputs, inputs, 1, outputs, 0, rows, inputs, outputs, like)
 
 
-@called
+@uncounted
 def linear_added(
     matmul: int, y: int, x: int, weight: int, to: int, turned: int, rows: int, inputs: int, outputs: int, like: Any
 ) -> None:
@@ -39,7 +39,7 @@ def linear_added(
     product(matmul, y, x, turned, to, outputs, inputs, 1, outputs, outputs, rows, inputs, outputs, like)
 
 
-@called
+@uncounted
 def input_gradient(
     matmul: int, dx: int, dy: int, weight: int, to: int, rows: int, inputs: int, outputs: int, like: Any
 ) -> None:
@@ -47,7 +47,7 @@ def input_gradient(
     product(matmul, dx, dy, weight, to, inputs, outputs, 1, inputs, inputs, rows, outputs, inputs, like)
 
 
-@called
+@uncounted
 def weight_gradient(
     matmul: int, dweight: int, dy: int, x: int, rows: int, inputs: int, outputs: int, like: Any
 ) -> None:
@@ -55,7 +55,7 @@ def weight_gradient(
     product(matmul, dweight, dy, x, 0, inputs, 1, outputs, inputs, 0, outputs, rows, inputs, like)
 
 
-@called
+@uncounted
 def bias_gradient(dbias: int, dy: int, partial: int, rows: int, outputs: int, like: Any) -> None:
     """Compute dbias (M), the sum of the rows of dy (N, M); `partial` is room for M elements."""
     total, part, source = vector(dbias, outputs, like), vector(partial, outputs, like), matrix(dy, rows, outputs, like)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minrl.kernels.jit.compile import called
+from minrl.kernels.jit.compile import uncounted
 
 # Figures of a minibatch in their order: losses, the KL estimate, the share of clipped ratios, and |ratio - 1| at most.
 POLICY, VALUE, ENTROPY, TOTAL, KL, CLIPPED, RATIO_DEV, FIGURES = range(8)
@@ -28,7 +28,7 @@ class LossSettings(NamedTuple):
     target_kl: float
 
 
-@called
+@uncounted
 def normalized(advantages: Any, valid: Any, count: int) -> None:
     """Subtract the mean of the valid advantages (N,) and divide by their standard deviation, in place."""
     total, squares = 0.0, 0.0
@@ -42,7 +42,7 @@ def normalized(advantages: Any, valid: Any, count: int) -> None:
         advantages[n] = (advantages[n] - mean) * scale
 
 
-@called
+@uncounted
 def evaluate_loss(
     settings: Any, values: Any, log_probs: Any, entropies: Any, old: Any, valid: Any, dvalues: Any, of_log_prob: Any,
     of_entropy: Any, figures: Any,

@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from minrl.kernels.backbone.gemv import LANES
-from minrl.kernels.jit.compile import addressed, called
+from minrl.kernels.jit.compile import addressed, uncounted
 
 # Six rows of four vectors are 24 sums, which with the factors fill 32 registers; of 16 registers, two vectors.
 ROWS, VECTORS = 6, 4 if LANES == 16 else 2
@@ -138,7 +138,7 @@ def _lanes_of(like: Any) -> Any:
 overload(lanes_of)(_lanes_of)
 
 
-@called
+@uncounted
 def _panel(
     y: int, x: int, w: int, start: int, next_y: int, next_x: int, across: int, next_w: int, next_start: int,
     rows: int, depth: int, vectors: int, count: int, size: int, like: Any,
@@ -209,7 +209,7 @@ def product_address(dtype: Any) -> int:
     return addressed(run, types.void(*[types.int64] * 12, kind))
 
 
-_product_part: Any = called(_product)
+_product_part: Any = uncounted(_product)
 
 
 def _call(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minrl.kernels.jit.compile import called, compiled
+from minrl.kernels.jit.compile import compiled, uncounted
 from minrl.kernels.jit.memory import matrix, vector
 from minrl.kernels.jit.rows import add, copy_row
 from minrl.kernels.ppo import backbone, distributions, heads, layers, loss
@@ -47,7 +47,7 @@ class UpdateSizes(NamedTuple):
     sums: int  # elements that are set to zero before each backward pass
 
 
-@called
+@uncounted
 def gather(rollout: Any, buffers: Any, batch: Any, order: Any, inputs: int, sizes: Any, state: int, like: Any) -> None:
     """Copy the segments of a minibatch out of the rollout."""
     steps, count = batch[STEPS], batch[SEGMENTS]
@@ -78,7 +78,7 @@ def gather(rollout: Any, buffers: Any, batch: Any, order: Any, inputs: int, size
             copy_row(old[k, first : first + steps], to_old[k, to : to + steps], steps)
 
 
-@called
+@uncounted
 def through_heads(
     actor: Any, critic: Any, front: Any, buffers: Any, room: Any, latent_vf: int, pieces: Any, settings: Any,
     figures: Any, masked: bool, rows: int, inputs: int, sizes: Any, like: Any,
@@ -111,7 +111,7 @@ def through_heads(
     )  # fmt: skip
 
 
-@called
+@uncounted
 def through_heads_backward(
     actor: Any, critic: Any, front: Any, buffers: Any, room: Any, latent_vf: int, dlatent_vf: int, rows: int,
     inputs: int, sizes: Any, like: Any,
@@ -195,4 +195,4 @@ def update() -> Callable[..., None]:
                     )  # fmt: skip
             adam_step(parameters, adam, like)
 
-    return compiled(kernel)
+    return compiled(kernel, allocates=False)

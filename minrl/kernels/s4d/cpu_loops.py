@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.compile import allocating, compiled, inlined
 from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import copy_row
 from minrl.kernels.lstm.cpu_loops import opens
@@ -94,7 +94,7 @@ def states_to(h: Any, numbers: Any, at: int, states: int, lanes: int) -> None:
                 numbers[at + d * 2 * states + n] = h[n * lanes + d]
 
 
-@inlined
+@allocating
 def forward_block(
     u: Any, weights: Any, state: Any, reset: Any, y: Any, last: Any, entering: Any,
     row: int, at: int, steps: int, width: int, states: int, lanes: int,
@@ -147,7 +147,7 @@ def history_of(
             )  # fmt: skip
 
 
-@inlined
+@allocating
 def backward_block(
     u: Any, weights: Any, reset: Any, entering: Any, dy: Any, dlast: Any, du: Any, dweights: Any, dstate: Any,
     past: Any, row: int, at: int, steps: int, width: int, states: int, lanes: int,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.compile import allocating, compiled, inlined
 from minrl.kernels.jit.rows import copy_row, prefetch_row_to_read, prefetch_row_to_write
 
 # The largest block of lanes, in complex elements.
@@ -49,7 +49,7 @@ def complex_gradients_row(dh: Any, decay: Any, before: Any, later: Any, ddecay: 
         later[2 * d + 1] = imaginary * a - real * b
 
 
-@inlined
+@allocating
 def forward_block(
     decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, row: int, at: int, steps: int, numbers: int,
     size: int,
@@ -71,7 +71,7 @@ def forward_block(
     copy_row(memory, last[here : here + size], size)
 
 
-@inlined
+@allocating
 def backward_block(
     decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any,
     row: int, at: int, steps: int, numbers: int, size: int,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.compile import allocating, compiled, inlined
 from minrl.kernels.jit.rows import copy_row, prefetch_row_to_read, prefetch_row_to_write
 from minrl.kernels.scan.cpu_gates import forward_row, gradients_row, linear_gradients_row, linear_row, slopes_row
 
@@ -24,12 +24,22 @@ _CHUNK = 64
 _ZERO = np.float32(0)
 
 
-@inlined
+@allocating
 def gated_forward_block(
     gates: Any, state: Any, reset: Any, h: Any, last: Any, row: int, at: int, steps: int, width: int,
     parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
-    memory, here = np.zeros(lanes, h.dtype), row * width + at
+    _gated_forward(
+        gates, state, reset, h, last, np.zeros(lanes, h.dtype), row, at, steps, width, parts, candidate, flip, lanes
+    )
+
+
+@inlined
+def _gated_forward(
+    gates: Any, state: Any, reset: Any, h: Any, last: Any, memory: Any, row: int, at: int, steps: int, width: int,
+    parts: int, candidate: int, flip: Any, lanes: int,
+) -> None:  # fmt: skip
+    here = row * width + at
     if state.size:
         copy_row(state[here : here + lanes], memory, lanes)
     for t in range(steps):
@@ -48,12 +58,23 @@ def gated_forward_block(
     copy_row(memory, last[here : here + lanes], lanes)
 
 
-@inlined
+@allocating
 def gated_backward_block(
     gates: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, dgates: Any, dstate: Any, row: int, at: int,
     steps: int, width: int, parts: int, candidate: int, flip: Any, lanes: int,
 ) -> None:  # fmt: skip
     nothing, later, loss = np.zeros(lanes, h.dtype), np.empty(lanes, h.dtype), np.empty(_CHUNK * lanes, h.dtype)
+    _gated_backward(
+        gates, state, reset, h, dh, dlast, dgates, dstate, nothing, later, loss, row, at, steps, width, parts,
+        candidate, flip, lanes,
+    )  # fmt: skip
+
+
+@inlined
+def _gated_backward(
+    gates: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, dgates: Any, dstate: Any, nothing: Any, later: Any,
+    loss: Any, row: int, at: int, steps: int, width: int, parts: int, candidate: int, flip: Any, lanes: int,
+) -> None:  # fmt: skip
     here = row * width + at
     copy_row(dlast[here : here + lanes], later, lanes)
     for start in range((steps - 1) // _CHUNK * _CHUNK, -1, -_CHUNK):
@@ -91,7 +112,7 @@ def gated_backward_block(
     copy_row(later, dstate[here : here + lanes], lanes)
 
 
-@inlined
+@allocating
 def linear_forward_block(
     decay: Any, drive: Any, state: Any, reset: Any, h: Any, last: Any, row: int, at: int, steps: int, width: int,
     lanes: int,
@@ -110,7 +131,7 @@ def linear_forward_block(
     copy_row(memory, last[here : here + lanes], lanes)
 
 
-@inlined
+@allocating
 def linear_backward_block(
     decay: Any, state: Any, reset: Any, h: Any, dh: Any, dlast: Any, ddecay: Any, ddrive: Any, dstate: Any,
     row: int, at: int, steps: int, width: int, lanes: int,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.compile import compiled, inlined, summing
+from minrl.kernels.jit.compile import allocating, compiled, inlined, summing
 from minrl.kernels.jit.math import exponential, held_constants
 from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import copy_row
@@ -85,7 +85,7 @@ def states_to(h: Any, x: Any, at: int, states: int, lanes: int) -> None:
                 x[at + d * states + n] = h[n * lanes + d]
 
 
-@inlined
+@allocating
 def forward_block(
     dt: Any, drive: Any, b: Any, c: Any, a: Any, state: Any, reset: Any, y: Any, last: Any, entering: Any,
     row: int, at: int, steps: int, width: int, states: int, lanes: int,
@@ -138,7 +138,7 @@ def history_of(
             )  # fmt: skip
 
 
-@inlined
+@allocating
 def backward_block(
     dt: Any, drive: Any, b: Any, c: Any, a: Any, reset: Any, entering: Any, dy: Any, dlast: Any,
     ddt: Any, ddrive: Any, db: Any, dc: Any, da: Any, dstate: Any, past: Any, decays: Any,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minrl.kernels.jit.compile import compiled, inlined
+from minrl.kernels.jit.compile import allocating, compiled, inlined
 from minrl.kernels.jit.math import exponential, held_constants, log_one_plus
 from minrl.kernels.jit.memory import vector
 from minrl.kernels.jit.rows import add, copy_row
@@ -61,7 +61,7 @@ def gradients_row(
         of_c[d], of_n[d], of_m[d] = dc * keep[d], dn * keep[d], of_kept
 
 
-@inlined
+@allocating
 def forward_rows(
     gates: Any, weight: Any, state: Any, reset: Any, y: Any, last: Any, mapped: Any, cells: Any,
     first: int, rows: int, steps: int, kept: int, heads: int, size: int,
@@ -110,7 +110,7 @@ def forward_rows(
     copy_row(memory, last[first * 4 * width : (first + rows) * 4 * width], rows * 4 * width)
 
 
-@inlined
+@allocating
 def backward_rows(
     turned: Any, state: Any, reset: Any, y: Any, mapped: Any, cells: Any, dy: Any, dlast: Any,
     dgates: Any, dstate: Any, before: Any, first: int, rows: int, steps: int, heads: int, size: int,

@@ -120,14 +120,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _estimate(found: Survey, speeds: Speeds) -> str:
-    """Format the CPU hours of the runs to do."""
-    hours = [speeds.hours(run) for run in found.to_do]
-    known = [number for number in hours if number is not None]
+    """Format the CPU hours of the runs to do, and of each method: a method's runs of a sweep are summed."""
+    hours = [(run.method.partition("+")[0], speeds.hours(run)) for run in found.to_do]
+    known = [number for _, number in hours if number is not None]
     unknown = len(hours) - len(known)
+    of_method: dict[str, float] = {}
+    for method, number in hours:
+        of_method[method] = of_method.get(method, 0.0) + (number or 0.0)
+    shares = sorted(((number, method) for method, number in of_method.items() if number), reverse=True)
+    parts = "".join(f"\n  {method}: {number:.2g}" for number, method in shares) if len(shares) > 1 else ""
     rest = f"; {unknown} without an estimate, as only their environment could tell" if unknown else ""
     return (
         f"estimate: {sum(known):.2g} CPU hours for {len(known)} runs to do, on one thread of this machine, with what "
-        f"evaluations take to act but not the environments' own time{rest}"
+        f"evaluations take to act but not the environments' own time{rest}{parts}"
     )
 
 

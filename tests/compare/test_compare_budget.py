@@ -1,5 +1,6 @@
 """Budgets of a comparison (equal data or CPU seconds for all runs), sweeps of single methods, chosen settings."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -101,14 +102,16 @@ def test_impossible_budgets_are_refused(budget: str, message: str, tmp_path: Pat
 
 def test_the_dry_run_estimates_hours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = tmp_path / "grid.toml"
-    grid.write_text(f'cells = ["mingru"]\nseeds = 2\n{TASKS}[tasks.pole]\nenv = "CartPole-v1"\n{SMALL}')
+    grid.write_text(f'cells = ["mingru", "minlstm"]\nseeds = 2\n{TASKS}[tasks.pole]\nenv = "CartPole-v1"\n{SMALL}')
     words = ["compare", str(grid), "--out", str(tmp_path / "out"), "--dry-run"]
     assert main([*words, "--budget", "data_steps=8000"]) == 0
     told = capsys.readouterr().out
     assert "8,000 steps of data a run" in told
     assert "decision, 2 steps: to do" in told
-    assert "CPU hours for 2 runs to do" in told
-    assert "2 without an estimate" in told
+    assert "4 without an estimate" in told
+    total, *parts = re.findall(r": ([0-9.e-]+)(?: CPU hours for 4 runs to do|$)", told, re.MULTILINE)
+    assert len(parts) == 2
+    assert sum(map(float, parts)) == pytest.approx(float(total), rel=0.1)
     assert not (tmp_path / "out").exists()
     assert main([*words, "--budget", "cpu_seconds=10"]) == 2
     assert "a budget of CPU seconds is for data sets" in capsys.readouterr().err

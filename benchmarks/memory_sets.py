@@ -1,4 +1,4 @@
-"""Data sets of `minrl compare memory-offline`: guides in corridors and delays of many lengths, MuJoCo's positions.
+"""Data sets of `minrl compare memory-search` and `memory-offline`: guides in corridors and delays, MuJoCo's positions.
 
     python benchmarks/memory_sets.py            # written to $MINARI_DATASETS_PATH or ~/.minari/datasets
 
@@ -8,6 +8,7 @@ which they are left out.
 """
 
 import sys
+from functools import partial
 
 from minrl.collect.guides import Guide
 from minrl.collect.record import collect, record
@@ -16,17 +17,17 @@ from minrl.data.minari.columns import select_columns
 from minrl.data.minari.folders import find
 from minrl.data.minari.writer import record_set
 
-EPISODES, LONGEST = 300, 30
+EPISODES, LONGEST, LONGEST_OF_SEARCH = 300, 30, 20
 # Columns of positions: Gymnasium's observation lists them first.
 POSITIONS = {"hopper": (5, "minrl/Hopper-P-v5"), "halfcheetah": (8, "minrl/HalfCheetah-P-v5")}
-KINDS = ("medium-replay", "medium-expert")
+KINDS = ("medium-replay", "medium-expert", "medium")  # the last for the search
 
 
-def corridors(name: str) -> None:
-    """Record T-Maze's guide in corridors of 1 to `LONGEST` steps; the set's environment is the longest."""
-    with record_set(name, make_environment(EnvironmentInfo("minrl/TMaze-v0", {"length": LONGEST}))) as writer:
+def corridors(name: str, longest: int = LONGEST) -> None:
+    """Record T-Maze's guide in corridors of 1 to `longest` steps; the set's environment is the longest."""
+    with record_set(name, make_environment(EnvironmentInfo("minrl/TMaze-v0", {"length": longest}))) as writer:
         for number in range(EPISODES):
-            environment = make_environment(EnvironmentInfo("minrl/TMaze-v0", {"length": 1 + number % LONGEST}))
+            environment = make_environment(EnvironmentInfo("minrl/TMaze-v0", {"length": 1 + number % longest}))
             record(writer, environment, [Guide(environment)], 1, number, False)
 
 
@@ -41,7 +42,12 @@ def cards(name: str) -> None:
     collect("guide", "minrl/RepeatPrevious32-v0", EPISODES, name, progress=False)
 
 
-MAKERS = {"memory/t-maze-30-v0": corridors, "memory/delayed-cue-30-v0": delays, "memory/repeat-previous-32-v0": cards}
+MAKERS = {
+    "memory/t-maze-30-v0": corridors,
+    "memory/delayed-cue-30-v0": delays,
+    "memory/repeat-previous-32-v0": cards,
+    "memory/t-maze-20-v0": partial(corridors, longest=LONGEST_OF_SEARCH),
+}
 
 
 def main() -> int:

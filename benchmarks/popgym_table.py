@@ -4,7 +4,7 @@
 
 Observations are POPGym's with its own wrappers for the previous action and the first step, flattened. All methods have
 one setting, fixed before any run: that of `configs/online/repeat_previous.toml` with rollouts of 128 steps, as episodes
-take up to 200, and 512 steps a minibatch. Runs that lie in `--out` or in the JSON file beside the table are skipped, so
+take up to 200, and 512 steps a minibatch. Runs in `--out` or in the JSON file beside the table are skipped, so
 that the command resumes, and a second process may do other seeds in the same folder. The table is brought up to date
 after each run.
 
@@ -92,7 +92,7 @@ def run(task: str, method: str, seed: int, steps: int) -> dict[str, Any]:
 
 
 def finished(out: Path, table: Path, steps: int) -> dict[Key, dict[str, Any]]:
-    """Return the runs of so many steps that lie beside the table or in the folder, by task, method and seed."""
+    """Return the finished runs of so many steps, by task, method and seed."""
     raw = table.with_suffix(".json")
     runs = json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else []
     runs += [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*/*.json")]

@@ -74,12 +74,18 @@ def cues() -> list[Row]:
         "minGRU": "minGRU",
         "LSTM": "LSTM",
         "Mamba": "Mamba",
-        "Transformer-20": "Transformer, K=20",
-        "Transformer-100": "Transformer, K=100",
+        "Transformer": "Transformer",
+        "Transformer-20": "DT, K=20",
+        "Transformer-100": "DT, K=100",
         "frames-4": "MLP, 4 frames",
     }
     rows: list[Row] = [("task", *methods.values())]
-    for task, name in {"t-maze": "T-Maze, 30 steps", "delayed-cue": "Delayed Cue, 30 steps"}.items():
+    tasks = {
+        "t-maze": "T-Maze, 30 steps",
+        "delayed-cue": "Delayed Cue, 30 steps",
+        "repeat-previous": "Repeat Previous, 32 back",
+    }
+    for task, name in tasks.items():
         found = [[float(r["score"]) for r in runs if (r["task"], r["method"]) == (task, m)] for m in methods]
         rows.append((name, *(f"{mean_and_error(each, 2)} ({len(each)})" for each in found)))
     return rows

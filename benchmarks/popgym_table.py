@@ -92,7 +92,7 @@ def run(task: str, method: str, seed: int, steps: int) -> dict[str, Any]:
 
 
 def finished(out: Path, table: Path, steps: int) -> dict[Key, dict[str, Any]]:
-    """Return the finished runs of so many steps, by task, method and seed."""
+    """Return the finished runs of that length, by task, method and seed."""
     raw = table.with_suffix(".json")
     runs = json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else []
     runs += [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*/*.json")]

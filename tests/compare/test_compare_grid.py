@@ -153,7 +153,7 @@ published = {{ DT = 42 }}
 def test_the_grids_that_ship(path: Path) -> None:
     plan = read_grid(path, FAMILIES)
     assert len({run.key for run in plan.runs}) == len(plan.tasks) * len(plan.methods) * len(plan.seeds)
-    assert len(plan.seeds) >= 3 or path.stem == "search"  # which chooses settings and reports no scores
+    assert len(plan.seeds) >= 3 or path.stem.endswith("search")  # which chooses settings and reports no scores
     for task in plan.tasks:
         assert set(task.published) <= set(plan.sources)
 

@@ -40,7 +40,6 @@ CELLS = {"minGRU": "mingru", "GRU": "gru", "LSTM": "lstm"}
 FRAMES = {"SB3 PPO": 1, "SB3 PPO, 4 frames": 4}
 METHODS = (*CELLS, *FRAMES)
 Key = tuple[str, str, int]
-PUBLISHED = "POPGym (Morad et al., ICLR 2023, arXiv 2303.01859) trains for 15,000,000 steps with RLlib's PPO."
 
 
 @cache
@@ -56,7 +55,7 @@ def environments(task: str, count: int, frames: int) -> VecEnv:
 
 
 class Best(BaseCallback):
-    """The largest mean return of the last 100 episodes at a rollout's end: POPGym's MMER is its mean over seeds."""
+    """Callback that keeps the largest mean return of the last 100 episodes: POPGym's MMER is its mean over seeds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,9 +90,8 @@ def run(task: str, method: str, seed: int, steps: int) -> dict[str, Any]:
     return numbers | {"best_mean_return": best.largest, "cpu_seconds": seconds, "returns": returns.round(4).tolist()}
 
 
-def finished(out: Path, table: Path, steps: int) -> dict[Key, dict[str, Any]]:
+def finished(out: Path, raw: Path, steps: int) -> dict[Key, dict[str, Any]]:
     """Return the finished runs of that length, by task, method and seed."""
-    raw = table.with_suffix(".json")
     runs = json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else []
     runs += [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*/*.json")]
     named = {(run["task"], run["method"], run["seed"]): run for run in runs if run["steps"] == steps}
@@ -129,7 +127,8 @@ def report(runs: list[dict[str, Any]]) -> str:
         f"CPU seconds of acting and learning on one thread:\n\n{table(runs, 'cpu_seconds', 0)}\n"
         f"One setting for all, fixed before any run: {N_ENVS} environments, {SETTINGS}, learning rate {RATE} falling "
         "to 0, 64 units, two layers. minGRU's, GRU's and LSTM's blocks have a convolution over four steps. "
-        f"{PUBLISHED} {versions}.\n\nWritten by `python benchmarks/popgym_table.py`, which resumes.\n"
+        "POPGym (Morad et al., ICLR 2023, arXiv 2303.01859) trains for 15,000,000 steps with RLlib's PPO. "
+        f"{versions}.\n\nWritten by `python benchmarks/popgym_table.py`, which resumes.\n"
     )
 
 
@@ -144,17 +143,17 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1_000_000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    steps, out = arguments.steps, arguments.out
+    steps, out, raw = arguments.steps, arguments.out, arguments.table.with_suffix(".json")
     for seed in arguments.seeds:
         for task in arguments.tasks:
             for method in arguments.methods:
-                if (task, method, seed) in finished(out, arguments.table, steps):
+                if (task, method, seed) in finished(out, raw, steps):
                     continue
                 done = run(task, method, seed, steps)
                 (out / task).mkdir(parents=True, exist_ok=True)
                 replace(out / task / f"{method.replace(' ', '_')}-{seed}.json", json.dumps(done) + "\n")
-                runs = list(finished(out, arguments.table, steps).values())
-                replace(arguments.table.with_suffix(".json"), "[\n" + ",\n".join(map(json.dumps, runs)) + "\n]\n")
+                runs = list(finished(out, raw, steps).values())
+                replace(raw, "[\n" + ",\n".join(map(json.dumps, runs)) + "\n]\n")
                 replace(arguments.table, report(runs))
                 name = f"{task:<28} {method:<18} seed {seed}"
                 print(f"{name}: {done['mean_return']:6.3f} in {done['cpu_seconds']:6.1f} CPU s", flush=True)

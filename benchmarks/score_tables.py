@@ -3,8 +3,8 @@
     python benchmarks/score_tables.py           # print them
     python benchmarks/score_tables.py --check   # fail if a page has another row
 
-Raw data: one row or entry for each run, in `regen/scores.csv`, `memory_offline/scores.csv`, `ppo_table.json` and
-`reproduce_results/`; the tables of other pages are written by the program that they name, from the JSON beside them.
+Raw data: one row or entry for each run, in `regen`, `offline_search`, `memory_offline`, `ppo_table.json` and
+`reproduce_results`; the tables of other pages are written by the program that they name, from the JSON beside them.
 """
 
 import argparse
@@ -25,6 +25,21 @@ OFFLINE = {
     "halfcheetah-medium-replay": "HalfCheetah, medium-replay",
     "halfcheetah-medium-expert": "HalfCheetah, medium-expert",
 }
+RECALL = {
+    "minGRU": "minGRU",
+    "LSTM": "LSTM",
+    "Mamba": "Mamba",
+    "Transformer": "Transformer",
+    "Transformer-20": "DT, K=20",
+    "Transformer-100": "DT, K=100",
+    "frames-4": "MLP, 4 frames",
+}
+CUES = {
+    "t-maze": "T-Maze, 30 steps",
+    "delayed-cue": "Delayed Cue, 30 steps",
+    "repeat-previous": "Repeat Previous, 32 back",
+}
+POSITIONS = {task: f"{name}, positions" for task, name in OFFLINE.items() if not task.endswith("-medium")}
 ONLINE = {
     "cartpole": "CartPole without velocities, 100,000 steps",
     "pendulum": "Pendulum without velocities, 200,000 steps",
@@ -66,28 +81,30 @@ def online() -> list[Row]:
     return rows
 
 
-def cues() -> list[Row]:
-    """Compute the table of offline tasks that need memory from `memory_offline/scores.csv`."""
-    with (HERE / "memory_offline/scores.csv").open(encoding="utf-8") as file:
+def search() -> list[Row]:
+    """Compute the settings that `minrl compare search` chose, and their scores, from `offline_search/scores.csv`."""
+    with (HERE / "offline_search/scores.csv").open(encoding="utf-8") as file:
+        runs = [run for run in csv.DictReader(file) if run["state"] == "done"]
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        method, _, settings = run["method"].partition("+")
+        found.setdefault(method, {}).setdefault(settings, []).append(float(run["score"]))
+    rows: list[Row] = [("method", "chosen of six", "mean of both sets", "the worst of six")]
+    for method, of_settings in found.items():
+        means = {settings: statistics.mean(scores) for settings, scores in of_settings.items()}
+        best = max(means, key=lambda settings: means[settings])
+        rows.append((method, best.replace("+", ", "), f"{means[best]:.1f}", f"{min(means.values()):.1f}"))
+    return rows
+
+
+def recall(raw: str, tasks: dict[str, str], digits: int) -> list[Row]:
+    """Compute a table of seven offline methods on tasks that need memory from `memory_offline/RAW.csv`."""
+    with (HERE / f"memory_offline/{raw}.csv").open(encoding="utf-8") as file:
         runs = list(csv.DictReader(file))
-    methods = {
-        "minGRU": "minGRU",
-        "LSTM": "LSTM",
-        "Mamba": "Mamba",
-        "Transformer": "Transformer",
-        "Transformer-20": "DT, K=20",
-        "Transformer-100": "DT, K=100",
-        "frames-4": "MLP, 4 frames",
-    }
-    rows: list[Row] = [("task", *methods.values())]
-    tasks = {
-        "t-maze": "T-Maze, 30 steps",
-        "delayed-cue": "Delayed Cue, 30 steps",
-        "repeat-previous": "Repeat Previous, 32 back",
-    }
+    rows: list[Row] = [("task", *RECALL.values())]
     for task, name in tasks.items():
-        found = [[float(r["score"]) for r in runs if (r["task"], r["method"]) == (task, m)] for m in methods]
-        rows.append((name, *(f"{mean_and_error(each, 2)} ({len(each)})" for each in found)))
+        found = [[float(r["score"]) for r in runs if (r["task"], r["method"]) == (task, m)] for m in RECALL]
+        rows.append((name, *(f"{mean_and_error(each, digits)} ({len(each)})" for each in found)))
     return rows
 
 
@@ -119,7 +136,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with docs/scores.md")
     arguments = parser.parse_args()
-    tables = [offline(), online(), cues(), memory()]
+    tables = [offline(), search(), online(), recall("scores", CUES, 2), recall("positions", POSITIONS, 1), memory()]
     if not arguments.check:
         print("\n\n".join(map(markdown, tables)))
         return 0

@@ -23,10 +23,10 @@ class OfflineSettings:
     observation_space: str = setting("", "space of the recorded observations, such as 'Box(-inf, inf, (3,))'")
     action_space: str = setting("", "space of the recorded actions, such as 'Discrete(3)' or 'Box(-1, 1, (2,))'")
     steps: int = setting(10_000, "gradient steps")
-    batch_size: int = setting(4, "rows of a batch, per process")
-    length: int = setting(1000, "steps of a row, which holds trajectories end to end")
+    batch_size: int = setting(6, "rows of a batch, per process")
+    length: int = setting(500, "steps of a row, which holds trajectories end to end")
     carry: bool = setting(True, "carry the hidden state where a trajectory is cut between two batches")
-    learning_rate: float = setting(1e-3, "peak learning rate of AdamW")
+    learning_rate: float = setting(3e-3, "peak learning rate of AdamW")
     warmup: float = setting(0.05, "share of the steps in which the learning rate rises")
     decay: Literal["cosine", "constant"] = setting(
         "cosine", "the learning rate after the warm-up: half a cosine to zero, or constant"

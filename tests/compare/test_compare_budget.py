@@ -104,9 +104,9 @@ def test_the_dry_run_estimates_hours(tmp_path: Path, capsys: pytest.CaptureFixtu
     grid = tmp_path / "grid.toml"
     grid.write_text(f'cells = ["mingru", "minlstm"]\nseeds = 2\n{TASKS}[tasks.pole]\nenv = "CartPole-v1"\n{SMALL}')
     words = ["compare", str(grid), "--out", str(tmp_path / "out"), "--dry-run"]
-    assert main([*words, "--budget", "data_steps=8000"]) == 0
+    assert main([*words, "--budget", "data_steps=6000"]) == 0
     told = capsys.readouterr().out
-    assert "8,000 steps of data a run" in told
+    assert "6,000 steps of data a run" in told
     assert "decision, 2 steps: to do" in told
     assert "4 without an estimate" in told
     total, *parts = re.findall(r": ([0-9.e-]+)(?: CPU hours for 4 runs to do|$)", told, re.MULTILINE)
@@ -128,20 +128,20 @@ cell = "gru"
 [methods.mingru]
 cell = "mingru"
 [methods.mingru.sweep]
-train = [{{ batch_size = 6, length = 500 }}, {{ batch_size = 3, length = 1000 }}]
+train = [{{ batch_size = 8, length = 160 }}, {{ batch_size = 3, length = 1000 }}]
 """
     plan = read(tmp_path, text)
     assert [(method.name, method.base) for method in plan.methods] == [
         ("gru+learning_rate=0.001", "gru"),
         ("gru+learning_rate=0.003", "gru"),
-        ("mingru+batch_size=6+length=500", "mingru"),
+        ("mingru+batch_size=8+length=160", "mingru"),
         ("mingru+batch_size=3+length=1000", "mingru"),
     ]
     rows = [(run.settings["train"]["batch_size"], run.settings["train"]["length"]) for run in plan.runs]
-    assert rows == [(4, 1000), (4, 1000), (6, 500), (3, 1000)]
+    assert rows == [(6, 500), (6, 500), (8, 160), (3, 1000)]
     for wrong in ("{ batch = 6 }", "{ data = 'minari:a-v0' }"):
         with pytest.raises(ValueError, match=r"batch|data"):
-            read(tmp_path, text.replace("{ batch_size = 6, length = 500 }", wrong))
+            read(tmp_path, text.replace("{ batch_size = 8, length = 160 }", wrong))
 
 
 def test_the_best_combination_of_each_method_is_chosen(tmp_path: Path) -> None:

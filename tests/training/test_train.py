@@ -122,7 +122,8 @@ def test_the_learning_rate_in_closed_form(cartpole: str, tmp_path: Path) -> None
     assert [constant.at(step) for step in (4, 50, 99)] == pytest.approx([0.2, 0.4, 0.4])
     assert Schedule(peak=0.4, steps=100, warmup=0.0, decay="constant").at(0) == 0.4
     # The log has the optimizer's learning rate.
-    train(DecisionAgent, SMALL, config_for(cartpole, steps=20, log_every=5, warmup=0.5), tmp_path / "run")
+    config = config_for(cartpole, steps=20, log_every=5, learning_rate=1e-3, warmup=0.5)
+    train(DecisionAgent, SMALL, config, tmp_path / "run")
     used = [row["train/learning_rate"] for row in read_log(tmp_path / "run")]
     assert used == pytest.approx([Schedule(1e-3, 20, 0.5, "cosine").at(step) for step in (4, 9, 14, 19)])
 

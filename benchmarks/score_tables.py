@@ -55,10 +55,15 @@ def mean_and_error(values: Sequence[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {error:.{digits}f}"
 
 
+def finished(raw: str) -> list[dict[str, str]]:
+    """Read the finished runs of a comparison's scores."""
+    with (HERE / raw).open(encoding="utf-8") as file:
+        return [run for run in csv.DictReader(file) if run["state"] == "done"]
+
+
 def offline() -> list[Row]:
     """Compute the table of offline scores from `regen/scores.csv`."""
-    with (HERE / "regen/scores.csv").open(encoding="utf-8") as file:
-        runs = [run for run in csv.DictReader(file) if run["state"] == "done"]
+    runs = finished("regen/scores.csv")
     rows: list[Row] = [("data set", "minGRU", "minLSTM", "minGRU, target chosen")]
     for task, name in OFFLINE.items():
         scores = [
@@ -83,10 +88,8 @@ def online() -> list[Row]:
 
 def search() -> list[Row]:
     """Compute the settings that `minrl compare search` chose, and their scores, from `offline_search/scores.csv`."""
-    with (HERE / "offline_search/scores.csv").open(encoding="utf-8") as file:
-        runs = [run for run in csv.DictReader(file) if run["state"] == "done"]
     found: dict[str, dict[str, list[float]]] = {}
-    for run in runs:
+    for run in finished("offline_search/scores.csv"):
         method, _, settings = run["method"].partition("+")
         found.setdefault(method, {}).setdefault(settings, []).append(float(run["score"]))
     rows: list[Row] = [("method", "chosen of six", "mean of both sets", "the worst of six")]
@@ -99,8 +102,7 @@ def search() -> list[Row]:
 
 def recall(raw: str, tasks: dict[str, str], digits: int) -> list[Row]:
     """Compute a table of seven offline methods on tasks that need memory from `memory_offline/RAW.csv`."""
-    with (HERE / f"memory_offline/{raw}.csv").open(encoding="utf-8") as file:
-        runs = list(csv.DictReader(file))
+    runs = finished(f"memory_offline/{raw}.csv")
     rows: list[Row] = [("task", *RECALL.values())]
     for task, name in tasks.items():
         found = [[float(r["score"]) for r in runs if (r["task"], r["method"]) == (task, m)] for m in RECALL]

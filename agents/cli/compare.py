@@ -7,6 +7,7 @@ from pathlib import Path
 
 from minrl.compare.grid.at_budget import within
 from minrl.compare.grid.budget import parsed
+from minrl.compare.grid.part import part_of
 from minrl.compare.grid.plan import ComparisonPlan
 from minrl.compare.grid.read import read_grid
 from minrl.compare.report.report import write_report
@@ -24,6 +25,7 @@ EXAMPLES = """examples:
   minrl compare smoke
   minrl compare regen --out runs/regen --seeds 3 --on ray --workers 2
   minrl compare d4rl --dry-run
+  minrl compare main --methods minGRU LSTM --tasks hopper-medium-replay
   minrl compare memory --on ray --address ray://head:10001 --out /shared/memory
   minrl compare runs/regen --report-only
 
@@ -64,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="FOLDER", type=Path, help="folder of runs and report (default: runs/compare/GRID)"
     )
     parser.add_argument("--seeds", metavar="N", type=int, help="number of seeds, instead of the grid's")
+    parser.add_argument("--methods", metavar="NAME", nargs="+", default=[], help="train these methods alone")
+    parser.add_argument("--tasks", metavar="NAME", nargs="+", default=[], help="train on these tasks alone")
     parser.add_argument(
         "--budget",
         metavar="NAME=N",
@@ -104,19 +108,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.budget is not None:
         asked = parsed(arguments.budget)
         plan = replace(plan, budget=asked if plan.budget is None else asked.with_evaluations(plan.budget.evaluations))
+    part_of(plan, arguments.methods, arguments.tasks)  # a wrong name is found before anything is measured
     speeds = Speeds(kinds, out)
     if arguments.dry_run:
-        plan = within(plan, kinds, speeds.seconds_of_step)
-        found = survey(plan, kinds, out, looks_only=True)
-        _list(found, plan, out)
+        part = part_of(within(plan, kinds, speeds.seconds_of_step), arguments.methods, arguments.tasks)
+        found = survey(part, kinds, out, looks_only=True)
+        _list(found, part, out)
         print(_estimate(found, speeds))
         return 0
     check_installed()
     with run_lock(out):
         plan = within(plan, kinds, speeds.seconds_of_step)
         speeds.save()
-        check_unchanged(plan, kinds, out, redo=arguments.redo)
-        return _compare(plan, kinds, out, backend)
+        part = part_of(plan, arguments.methods, arguments.tasks)
+        check_unchanged(plan, kinds, out, redo=part.runs if arguments.redo else ())
+        return _compare(plan, part, kinds, out, backend)
 
 
 def _estimate(found: Survey, speeds: Speeds) -> str:
@@ -136,8 +142,8 @@ def _estimate(found: Survey, speeds: Speeds) -> str:
     )
 
 
-def _compare(plan: ComparisonPlan, kinds: Families, out: Path, backend: Backend) -> int:
-    found = survey(plan, kinds, out)
+def _compare(plan: ComparisonPlan, part: ComparisonPlan, kinds: Families, out: Path, backend: Backend) -> int:
+    found = survey(part, kinds, out)
     for reason in dict.fromkeys(found.skipped.values()):
         print(f"skipped: {reason}", file=sys.stderr)
     if not found.done and not found.to_do:

@@ -7,6 +7,7 @@ import pytest
 
 from minrl.agents.__main__ import main
 from minrl.agents.cli.families import families
+from minrl.compare.grid.part import part_of
 from minrl.compare.grid.plan import ComparisonPlan, read_plan, write_plan
 from minrl.compare.grid.read import read_grid
 
@@ -220,10 +221,27 @@ def test_a_mistake_is_one_line(
     assert said.out == ""
 
 
+def test_a_part_of_a_grid_is_named_by_methods_and_tasks(tmp_path: Path) -> None:
+    plan = plan_of(f'cells = ["mingru", "gru"]\n[methods.mingru.sweep]\nwidth = [8, 16]\n{TASK}{ONLINE}', tmp_path)
+
+    def keys(**names: list[str]) -> set[tuple[str, str, int]]:
+        return {(run.task, run.method, run.seed) for run in part_of(plan, **names).runs}
+
+    assert keys() == {(run.task, run.method, run.seed) for run in plan.runs}
+    swept = {(task, f"mingru+width={width}", seed) for task in "to" for width in (8, 16) for seed in range(3)}
+    assert keys(methods=["mingru"]) == swept
+    assert keys(methods=["mingru+width=8", "gru"], tasks=["o"]) == {
+        ("o", method, seed) for method in ("mingru+width=8", "gru") for seed in range(3)
+    }
+    assert part_of(plan, ["gru"], ["t"]).methods == plan.methods
+
+
 def test_flags_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, wanted in {
         ("gone.toml",): "grid gone.toml cannot be read: no such file",
         ("gone.toml", "--report-only"): "is no comparison's folder",
+        ("search", "--methods", "mingru"): 'the grid has no method "mingru"; did you mean "minGRU"?',
+        ("search", "--dry-run", "--tasks", "hopper"): 'the grid has no task "hopper"; did you mean "hopper-medium"?',
         ("gone.toml", "--workers", "2"): "are for --on ray",
         ("gone.toml", "--on", "ray", "--workers", "0"): "--workers must be at least 1",
         ("gone.toml", "--on", "ray", "--cpus-per-run", "0"): "a run needs CPUs",

@@ -203,9 +203,35 @@ env = "CartPole-v1"
     failed = {"state": "failed", "reason": "RuntimeError: the simulator has crashed"}
     assert state(out) == {"runs/flaky/mingru/seed_0": failed}
     assert "the simulator has crashed" in (out / "report/report.md").read_text()
+    assert main([*command, "--tasks", "good"]) == 0
+    assert state(out) == {"runs/flaky/mingru/seed_0": failed}
     file.unlink()
     assert main(command) == 0
     assert (len(runs(out)), state(out)) == (2, {})
+
+
+def test_a_part_of_a_comparison(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Train one method on one task, then the other method, then the rest: the report is that of all at once."""
+    path = grid(tmp_path, f"{both(cartpole)}[methods.BC.offline]\nagent = 'clone'\n")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["compare", str(path), "--out", str(whole)]) == 0
+    command = ["compare", str(path), "--out", str(parts)]
+    assert main([*command, "--methods", "mingru", "--tasks", "data"]) == 0
+    assert runs(parts) == ["data/mingru/seed_0"]
+    assert "1 of 4 runs have a score" in (parts / "report/report.md").read_text()
+    capsys.readouterr()
+    assert main([*command, "--tasks", "data", "--dry-run"]) == 0
+    assert "1 done, 1 to do" in capsys.readouterr().out
+    assert main([*command, "--methods", "BC"]) == main(command) == 0
+    assert_same(whole, parts)
+    # Of runs with other settings --redo removes those of the part, and none where others are left over.
+    path.write_text(path.read_text().replace("steps = 20", "steps = 10"))
+    capsys.readouterr()
+    assert main([*command, "--methods", "BC", "--redo"]) == 2
+    assert "runs/data/mingru/seed_0 holds a run with other settings (steps = 20" in capsys.readouterr().err
+    assert len(runs(parts)) == 4
+    assert main([*command, "--tasks", "data", "--redo"]) == 0
+    assert checkpoint.read(parts / "runs/data/BC/seed_0").step == 10
 
 
 def test_missing_data_are_skipped_and_named(

@@ -18,16 +18,24 @@ class RunQueue:
         runs: to execute.
         skipped: keys of runs that are unavailable here, with the reason.
         out: the comparison's folder, whose `state.json` is kept up to date.
+        others: entries of `state.json` for runs that are not tried this time.
     """
 
-    def __init__(self, runs: Iterable[PlannedRun], skipped: Mapping[str, str], out: Path) -> None:
+    def __init__(
+        self,
+        runs: Iterable[PlannedRun],
+        skipped: Mapping[str, str],
+        out: Path,
+        others: Mapping[str, NotDone] | None = None,
+    ) -> None:
         self.pending = deque(runs)
         self.out = out
         self.done = 0
         self._failures: dict[str, str] = {}  # of the first attempt
         self._not_done = {key: NotDone(SKIPPED, reason) for key, reason in skipped.items()}
+        self._others = dict(others or {})
         self._reached: dict[str, int] = {}  # time of the last checkpoint when an attempt started
-        write_state(self._not_done, out)
+        self._write()
 
     @property
     def failed(self) -> dict[str, str]:
@@ -49,7 +57,7 @@ class RunQueue:
             return False
         if run.key in self._failures:
             self._not_done[run.key] = NotDone(FAILED, outcome.error)
-            write_state(self._not_done, self.out)
+            self._write()
             return False
         self._failures[run.key] = outcome.error
         self.pending.append(run)
@@ -61,6 +69,9 @@ class RunQueue:
             return self.close(run, Outcome(0.0, error=reason))
         self.pending.appendleft(run)
         return True
+
+    def _write(self) -> None:
+        write_state(self._others | self._not_done, self.out)
 
     def _checkpoint(self, run: PlannedRun) -> int:
         path = self.out / run.folder / LAST_CHECKPOINT

@@ -1,12 +1,12 @@
 """Execution of a comparison's plan: finished runs are skipped, interrupted ones resumed, failures reported."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from minrl.compare.grid.family import Family
-from minrl.compare.grid.plan import ComparisonPlan, PlannedRun, is_done, write_plan
+from minrl.compare.grid.plan import ComparisonPlan, PlannedRun, is_done, read_state, write_plan
 from minrl.compare.run.execute import Outcome, build_settings, changed_setting, execute
 from minrl.compare.run.matmul import chosen_library, matmul_library
 from minrl.compare.run.progress import Progress, duration, score_of
@@ -86,19 +86,20 @@ def _missing(runs: list[PlannedRun], families: Families, looks_only: bool) -> di
     return reasons
 
 
-def check_unchanged(plan: ComparisonPlan, families: Families, out: Path, *, redo: bool) -> None:
-    """Raise ValueError if a folder holds a run with other settings; with `redo` remove such folders."""
+def check_unchanged(plan: ComparisonPlan, families: Families, out: Path, *, redo: Iterable[PlannedRun] = ()) -> None:
+    """Raise ValueError if a folder holds a run with other settings, unless it is one to `redo`: remove that."""
     found = [(run, text) for run in plan.runs if (text := _changed(run, families, out)) is not None]
-    if redo:
-        for run, _ in found:
-            shutil.rmtree(out / run.folder)
-    elif found:
-        run, text = found[0]
-        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    again = {run.key for run in redo}
+    kept = [(run, text) for run, text in found if run.key not in again]
+    if kept:
+        run, text = kept[0]
+        more = f", and {len(kept) - 1} more" if len(kept) > 1 else ""
         raise ValueError(
             f"{out / run.folder} holds a run with other settings ({text}{more}): "
             f"choose another --out, or --redo to remove and retrain such runs"
         )
+    for run, _ in found:
+        shutil.rmtree(out / run.folder)
 
 
 def _changed(run: PlannedRun, families: Families, out: Path) -> str | None:
@@ -112,15 +113,17 @@ def compare(plan: ComparisonPlan, families: Families, out: Path, backend: Backen
     """Execute the pending runs.
 
     Args:
-        plan: of the comparison, written into the folder.
+        plan: of the whole comparison, written into the folder.
         families: of tasks.
         out: the comparison's folder.
         backend: that executes the runs.
-        found: by `survey`.
+        found: by `survey`, of the plan or of a part of it.
     """
     products = chosen_library(out)
     write_plan(plan, out, products=products)
-    queue = RunQueue(found.to_do, found.skipped, out)
+    tried = {run.key for run in (*found.done, *found.to_do)} | found.skipped.keys()
+    others = {key: reason for key, reason in read_state(out).items() if key not in tried}
+    queue = RunQueue(found.to_do, found.skipped, out, others)
     finished = len(found.done)
     with matmul_library(products), Progress(found.to_do, families, out, finished=finished) as progress:
         signal = backend(queue, families, out, progress)

@@ -30,9 +30,9 @@ MARKERS = "osp^vPX*"
 WIDTH, HEIGHT = 4.4, 3.0  # of a panel, in inches
 _COLUMNS = 3
 _LINE, _MARKER = 1.8, 4.5  # points: width of a curve, size of its markers
-_RIM = 2.4  # by which a curve is wider than the one on it
+_RIM, _MOST_RIMS = 2.4, 3  # by which a curve is wider than the one on it, and how often
 _MAX_MARKERS = 25  # of a curve
-_LABEL = 0.175  # inches that a line of a direct label takes
+_LABEL, _ROW = 0.175, 0.27  # inches that a line of a direct label takes, and a name beside an axis
 MAX_NAME = 20  # characters of a name in one line beside a diagram
 
 _RC: Any = {
@@ -102,8 +102,9 @@ def line_style(index: int, points: int = 0, below: int = 0) -> dict[str, Any]:
     Args:
         index: of the method.
         points: of its curve; above 25 only some have the marker.
-        below: number of later curves that coincide with this one, which is drawn wider.
+        below: number of later curves that coincide with this one, which is drawn wider, at most by that of three.
     """
+    below = min(below, _MOST_RIMS)
     style: dict[str, Any] = {"color": colour(index), "marker": marker(index)}
     style |= {"linestyle": "-" if index < len(COLOURS) else "--", "linewidth": _LINE + _RIM * below}
     style |= {"markersize": _MARKER + 1.5 * _RIM * below, "alpha": 0.55 if below else 1.0}
@@ -185,7 +186,9 @@ def label_curve_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
     for i, (_, _, value) in enumerate(order):
         place = (value - low) / (high - low)
         places.append(max(place, places[-1] + gaps[i - 1]) if places else max(place, 0.0))
-    ceiling = max(1.0, sum(gaps))
+    # The highest name ends at the top, below the title; without room for all they go on above it.
+    top = 1.0 - gap * names[-1].count("\n") / 2 if names else 1.0
+    ceiling = max(top, sum(gaps))
     for i in reversed(range(len(places))):
         places[i] = min(places[i], ceiling)
         if i:
@@ -196,9 +199,15 @@ def label_curve_ends(axes: Any, ends: Sequence[tuple[int, str, float]]) -> None:
         axes.text(1.065, place, name, transform=axes.transAxes, va="center", fontsize=8.5, linespacing=1.0)
 
 
-def wrap_name(name: str) -> str:
+def wrap_name(name: str, width: int = MAX_NAME) -> str:
     """Wrap a method's name to the width that a label has beside a diagram."""
-    return "\n".join(textwrap.wrap(name, MAX_NAME))
+    return "\n".join(textwrap.wrap(name, width))
+
+
+def label_rows(names: Iterable[str]) -> int:
+    """Return the rows of a panel (`Panel.rows`) that direct labels of these names need."""
+    lines = sum(1 + wrap_name(name).count("\n") for name in names)
+    return -int(-lines * _LABEL // _ROW)
 
 
 def write_files(plot: Plot, folder: Path) -> None:
@@ -247,7 +256,7 @@ def _svg(figure: Any, name: str) -> str:
 
 
 def _height(panel: Panel) -> float:
-    return max(HEIGHT, 0.9 + 0.27 * panel.rows)
+    return max(HEIGHT, 0.9 + _ROW * panel.rows)
 
 
 def _draw(axes: Any, panel: Panel, title: str) -> None:

@@ -43,6 +43,12 @@ def chosen_toml(analysis: Analysis) -> str:
     return tomli_w.dumps({"methods": tables}) if tables else ""
 
 
+def chosen_methods(analysis: Analysis) -> set[str]:
+    """Return the names of the chosen combinations, one for each method with a finished one."""
+    found = [{n: score for n, score in scores.items() if score is not None} for scores in _by_base(analysis).values()]
+    return {max(done, key=lambda name: done[name]) for done in found if done}
+
+
 def _by_base(analysis: Analysis) -> dict[str, dict[str, float | None]]:
     """Return for each swept method its combinations, with the mean over the tasks or None if one is unfinished."""
     scaled = [scores for scores in analysis.tasks if scores.common]

@@ -1,12 +1,14 @@
 """The report on a comparison: tables, plots and a page, from the run folders alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from minrl.compare.report import csv_tables, protocol, run_plots, score_plots, score_tables
 from minrl.compare.report.chosen import CHOSEN, chosen_table, chosen_toml
 from minrl.compare.report.cost import cost_table
 from minrl.compare.report.html_page import NO_PLOTS, page
+from minrl.compare.report.plotted import plotted
 from minrl.compare.report.table import Table, markdown
 from minrl.compare.stats import statistics
 from minrl.compare.stats.analysis import Analysis, analyse
@@ -64,16 +66,17 @@ def write_report(folder: Path) -> str:
 
 def _plots(analysis: Analysis) -> list[Plot]:
     """Draw the plots that the runs have data for."""
+    shown, which = plotted(analysis)
     found = [
-        score_plots.intervals(analysis),
-        score_plots.profiles(analysis),
-        score_plots.improvements(analysis),
-        run_plots.curves(analysis, "steps"),
-        run_plots.curves(analysis, "seconds"),
-        run_plots.targets(analysis),
-        run_plots.cost(analysis),
+        score_plots.intervals(shown),
+        score_plots.profiles(shown),
+        score_plots.improvements(shown),
+        run_plots.curves(shown, "steps"),
+        run_plots.curves(shown, "seconds"),
+        run_plots.targets(shown),
+        run_plots.cost(shown),
     ]
-    return [plot for plot in found if plot is not None]
+    return [replace(plot, caption=f"{plot.caption} {which}".rstrip()) for plot in found if plot is not None]
 
 
 def _markdown(analysis: Analysis, found: Sequence[Table], warnings: Sequence[str], plots: Sequence[Plot]) -> str:

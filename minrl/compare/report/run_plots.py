@@ -20,6 +20,7 @@ from minrl.runs.figures import (
     count_coinciding,
     draw_grid,
     label_curve_ends,
+    label_rows,
     limit_axis,
     line_style,
     marker,
@@ -114,7 +115,7 @@ def _curve_panel(analysis: Analysis, scores: TaskScores, found: TaskCurves, over
         for m, c in found.curves.items()
     )
     alt = f"{scores.task.label}: {found.what} over {unit if over == 'steps' else 'seconds'}; at the end {ends}."
-    return Panel(scores.task.label, alt, draw, len(found.curves))
+    return Panel(scores.task.label, alt, draw, label_rows(analysis.labels[m] for m in found.curves))
 
 
 def _targets(runs: Sequence[RunRecord]) -> Targets | None:
@@ -144,7 +145,7 @@ def _target_panel(title: str, found: dict[tuple[int, str], Targets]) -> Panel:
         f"{label}: " + ", ".join(f"target {a:.0f}, achieved {m:.0f}" for a, m in zip(asked, means, strict=True))
         for (_, label), (asked, means, _) in found.items()
     )
-    return Panel(title, f"{title}. {words}.", draw, len(found))
+    return Panel(title, f"{title}. {words}.", draw, label_rows(label for _, label in found))
 
 
 def _cost_panels(
@@ -182,7 +183,7 @@ def _cost_panel(title: str, what: str, ylabel: str, found: Sequence[Point]) -> P
         label_curve_ends(axes, [(index, label, score.value) for index, label, _, score in found])
 
     words = ", ".join(f"{label} {number:.3g} and {score.value:.3g}" for _, label, number, score in found)
-    return Panel(title, f"{title}. {what} and {ylabel}: {words}.", draw, len(found))
+    return Panel(title, f"{title}. {what} and {ylabel}: {words}.", draw, label_rows(label for _, label, *_ in found))
 
 
 def _scale_costs(axes: Any, numbers: Sequence[float]) -> None:

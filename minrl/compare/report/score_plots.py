@@ -20,6 +20,7 @@ from minrl.runs.figures import (
     count_coinciding,
     draw_grid,
     label_curve_ends,
+    label_rows,
     limit_axis,
     line_style,
     marker,
@@ -27,6 +28,7 @@ from minrl.runs.figures import (
 )
 
 _THRESHOLDS = 101
+_PAIR = 36  # characters of a line that names a pair of methods
 Named = tuple[int, str, Estimate]  # index, label and estimate of a method
 
 
@@ -84,7 +86,7 @@ def profiles(analysis: Analysis) -> Plot | None:
         "Bands are pointwise 95 % bootstrap intervals; names" if any(b is not None for *_, (_, b) in found) else "Names"
     )
     caption = f"Higher is better. {bands} are ordered by mean height."
-    panel = Panel("Performance profiles", alt, draw, len(found))
+    panel = Panel("Performance profiles", alt, draw, label_rows(label for _, label, _ in found))
     return Plot("profiles", "Performance profiles", caption, [panel], footer(analysis.overall_runs))
 
 
@@ -93,7 +95,8 @@ def improvements(analysis: Analysis) -> Plot | None:
     labels = analysis.labels
     index = {method: i for i, method, _ in _methods(analysis)}
     found: list[Named] = [
-        (index[f.method], f"{labels[f.method]} above {labels[f.other]}", f.probability) for f in analysis.improvements
+        (index[f.method], wrap_name(f"{labels[f.method]} above {labels[f.other]}", _PAIR), f.probability)
+        for f in analysis.improvements
     ]
     if not found:
         return None
@@ -103,12 +106,13 @@ def improvements(analysis: Analysis) -> Plot | None:
         axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
         axes.set(xlim=(0, 1), xlabel="probability of improvement")
 
-    alt = f"Probabilities of improvement: {_words(found, 2)}."
+    alt = f"Probabilities of improvement: {_words(found, 2)}.".replace("\n", " ")
     interval = ", with 95 % bootstrap intervals" if _any_interval([estimate for *_, estimate in found]) else ""
     caption = f"How likely a run of the one scores above a run of the other in the same task{interval}."
     # A heading other than the table's.
     title = "Which method scores higher"
-    return Plot("improvement", title, caption, [Panel(title, alt, draw, len(found))], footer(analysis.runs))
+    rows = sum(1 + label.count("\n") for _, label, _ in found)
+    return Plot("improvement", title, caption, [Panel(title, alt, draw, rows)], footer(analysis.runs))
 
 
 def _interval_panel(

@@ -31,7 +31,7 @@ def plotted(analysis: Analysis) -> tuple[Analysis, str]:
 
 
 def _only(analysis: Analysis, names: Collection[str]) -> Analysis:
-    """Analyse the runs of these methods alone."""
+    """Compute the analysis of the runs of these methods alone."""
     whole = analysis.comparison
     methods = tuple(method for method in whole.plan.methods if method.name in names)
     planned = tuple(run for run in whole.plan.runs if run.method in names)

@@ -114,8 +114,13 @@ def test_a_changed_grid(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFix
     config.write_text(begun.replace("[decision]\n", "[decision]\nrefeed = false\n"))
     assert main([*command, "--dry-run"]) == main(command) == 0
     config.write_text(begun.replace("[decision]\n", "[decision]\ntarget_return = 0.0\n"))
-    assert main(command) == 2
-    assert "target_return = 0.0, now None" in capsys.readouterr().err
+    for weights in ("there", "gone"):  # a finished run may have come without its weights
+        assert main(command) == 2
+        assert "target_return = 0.0, now None" in capsys.readouterr().err, weights
+        (out / "runs/t/mingru/seed_0/checkpoint.pt").unlink(missing_ok=True)
+    config.write_text(begun)
+    assert main(command) == 0
+    assert "2 done, 0 to do" in capsys.readouterr().out
 
 
 def test_all_processes_of_a_comparison_use_one_matmul_library(
@@ -208,30 +213,6 @@ env = "CartPole-v1"
     file.unlink()
     assert main(command) == 0
     assert (len(runs(out)), state(out)) == (2, {})
-
-
-def test_a_part_of_a_comparison(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Train one method on one task, then the other method, then the rest: the report is that of all at once."""
-    path = grid(tmp_path, f"{both(cartpole)}[methods.BC.offline]\nagent = 'clone'\n")
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert main(["compare", str(path), "--out", str(whole)]) == 0
-    command = ["compare", str(path), "--out", str(parts)]
-    assert main([*command, "--methods", "mingru", "--tasks", "data"]) == 0
-    assert runs(parts) == ["data/mingru/seed_0"]
-    assert "1 of 4 runs have a score" in (parts / "report/report.md").read_text()
-    capsys.readouterr()
-    assert main([*command, "--tasks", "data", "--dry-run"]) == 0
-    assert "1 done, 1 to do" in capsys.readouterr().out
-    assert main([*command, "--methods", "BC"]) == main(command) == 0
-    assert_same(whole, parts)
-    # Of runs with other settings --redo removes those of the part, and none where others are left over.
-    path.write_text(path.read_text().replace("steps = 20", "steps = 10"))
-    capsys.readouterr()
-    assert main([*command, "--methods", "BC", "--redo"]) == 2
-    assert "runs/data/mingru/seed_0 holds a run with other settings (steps = 20" in capsys.readouterr().err
-    assert len(runs(parts)) == 4
-    assert main([*command, "--tasks", "data", "--redo"]) == 0
-    assert checkpoint.read(parts / "runs/data/BC/seed_0").step == 10
 
 
 def test_missing_data_are_skipped_and_named(

@@ -79,7 +79,8 @@ def build_settings(run: PlannedRun, family: Family) -> tuple[Any, Any]:
 def changed_setting(run: PlannedRun, family: Family, out: Path) -> str | None:
     """Describe a setting in the run's folder that differs from the plan's; None without a difference or a run."""
     folder = out / run.folder
-    if not (folder / LAST_CHECKPOINT).exists():
+    # A finished run may have come without its weights.
+    if not (folder / LAST_CHECKPOINT).exists() and not is_done(folder):
         return None
     tables = _settings(folder, family, run.agent)
     if run.agent not in tables:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from minrl.compare.grid.plan import ComparisonPlan
 from minrl.compare.grid.read import read_grid
 from minrl.compare.report.report import write_report
 from minrl.compare.run.ray import Cluster
-from minrl.compare.run.runner import Backend, Families, Survey, check_unchanged, compare, run_here, survey
+from minrl.compare.run.runner import Backend, Families, Survey, changed_runs, check_unchanged, compare, run_here, survey
 from minrl.compare.run.speeds import Speeds
 from minrl.compare.stats.statistics import check_installed
 from minrl.runs.folder import GRID, run_lock
@@ -113,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         part = part_of(within(plan, kinds, speeds.seconds_of_step), arguments.methods, arguments.tasks)
         found = survey(part, kinds, out, looks_only=True)
-        _list(found, part, out)
+        _list(found, part, out, changed_runs(part, kinds, out))
         print(_estimate(found, speeds))
         return 0
     check_installed()
@@ -185,7 +186,7 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _list(found: Survey, plan: ComparisonPlan, out: Path) -> None:
+def _list(found: Survey, plan: ComparisonPlan, out: Path, changed: Mapping[str, str]) -> None:
     done = {run.key for run in found.done}
     budget = "" if plan.budget is None else f"; {plan.budget}"
     print(f"{plan.title}: {_counts(plan, found)}{budget}; runs in {out}")
@@ -195,4 +196,6 @@ def _list(found: Survey, plan: ComparisonPlan, out: Path) -> None:
             state = f"skipped: {found.skipped[run.key]}"
         elif state == "to do" and (out / run.folder).exists():
             state = "interrupted, resumes"
+        if run.key in changed:
+            state = f"has other settings ({changed[run.key]}): another --out, or --redo"
         print(f"  {run.key}  {run.agent}, {run.steps} steps: {state}")

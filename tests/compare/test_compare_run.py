@@ -101,6 +101,10 @@ def test_a_changed_grid(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert said.count("\n") == 1
     assert "runs/t/mingru/seed_0 holds a run with other settings (steps = 20, now 25, and 1 more): choose" in said
     assert checkpoint.read(out / "runs/t/mingru/seed_0").step == 20
+    capsys.readouterr()
+    assert main([*command, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("has other settings (steps = 20, now 25): another --out, or --redo\n") == 2
     assert main([*command, "--redo"]) == 0
     assert checkpoint.read(out / "runs/t/mingru/seed_1").step == 25
     grid(tmp_path, f"{text}\n[methods.mingru.offline]\nagent = 'clone'")

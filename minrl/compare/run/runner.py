@@ -86,20 +86,25 @@ def _missing(runs: list[PlannedRun], families: Families, looks_only: bool) -> di
     return reasons
 
 
+def changed_runs(plan: ComparisonPlan, families: Families, out: Path) -> dict[str, str]:
+    """Return the keys of runs whose folder holds one with other settings, with the first setting that differs."""
+    return {run.key: text for run in plan.runs if (text := _changed(run, families, out)) is not None}
+
+
 def check_unchanged(plan: ComparisonPlan, families: Families, out: Path, *, redo: Iterable[PlannedRun] = ()) -> None:
     """Raise ValueError if a folder holds a run with other settings, unless it is one to `redo`: remove that."""
-    found = [(run, text) for run in plan.runs if (text := _changed(run, families, out)) is not None]
+    found = changed_runs(plan, families, out)
     again = {run.key for run in redo}
-    kept = [(run, text) for run, text in found if run.key not in again]
+    kept = {key: text for key, text in found.items() if key not in again}
     if kept:
-        run, text = kept[0]
+        key, text = next(iter(kept.items()))
         more = f", and {len(kept) - 1} more" if len(kept) > 1 else ""
         raise ValueError(
-            f"{out / run.folder} holds a run with other settings ({text}{more}): "
+            f"{out / key} holds a run with other settings ({text}{more}): "
             f"choose another --out, or --redo to remove and retrain such runs"
         )
-    for run, _ in found:
-        shutil.rmtree(out / run.folder)
+    for key in found:
+        shutil.rmtree(out / key)
 
 
 def _changed(run: PlannedRun, families: Families, out: Path) -> str | None:

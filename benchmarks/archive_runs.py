@@ -19,12 +19,12 @@ from pathlib import Path
 
 from minrl.compare.grid.plan import is_done, read_plan
 from minrl.compare.report.report import REPORT, SCORES, write_report
-from minrl.runs.folder import CONFIG, GRID, RUNS, SUMMARY
+from minrl.runs.folder import CONFIG, GRID, PROGRESS, RUNS, SUMMARY
 from minrl.system.files import replacing
 
 ARCHIVE = "runs.zip"
 # Of a run; its weights and its text log are left out.
-KEPT = (CONFIG, "progress.csv", SUMMARY)
+KEPT = (CONFIG, PROGRESS, SUMMARY)
 # Equal runs give equal bytes.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 

@@ -206,8 +206,12 @@ def wrap_name(name: str, width: int = MAX_NAME) -> str:
 
 def label_rows(names: Iterable[str]) -> int:
     """Return the rows of a panel (`Panel.rows`) that direct labels of these names need."""
-    lines = sum(1 + wrap_name(name).count("\n") for name in names)
-    return -int(-lines * _LABEL // _ROW)
+    return -int(-count_lines(map(wrap_name, names)) * _LABEL // _ROW)
+
+
+def count_lines(names: Iterable[str]) -> int:
+    """Count the lines of wrapped names: a panel's rows for names beside an axis."""
+    return sum(1 + name.count("\n") for name in names)
 
 
 def write_files(plot: Plot, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from comparisons import assert_same, grid, runs
+from comparisons import assert_same, both, grid, runs
 from worlds import cartpole, own_folders
 
 from minrl.agents.__main__ import main
@@ -11,21 +11,10 @@ from minrl.runs import checkpoint
 
 __all__ = ["cartpole", "own_folders"]
 
-GRID = """
-cells = ["mingru"]
-seeds = 1
-[tasks.data]
-data = "{data}"
-[tasks.world]
-env = "minrl/RepeatPrevious-v0"
-low = -0.5
-high = 1.0
-"""
-
 
 def test_a_part_of_a_comparison(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Train one method on one task, then the other method, then the rest: the report is that of all at once."""
-    path = grid(tmp_path, f"{GRID.format(data=cartpole)}[methods.BC.offline]\nagent = 'clone'\n")
+    path = grid(tmp_path, f"{both(cartpole)}[methods.BC.offline]\nagent = 'clone'\n")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["compare", str(path), "--out", str(whole)]) == 0
     command = ["compare", str(path), "--out", str(parts)]

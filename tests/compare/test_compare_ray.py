@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from comparisons import assert_same, grid, runs, state
+from comparisons import assert_same, both, grid, runs, state
 from forked import Forked, minrl, wait_until
-from test_compare_run import both
 from worlds import cartpole, own_folders
 
 from minrl.agents.__main__ import main

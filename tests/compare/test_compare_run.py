@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import pytest
 import torch
-from comparisons import assert_same, evaluation, grid, runs, state
+from comparisons import assert_same, both, evaluation, grid, runs, state
 from forked import cut_off_at
 from gymnasium import spaces
 from worlds import cartpole, own_folders
@@ -24,20 +24,6 @@ from minrl.runs.log import STEP
 from minrl.system.lock import folder_lock
 
 __all__ = ["cartpole", "own_folders"]
-
-
-def both(cartpole: str, seeds: int = 1) -> str:
-    """Return a grid of one cell on a data set and in an environment."""
-    return f"""
-cells = ["mingru"]
-seeds = {seeds}
-[tasks.data]
-data = "{cartpole}"
-[tasks.world]
-env = "minrl/RepeatPrevious-v0"
-low = -0.5
-high = 1.0
-"""
 
 
 def test_runs_are_normal_runs_and_done_once(cartpole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

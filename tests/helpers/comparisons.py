@@ -40,6 +40,20 @@ evaluate_episodes = 2
 """
 
 
+def both(cartpole: str, seeds: int = 1) -> str:
+    """Return a grid of one cell on a data set and in an environment."""
+    return f"""
+cells = ["mingru"]
+seeds = {seeds}
+[tasks.data]
+data = "{cartpole}"
+[tasks.world]
+env = "minrl/RepeatPrevious-v0"
+low = -0.5
+high = 1.0
+"""
+
+
 def grid(folder: Path, text: str, *, steps: int = 20, every: int = 5, online_steps: int = 96) -> Path:
     """Write a grid file of `text` with tiny settings."""
     tables = (OFFLINE + ONLINE).format(steps=steps, every=every, online_steps=online_steps)

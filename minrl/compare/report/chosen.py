@@ -15,12 +15,12 @@ def chosen_table(analysis: Analysis) -> Table:
     """Tabulate the chosen combination of each method that a sweep varies, beside its worst; empty without a sweep."""
     rows = []
     for base, scores in _by_base(analysis).items():
-        done = {name: score for name, score in scores.items() if score is not None}
+        done = _done(scores)
         complete = f"{len(done)} of {len(scores)}"
         if not done:
             rows.append((base, complete, NONE, NONE, NONE))
             continue
-        best = max(done, key=lambda name: done[name])
+        best = _best(done)
         rows.append(
             (base, complete, _settings_text(analysis, base, best), f"{done[best]:.1f}", f"{min(done.values()):.1f}")
         )
@@ -35,9 +35,10 @@ def chosen_toml(analysis: Analysis) -> str:
     """Write the chosen settings as tables [methods.NAME.FAMILY.TABLE] of a grid; empty without a sweep."""
     tables: dict[str, Any] = {}
     for base, scores in _by_base(analysis).items():
-        if any(score is None for score in scores.values()):
+        done = _done(scores)
+        if len(done) < len(scores):
             continue
-        best = max(scores, key=lambda name: scores[name] or 0.0)
+        best = _best(done)
         run = _first(analysis.comparison.plan, best)
         tables[base] = {run.family: _differing(analysis, base, best)}
     return tomli_w.dumps({"methods": tables}) if tables else ""
@@ -45,8 +46,17 @@ def chosen_toml(analysis: Analysis) -> str:
 
 def chosen_methods(analysis: Analysis) -> set[str]:
     """Return the names of the chosen combinations, one for each method with a finished one."""
-    found = [{n: score for n, score in scores.items() if score is not None} for scores in _by_base(analysis).values()]
-    return {max(done, key=lambda name: done[name]) for done in found if done}
+    return {_best(done) for scores in _by_base(analysis).values() if (done := _done(scores))}
+
+
+def _done(scores: dict[str, float | None]) -> dict[str, float]:
+    """Return the finished combinations of a method."""
+    return {name: score for name, score in scores.items() if score is not None}
+
+
+def _best(done: dict[str, float]) -> str:
+    """Return the combination with the highest mean."""
+    return max(done, key=lambda name: done[name])
 
 
 def _by_base(analysis: Analysis) -> dict[str, dict[str, float | None]]:

@@ -18,6 +18,7 @@ from minrl.runs.figures import (
     Plot,
     colour,
     count_coinciding,
+    count_lines,
     draw_grid,
     label_curve_ends,
     label_rows,
@@ -95,24 +96,25 @@ def improvements(analysis: Analysis) -> Plot | None:
     labels = analysis.labels
     index = {method: i for i, method, _ in _methods(analysis)}
     found: list[Named] = [
-        (index[f.method], wrap_name(f"{labels[f.method]} above {labels[f.other]}", _PAIR), f.probability)
-        for f in analysis.improvements
+        (index[f.method], f"{labels[f.method]} above {labels[f.other]}", f.probability) for f in analysis.improvements
     ]
     if not found:
         return None
 
+    names = [wrap_name(label, _PAIR) for _, label, _ in found]
+
     def draw(axes: Any) -> None:
-        _draw_intervals(axes, found)
+        _draw_intervals(axes, found, names)
         axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
         axes.set(xlim=(0, 1), xlabel="probability of improvement")
 
-    alt = f"Probabilities of improvement: {_words(found, 2)}.".replace("\n", " ")
+    alt = f"Probabilities of improvement: {_words(found, 2)}."
     interval = ", with 95 % bootstrap intervals" if _any_interval([estimate for *_, estimate in found]) else ""
     caption = f"How likely a run of the one scores above a run of the other in the same task{interval}."
     # A heading other than the table's.
     title = "Which method scores higher"
-    rows = sum(1 + label.count("\n") for _, label, _ in found)
-    return Plot("improvement", title, caption, [Panel(title, alt, draw, rows)], footer(analysis.runs))
+    panel = Panel(title, alt, draw, count_lines(names))
+    return Plot("improvement", title, caption, [panel], footer(analysis.runs))
 
 
 def _interval_panel(
@@ -122,7 +124,7 @@ def _interval_panel(
     names = list(map(wrap_name, labels))
 
     def draw(axes: Any) -> None:
-        _draw_intervals(axes, found)
+        _draw_intervals(axes, found, names[: len(found)])
         places = range(len(found), len(found) + len(published))
         if published:
             axes.plot(list(published.values()), list(places), "D", color=GREY, markerfacecolor="none", markersize=5)
@@ -131,16 +133,16 @@ def _interval_panel(
         limit_axis(axes, "x", [end for *_, e in found for end in (e.value, e.low or 0.0)] + list(published.values()))
 
     words = _words(found, digits) + "".join(f", {name} (published) {value:g}" for name, value in published.items())
-    return Panel(title, f"{title}, {axis}: {words}.", draw, sum(1 + name.count("\n") for name in names))
+    return Panel(title, f"{title}, {axis}: {words}.", draw, count_lines(names))
 
 
-def _draw_intervals(axes: Any, found: Sequence[Named]) -> None:
+def _draw_intervals(axes: Any, found: Sequence[Named], names: Sequence[str]) -> None:
     for place, (index, _, estimate) in enumerate(found):
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [place, place], color=colour(index), linewidth=5, alpha=0.35,
                       solid_capstyle="butt")  # fmt: skip
         axes.plot([estimate.value], [place], color=colour(index), marker=marker(index), markersize=7, clip_on=False)
-    axes.set_yticks(range(len(found)), [label for _, label, _ in found])
+    axes.set_yticks(range(len(found)), names)
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     draw_grid(axes, "x")
